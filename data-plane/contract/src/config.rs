@@ -1,0 +1,115 @@
+//! Configurations of the long-running processes. A parent writes one as a single line of JSON to the child's standard
+//! input and keeps the pipe open: secrets stay out of arguments and environment, and the end of the pipe tells the
+//! child that its parent is gone, so it stops too.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::OrganizationId;
+
+/// What `howdah-control-plane serve` reads.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ControlPlaneConfig {
+    /// PostgreSQL, as a role that may create roles and databases (the tenants').
+    pub database_url: String,
+    /// Where to listen, `127.0.0.1:7433`.
+    pub listen: String,
+    /// What people and data planes reach it by, `http://127.0.0.1:7433`.
+    pub public_url: String,
+    /// State directory of the service.
+    pub home: PathBuf,
+    /// 32 bytes in hex: encrypts the secrets that the database holds.
+    pub master_key: String,
+    /// The data plane's binary.
+    pub data_plane_binary: PathBuf,
+    /// The sandbox's binary.
+    pub sandbox_binary: PathBuf,
+    /// A data plane without requests and jobs for that long is stopped.
+    #[serde(default = "default_idle_seconds")]
+    pub idle_seconds: u64,
+}
+
+fn default_idle_seconds() -> u64 {
+    300
+}
+
+/// What `howdah-data-plane serve` (and `migrate`) reads.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataPlaneConfig {
+    /// Whose plane it is.
+    pub organization: OrganizationId,
+    /// The tenant's own database with the tenant's own role.
+    pub database_url: String,
+    /// Where to listen; port 0 = any free one. The process prints one line of JSON, `DataPlaneReady`, when it serves.
+    pub listen: String,
+    /// The bucket.
+    pub store: StoreConfig,
+    /// State directory of this plane: policy snapshot, caches, datum directories.
+    pub home: PathBuf,
+    /// The control plane, as the data plane reaches it.
+    pub control_url: String,
+    /// The issuer that access tokens must name.
+    pub issuer: String,
+    /// The plane's own token at the control plane (`hwd_agt_…`).
+    pub agent_token: String,
+    /// The JWKS at start, so that the plane can verify tokens while the control plane is away.
+    pub jwks: serde_json::Value,
+    /// The sandbox's binary.
+    pub sandbox_binary: PathBuf,
+    /// Directories that user code must never see, the service's state above all.
+    pub masked: Vec<PathBuf>,
+    /// How many datums run at once on this machine.
+    pub slots: usize,
+    /// The uid and gid that user code of this tenant runs as when the service was started by root.
+    pub sandbox_uid: u32,
+    /// All new reads are denied when nothing was heard from the control plane for that long.
+    #[serde(default = "default_fail_closed_seconds")]
+    pub fail_closed_seconds: u64,
+}
+
+fn default_fail_closed_seconds() -> u64 {
+    60
+}
+
+/// Where a tenant's bytes are.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind", deny_unknown_fields)]
+pub enum StoreConfig {
+    /// A directory.
+    Local {
+        /// The directory.
+        directory: PathBuf,
+    },
+    /// An S3 bucket.
+    S3 {
+        /// The bucket.
+        bucket: String,
+        /// The endpoint, `None` = AWS.
+        endpoint: Option<String>,
+        /// The region.
+        region: String,
+        /// Access key id.
+        access_key_id: String,
+        /// Its secret.
+        secret_access_key: String,
+    },
+}
+
+/// The line that a data plane prints on standard output once it serves.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct DataPlaneReady {
+    /// Its address, `http://127.0.0.1:40123`.
+    pub url: String,
+}
+
+/// What a data plane tells the control plane every few seconds.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Heartbeat {
+    /// The policy epoch that it enforces.
+    pub epoch: u64,
+    /// Since when it has had nothing to do, in seconds; 0 = busy.
+    pub idle_seconds: u64,
+}
