@@ -1,1 +1,33 @@
-//! (skeleton)
+//! Versioned storage: content-defined chunks in immutable packs, Merkle search trees over sorted
+//! paths, and the operations on them (read, list, compare, change, verify). It knows nothing of
+//! repos, branches or access; whoever holds a [`TreeRef`] can read the tree.
+//!
+//! Everything stored is immutable and named by content. A write session ([`Writer`]) fills packs in
+//! the background; what it wrote becomes permanent when [`Writer::flush`] returns and becomes
+//! *visible* only when the caller stores a [`TreeRef`] or an entry list. Dying at any point leaves
+//! at most unreferenced packs.
+
+#![warn(missing_docs)]
+
+mod codec;
+mod digest;
+mod entry;
+mod error;
+mod location;
+mod pack;
+mod path;
+mod slot;
+mod storage;
+mod store;
+mod tree;
+mod writer;
+
+pub use digest::{Digest, ParseDigestError};
+pub use entry::{BlockRef, Content, Extent, FileEntry, decode_entries, encode_entries};
+pub use error::{Result, StorageError};
+pub use location::Location;
+pub use path::{FilePath, PATH_BYTES_MAX, PathError};
+pub use storage::{Options, Storage};
+pub use store::Store;
+pub use tree::{Change, DirectoryEntry, EntryKind, Finding, SubtreeSummary, TreeChange, TreeRef};
+pub use writer::{WriteReport, Writer};

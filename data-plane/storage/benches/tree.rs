@@ -1,0 +1,2 @@
+//! Measures of storage.
+fn main() {}

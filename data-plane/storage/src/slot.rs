@@ -1,0 +1,159 @@
+//! The life of one pack in the process that writes it: open (bytes are appended), sealed (it has a
+//! name, its bytes are on their way to the store), durable, or failed. References made before the
+//! pack has a name hold the slot, so they can be read and, once durable, be stored.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use tokio::sync::watch;
+
+use crate::digest::Digest;
+use crate::error::{Result, StorageError};
+use crate::pack::{HEADER, Piece, PieceKind, encode_end};
+
+static SERIAL: AtomicU64 = AtomicU64::new(0);
+
+/// One pack being written.
+pub(crate) struct PackSlot {
+    serial: u64,
+    state: Mutex<State>,
+    outcome: watch::Sender<Option<Result<()>>>,
+}
+
+enum State {
+    Open { bytes: Vec<u8>, pieces: Vec<Piece> },
+    Sealed { id: Digest, bytes: Bytes },
+    Durable { id: Digest },
+    Failed(StorageError),
+}
+
+/// Where a slot's bytes are to be found.
+pub(crate) enum SlotBytes {
+    Memory(Bytes),
+    Stored(Digest),
+}
+
+impl PackSlot {
+    pub(crate) fn new() -> Self {
+        Self {
+            serial: SERIAL.fetch_add(1, Ordering::Relaxed),
+            state: Mutex::new(State::Open {
+                bytes: HEADER.to_vec(),
+                pieces: Vec::new(),
+            }),
+            outcome: watch::Sender::new(None),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // The state is replaced in one assignment, so a poisoned lock holds a sound value.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A key that no stored pack has, for caches.
+    pub(crate) fn cache_key(&self) -> Digest {
+        let mut bytes = [0xff; 32];
+        bytes[..8].copy_from_slice(&self.serial.to_le_bytes());
+        Digest::from_bytes(bytes)
+    }
+
+    /// The name, once sealed.
+    pub(crate) fn id(&self) -> Option<Digest> {
+        match *self.state() {
+            State::Sealed { id, .. } | State::Durable { id } => Some(id),
+            State::Open { .. } | State::Failed(_) => None,
+        }
+    }
+
+    /// The name, once durable; the reason why there is none otherwise.
+    pub(crate) fn durable_id(&self) -> Result<Digest> {
+        match &*self.state() {
+            State::Durable { id } => Ok(*id),
+            State::Failed(error) => Err(error.clone()),
+            State::Open { .. } | State::Sealed { .. } => Err(StorageError::NotFlushed),
+        }
+    }
+
+    /// Appends a piece to an open pack and returns where it begins.
+    pub(crate) fn append(&self, kind: PieceKind, digest: Digest, piece: &[u8]) -> Result<u32> {
+        match &mut *self.state() {
+            State::Open { bytes, pieces } => {
+                let offset = u32::try_from(bytes.len()).map_err(|_| StorageError::NotFlushed)?;
+                let length = u32::try_from(piece.len()).map_err(|_| StorageError::NotFlushed)?;
+                bytes.extend_from_slice(piece);
+                pieces.push(Piece { kind, length, digest });
+                Ok(offset)
+            }
+            State::Failed(error) => Err(error.clone()),
+            State::Sealed { .. } | State::Durable { .. } => Err(StorageError::NotFlushed),
+        }
+    }
+
+    /// Bytes held so far.
+    pub(crate) fn len(&self) -> usize {
+        match &*self.state() {
+            State::Open { bytes, .. } => bytes.len(),
+            State::Sealed { bytes, .. } => bytes.len(),
+            State::Durable { .. } | State::Failed(_) => 0,
+        }
+    }
+
+    /// Gives an open pack its end and its name; `None` if it is not open.
+    pub(crate) fn seal(&self) -> Option<(Digest, Bytes)> {
+        let mut state = self.state();
+        let State::Open { bytes, pieces } = &mut *state else {
+            return None;
+        };
+        let (end, id) = encode_end(pieces);
+        bytes.extend_from_slice(&end);
+        let bytes = Bytes::from(std::mem::take(bytes));
+        *state = State::Sealed {
+            id,
+            bytes: bytes.clone(),
+        };
+        Some((id, bytes))
+    }
+
+    /// Records how writing the pack ended and wakes whoever waits for it.
+    pub(crate) fn settle(&self, outcome: Result<()>) {
+        {
+            let mut state = self.state();
+            match (&*state, &outcome) {
+                (State::Sealed { id, .. }, Ok(())) => *state = State::Durable { id: *id },
+                (State::Durable { .. }, _) => return,
+                (_, Err(error)) => *state = State::Failed(error.clone()),
+                (State::Open { .. } | State::Failed(_), Ok(())) => return,
+            }
+        }
+        self.outcome.send_replace(Some(outcome));
+    }
+
+    /// Waits until the pack is durable or has failed.
+    pub(crate) async fn settled(&self) -> Result<()> {
+        let mut outcome = self.outcome.subscribe();
+        match outcome.wait_for(Option::is_some).await {
+            Ok(outcome) => outcome.clone().unwrap_or(Err(StorageError::Cancelled)),
+            Err(_) => Err(StorageError::Cancelled),
+        }
+    }
+
+    /// Bytes from memory while the pack is open or on its way, its name afterwards.
+    pub(crate) fn read(&self, offset: u32, length: u32) -> Result<SlotBytes> {
+        let (from, to) = (offset as usize, offset as usize + length as usize);
+        let outside = || StorageError::Undecodable {
+            what: "reference",
+            why: "it points behind its pack".to_owned(),
+        };
+        match &*self.state() {
+            State::Open { bytes, .. } => {
+                let slice = bytes.get(from..to).ok_or_else(outside)?;
+                Ok(SlotBytes::Memory(Bytes::copy_from_slice(slice)))
+            }
+            State::Sealed { bytes, .. } if to <= bytes.len() => Ok(SlotBytes::Memory(bytes.slice(from..to))),
+            State::Sealed { .. } => Err(outside()),
+            State::Durable { id } => Ok(SlotBytes::Stored(*id)),
+            State::Failed(error) => Err(error.clone()),
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! Where packs live: a local directory, an S3-like object store, or memory, behind one small set of
+//! operations. A pack that `put` has acknowledged survives loss of power.
+
+mod local;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use object_store::memory::InMemory;
+use object_store::path::Path as ObjectPath;
+use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutPayload};
+
+use crate::digest::Digest;
+use crate::error::{Result, StorageError};
+
+const PACKS: &str = "packs";
+
+/// A place for packs. Cheap to clone.
+#[derive(Clone)]
+pub struct Store {
+    objects: Arc<dyn ObjectStore>,
+    local: Option<Arc<local::Directory>>,
+}
+
+impl Store {
+    /// Packs in a local directory, which is created. Every put is written under a temporary name, synced,
+    /// renamed, and the directory synced, before it returns.
+    pub fn local(directory: impl AsRef<Path>) -> Result<Self> {
+        let directory = directory.as_ref();
+        let local = local::Directory::create(directory)?;
+        let objects = object_store::local::LocalFileSystem::new_with_prefix(local.root())
+            .map_err(|error| failed("open", &directory.display().to_string(), &error))?;
+        Ok(Self {
+            objects: Arc::new(objects),
+            local: Some(Arc::new(local)),
+        })
+    }
+
+    /// Packs in any object store whose acknowledged puts are durable.
+    pub fn from_object_store(objects: Arc<dyn ObjectStore>) -> Self {
+        Self { objects, local: None }
+    }
+
+    /// Packs in memory, for tests.
+    pub fn memory() -> Self {
+        Self::from_object_store(Arc::new(InMemory::new()))
+    }
+
+    /// The object store below.
+    pub fn object_store(&self) -> &Arc<dyn ObjectStore> {
+        &self.objects
+    }
+
+    /// The directory of a local store.
+    pub fn directory(&self) -> Option<PathBuf> {
+        self.local.as_ref().map(|local| local.root().to_owned())
+    }
+
+    /// Removes temporary files that a killed process left behind; returns how many. A file counts as left behind
+    /// if it has not changed since `before`.
+    pub fn remove_abandoned(&self, before: std::time::SystemTime) -> Result<usize> {
+        self.local
+            .as_ref()
+            .map_or(Ok(0), |local| local.remove_abandoned(before))
+    }
+
+    /// Stores a pack. That it is there already is no error: packs are named by content.
+    pub(crate) async fn put_pack(&self, id: Digest, bytes: Bytes) -> Result<()> {
+        if let Some(local) = &self.local {
+            let local = Arc::clone(local);
+            return tokio::task::spawn_blocking(move || local.put(id, &bytes))
+                .await
+                .unwrap_or(Err(StorageError::Cancelled));
+        }
+        let path = object_path(id);
+        let length = bytes.len() as u64;
+        let create = PutMode::Create.into();
+        match self
+            .objects
+            .put_opts(&path, PutPayload::from_bytes(bytes.clone()), create)
+            .await
+        {
+            Ok(_) => return Ok(()),
+            Err(object_store::Error::AlreadyExists { .. }) => {
+                let found = self
+                    .objects
+                    .head(&path)
+                    .await
+                    .map_err(|error| failed("read", path.as_ref(), &error))?;
+                if found.size == length {
+                    return Ok(());
+                }
+            }
+            Err(object_store::Error::NotImplemented { .. }) => {}
+            Err(error) => return Err(failed("write", path.as_ref(), &error)),
+        }
+        // A stunted object under this name, or a store without conditional puts: the same content again does no harm.
+        let payload = PutPayload::from_bytes(bytes);
+        self.objects
+            .put(&path, payload)
+            .await
+            .map(|_| ())
+            .map_err(|error| failed("write", path.as_ref(), &error))
+    }
+
+    /// Reads bytes of a pack.
+    pub(crate) async fn get_range(&self, id: Digest, from: u64, to: u64) -> Result<Bytes> {
+        let path = object_path(id);
+        let bytes = self
+            .objects
+            .get_range(&path, from..to)
+            .await
+            .map_err(|error| match error {
+                object_store::Error::NotFound { .. } => StorageError::PackMissing { pack: id },
+                other => failed("read", path.as_ref(), &other),
+            })?;
+        if bytes.len() as u64 != to - from {
+            let what = format!("it ends {} bytes too early", (to - from) - bytes.len() as u64);
+            return Err(StorageError::Corrupt {
+                pack: id,
+                offset: from,
+                what,
+            });
+        }
+        Ok(bytes)
+    }
+
+    /// How many bytes a pack has.
+    pub(crate) async fn size(&self, id: Digest) -> Result<u64> {
+        let path = object_path(id);
+        match self.objects.head(&path).await {
+            Ok(found) => Ok(found.size),
+            Err(object_store::Error::NotFound { .. }) => Err(StorageError::PackMissing { pack: id }),
+            Err(error) => Err(failed("read", path.as_ref(), &error)),
+        }
+    }
+}
+
+fn object_path(id: Digest) -> ObjectPath {
+    ObjectPath::from_iter([PACKS, id.to_string().as_str()])
+}
+
+/// Turns a store's error into ours; a full disk is told apart wherever it hides in the chain of causes.
+fn failed(action: &'static str, object: &str, error: &(dyn std::error::Error + 'static)) -> StorageError {
+    let mut message = error.to_string();
+    let mut cause = Some(error);
+    while let Some(current) = cause {
+        if let Some(io) = current.downcast_ref::<std::io::Error>()
+            && matches!(
+                io.kind(),
+                std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded
+            )
+        {
+            return StorageError::Full {
+                object: object.to_owned(),
+            };
+        }
+        let text = current.to_string();
+        if !message.contains(&text) {
+            message = format!("{message}: {text}");
+        }
+        cause = current.source();
+    }
+    StorageError::Store {
+        action,
+        object: object.to_owned(),
+        message,
+    }
+}
