@@ -1,1 +1,11 @@
-//! (skeleton)
+//! What every long-running process has: its environment (clock, entropy), configuration from its parent, shutdown,
+//! telemetry, problems as HTTP responses, extractors that answer problems, signed tokens. Knows no noun of the product
+//! but those of `contract`.
+
+pub mod environment;
+pub mod http;
+pub mod process;
+pub mod signed;
+pub mod telemetry;
+
+pub use environment::Environment;

@@ -17,6 +17,12 @@ pub struct ParseIdError {
     text: String,
 }
 
+/// Every kind of id can be made from a time and random bytes; lets one function of the process's environment make any.
+pub trait GenerateId {
+    /// Makes a new id.
+    fn generate_id(unix_millis: u64, random: [u8; 10]) -> Self;
+}
+
 fn parse(kind: &'static str, prefix: &'static str, text: &str) -> Result<Uuid, ParseIdError> {
     let wrong = || ParseIdError {
         kind,
@@ -53,6 +59,12 @@ macro_rules! ids {
             /// Makes a new id from a time and random bytes that the caller supplies.
             pub fn generate(unix_millis: u64, random: [u8; 10]) -> Self {
                 Self(uuid::Builder::from_unix_timestamp_millis(unix_millis, &random).into_uuid())
+            }
+        }
+
+        impl GenerateId for $name {
+            fn generate_id(unix_millis: u64, random: [u8; 10]) -> Self {
+                Self::generate(unix_millis, random)
             }
         }
 
