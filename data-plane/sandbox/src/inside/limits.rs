@@ -1,0 +1,40 @@
+//! Resource limits, and the promise that nothing started from here gains privileges. Set on the supervisor, because
+//! what it starts inherits them and there is no safe way to run code between a fork and its exec.
+
+use std::fs;
+
+use nix::sys::prctl;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::stat::{Mode, umask};
+
+use super::{Setup, Step};
+use crate::run::Limits;
+
+/// Against fork bombs when the specification says nothing.
+const DEFAULT_PROCESSES: u64 = 4096;
+/// The kernel takes user code before any daemon when the whole machine runs out of memory.
+const OOM_SCORE_ADJUSTMENT: &str = "500";
+
+/// Applies everything. `own_count`: processes are counted per run, not over all of the user's.
+pub(super) fn apply(limits: &Limits, own_count: bool) -> Setup<()> {
+    // Outputs must be readable to the worker whatever umask the daemon was started with.
+    umask(Mode::from_bits_truncate(0o022));
+    // Best effort: refused where /proc is not writable, and only a courtesy.
+    let _ = fs::write("/proc/self/oom_score_adj", OOM_SCORE_ADJUSTMENT);
+    let processes = limits.processes.or(own_count.then_some(DEFAULT_PROCESSES));
+    let wanted = [
+        (Resource::RLIMIT_CORE, Some(0)),
+        (Resource::RLIMIT_FSIZE, limits.file_size),
+        (Resource::RLIMIT_NOFILE, limits.open_files),
+        (Resource::RLIMIT_NPROC, processes),
+        (Resource::RLIMIT_AS, limits.address_space),
+    ];
+    for (resource, limit) in wanted {
+        if let Some(limit) = limit {
+            let (_, hard) = getrlimit(resource).step(|| format!("read {resource:?}"))?;
+            let limit = limit.min(hard);
+            setrlimit(resource, limit, limit).step(|| format!("set {resource:?}"))?;
+        }
+    }
+    prctl::set_no_new_privs().step(|| "forbid new privileges".to_owned())
+}

@@ -1,0 +1,258 @@
+//! What runs in the `howdah-sandbox` process. Stage one leaves the host's process namespace and starts stage two, the
+//! first process of the new one, which builds the root directory, gives up every privilege and starts the command.
+//! Two stages, because a process namespace holds only children of the one that made it.
+
+mod cgroup;
+mod identity;
+mod limits;
+mod loopback;
+mod new_root;
+mod supervise;
+
+use std::fs;
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::prctl;
+use nix::sys::signal::Signal;
+use nix::unistd::{Gid, Uid};
+
+use crate::isolation::Isolation;
+use crate::run::Network;
+use crate::wire::{self, Report, Spec};
+
+/// Where `bwrap` shows this binary to run in it.
+const BINARY_IN_BUBBLEWRAP: &str = "/run/howdah-sandbox";
+/// Top-level entries of the host that programs need; read-only, and nothing else of the host is visible.
+const PROGRAM_DIRECTORIES: [&str; 9] = [
+    "/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc", "/opt",
+];
+/// Device nodes that programs need.
+const DEVICES: [&str; 5] = ["null", "zero", "full", "random", "urandom"];
+
+/// A step of the set-up that failed.
+pub(crate) struct Failure(String);
+
+type Setup<T> = Result<T, Failure>;
+
+/// Turns any error into a `Failure` that names the step.
+trait Step<T> {
+    fn step(self, what: impl FnOnce() -> String) -> Setup<T>;
+}
+
+impl<T, E: std::fmt::Display> Step<T> for Result<T, E> {
+    fn step(self, what: impl FnOnce() -> String) -> Setup<T> {
+        self.map_err(|error| Failure(format!("cannot {}: {error}", what())))
+    }
+}
+
+/// The command line that enters `isolation`. Holds paths and numbers only: arguments are public on a machine.
+pub(crate) fn arguments(binary: &Path, isolation: Isolation, spec: &Spec) -> Command {
+    let mut command = Command::new(binary);
+    match isolation {
+        Isolation::Root => {
+            command.arg("root");
+            if let Some(memory) = spec.limits.memory {
+                command.arg(memory.to_string());
+            }
+        }
+        Isolation::UserNamespace => drop(command.arg("user")),
+        Isolation::Plain => drop(command.arg("plain")),
+        Isolation::Bubblewrap => return bubblewrap(binary, spec),
+    }
+    command
+}
+
+/// `bwrap` with the same view of the host, and this binary in it for limits, timeouts and reports.
+fn bubblewrap(binary: &Path, spec: &Spec) -> Command {
+    let mut command = Command::new("bwrap");
+    command.args([
+        "--unshare-all",
+        "--die-with-parent",
+        "--new-session",
+        "--cap-drop",
+        "ALL",
+    ]);
+    command.args(["--uid", "1000", "--gid", "1000", "--hostname", "howdah"]);
+    if spec.network == Network::Host {
+        command.arg("--share-net");
+    }
+    for path in PROGRAM_DIRECTORIES {
+        match fs::read_link(path) {
+            Ok(target) => command.arg("--symlink").arg(target).arg(path),
+            Err(_) => command.args(["--ro-bind-try", path, path]),
+        };
+    }
+    for path in &spec.visible {
+        command.arg("--ro-bind").args([path, path]);
+    }
+    for path in spec
+        .masked
+        .iter()
+        .filter(|masked| is_below_program_directory(masked, &spec.visible))
+    {
+        command.arg("--tmpfs").arg(path).arg("--remount-ro").arg(path);
+    }
+    command.args(["--dev", "/dev", "--proc", "/proc"]);
+    command.arg("--bind").arg(&spec.scratch).arg("/tmp");
+    for name in &spec.inputs {
+        command
+            .arg("--ro-bind")
+            .arg(spec.pfs.join(name))
+            .arg(format!("/pfs/{name}"));
+    }
+    command.arg("--bind").arg(spec.pfs.join("out")).arg("/pfs/out");
+    command.arg("--ro-bind").arg(binary).arg(BINARY_IN_BUBBLEWRAP);
+    command.args(["--", BINARY_IN_BUBBLEWRAP, "plain"]);
+    command
+}
+
+fn is_below_program_directory(path: &Path, visible: &[PathBuf]) -> bool {
+    PROGRAM_DIRECTORIES.iter().any(|directory| path.starts_with(directory))
+        || visible.iter().any(|directory| path.starts_with(directory))
+}
+
+/// The whole of the binary: dispatches on the stage, and reports over standard input what failed.
+pub fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let socket = match io::stdin().as_fd().try_clone_to_owned() {
+        Ok(descriptor) => UnixStream::from(descriptor),
+        Err(_) => return ExitCode::from(2),
+    };
+    let result = match words.as_slice() {
+        ["root"] => enter_as_root(None, &socket),
+        ["root", memory] => enter_as_root(memory.parse().ok(), &socket),
+        ["user"] => enter_as_user(),
+        ["plain"] => run_plain(&socket),
+        ["init", mode] => run_as_init(&socket, *mode == "root"),
+        _ => {
+            // A person started it: there is nobody at the other end of standard input to report to.
+            let _ = writeln!(
+                io::stderr(),
+                "howdah-sandbox is started by `howdah`; it has no use of its own"
+            );
+            return ExitCode::from(2);
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure(message)) => {
+            let _ = wire::report(&mut &socket, &Report::Failed(message));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Stage one as root: no user namespace, and a memory cgroup where there is a limit.
+fn enter_as_root(memory: Option<u64>, socket: &UnixStream) -> Setup<()> {
+    close_inherited();
+    // Without a usable cgroup the supervisor's own measuring still enforces the limit.
+    let group = memory.and_then(cgroup::Group::join);
+    unshare(CloneFlags::CLONE_NEWPID).step(|| "make a process namespace".to_owned())?;
+    let result = start_init("root");
+    if group.is_some_and(cgroup::Group::leave) {
+        let _ = wire::report(&mut &*socket, &Report::OutOfMemory);
+    }
+    result
+}
+
+/// Stage one as an ordinary user: root of a new user namespace, for the set-up only.
+fn enter_as_user() -> Setup<()> {
+    close_inherited();
+    let (uid, gid) = (Uid::effective(), Gid::effective());
+    unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWPID).step(|| "make a user namespace".to_owned())?;
+    identity::map_ids((0, uid.as_raw()), (0, gid.as_raw()))?;
+    start_init("user")
+}
+
+/// Starts stage two as the first process of the new namespace and waits for it; it reports by itself.
+fn start_init(mode: &str) -> Setup<()> {
+    Command::new("/proc/self/exe")
+        .args(["init", mode])
+        .stdin(Stdio::inherit())
+        .status()
+        .map(drop)
+        .step(|| "start the first process of the namespace".to_owned())
+}
+
+/// Stage two.
+fn run_as_init(socket: &UnixStream, root: bool) -> Setup<()> {
+    die_with_parent()?;
+    nix::unistd::setsid().step(|| "start a session".to_owned())?;
+    let (spec, stdin) = wire::receive(&mut &*socket).step(|| "read the specification".to_owned())?;
+    let mut flags = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS;
+    if spec.network == Network::None {
+        flags |= CloneFlags::CLONE_NEWNET;
+    }
+    unshare(flags).step(|| "make mount, network, ipc and uts namespaces".to_owned())?;
+    nix::unistd::sethostname("howdah").step(|| "set the host name".to_owned())?;
+    let input = supervise::open_input(&spec.stdin, stdin)?;
+    if root {
+        identity::give_directories(&spec)?;
+    }
+    new_root::enter(&spec)?;
+    let nested = if root {
+        identity::become_user(spec.uid_gid)?
+    } else {
+        identity::become_nobody_in_particular()?
+    };
+    // Changing ids forgets the wish to die with the parent.
+    die_with_parent()?;
+    limits::apply(&spec.limits, nested)?;
+    supervise::run(&spec, input, supervise::Scope::Namespace, socket)
+}
+
+/// The only stage without namespaces of our own: on a machine that allows none, or inside `bwrap`.
+fn run_plain(socket: &UnixStream) -> Setup<()> {
+    close_inherited();
+    nix::unistd::setsid().step(|| "start a session".to_owned())?;
+    prctl::set_child_subreaper(true).step(|| "adopt orphaned processes".to_owned())?;
+    let (spec, stdin) = wire::receive(&mut &*socket).step(|| "read the specification".to_owned())?;
+    let input = supervise::open_input(&spec.stdin, stdin)?;
+    if Uid::effective().is_root() {
+        identity::give_directories(&spec)?;
+        identity::drop_to(spec.uid_gid)?;
+    }
+    prctl::set_dumpable(false).step(|| "hide the supervisor's memory".to_owned())?;
+    die_with_parent()?;
+    limits::apply(&spec.limits, false)?;
+    supervise::run(&spec, input, supervise::Scope::Descendants, socket)
+}
+
+/// The kernel kills this process when its parent dies.
+fn die_with_parent() -> Setup<()> {
+    prctl::set_pdeathsig(Signal::SIGKILL).step(|| "ask to die with the parent".to_owned())
+}
+
+/// Closes whatever the daemon leaked: user code must inherit three descriptors and no more.
+fn close_inherited() {
+    let Ok(entries) = fs::read_dir("/proc/self/fd") else {
+        return;
+    };
+    let numbers: Vec<i32> = entries
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .collect();
+    for number in numbers {
+        // Our own are close-on-exec already; a descriptor that is gone by now (the listing's) is not ours to care for.
+        if number > 2 && is_leaked(number) {
+            let _ = nix::unistd::close(number);
+        }
+    }
+}
+
+/// Whether a descriptor would survive an exec.
+fn is_leaked(number: i32) -> bool {
+    const CLOSE_ON_EXEC: u32 = 0o2_000_000;
+    let Ok(text) = fs::read_to_string(format!("/proc/self/fdinfo/{number}")) else {
+        return false;
+    };
+    let flags = text.lines().find_map(|line| line.strip_prefix("flags:"));
+    flags
+        .and_then(|flags| u32::from_str_radix(flags.trim(), 8).ok())
+        .is_some_and(|flags| flags & CLOSE_ON_EXEC == 0)
+}

@@ -1,0 +1,95 @@
+//! What a worker asks for (`Run`) and what it gets back (`Outcome`): plain values, no effects.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// One command to run over one datum.
+#[derive(Clone, Debug, Default)]
+pub struct Run {
+    /// Program and arguments; the program is looked up in `PATH` unless it holds a `/`.
+    pub command: Vec<String>,
+    pub stdin: Stdin,
+    /// The whole environment of the command besides `PATH`, `HOME` and `LANG`, which it may override.
+    pub env: Vec<(String, String)>,
+    /// A path as the command sees it; `/tmp` when absent.
+    pub working_dir: Option<String>,
+    /// Host directory that holds one entry per input and the directory `out`.
+    pub pfs: PathBuf,
+    /// Names of the inputs to show, each an entry of `pfs`. Files must be readable by the id the command runs as.
+    pub inputs: Vec<String>,
+    /// Host directory that becomes `/tmp`; must be empty and of this datum alone.
+    pub scratch: PathBuf,
+    /// The id the command runs as when the caller is root (one per organization, never 0; default: nobody).
+    pub uid_gid: Option<(u32, u32)>,
+    /// Host directories the command must not see even below a directory it sees: the service's state above all.
+    pub masked: Vec<PathBuf>,
+    /// Further host paths to show read-only, for programs outside the usual system directories.
+    pub visible: Vec<PathBuf>,
+    pub network: Network,
+    pub limits: Limits,
+}
+
+/// Where the command's standard input comes from.
+#[derive(Clone, Debug, Default)]
+pub enum Stdin {
+    #[default]
+    Empty,
+    Bytes(Vec<u8>),
+    /// A file of the host.
+    File(PathBuf),
+}
+
+/// Which network the command has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Network {
+    /// A loopback of its own and nothing else.
+    #[default]
+    None,
+    /// The host's network.
+    Host,
+}
+
+/// Upper bounds; `None` means unlimited, except `processes`, which has a default wherever it can be counted per run.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub struct Limits {
+    /// Wall time from the start of the command.
+    pub wall: Option<Duration>,
+    /// Bytes of address space per process (`RLIMIT_AS`): an allocation fails, nothing is killed.
+    pub address_space: Option<u64>,
+    /// Bytes of memory of all processes together; beyond it everything is killed.
+    pub memory: Option<u64>,
+    /// Processes and threads together.
+    pub processes: Option<u64>,
+    /// Bytes of one written file (`RLIMIT_FSIZE`).
+    pub file_size: Option<u64>,
+    /// Open files per process.
+    pub open_files: Option<u64>,
+}
+
+/// How a run ended and what it used.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Outcome {
+    pub exit: Exit,
+    /// User and system time of all processes of the run.
+    pub cpu: Duration,
+    /// The largest resident set of one process of the run.
+    pub max_rss_bytes: u64,
+    /// From the start of the command to its end.
+    pub wall: Duration,
+}
+
+/// The way a run ended. Only `SandboxFailed` is not the user's affair.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// The command ended by itself; 126 and 127 also mean that it could not be started, as in a shell.
+    Code(i32),
+    /// A signal ended the command; 9 after `Running::kill`.
+    Signal(i32),
+    TimedOut,
+    MemoryExceeded,
+    /// The sandbox could not be set up, or was itself killed: the message names the step.
+    SandboxFailed(String),
+}
