@@ -1,0 +1,162 @@
+//! Accounts, organizations, members, invitations, tokens.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{AccountId, InvitationId, OrganizationId, TokenId};
+use crate::names::OrganizationName;
+use crate::policy::{OrganizationRole, Principal};
+
+/// A new account.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SignUp {
+    /// The address.
+    pub email: String,
+    /// The password.
+    pub password: String,
+    /// An organization to make at once.
+    #[serde(default)]
+    pub organization: Option<OrganizationName>,
+}
+
+/// E-mail and password.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LogIn {
+    /// The address.
+    pub email: String,
+    /// The password.
+    pub password: String,
+}
+
+/// A session was made. The secret is shown once.
+#[derive(Serialize, Deserialize)]
+pub struct SessionMade {
+    /// The account.
+    pub account: Account,
+    /// The organizations it is a member of.
+    pub organizations: Vec<Organization>,
+    /// `hwd_ses_…`.
+    pub session_token: String,
+    /// When it ends.
+    pub expires_at: DateTime<Utc>,
+}
+
+/// An account.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Account {
+    /// Its id.
+    pub id: AccountId,
+    /// Its address.
+    pub email: String,
+    /// When it was made.
+    pub created_at: DateTime<Utc>,
+}
+
+/// An organization as one of its members sees it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Organization {
+    /// Its id.
+    pub id: OrganizationId,
+    /// Its name.
+    pub name: OrganizationName,
+    /// What the caller is in it.
+    pub role: OrganizationRole,
+    /// When it was made.
+    pub created_at: DateTime<Utc>,
+}
+
+/// Who the caller is.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct WhoAmI {
+    /// The principal.
+    pub id: Principal,
+    /// E-mail address or service account name.
+    pub name: String,
+    /// The session or token in use.
+    pub token: TokenId,
+    /// The organizations.
+    pub organizations: Vec<Organization>,
+}
+
+/// Asks for an access token for an organization's data plane.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AccessTokenRequest {
+    /// The organization's name; `None` = the only one, or the one of the token.
+    #[serde(default)]
+    pub organization: Option<OrganizationName>,
+}
+
+/// An access token for an organization's data plane. Asking for one wakes the plane.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct AccessTokenMade {
+    /// The JWT.
+    pub access_token: String,
+    /// Seconds that it lives.
+    pub expires_in: u64,
+    /// The organization.
+    pub organization: Organization,
+    /// Where the plane is reached through the gateway, `http://127.0.0.1:7433/o/acme`.
+    pub plane_url: String,
+    /// Where bulk bytes may go directly, where the caller can reach it.
+    pub direct_url: Option<String>,
+    /// The current policy epoch, to be sent back as `Howdah-Epoch`.
+    pub epoch: u64,
+}
+
+/// A member.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct MemberView {
+    /// Who.
+    pub id: Principal,
+    /// Address or name.
+    pub name: String,
+    /// What he is.
+    pub role: OrganizationRole,
+    /// Since when.
+    pub joined_at: DateTime<Utc>,
+}
+
+/// An invitation. `token` is present in the answer that made it only.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Invitation {
+    /// Its id.
+    pub id: InvitationId,
+    /// For whom.
+    pub email: String,
+    /// As what.
+    pub role: OrganizationRole,
+    /// `pending`, `accepted`, `revoked` or `expired`.
+    pub state: String,
+    /// Until when.
+    pub expires_at: DateTime<Utc>,
+    /// `hwd_inv_…`, shown once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<String>,
+}
+
+/// An API token. `secret` is present in the answer that made it only.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ApiToken {
+    /// Its id.
+    pub id: TokenId,
+    /// Its name.
+    pub name: String,
+    /// Whom it stands for.
+    pub principal: Principal,
+    /// Limits, text form; empty = none.
+    pub scopes: Vec<String>,
+    /// When it was made.
+    pub created_at: DateTime<Utc>,
+    /// When it ends.
+    pub expires_at: DateTime<Utc>,
+    /// When it was used last, to the minute.
+    pub last_used_at: Option<DateTime<Utc>>,
+    /// When it was revoked.
+    pub revoked_at: Option<DateTime<Utc>>,
+    /// `hwd_pat_…`, shown once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret: Option<String>,
+}

@@ -1,0 +1,222 @@
+//! Versioned data: projects, repos, commits, files, lineage, and what lists and actors look like.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{CommitId, CommitSetId, DomainId, TokenId};
+use crate::names::{BranchName, ProjectName, RepoName};
+use crate::policy::Principal;
+
+/// A page of a list. `next_cursor` is opaque and bound to the caller.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Page<T> {
+    /// The rows.
+    pub items: Vec<T>,
+    /// Present when there is more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_cursor: Option<String>,
+}
+
+/// Who made something.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Actor {
+    /// The principal.
+    pub id: Principal,
+    /// E-mail address or service account name at that time.
+    pub name: String,
+    /// The session or API token that was used.
+    pub token: TokenId,
+}
+
+/// State of a commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CommitState {
+    /// It can still change; of a pipeline: its job is not done.
+    Open,
+    /// It never changes.
+    Finished,
+    /// It never got a content: its job failed or could not run.
+    Errored,
+}
+
+/// One direct input of a commit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProvenanceEdge {
+    /// The input's repo.
+    pub repo: RepoName,
+    /// Its project.
+    pub project: ProjectName,
+    /// The commit.
+    pub commit: CommitId,
+}
+
+/// A commit.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Commit {
+    /// The repo.
+    pub repo: RepoName,
+    /// Its project.
+    pub project: ProjectName,
+    /// The branch that it was made on.
+    pub branch: BranchName,
+    /// The commit's id.
+    pub id: CommitId,
+    /// The commit set.
+    pub commit_set: CommitSetId,
+    /// Its state.
+    pub state: CommitState,
+    /// Why it is errored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The commit before it on its branch.
+    pub parent: Option<CommitId>,
+    /// Digest of the content, hex; of a finished commit only.
+    pub digest: Option<String>,
+    /// Bytes of all files.
+    pub size_bytes: u64,
+    /// Number of files.
+    pub files: u64,
+    /// When it was begun.
+    pub started_at: DateTime<Utc>,
+    /// When it was finished.
+    pub finished_at: Option<DateTime<Utc>>,
+    /// What its maker said of it.
+    pub message: String,
+    /// Who made it; of a pipeline's output: the pipeline's author.
+    pub actor: Actor,
+    /// Direct inputs.
+    pub provenance: Vec<ProvenanceEdge>,
+    /// The pipeline that made it.
+    pub pipeline: Option<RepoName>,
+    /// The pipeline's version.
+    pub pipeline_version: Option<u32>,
+    /// Digest of the image that ran, if any.
+    pub image_digest: Option<String>,
+    /// The git revision that CI passed along, if any.
+    pub code_revision: Option<String>,
+}
+
+/// A kind of directory entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FileKind {
+    /// A file.
+    File,
+    /// A directory.
+    Directory,
+}
+
+/// One line of `ls`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileInfo {
+    /// Absolute path, `/a/b.tif`; a directory ends in `/`.
+    pub path: String,
+    /// File or directory.
+    pub kind: FileKind,
+    /// Bytes; of a directory: of all below it.
+    pub size_bytes: u64,
+    /// BLAKE3, hex; `None` for a directory.
+    pub digest: Option<String>,
+}
+
+/// How a path differs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ChangeKind {
+    /// Only in the second.
+    Added,
+    /// In both, not the same.
+    Changed,
+    /// Only in the first.
+    Removed,
+}
+
+/// One line of `diff`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileChange {
+    /// How it differs.
+    pub change: ChangeKind,
+    /// The path.
+    pub path: String,
+    /// Its size in the second commit, or in the first where it was removed.
+    pub size_bytes: u64,
+}
+
+/// A project.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Project {
+    /// Its name.
+    pub name: ProjectName,
+    /// When it was made.
+    pub created_at: DateTime<Utc>,
+}
+
+/// A repo.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Repo {
+    /// Its domain id.
+    pub id: DomainId,
+    /// Its project.
+    pub project: ProjectName,
+    /// Its name.
+    pub name: RepoName,
+    /// What it is for.
+    pub description: String,
+    /// Whether a pipeline writes it.
+    pub pipeline: bool,
+    /// When it was made.
+    pub created_at: DateTime<Utc>,
+    /// Its branches.
+    pub branches: Vec<BranchName>,
+}
+
+/// A branch.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Branch {
+    /// Its repo.
+    pub repo: RepoName,
+    /// The repo's project.
+    pub project: ProjectName,
+    /// Its name.
+    pub name: BranchName,
+    /// Its newest commit, whatever its state.
+    pub head: Option<CommitId>,
+}
+
+/// One commit upstream of another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UpstreamCommit {
+    /// Its repo.
+    pub repo: RepoName,
+    /// The repo's project.
+    pub project: ProjectName,
+    /// The commit.
+    pub commit: CommitId,
+    /// The pipeline that made it.
+    pub pipeline: Option<RepoName>,
+    /// The pipeline's version.
+    pub pipeline_version: Option<u32>,
+    /// The image's digest.
+    pub image_digest: Option<String>,
+    /// The git revision.
+    pub code_revision: Option<String>,
+    /// How many edges away, at the least.
+    pub depth: u32,
+    /// The commits that it was made from, where the caller may know them.
+    #[serde(default)]
+    pub inputs: Vec<CommitId>,
+}
+
+/// The answer of `provenance` and `impact`. What the caller may not know of is left out and counted nowhere but in
+/// `restricted`, which is true when there is something.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Lineage {
+    /// The commit asked about.
+    pub commit: CommitId,
+    /// Everything up- or downstream of it, nearest first.
+    pub upstream: Vec<UpstreamCommit>,
+    /// Whether something is hidden.
+    #[serde(default)]
+    pub restricted: bool,
+}

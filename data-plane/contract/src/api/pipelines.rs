@@ -1,0 +1,261 @@
+//! Pipelines, jobs, datums, logs.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::data::Actor;
+use super::data::Commit;
+use crate::ids::{CommitId, CommitSetId, DomainId, JobId};
+use crate::names::{ProjectName, RepoName};
+
+/// State of a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum JobState {
+    /// Waits for its inputs or for the job before it.
+    Created,
+    /// Its datums are being worked out.
+    Starting,
+    /// Datums run.
+    Running,
+    /// Results go to where they were wanted outside.
+    Egressing,
+    /// The output commit is being put together.
+    Finishing,
+    /// Done.
+    Success,
+    /// A datum failed, or the output could not be put together.
+    Failure,
+    /// Somebody stopped it.
+    Killed,
+    /// An input errored.
+    Unrunnable,
+}
+
+impl JobState {
+    /// The state's word.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Egressing => "egressing",
+            Self::Finishing => "finishing",
+            Self::Success => "success",
+            Self::Failure => "failure",
+            Self::Killed => "killed",
+            Self::Unrunnable => "unrunnable",
+        }
+    }
+
+    /// Whether it can change no more.
+    pub const fn is_terminal(self) -> bool {
+        matches!(self, Self::Success | Self::Failure | Self::Killed | Self::Unrunnable)
+    }
+}
+
+/// How many datums of a job are where. `total` counts all current datums, those that did not have to run too.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DatumCounts {
+    /// All.
+    pub total: u64,
+    /// Ran and succeeded.
+    pub succeeded: u64,
+    /// Had succeeded before and were not run again.
+    pub skipped: u64,
+    /// Failed, and `err_cmd` took care of it.
+    pub recovered: u64,
+    /// Failed.
+    pub failed: u64,
+}
+
+/// Where the time of a job's datums went, seconds, summed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Timings {
+    /// Waiting for a worker.
+    pub queue_s: f64,
+    /// Bringing inputs.
+    pub download_s: f64,
+    /// User code.
+    pub process_s: f64,
+    /// Storing outputs.
+    pub upload_s: f64,
+}
+
+/// A job.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Job {
+    /// Its id.
+    pub id: JobId,
+    /// Its pipeline.
+    pub pipeline: RepoName,
+    /// The pipeline's project.
+    pub project: ProjectName,
+    /// The pipeline's version.
+    pub version: u32,
+    /// Its state.
+    pub state: JobState,
+    /// Why it is in that state, where there is something to say.
+    pub reason: Option<String>,
+    /// The commit it makes.
+    pub output_commit: CommitId,
+    /// The commit set it belongs to.
+    pub commit_set: CommitSetId,
+    /// Its datums.
+    pub datums: DatumCounts,
+    /// Where the time went.
+    pub timings: Timings,
+    /// When it was made.
+    pub created_at: DateTime<Utc>,
+    /// When its first datum was planned.
+    pub started_at: Option<DateTime<Utc>>,
+    /// When it ended.
+    pub finished_at: Option<DateTime<Utc>>,
+}
+
+/// State of a datum in a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DatumState {
+    /// Waits for a worker.
+    Pending,
+    /// A worker has it.
+    Running,
+    /// Done.
+    Succeeded,
+    /// Was done before.
+    Skipped,
+    /// Failed for good.
+    Failed,
+    /// Failed, and `err_cmd` took care of it.
+    Recovered,
+}
+
+/// A datum of a job.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Datum {
+    /// Its key, hex: the digest of code and inputs.
+    pub id: String,
+    /// Its job.
+    pub job: JobId,
+    /// Its state.
+    pub state: DatumState,
+    /// Its inputs, `images:/a.tif`.
+    pub inputs: Vec<String>,
+    /// How often user code was started for it.
+    pub attempts: u32,
+    /// Why it failed.
+    pub reason: Option<String>,
+    /// Exit code of the last attempt.
+    pub exit_code: Option<i32>,
+    /// User code, seconds.
+    pub process_s: f64,
+}
+
+/// A line that user code printed.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct LogLine {
+    /// When.
+    pub at: DateTime<Utc>,
+    /// The datum's key.
+    pub datum: String,
+    /// `stdout`, `stderr` or `system`.
+    pub stream: String,
+    /// The text.
+    pub text: String,
+}
+
+/// State of a pipeline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PipelineState {
+    /// Works.
+    Running,
+    /// Stopped by somebody.
+    Paused,
+    /// May not go on: an input was taken from it.
+    Suspended,
+    /// Its last job failed.
+    Failure,
+}
+
+/// A pipeline.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Pipeline {
+    /// The domain of its output repo.
+    pub id: DomainId,
+    /// Its name.
+    pub name: RepoName,
+    /// Its project.
+    pub project: ProjectName,
+    /// Its newest version.
+    pub version: u32,
+    /// Its state.
+    pub state: PipelineState,
+    /// Why.
+    pub reason: Option<String>,
+    /// The spec as applied.
+    pub spec: serde_json::Value,
+    /// Digest of spec and image, hex: what a release names.
+    pub spec_digest: String,
+    /// The image's digest.
+    pub image_digest: Option<String>,
+    /// The git revision that CI passed along.
+    pub code_revision: Option<String>,
+    /// Who applied that version.
+    pub actor: Actor,
+    /// When that version was applied.
+    pub created_at: DateTime<Utc>,
+}
+
+/// What `pipeline apply` sends.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ApplyPipelines {
+    /// The specs, applied in order, all or none.
+    pub specs: Vec<serde_json::Value>,
+    /// Change nothing, say what would happen.
+    #[serde(default)]
+    pub dry_run: bool,
+    /// Replaces `transform.image` of every spec.
+    #[serde(default)]
+    pub image: Option<String>,
+    /// The git revision of the code.
+    #[serde(default)]
+    pub code_revision: Option<String>,
+    /// Run all datums again.
+    #[serde(default)]
+    pub reprocess: bool,
+}
+
+/// What happened (or would happen) to one pipeline.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct AppliedPipeline {
+    /// Its name.
+    pub name: RepoName,
+    /// Its project.
+    pub project: ProjectName,
+    /// `created`, `updated` or `unchanged`.
+    pub change: String,
+    /// The version it has now.
+    pub version: u32,
+    /// JSON pointers of the fields of the spec that differ.
+    pub differences: Vec<String>,
+    /// The job that was begun, if any.
+    pub job: Option<JobId>,
+    /// Its first commit set, to wait for.
+    pub commit_set: Option<CommitSetId>,
+    /// Who loses read on future outputs (R4), in words.
+    pub impact: Vec<String>,
+}
+
+/// The answer of `wait`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct WaitAnswer {
+    /// Whether all is finished; otherwise ask again.
+    pub done: bool,
+    /// The commits.
+    pub commits: Vec<Commit>,
+    /// The jobs.
+    pub jobs: Vec<Job>,
+}
