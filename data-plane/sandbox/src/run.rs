@@ -25,7 +25,7 @@ pub struct Run {
     pub uid_gid: Option<(u32, u32)>,
     /// Host directories the command must not see even below a directory it sees: the service's state above all.
     pub masked: Vec<PathBuf>,
-    /// Further host paths to show read-only, for programs outside the usual system directories.
+    /// Further host paths to show read-only, for programs outside the usual system directories; not below `/tmp`.
     pub visible: Vec<PathBuf>,
     pub network: Network,
     pub limits: Limits,

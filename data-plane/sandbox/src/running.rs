@@ -19,6 +19,8 @@ use crate::{inside, plain};
 
 /// Who runs the code when a root caller names nobody: `nobody`.
 const DEFAULT_ID: (u32, u32) = (65534, 65534);
+/// Directories of which every run has its own: nothing of the host can be shown there.
+const OWN_DIRECTORIES: [&str; 5] = ["/tmp", "/var/tmp", "/pfs", "/proc", "/dev"];
 /// How long after the wall limit the sandbox may take to report before it is killed from outside.
 const REPORT_GRACE: Duration = Duration::from_secs(10);
 
@@ -195,8 +197,8 @@ fn outcome(text: &[u8], fallback: Exit) -> Outcome {
             Err(_) => {}
         }
     }
-    // A child killed at the limit may have been survived by a command that then ended well: that is no failure.
-    if out_of_memory && !matches!(outcome.exit, Exit::Code(0) | Exit::TimedOut) {
+    // Also when the command survived the loss of a child and ended well: its output depends on what was killed.
+    if out_of_memory {
         outcome.exit = Exit::MemoryExceeded;
     }
     outcome
@@ -228,6 +230,17 @@ fn specify(isolation: Isolation, run: &Run) -> Result<(Spec, Vec<u8>), SpawnErro
         return Err(bad(
             "user code never runs as root: give a user id and a group id other than 0".to_owned(),
         ));
+    }
+    if let Some(path) = run
+        .visible
+        .iter()
+        .find(|path| OWN_DIRECTORIES.iter().any(|own| path.starts_with(own)))
+    {
+        return Err(bad(format!(
+            "cannot make `{}` visible: {} are the command's own, so put it elsewhere",
+            path.display(),
+            OWN_DIRECTORIES.join(", ")
+        )));
     }
     let absolute = |path: &Path| {
         path.canonicalize()

@@ -40,6 +40,8 @@ impl Group {
         // Without swap the limit means what it says; absent where the kernel does not account for swap.
         let _ = fs::write(group.path.join("memory.swap.max"), "0");
         let _ = fs::write(group.path.join("memory.memsw.limit_in_bytes"), memory_bytes.to_string());
+        // Version 2 can end the whole run at once, as the supervisor does.
+        let _ = fs::write(group.path.join("memory.oom.group"), "1");
         Some(group)
     }
 

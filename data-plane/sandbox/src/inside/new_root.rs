@@ -147,7 +147,7 @@ impl Tree<'_> {
     fn data(&self, spec: &Spec) -> Setup<()> {
         self.bind(&spec.scratch, "/tmp", Access::Write)?;
         self.directory("/var")?;
-        self.link("/tmp", "/var/tmp")?;
+        self.link("../tmp", "/var/tmp")?;
         for name in &spec.inputs {
             self.bind(&spec.pfs.join(name), &format!("/pfs/{name}"), Access::Read)?;
         }

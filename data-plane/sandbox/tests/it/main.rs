@@ -1,0 +1,11 @@
+//! The sandbox, tried from inside: each test runs commands as a pipeline would and looks at what they could do. All
+//! tests run as whoever runs them; `ordinary_user` runs them a second time as `nobody` when that is root.
+
+mod confinement;
+mod datum;
+mod endings;
+mod fallback;
+mod limits;
+mod ordinary_user;
+mod outputs;
+mod view;
