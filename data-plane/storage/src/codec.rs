@@ -24,10 +24,6 @@ impl<'a> Input<'a> {
         Self { rest: bytes }
     }
 
-    pub(crate) fn remaining(&self) -> usize {
-        self.rest.len()
-    }
-
     pub(crate) fn take(&mut self, length: usize) -> Result<&'a [u8], DecodeError> {
         let Some((head, tail)) = self.rest.split_at_checked(length) else {
             return Err(DecodeError(format!(

@@ -6,9 +6,7 @@ use std::fmt;
 use bytes::Bytes;
 
 use crate::digest::Digest;
-use crate::error::Result;
 use crate::location::Location;
-use crate::path::FilePath;
 
 /// At most so many extents stand in the entry itself; longer lists live in extent blocks of a pack.
 pub(crate) const INLINE_EXTENTS_MAX: usize = 4;
@@ -97,15 +95,4 @@ impl fmt::Debug for FileEntry {
         let executable = if self.executable { " executable" } else { "" };
         write!(f, "{} bytes {}{executable}", self.size, self.digest)
     }
-}
-
-/// Entries with their paths in a compact, versioned form for a database column. Fails with `NotFlushed` if bytes of
-/// one are not durable yet.
-pub fn encode_entries(_entries: &[(FilePath, FileEntry)]) -> Result<Vec<u8>> {
-    Err(crate::StorageError::Cancelled)
-}
-
-/// Reads [`encode_entries`].
-pub fn decode_entries(_bytes: &[u8]) -> Result<Vec<(FilePath, FileEntry)>> {
-    Err(crate::StorageError::Cancelled)
 }

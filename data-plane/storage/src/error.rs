@@ -101,7 +101,8 @@ impl StorageError {
     }
 
     /// The same failure, naming the file that was being read.
-    pub(crate) fn at(self, path: &FilePath) -> Self {
+    #[must_use]
+    pub fn for_file(self, path: &FilePath) -> Self {
         match self {
             Self::File { .. } => self,
             other => Self::File {

@@ -12,10 +12,16 @@
 mod codec;
 mod digest;
 mod entry;
+mod entry_codec;
 mod error;
+mod extents;
+mod ingest;
 mod location;
 mod pack;
 mod path;
+mod reader;
+mod refs;
+mod session;
 mod slot;
 mod storage;
 mod store;
@@ -23,7 +29,8 @@ mod tree;
 mod writer;
 
 pub use digest::{Digest, ParseDigestError};
-pub use entry::{BlockRef, Content, Extent, FileEntry, decode_entries, encode_entries};
+pub use entry::{BlockRef, Content, Extent, FileEntry};
+pub use entry_codec::{decode_entries, encode_entries};
 pub use error::{Result, StorageError};
 pub use location::Location;
 pub use path::{FilePath, PATH_BYTES_MAX, PathError};

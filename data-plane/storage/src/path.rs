@@ -49,7 +49,7 @@ impl FilePath {
         if relative.len() > PATH_BYTES_MAX * 4 {
             return Err(PathError::TooLong(relative.len()));
         }
-        let normal: Arc<str> = if is_nfc(relative) {
+        let normal: Arc<str> = if relative.is_ascii() || is_nfc(relative) {
             relative.into()
         } else {
             relative.nfc().collect::<String>().into()
@@ -98,6 +98,11 @@ impl FilePath {
     /// What follows `directory/`, if this path lies below it.
     pub fn strip_directory<'a>(&'a self, directory: &FilePath) -> Option<&'a str> {
         self.0.strip_prefix(directory.as_str())?.strip_prefix('/')
+    }
+
+    /// A path that no file has, for the impossible case of a node without items.
+    pub(crate) fn nowhere() -> Self {
+        Self(Arc::from(""))
     }
 
     /// The directories above, from the top down.

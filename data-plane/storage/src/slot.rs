@@ -66,6 +66,28 @@ impl PackSlot {
         }
     }
 
+    /// The name, once sealed; the reason why there is none otherwise.
+    pub(crate) fn sealed_id(&self) -> Result<Digest> {
+        match &*self.state() {
+            State::Sealed { id, .. } | State::Durable { id } => Ok(*id),
+            State::Failed(error) => Err(error.clone()),
+            State::Open { .. } => Err(StorageError::NotFlushed),
+        }
+    }
+
+    /// Why writing the pack failed, if it did.
+    pub(crate) fn failure(&self) -> Option<StorageError> {
+        match &*self.state() {
+            State::Failed(error) => Some(error.clone()),
+            _ => None,
+        }
+    }
+
+    /// True once the pack survives loss of power.
+    pub(crate) fn is_durable(&self) -> bool {
+        matches!(*self.state(), State::Durable { .. })
+    }
+
     /// The name, once durable; the reason why there is none otherwise.
     pub(crate) fn durable_id(&self) -> Result<Digest> {
         match &*self.state() {

@@ -2,15 +2,25 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
-use bytes::Bytes;
-use futures::stream::{self, BoxStream, StreamExt};
+use bytes::{Bytes, BytesMut};
+use futures::TryStreamExt;
+use futures::stream::BoxStream;
+use moka::sync::Cache;
+use tokio::sync::{Semaphore, watch};
 
-use crate::entry::FileEntry;
+use crate::digest::Digest;
+use crate::entry::{BlockRef, FileEntry};
 use crate::error::{Result, StorageError};
+use crate::extents::Block;
+use crate::location::{Location, PackRef};
 use crate::path::FilePath;
+use crate::reader;
+use crate::slot::SlotBytes;
 use crate::store::Store;
-use crate::tree::{Change, DirectoryEntry, Finding, SubtreeSummary, TreeChange, TreeRef};
+use crate::tree::node::Node;
+use crate::tree::{self, Change, DirectoryEntry, Finding, SubtreeSummary, TreeChange, TreeRef};
 use crate::writer::Writer;
 
 /// Limits of a [`Storage`].
@@ -18,7 +28,7 @@ use crate::writer::Writer;
 pub struct Options {
     /// Memory for decoded tree nodes and extent blocks, in bytes.
     pub cache_bytes: u64,
-    /// A pack is sealed when it reaches this size.
+    /// A pack is sealed when it reaches this size; at most 64 MiB.
     pub pack_bytes: usize,
     /// So many sealed packs may wait for the disk or the object store; writers wait when there are more.
     pub packs_in_flight: usize,
@@ -34,84 +44,266 @@ impl Default for Options {
     }
 }
 
+const PACK_BYTES_MAX: usize = 64 << 20;
+const PACK_BYTES_MIN: usize = 64 << 10;
+
 /// Versioned storage over a [`Store`]. Cheap to clone.
 #[derive(Clone)]
 pub struct Storage {
-    _shared: Arc<(Store, Options)>,
+    shared: Arc<Shared>,
 }
 
-fn not_yet<T: Send + 'static>() -> BoxStream<'static, Result<T>> {
-    stream::once(async { Err(StorageError::Cancelled) }).boxed()
+/// What all operations and write sessions of a storage share.
+pub(crate) struct Shared {
+    pub(crate) store: Store,
+    pub(crate) options: Options,
+    cache: Cache<(Digest, u32), Cached>,
+    subtrees: Cache<(Digest, Option<FilePath>), Option<SubtreeSummary>>,
+    /// Sealed packs whose bytes are still in memory.
+    pub(crate) unsettled: watch::Sender<usize>,
+    pub(crate) uploads: Semaphore,
+    pub(crate) sessions: AtomicUsize,
+}
+
+#[derive(Clone)]
+enum Cached {
+    Node(Arc<Node>),
+    Block(Arc<Block>),
+}
+
+impl Cached {
+    fn weight(&self) -> u32 {
+        let bytes = match self {
+            Self::Node(node) => node.weight(),
+            Self::Block(block) => block.weight(),
+        };
+        u32::try_from(bytes + 128).unwrap_or(u32::MAX)
+    }
 }
 
 impl Storage {
     /// Opens storage; nothing is read.
-    pub fn new(store: Store, options: Options) -> Self {
+    pub fn new(store: Store, mut options: Options) -> Self {
+        options.pack_bytes = options.pack_bytes.clamp(PACK_BYTES_MIN, PACK_BYTES_MAX);
+        options.packs_in_flight = options.packs_in_flight.max(1);
+        let cache = Cache::builder()
+            .max_capacity(options.cache_bytes)
+            .weigher(|_, cached: &Cached| cached.weight())
+            .build();
+        let uploads = Semaphore::new(options.packs_in_flight);
+        let subtrees = Cache::new(20_000);
+        let unsettled = watch::Sender::new(0);
+        let shared = Shared {
+            store,
+            options,
+            cache,
+            subtrees,
+            unsettled,
+            uploads,
+            sessions: AtomicUsize::new(0),
+        };
         Self {
-            _shared: Arc::new((store, options)),
+            shared: Arc::new(shared),
         }
+    }
+
+    pub(crate) fn over(shared: &Arc<Shared>) -> Self {
+        Self {
+            shared: Arc::clone(shared),
+        }
+    }
+
+    /// Where the packs are.
+    pub fn store(&self) -> &Store {
+        &self.shared.store
     }
 
     /// Begins a write session. Must be called inside a Tokio runtime.
     pub fn writer(&self) -> Writer {
-        unreachable!("skeleton")
+        Writer::new(Arc::clone(&self.shared))
     }
 
     /// The file at this path.
-    pub async fn get(&self, _tree: &TreeRef, _path: &FilePath) -> Result<Option<FileEntry>> {
-        Err(StorageError::Cancelled)
+    pub async fn get(&self, tree: &TreeRef, path: &FilePath) -> Result<Option<FileEntry>> {
+        tree::cursor::get(&self.shared, tree, path.as_str()).await
     }
 
     /// The bytes of a file in this range, clamped to its size. Each chunk is verified before it is yielded.
-    pub fn read(&self, _file: &FileEntry, _range: Range<u64>) -> BoxStream<'static, Result<Bytes>> {
-        not_yet()
+    pub fn read(&self, file: &FileEntry, range: Range<u64>) -> BoxStream<'static, Result<Bytes>> {
+        reader::read(&self.shared, file, range)
     }
 
     /// The whole file in memory; for small files.
-    pub async fn read_all(&self, _file: &FileEntry) -> Result<Bytes> {
-        Err(StorageError::Cancelled)
+    pub async fn read_all(&self, file: &FileEntry) -> Result<Bytes> {
+        let mut parts = self.read(file, 0..file.size);
+        let Some(first) = parts.try_next().await? else {
+            return Ok(Bytes::new());
+        };
+        let Some(second) = parts.try_next().await? else {
+            return Ok(first);
+        };
+        let mut all = BytesMut::from(first);
+        all.extend_from_slice(&second);
+        while let Some(part) = parts.try_next().await? {
+            all.extend_from_slice(&part);
+        }
+        Ok(all.freeze())
     }
 
-    /// Files in path order: all, or the file `prefix`, or what lies below the directory `prefix`; only those behind `after`.
+    /// Files in path order: all, or the file `prefix`, or what lies below the directory `prefix`; only those behind
+    /// `after`.
     pub fn list(
         &self,
-        _tree: &TreeRef,
-        _prefix: Option<&FilePath>,
-        _after: Option<&FilePath>,
+        tree: &TreeRef,
+        prefix: Option<&FilePath>,
+        after: Option<&FilePath>,
     ) -> BoxStream<'static, Result<(FilePath, FileEntry)>> {
-        not_yet()
+        tree::cursor::list(&self.shared, tree, prefix, after)
     }
 
-    /// The files and directories right in a directory (`None`: the root) whose names come behind `after`, at most `limit`.
-    /// In path order, in which a directory counts as its name with `/` behind. Costs seeks, not scans.
+    /// The files and directories right in a directory (`None`: the root) that come behind the name `after`, at most
+    /// `limit`. In path order, in which a directory counts as its name with `/` behind. Costs seeks, not scans.
     pub async fn list_directory(
         &self,
-        _tree: &TreeRef,
-        _directory: Option<&FilePath>,
-        _after: Option<&str>,
-        _limit: usize,
+        tree: &TreeRef,
+        directory: Option<&FilePath>,
+        after: Option<&str>,
+        limit: usize,
     ) -> Result<Vec<DirectoryEntry>> {
-        Err(StorageError::Cancelled)
+        tree::directory::list(&self.shared, tree, directory, after, limit).await
     }
 
-    /// Digest, size and count of a file, of everything below a directory, or (`None`) of the whole tree; `None` if nothing is there.
-    pub async fn subtree_digest(&self, _tree: &TreeRef, _path: Option<&FilePath>) -> Result<Option<SubtreeSummary>> {
-        Err(StorageError::Cancelled)
+    /// Whether a path is a file or a directory; `None` if nothing is there.
+    pub async fn kind(&self, tree: &TreeRef, path: &FilePath) -> Result<Option<tree::EntryKind>> {
+        tree::directory::kind(&self.shared, tree, path).await
+    }
+
+    /// How many files lie below a directory (`None`: in the tree), and the sum of their sizes. Costs two seeks.
+    pub async fn directory_size(&self, tree: &TreeRef, directory: Option<&FilePath>) -> Result<(u64, u64)> {
+        match directory {
+            None => Ok((tree.files(), tree.bytes())),
+            Some(directory) => tree::directory::size(&self.shared, tree, directory).await,
+        }
+    }
+
+    /// Digest, size and count of a file, of everything below a directory, or (`None`) of the whole tree; `None` if
+    /// nothing is there. A directory is scanned once per tree; answers are remembered.
+    pub async fn subtree_digest(&self, tree: &TreeRef, path: Option<&FilePath>) -> Result<Option<SubtreeSummary>> {
+        let key = (tree.digest(), path.cloned());
+        if let Some(known) = self.shared.subtrees.get(&key) {
+            return Ok(known);
+        }
+        let summary = tree::directory::summary(&self.shared, tree, path).await?;
+        self.shared.subtrees.insert(key, summary);
+        Ok(summary)
     }
 
     /// What differs, in path order. Reads only nodes that differ.
-    pub fn diff(&self, _a: &TreeRef, _b: &TreeRef) -> BoxStream<'static, Result<Change>> {
-        not_yet()
+    pub fn diff(&self, a: &TreeRef, b: &TreeRef) -> BoxStream<'static, Result<Change>> {
+        tree::diff::diff(&self.shared, a, b)
     }
 
-    /// The tree after these changes, in order, later ones win. Costs are proportional to the changes.
-    /// Nodes are written through `writer`: flush it before storing the tree's reference.
-    pub async fn apply(&self, _writer: &Writer, _base: &TreeRef, _changes: Vec<TreeChange>) -> Result<TreeRef> {
-        Err(StorageError::Cancelled)
+    /// The tree after these changes, in order, later ones win. Costs are proportional to the changes (and to the files
+    /// in deleted directories). Nodes are written through `writer`: flush it before storing the tree's reference.
+    pub async fn apply(&self, writer: &Writer, base: &TreeRef, changes: Vec<TreeChange>) -> Result<TreeRef> {
+        tree::change::apply(&self.shared, writer, base, changes).await
+    }
+
+    /// The digest that a tree of exactly these files would have, computed without reading or writing.
+    pub fn digest_of(&self, files: &std::collections::BTreeMap<FilePath, FileEntry>) -> Digest {
+        tree::build::digest_of(files)
     }
 
     /// Checks everything reachable from a tree and says what is wrong; `deep` reads all content as well.
-    pub async fn verify(&self, _tree: &TreeRef, _deep: bool) -> Result<Vec<Finding>> {
-        Err(StorageError::Cancelled)
+    pub async fn verify(&self, tree: &TreeRef, deep: bool) -> Result<Vec<Finding>> {
+        tree::verify::verify(&self.shared, tree, deep).await
     }
+}
+
+impl Shared {
+    /// The stored bytes at a location, wherever they are now. Not verified.
+    pub(crate) async fn bytes(&self, location: &Location) -> Result<Bytes> {
+        let id = match &location.pack {
+            PackRef::Stored(id) => *id,
+            PackRef::Written(slot) => match slot.read(location.offset, location.length)? {
+                SlotBytes::Memory(bytes) => return Ok(bytes),
+                SlotBytes::Stored(id) => id,
+            },
+        };
+        if location.length == 0 {
+            return Ok(Bytes::new());
+        }
+        self.store.get_range(id, location.offset(), location.end()).await
+    }
+
+    /// A node, from the cache or from its pack; verified against the digest its parent knows.
+    pub(crate) async fn node(&self, location: &Location, digest: Digest) -> Result<Arc<Node>> {
+        if let Some(node) = self.cached_node(location) {
+            return self.checked(node, location, digest);
+        }
+        let bytes = self.bytes(location).await?;
+        self.take_node(location, digest, &bytes)
+    }
+
+    /// Decodes, verifies and remembers a node whose bytes have been fetched.
+    pub(crate) fn take_node(&self, location: &Location, digest: Digest, bytes: &[u8]) -> Result<Arc<Node>> {
+        let node = Node::decode(bytes, &location.pack).map_err(|error| self.corrupt(location, &error.0))?;
+        let node = self.checked(Arc::new(node), location, digest)?;
+        self.remember_node(location, &node);
+        Ok(node)
+    }
+
+    fn checked(&self, node: Arc<Node>, location: &Location, digest: Digest) -> Result<Arc<Node>> {
+        if node.digest == digest {
+            Ok(node)
+        } else {
+            Err(self.corrupt(location, "a node does not match its digest"))
+        }
+    }
+
+    pub(crate) fn cached_node(&self, location: &Location) -> Option<Arc<Node>> {
+        match self.cache.get(&cache_key(location)) {
+            Some(Cached::Node(node)) => Some(node),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn remember_node(&self, location: &Location, node: &Arc<Node>) {
+        self.cache.insert(cache_key(location), Cached::Node(Arc::clone(node)));
+    }
+
+    /// An extent block, verified.
+    pub(crate) async fn block(&self, block: &BlockRef) -> Result<Arc<Block>> {
+        let key = cache_key(&block.location);
+        if let Some(Cached::Block(known)) = self.cache.get(&key) {
+            return Ok(known);
+        }
+        let bytes = self.bytes(&block.location).await?;
+        if Digest::of(&bytes) != block.digest {
+            return Err(self.corrupt(&block.location, "an extent block does not match its digest"));
+        }
+        let decoded = Block::decode(&bytes, block.height, &block.location.pack)
+            .map_err(|error| self.corrupt(&block.location, &error.0))?;
+        let decoded = Arc::new(decoded);
+        self.cache.insert(key, Cached::Block(Arc::clone(&decoded)));
+        Ok(decoded)
+    }
+
+    /// The error for bytes that are not what they should be.
+    pub(crate) fn corrupt(&self, location: &Location, what: &str) -> StorageError {
+        let pack = location.pack().unwrap_or_default();
+        StorageError::Corrupt {
+            pack,
+            offset: location.offset(),
+            what: what.to_owned(),
+        }
+    }
+}
+
+fn cache_key(location: &Location) -> (Digest, u32) {
+    let pack = match &location.pack {
+        PackRef::Stored(id) => *id,
+        PackRef::Written(slot) => slot.cache_key(),
+    };
+    (pack, location.offset)
 }

@@ -1,17 +1,32 @@
-//! Write sessions.
+//! The public face of a write session: files in, entries out, and a flush that makes them permanent.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio::io::AsyncRead;
+use futures::TryStreamExt;
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::task::spawn_blocking;
 
-use crate::entry::FileEntry;
+use crate::entry::{Content, FileEntry};
 use crate::error::{Result, StorageError};
+use crate::ingest::{FileBuilder, whole_file};
+use crate::reader::ExtentWalk;
+use crate::session::Session;
+use crate::storage::{Shared, Storage};
 
-/// One write session. Cheap to clone; usable from many tasks at once.
+const BUFFER_BYTES_FIRST: usize = 64 << 10;
+const BUFFER_BYTES_MAX: usize = 1 << 20;
+/// Files up to this size are chunked where they are, without a trip to another thread.
+const INLINE_BYTES_MAX: usize = 64 << 10;
+/// How many chunks of a replaced file are looked at for what it has in common with its successor.
+const HINT_CHUNKS_MAX: usize = 1 << 16;
+const BATCH_FILES_MIN: usize = 64;
+
+/// One write session. Cheap to clone; usable from many tasks at once. Dropping it without a flush
+/// leaves at most packs that nothing refers to.
 #[derive(Clone)]
 pub struct Writer {
-    _inner: Arc<()>,
+    pub(crate) session: Arc<Session>,
 }
 
 /// What a write session has stored so far.
@@ -26,38 +41,152 @@ pub struct WriteReport {
 }
 
 impl Writer {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self {
+            session: Arc::new(Session::new(shared)),
+        }
+    }
+
     /// Stores what the reader yields, in bounded memory, until its end.
-    pub async fn write_file(&self, _reader: impl AsyncRead + Send + Unpin, _executable: bool) -> Result<FileEntry> {
-        Err(StorageError::Cancelled)
+    pub async fn write_file(&self, mut reader: impl AsyncRead + Send + Unpin, executable: bool) -> Result<FileEntry> {
+        let mut buffer = Vec::new();
+        let mut spare = Vec::new();
+        let mut target = BUFFER_BYTES_FIRST;
+        let mut builder = FileBuilder::new(Arc::clone(&self.session));
+        let mut ended = fill(&mut reader, &mut buffer, target).await?;
+        if ended && buffer.len() <= INLINE_BYTES_MAX {
+            self.session.room().await;
+            return whole_file(&self.session, &buffer, executable);
+        }
+        // The next buffer is read while the last one is cut, digested and packed on another thread.
+        while !buffer.is_empty() {
+            self.session.room().await;
+            let job = spawn_blocking(move || {
+                builder.push(&buffer)?;
+                Ok::<_, StorageError>((builder, buffer))
+            });
+            target = (target * 4).min(BUFFER_BYTES_MAX);
+            spare.clear();
+            let filled = if ended {
+                Ok(true)
+            } else {
+                fill(&mut reader, &mut spare, target).await
+            };
+            (builder, buffer) = job.await.unwrap_or(Err(StorageError::Cancelled))?;
+            ended = filled?;
+            std::mem::swap(&mut buffer, &mut spare);
+        }
+        spawn_blocking(move || builder.finish(executable))
+            .await
+            .unwrap_or(Err(StorageError::Cancelled))
     }
 
     /// As [`Writer::write_file`]; `base` is the file that is being replaced: what it has in common is not stored again.
     pub async fn write_file_over(
         &self,
-        _base: &FileEntry,
-        _reader: impl AsyncRead + Send + Unpin,
-        _executable: bool,
+        base: &FileEntry,
+        reader: impl AsyncRead + Send + Unpin,
+        executable: bool,
     ) -> Result<FileEntry> {
-        Err(StorageError::Cancelled)
+        self.learn(base).await?;
+        self.write_file(reader, executable).await
+    }
+
+    async fn learn(&self, base: &FileEntry) -> Result<()> {
+        let mut walk = ExtentWalk::new(&self.session.shared, base, 0);
+        let mut extents = Vec::new();
+        while extents.len() < HINT_CHUNKS_MAX
+            && let Some((_, extent)) = walk.next().await?
+        {
+            extents.push(extent);
+        }
+        self.session.learn(extents);
+        Ok(())
     }
 
     /// Stores these bytes as a file.
-    pub async fn write_bytes(&self, _bytes: Bytes, _executable: bool) -> Result<FileEntry> {
-        Err(StorageError::Cancelled)
+    pub async fn write_bytes(&self, bytes: Bytes, executable: bool) -> Result<FileEntry> {
+        self.session.room().await;
+        if bytes.len() <= INLINE_BYTES_MAX {
+            return whole_file(&self.session, &bytes, executable);
+        }
+        let session = Arc::clone(&self.session);
+        spawn_blocking(move || whole_file(&session, &bytes, executable))
+            .await
+            .unwrap_or(Err(StorageError::Cancelled))
     }
 
-    /// Stores many small files at once; entries come in the order of the files.
-    pub async fn write_small_files(&self, _files: Vec<(Bytes, bool)>) -> Result<Vec<FileEntry>> {
-        Err(StorageError::Cancelled)
+    /// Stores many small files at once (bytes, executable); entries come in the order of the files.
+    pub async fn write_small_files(&self, files: Vec<(Bytes, bool)>) -> Result<Vec<FileEntry>> {
+        self.session.room().await;
+        let session = Arc::clone(&self.session);
+        spawn_blocking(move || write_batch(&session, &files))
+            .await
+            .unwrap_or(Err(StorageError::Cancelled))
     }
 
-    /// Stores the content of `base` with what the reader yields behind it.
-    pub async fn append(&self, _base: &FileEntry, _reader: impl AsyncRead + Send + Unpin) -> Result<FileEntry> {
-        Err(StorageError::Cancelled)
+    /// Stores the content of `base` with what the reader yields behind it. The content of `base` is read again for the
+    /// digest of the whole, but not stored again.
+    pub async fn append(&self, base: &FileEntry, reader: impl AsyncRead + Send + Unpin) -> Result<FileEntry> {
+        self.learn(base).await?;
+        let before = Storage::over(&self.session.shared)
+            .read(base, 0..base.size)
+            .map_err(std::io::Error::other);
+        let before = tokio_util::io::StreamReader::new(before);
+        self.write_file(before.chain(reader), base.executable).await
     }
 
-    /// Returns when everything written so far in this session, tree nodes included, is durable.
+    /// Moves the bytes of an embedded entry into the session's packs; leaves other entries alone.
+    pub(crate) fn settle_embedded(&self, entry: &mut FileEntry) -> Result<()> {
+        if let Content::Embedded(bytes) = &entry.content {
+            let stored = whole_file(&self.session, bytes, entry.executable)?;
+            entry.content = stored.content;
+        }
+        Ok(())
+    }
+
+    /// Returns when everything written so far in this session, tree nodes included, is durable. Calls at the same time
+    /// share their packs and syncs. After a failure the session is of no more use: begin a new one.
     pub async fn flush(&self) -> Result<WriteReport> {
-        Err(StorageError::Cancelled)
+        self.session.flush().await
     }
+}
+
+/// Reads until `target` bytes are there (false) or the reader ends (true).
+async fn fill(reader: &mut (impl AsyncRead + Unpin), buffer: &mut Vec<u8>, target: usize) -> Result<bool> {
+    buffer.reserve(target);
+    while buffer.len() < target {
+        let room = (target - buffer.len()) as u64;
+        let read = (&mut *reader).take(room).read_buf(buffer).await;
+        match read {
+            Ok(0) => return Ok(true),
+            Ok(_) => {}
+            Err(error) => return Err(StorageError::Source(Arc::new(error))),
+        }
+    }
+    Ok(false)
+}
+
+fn write_batch(session: &Arc<Session>, files: &[(Bytes, bool)]) -> Result<Vec<FileEntry>> {
+    let write = |part: &[(Bytes, bool)]| {
+        part.iter()
+            .map(|(bytes, executable)| whole_file(session, bytes, *executable))
+            .collect::<Result<Vec<_>>>()
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(8);
+    let part = files.len().div_ceil(threads).max(BATCH_FILES_MIN);
+    if files.len() <= part {
+        return write(files);
+    }
+    std::thread::scope(|scope| {
+        let parts: Vec<_> = files
+            .chunks(part)
+            .map(|part| scope.spawn(move || write(part)))
+            .collect();
+        let mut entries = Vec::with_capacity(files.len());
+        for part in parts {
+            entries.extend(part.join().unwrap_or(Err(StorageError::Cancelled))?);
+        }
+        Ok(entries)
+    })
 }

@@ -2,9 +2,19 @@
 //! fields of entries alone, so equal content has an equal root whatever way it arrived, and two
 //! trees are compared by walking only the nodes in which they differ.
 
+pub(crate) mod boundary;
+pub(crate) mod build;
+pub(crate) mod change;
+pub(crate) mod cursor;
+pub(crate) mod diff;
+pub(crate) mod directory;
+mod edit;
+pub(crate) mod node;
+mod reference;
+pub(crate) mod verify;
+
 use crate::digest::Digest;
 use crate::entry::FileEntry;
-use crate::error::Result;
 use crate::location::Location;
 use crate::path::FilePath;
 
@@ -47,16 +57,6 @@ impl TreeRef {
     /// True if there is no file in it.
     pub fn is_empty(&self) -> bool {
         self.root.is_none()
-    }
-
-    /// A compact, versioned form for a database column. Fails with `NotFlushed` before the tree is durable.
-    pub fn to_bytes(&self) -> Result<Vec<u8>> {
-        Err(crate::StorageError::Cancelled)
-    }
-
-    /// Reads [`TreeRef::to_bytes`].
-    pub fn from_bytes(_bytes: &[u8]) -> Result<Self> {
-        Err(crate::StorageError::Cancelled)
     }
 }
 

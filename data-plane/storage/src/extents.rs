@@ -1,0 +1,192 @@
+//! Extent lists of large files: a tree of blocks in packs, so that neither an entry nor memory nor
+//! a seek grows with the size of a file. Built from left to right while the file streams by.
+
+use std::sync::Arc;
+
+use crate::codec::{DecodeError, Input, put_digest, put_number};
+use crate::digest::Digest;
+use crate::entry::{BlockRef, Content, Extent, INLINE_EXTENTS_MAX};
+use crate::error::Result;
+use crate::location::PackRef;
+use crate::pack::PieceKind;
+use crate::refs::{PackNames, PackTable};
+use crate::session::Session;
+use crate::slot::PackSlot;
+
+const BLOCK_VERSION: u8 = 1;
+/// Items of a full block: about 21 KiB.
+const BLOCK_ITEMS: usize = 512;
+/// 512^8 chunks are more than a file of 2^64 bytes has.
+const HEIGHT_MAX: u8 = 8;
+
+/// A decoded block.
+#[derive(Debug)]
+pub(crate) enum Block {
+    Extents(Vec<Extent>),
+    Blocks(Vec<Part>),
+}
+
+/// A block below a block.
+#[derive(Debug, Clone)]
+pub(crate) struct Part {
+    /// Bytes of the file that it covers.
+    pub(crate) bytes: u64,
+    pub(crate) block: BlockRef,
+}
+
+impl Block {
+    /// How many bytes of the file the block covers.
+    pub(crate) fn covered(&self) -> u64 {
+        match self {
+            Self::Extents(extents) => extents.iter().map(|extent| extent.location.length()).sum(),
+            Self::Blocks(parts) => parts.iter().fold(0, |sum: u64, part| sum.saturating_add(part.bytes)),
+        }
+    }
+
+    /// Memory that it takes, about.
+    pub(crate) fn weight(&self) -> usize {
+        match self {
+            Self::Extents(extents) => extents.len() * size_of::<Extent>(),
+            Self::Blocks(parts) => parts.len() * size_of::<Part>(),
+        }
+    }
+
+    fn encode(&self, height: u8, own: &PackSlot) -> Result<Vec<u8>> {
+        let mut table = PackTable::inside(own);
+        let mut items = Vec::with_capacity(BLOCK_ITEMS * 44);
+        let count = match self {
+            Self::Extents(extents) => {
+                for extent in extents {
+                    table.put(&mut items, &extent.location)?;
+                    put_digest(&mut items, &extent.digest);
+                }
+                extents.len()
+            }
+            Self::Blocks(parts) => {
+                for part in parts {
+                    put_number(&mut items, part.bytes);
+                    table.put(&mut items, &part.block.location)?;
+                    put_digest(&mut items, &part.block.digest);
+                }
+                parts.len()
+            }
+        };
+        let mut out = vec![BLOCK_VERSION, height];
+        table.encode(&mut out);
+        put_number(&mut out, count as u64);
+        out.extend_from_slice(&items);
+        Ok(out)
+    }
+
+    /// Reads a block whose bytes have been checked against their digest.
+    pub(crate) fn decode(bytes: &[u8], height: u8, own: &PackRef) -> Result<Self, DecodeError> {
+        let mut input = Input::new(bytes);
+        if input.byte()? != BLOCK_VERSION {
+            return Err(DecodeError::new("an extent block of an unknown version"));
+        }
+        if input.byte()? != height || height > HEIGHT_MAX {
+            return Err(DecodeError::new("an extent block of a height that was not expected"));
+        }
+        let names = PackNames::decode(&mut input, Some(own))?;
+        let count = input.length()?;
+        let room = input.plausible(count, 35);
+        let block = if height == 0 {
+            let mut extents = Vec::with_capacity(room);
+            for _ in 0..count {
+                extents.push(Extent {
+                    location: names.location(&mut input)?,
+                    digest: input.digest()?,
+                });
+            }
+            Self::Extents(extents)
+        } else {
+            let mut parts = Vec::with_capacity(room);
+            for _ in 0..count {
+                let bytes = input.number()?;
+                let location = names.location(&mut input)?;
+                let block = BlockRef {
+                    location,
+                    digest: input.digest()?,
+                    height: height - 1,
+                };
+                parts.push(Part { bytes, block });
+            }
+            Self::Blocks(parts)
+        };
+        input.finish()?;
+        Ok(block)
+    }
+}
+
+/// Builds the content of a file from its extents in order.
+#[derive(Default)]
+pub(crate) struct ExtentTree {
+    extents: Vec<Extent>,
+    /// Parts that wait for a block of height 1, 2, ...
+    levels: Vec<Vec<Part>>,
+}
+
+impl ExtentTree {
+    pub(crate) fn push(&mut self, session: &Arc<Session>, extent: Extent) -> Result<()> {
+        self.extents.push(extent);
+        if self.extents.len() == BLOCK_ITEMS {
+            let block = Block::Extents(std::mem::take(&mut self.extents));
+            self.raise(session, 0, &block)?;
+        }
+        Ok(())
+    }
+
+    /// Writes a block of this height and notes it one level up.
+    fn raise(&mut self, session: &Arc<Session>, height: u8, block: &Block) -> Result<()> {
+        let part = write(session, height, block)?;
+        let level = usize::from(height);
+        if self.levels.len() == level {
+            self.levels.push(Vec::new());
+        }
+        self.levels[level].push(part);
+        if self.levels[level].len() == BLOCK_ITEMS {
+            let parts = std::mem::take(&mut self.levels[level]);
+            self.raise(session, height + 1, &Block::Blocks(parts))?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn finish(mut self, session: &Arc<Session>) -> Result<Content> {
+        if self.levels.is_empty() && self.extents.len() <= INLINE_EXTENTS_MAX {
+            return Ok(Content::Extents(self.extents));
+        }
+        if !self.extents.is_empty() {
+            let block = Block::Extents(std::mem::take(&mut self.extents));
+            self.raise(session, 0, &block)?;
+        }
+        let mut height = 0u8;
+        loop {
+            let level = usize::from(height);
+            let top = level + 1 == self.levels.len();
+            if top && self.levels[level].len() == 1 {
+                return Ok(Content::Blocks(self.levels[level].remove(0).block));
+            }
+            let parts = std::mem::take(&mut self.levels[level]);
+            if !parts.is_empty() {
+                self.raise(session, height + 1, &Block::Blocks(parts))?;
+            }
+            height += 1;
+        }
+    }
+}
+
+fn write(session: &Arc<Session>, height: u8, block: &Block) -> Result<Part> {
+    let (location, digest) = session.record(PieceKind::Extents, |own| {
+        let bytes = block.encode(height, own)?;
+        let digest = Digest::of(&bytes);
+        Ok((bytes, digest))
+    })?;
+    Ok(Part {
+        bytes: block.covered(),
+        block: BlockRef {
+            location,
+            digest,
+            height,
+        },
+    })
+}

@@ -1,0 +1,121 @@
+//! From bytes to a file entry: cut where the content says, digest, store.
+
+use std::sync::Arc;
+
+use fastcdc::v2020::FastCDC;
+
+use crate::digest::Digest;
+use crate::entry::{Content, FileEntry};
+use crate::error::Result;
+use crate::extents::ExtentTree;
+use crate::session::Session;
+
+const CHUNK_BYTES_MIN: usize = 16 << 10;
+const CHUNK_BYTES_AVERAGE: usize = 64 << 10;
+/// The longest chunk.
+pub(crate) const CHUNK_BYTES_MAX: usize = 256 << 10;
+
+/// Turns a stream of bytes into a file entry. Blocking: digests are computed on the calling thread.
+pub(crate) struct FileBuilder {
+    session: Arc<Session>,
+    extents: ExtentTree,
+    whole: blake3::Hasher,
+    size: u64,
+    /// What has not been cut yet.
+    carry: Vec<u8>,
+}
+
+impl FileBuilder {
+    pub(crate) fn new(session: Arc<Session>) -> Self {
+        let whole = blake3::Hasher::new();
+        Self {
+            session,
+            extents: ExtentTree::default(),
+            whole,
+            size: 0,
+            carry: Vec::new(),
+        }
+    }
+
+    /// Takes the next bytes; cuts all chunks whose ends no later byte can move.
+    pub(crate) fn push(&mut self, bytes: &[u8]) -> Result<()> {
+        let mut carry = std::mem::take(&mut self.carry);
+        carry.extend_from_slice(bytes);
+        let mut at = 0;
+        while carry.len() - at >= CHUNK_BYTES_MAX {
+            let end = at + cut(&carry[at..]);
+            self.store(&carry[at..end])?;
+            at = end;
+        }
+        carry.drain(..at);
+        self.carry = carry;
+        Ok(())
+    }
+
+    /// Cuts the rest and returns the entry.
+    pub(crate) fn finish(mut self, executable: bool) -> Result<FileEntry> {
+        let rest = std::mem::take(&mut self.carry);
+        if self.size == 0 {
+            return whole_file(&self.session, &rest, executable);
+        }
+        self.store_all(&rest)?;
+        self.done(executable)
+    }
+
+    fn store_all(&mut self, rest: &[u8]) -> Result<()> {
+        let mut at = 0;
+        while at < rest.len() {
+            let end = at + cut(&rest[at..]);
+            self.store(&rest[at..end])?;
+            at = end;
+        }
+        Ok(())
+    }
+
+    fn store(&mut self, chunk: &[u8]) -> Result<()> {
+        self.whole.update(chunk);
+        self.size += chunk.len() as u64;
+        let extent = self.session.chunk(Digest::of(chunk), chunk)?;
+        self.extents.push(&self.session, extent)
+    }
+
+    fn done(self, executable: bool) -> Result<FileEntry> {
+        let content = self.extents.finish(&self.session)?;
+        Ok(FileEntry {
+            size: self.size,
+            digest: self.whole.finalize().into(),
+            executable,
+            content,
+        })
+    }
+}
+
+/// Stores a file that is in memory. Of a file of one chunk the digest is computed once.
+pub(crate) fn whole_file(session: &Arc<Session>, bytes: &[u8], executable: bool) -> Result<FileEntry> {
+    if cut(bytes) < bytes.len() {
+        let mut builder = FileBuilder::new(Arc::clone(session));
+        builder.store_all(bytes)?;
+        return builder.done(executable);
+    }
+    let digest = Digest::of(bytes);
+    let extents = if bytes.is_empty() {
+        Vec::new()
+    } else {
+        vec![session.chunk(digest, bytes)?]
+    };
+    Ok(FileEntry {
+        size: bytes.len() as u64,
+        digest,
+        executable,
+        content: Content::Extents(extents),
+    })
+}
+
+/// The length of the first chunk.
+fn cut(bytes: &[u8]) -> usize {
+    if bytes.len() <= CHUNK_BYTES_MIN {
+        return bytes.len();
+    }
+    let chunker = FastCDC::new(bytes, CHUNK_BYTES_MIN, CHUNK_BYTES_AVERAGE, CHUNK_BYTES_MAX);
+    chunker.cut(0, bytes.len()).1
+}

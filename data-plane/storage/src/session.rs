@@ -1,0 +1,229 @@
+//! What a write session shares between its tasks: the open pack, the packs on their way, and what
+//! has been stored lately. Full packs are sealed and written in the background while the next fills.
+
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use tokio::runtime::Handle;
+
+use crate::digest::Digest;
+use crate::entry::Extent;
+use crate::error::{Result, StorageError};
+use crate::location::{Location, PackRef};
+use crate::pack::PieceKind;
+use crate::slot::PackSlot;
+use crate::storage::Shared;
+use crate::writer::WriteReport;
+
+/// A generation of the window of known chunks; two are kept: about 25 MiB at most.
+const WINDOW_CHUNKS: usize = 1 << 17;
+const PACK_BYTES_MIN: usize = 4 << 20;
+
+/// One write session.
+pub(crate) struct Session {
+    pub(crate) shared: Arc<Shared>,
+    runtime: Handle,
+    state: Mutex<State>,
+    /// Held while flushing: whoever comes meanwhile is flushed together with the next one.
+    flushing: tokio::sync::Mutex<()>,
+}
+
+#[derive(Default)]
+struct State {
+    open: Option<Arc<PackSlot>>,
+    waiting: Vec<Arc<PackSlot>>,
+    known: Window,
+    report: WriteReport,
+    failed: Option<StorageError>,
+}
+
+/// Chunks seen lately; bounded by forgetting the older half.
+#[derive(Default)]
+struct Window {
+    young: HashMap<Digest, Location>,
+    old: HashMap<Digest, Location>,
+}
+
+impl Window {
+    fn get(&self, digest: &Digest) -> Option<&Location> {
+        self.young.get(digest).or_else(|| self.old.get(digest))
+    }
+
+    fn insert(&mut self, digest: Digest, location: Location) {
+        if self.young.len() >= WINDOW_CHUNKS {
+            self.old = std::mem::take(&mut self.young);
+        }
+        self.young.insert(digest, location);
+    }
+}
+
+impl Session {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        shared.sessions.fetch_add(1, Ordering::Relaxed);
+        Self {
+            shared,
+            runtime: Handle::current(),
+            state: Mutex::default(),
+            flushing: tokio::sync::Mutex::default(),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // A panic between the lines of a short section below leaves at most a piece that nothing refers to.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Stores a chunk of a file, or finds that it is stored already.
+    pub(crate) fn chunk(&self, digest: Digest, bytes: &[u8]) -> Result<Extent> {
+        let mut state = self.state();
+        if let Some(location) = state.known.get(&digest)
+            && location.length as usize == bytes.len()
+        {
+            let location = location.clone();
+            state.report.bytes_deduplicated += bytes.len() as u64;
+            return Ok(Extent { location, digest });
+        }
+        let location = self
+            .append(&mut state, PieceKind::Chunk, bytes.len(), |_| Ok((bytes, digest)))?
+            .0;
+        state.report.bytes_new += bytes.len() as u64;
+        state.known.insert(digest, location.clone());
+        Ok(Extent { location, digest })
+    }
+
+    /// Stores a record that refers to other pieces; `encode` learns which pack it will lie in.
+    pub(crate) fn record(
+        &self,
+        kind: PieceKind,
+        encode: impl FnOnce(&PackSlot) -> Result<(Vec<u8>, Digest)>,
+    ) -> Result<(Location, Digest)> {
+        let mut state = self.state();
+        self.append(&mut state, kind, 64 << 10, encode)
+    }
+
+    fn append<B: AsRef<[u8]>>(
+        &self,
+        state: &mut State,
+        kind: PieceKind,
+        room: usize,
+        encode: impl FnOnce(&PackSlot) -> Result<(B, Digest)>,
+    ) -> Result<(Location, Digest)> {
+        if let Some(error) = &state.failed {
+            return Err(error.clone());
+        }
+        let full = state
+            .open
+            .as_ref()
+            .is_some_and(|slot| slot.len() + room > self.pack_bytes());
+        if full {
+            self.seal(state);
+            state.waiting.retain(|slot| !slot.is_durable());
+            if let Some(error) = state.waiting.iter().find_map(|slot| slot.failure()) {
+                state.failed = Some(error.clone());
+                return Err(error);
+            }
+        }
+        let slot = state.open.get_or_insert_with(|| Arc::new(PackSlot::new()));
+        let (bytes, digest) = encode(slot)?;
+        let bytes = bytes.as_ref();
+        let offset = slot.append(kind, digest, bytes)?;
+        let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        Ok((
+            Location {
+                pack: PackRef::Written(Arc::clone(slot)),
+                offset,
+                length,
+            },
+            digest,
+        ))
+    }
+
+    /// Many sessions at once fill smaller packs, so that they do not fill the memory.
+    fn pack_bytes(&self) -> usize {
+        let sessions = self.shared.sessions.load(Ordering::Relaxed).max(2);
+        let most = self.shared.options.pack_bytes;
+        (most * 2 / sessions).max(PACK_BYTES_MIN.min(most))
+    }
+
+    /// Closes the open pack, if there is one, and starts writing it.
+    fn seal(&self, state: &mut State) {
+        let Some(slot) = state.open.take() else { return };
+        let Some((id, bytes)) = slot.seal() else { return };
+        state.report.packs += 1;
+        state.waiting.push(Arc::clone(&slot));
+        self.shared.unsettled.send_modify(|packs| *packs += 1);
+        let upload = Upload {
+            shared: Arc::clone(&self.shared),
+            slot,
+            outcome: None,
+        };
+        self.runtime.spawn(upload.run(id, bytes));
+    }
+
+    /// Waits while too many packs are on their way.
+    pub(crate) async fn room(&self) {
+        let most = self.shared.options.packs_in_flight;
+        // An error would mean that the sender, which we hold, is gone.
+        let _ = self.shared.unsettled.subscribe().wait_for(|packs| *packs <= most).await;
+    }
+
+    /// Notes chunks that are stored already, in a file that is likely to be similar to what comes.
+    pub(crate) fn learn(&self, extents: impl IntoIterator<Item = Extent>) {
+        let mut state = self.state();
+        for extent in extents {
+            state.known.insert(extent.digest, extent.location);
+        }
+    }
+
+    /// Returns when everything that was stored before the call is durable.
+    pub(crate) async fn flush(&self) -> Result<WriteReport> {
+        let _turn = self.flushing.lock().await;
+        let (waiting, report) = {
+            let mut state = self.state();
+            if let Some(error) = &state.failed {
+                return Err(error.clone());
+            }
+            self.seal(&mut state);
+            (state.waiting.clone(), state.report)
+        };
+        for slot in waiting {
+            if let Err(error) = slot.settled().await {
+                self.state().failed = Some(error.clone());
+                return Err(error);
+            }
+        }
+        self.state().waiting.retain(|slot| !slot.is_durable());
+        Ok(report)
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.shared.sessions.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Settles its slot whatever happens, also when the task dies.
+struct Upload {
+    shared: Arc<Shared>,
+    slot: Arc<PackSlot>,
+    outcome: Option<Result<()>>,
+}
+
+impl Upload {
+    async fn run(mut self, id: Digest, bytes: Bytes) {
+        if let Ok(_permit) = self.shared.uploads.acquire().await {
+            self.outcome = Some(self.shared.store.put_pack(id, bytes).await);
+        }
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        self.slot
+            .settle(self.outcome.take().unwrap_or(Err(StorageError::Cancelled)));
+        self.shared.unsettled.send_modify(|packs| *packs -= 1);
+    }
+}

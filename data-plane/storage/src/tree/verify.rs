@@ -1,0 +1,255 @@
+//! Checking a tree: every node, every reference, every pack it uses; says in words what is wrong.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use futures::TryStreamExt;
+
+use super::boundary::Boundary;
+use super::cursor::load;
+use super::node::{Child, Items, Node};
+use super::{Finding, TreeRef};
+use crate::digest::Digest;
+use crate::entry::FileEntry;
+use crate::error::{Result, StorageError};
+use crate::location::Location;
+use crate::pack::{HEADER, TRAILER_BYTES, decode_index, decode_trailer};
+use crate::path::FilePath;
+use crate::reader::{self, ExtentWalk};
+use crate::storage::Shared;
+
+/// Where the pieces of a pack begin, how long they are, and their digests; `None`: the pack is unusable.
+type Index = Option<HashMap<u64, (u64, Digest)>>;
+
+struct Check<'a> {
+    shared: &'a Arc<Shared>,
+    deep: bool,
+    packs: HashMap<Digest, Index>,
+    /// Where nodes should end, for each level.
+    boundaries: Vec<Boundary>,
+    findings: Vec<Finding>,
+    before: Option<FilePath>,
+}
+
+/// Everything wrong with a tree; errors only if the store itself fails.
+pub(crate) async fn verify(shared: &Arc<Shared>, tree: &TreeRef, deep: bool) -> Result<Vec<Finding>> {
+    let mut check = Check {
+        shared,
+        deep,
+        packs: HashMap::new(),
+        boundaries: Vec::new(),
+        findings: Vec::new(),
+        before: None,
+    };
+    let Some(location) = &tree.root else {
+        return Ok(Vec::new());
+    };
+    let root = match shared.node(location, tree.digest).await {
+        Ok(root) => root,
+        Err(error) => {
+            check.note(None, location.pack(), error)?;
+            return Ok(check.findings);
+        }
+    };
+    if root.totals() != (tree.files, tree.bytes) {
+        check.say(
+            None,
+            location.pack(),
+            "the counts of the tree reference differ from those of its root".to_owned(),
+        );
+    }
+    check.boundaries = (0..=root.level()).map(Boundary::new).collect();
+    check.piece(None, location, None).await?;
+    check.nodes(root).await?;
+    Ok(check.findings)
+}
+
+impl Check<'_> {
+    fn say(&mut self, path: Option<&FilePath>, pack: Option<Digest>, problem: String) {
+        self.findings.push(Finding {
+            path: path.cloned(),
+            pack,
+            problem,
+        });
+    }
+
+    /// Damage is a finding; a store that does not answer is an error.
+    fn note(&mut self, path: Option<&FilePath>, pack: Option<Digest>, error: StorageError) -> Result<()> {
+        if !error.is_damage() {
+            return Err(error);
+        }
+        let pack = match &error {
+            StorageError::Corrupt { pack, .. } | StorageError::PackMissing { pack } => Some(*pack),
+            _ => pack,
+        };
+        self.say(path, pack, error.to_string());
+        Ok(())
+    }
+
+    /// Visits all nodes from left to right.
+    async fn nodes(&mut self, root: Arc<Node>) -> Result<()> {
+        let mut todo: Vec<(Child, u8)> = Vec::new();
+        let mut node = root;
+        let mut rightmost = true;
+        loop {
+            self.check_boundaries(&node, rightmost);
+            match &node.items {
+                Items::Leaf(files) => {
+                    for (path, file) in files {
+                        self.file(path, file).await?;
+                    }
+                }
+                Items::Inner(level, children) => {
+                    todo.extend(children.iter().rev().map(|child| (child.clone(), *level)));
+                }
+            }
+            node = loop {
+                let Some((child, level)) = todo.pop() else {
+                    return Ok(());
+                };
+                rightmost = todo.is_empty();
+                self.piece(None, &child.location, None).await?;
+                match load(self.shared, &child, level).await {
+                    Ok(node) => break node,
+                    Err(error) => {
+                        let lost = format!("{} files up to `{}` are unreachable", child.files, child.last);
+                        self.say(None, child.location.pack(), lost);
+                        self.note(None, child.location.pack(), error)?;
+                        self.boundaries = (0..=u8::MAX).take(self.boundaries.len()).map(Boundary::new).collect();
+                    }
+                }
+            };
+        }
+    }
+
+    fn check_boundaries(&mut self, node: &Node, rightmost: bool) {
+        let level = node.level();
+        let Some(boundary) = self.boundaries.get_mut(usize::from(level)) else {
+            return;
+        };
+        let paths: Vec<&str> = match &node.items {
+            Items::Leaf(files) => files.iter().map(|(path, _)| path.as_str()).collect(),
+            Items::Inner(_, children) => children.iter().map(|child| child.last.as_str()).collect(),
+        };
+        let wrong = paths.iter().enumerate().find(|(index, path)| {
+            let is_last = index + 1 == paths.len();
+            boundary.ends_with(path) != is_last && !(is_last && rightmost)
+        });
+        if let Some((_, path)) = wrong {
+            let problem = format!("a node of level {level} ends at another place than it should, near `{path}`");
+            *boundary = Boundary::new(level);
+            self.say(None, None, problem);
+        }
+    }
+
+    async fn file(&mut self, path: &FilePath, file: &FileEntry) -> Result<()> {
+        if self.before.as_ref().is_some_and(|before| before >= path) {
+            self.say(Some(path), None, "the path is out of order".to_owned());
+        }
+        self.before = Some(path.clone());
+        let mut walk = ExtentWalk::new(self.shared, file, 0);
+        loop {
+            match walk.next().await {
+                Ok(None) => break,
+                Ok(Some((_, extent))) => self.piece(Some(path), &extent.location, Some(extent.digest)).await?,
+                Err(error) => return self.note(Some(path), None, error),
+            }
+        }
+        if self.deep {
+            self.content(path, file).await
+        } else {
+            Ok(())
+        }
+    }
+
+    async fn content(&mut self, path: &FilePath, file: &FileEntry) -> Result<()> {
+        let mut hasher = blake3::Hasher::new();
+        let mut parts = reader::read(self.shared, file, 0..file.size);
+        loop {
+            match parts.try_next().await {
+                Ok(Some(part)) => {
+                    hasher.update(&part);
+                }
+                Ok(None) => break,
+                Err(error) => return self.note(Some(path), None, error),
+            }
+        }
+        if Digest::from(hasher.finalize()) != file.digest {
+            self.say(
+                Some(path),
+                None,
+                "the content does not have the digest that the tree says".to_owned(),
+            );
+        }
+        Ok(())
+    }
+
+    /// Checks that a pack has this piece.
+    async fn piece(&mut self, path: Option<&FilePath>, location: &Location, digest: Option<Digest>) -> Result<()> {
+        let Some(pack) = location.pack() else { return Ok(()) };
+        if !self.packs.contains_key(&pack) {
+            let index = match index(self.shared, pack).await {
+                Ok(index) => Some(index),
+                Err(error) => {
+                    self.note(path, Some(pack), error)?;
+                    None
+                }
+            };
+            self.packs.insert(pack, index);
+        }
+        let Some(Some(index)) = self.packs.get(&pack) else {
+            return Ok(());
+        };
+        let known = index.get(&location.offset());
+        let fits = known.is_some_and(|(length, stored)| {
+            *length == location.length() && digest.is_none_or(|digest| digest == *stored)
+        });
+        if !fits {
+            let problem = format!(
+                "pack `{pack}` has no such piece of {} bytes at {}",
+                location.length, location.offset
+            );
+            self.say(path, Some(pack), problem);
+        }
+        Ok(())
+    }
+}
+
+/// Reads the index of a pack and checks it against the pack's name and size.
+async fn index(shared: &Shared, pack: Digest) -> Result<HashMap<u64, (u64, Digest)>> {
+    let corrupt = |offset: u64, what: &str| StorageError::Corrupt {
+        pack,
+        offset,
+        what: what.to_owned(),
+    };
+    let size = shared.store.size(pack).await?;
+    let trailer_at = size
+        .checked_sub(TRAILER_BYTES as u64)
+        .ok_or_else(|| corrupt(0, "it is too short"))?;
+    let trailer = shared.store.get_range(pack, trailer_at, size).await?;
+    let (length, digest) = decode_trailer(&trailer).map_err(|error| corrupt(trailer_at, &error.0))?;
+    let index_at = trailer_at
+        .checked_sub(length)
+        .ok_or_else(|| corrupt(trailer_at, "its index is too long"))?;
+    if length == 0 || digest != pack {
+        return Err(corrupt(trailer_at, "its trailer belongs to another pack"));
+    }
+    let bytes = shared.store.get_range(pack, index_at, trailer_at).await?;
+    if Digest::of(&bytes) != pack {
+        return Err(corrupt(index_at, "its index does not match its name"));
+    }
+    if shared.store.get_range(pack, 0, HEADER.len() as u64).await? != HEADER[..] {
+        return Err(corrupt(0, "it does not begin as a pack begins"));
+    }
+    let pieces = decode_index(&bytes).map_err(|error| corrupt(index_at, &error.0))?;
+    let mut offset = HEADER.len() as u64;
+    let mut index = HashMap::with_capacity(pieces.len());
+    for piece in pieces {
+        index.insert(offset, (u64::from(piece.length), piece.digest));
+        offset += u64::from(piece.length);
+    }
+    if offset != index_at {
+        return Err(corrupt(index_at, "its pieces do not add up to its size"));
+    }
+    Ok(index)
+}

@@ -1,0 +1,4 @@
+//! Tests of storage through its public API.
+
+mod model;
+mod samples;
