@@ -40,19 +40,28 @@ impl Group {
         // Without swap the limit means what it says; absent where the kernel does not account for swap.
         let _ = fs::write(group.path.join("memory.swap.max"), "0");
         let _ = fs::write(group.path.join("memory.memsw.limit_in_bytes"), memory_bytes.to_string());
-        // Version 2 can end the whole run at once, as the supervisor does.
-        let _ = fs::write(group.path.join("memory.oom.group"), "1");
         Some(group)
+    }
+
+    /// The file to ask `has_killed` about.
+    pub(super) fn events(&self) -> PathBuf {
+        self.path.join(self.events)
     }
 
     /// Moves back and removes the group. True when the kernel killed something at the limit.
     pub(super) fn leave(self) -> bool {
-        let events = fs::read_to_string(self.path.join(self.events)).unwrap_or_default();
-        let kills = events.lines().find_map(|line| line.strip_prefix("oom_kill "));
+        let killed = has_killed(&self.events());
         // A group that cannot be removed is empty and harmless.
         let _ = enter(&self.home).and_then(|()| fs::remove_dir(&self.path));
-        kills.is_some_and(|count| count.trim() != "0")
+        killed
     }
+}
+
+/// Whether the kernel killed a process of the group at its limit.
+pub(super) fn has_killed(events: &Path) -> bool {
+    let events = fs::read_to_string(events).unwrap_or_default();
+    let kills = events.lines().find_map(|line| line.strip_prefix("oom_kill "));
+    kills.is_some_and(|count| count.trim() != "0")
 }
 
 /// Moves this process.

@@ -11,10 +11,13 @@ mod supervise;
 
 use std::fs;
 use std::io::{self, Write};
+use std::net::Shutdown;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
+use std::thread;
+use std::time::Duration;
 
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl;
@@ -153,12 +156,33 @@ fn enter_as_root(memory: Option<u64>, socket: &UnixStream) -> Setup<()> {
     close_inherited();
     // Without a usable cgroup the supervisor's own measuring still enforces the limit.
     let group = memory.and_then(cgroup::Group::join);
-    unshare(CloneFlags::CLONE_NEWPID).step(|| "make a process namespace".to_owned())?;
-    let result = start_init("root");
+    if let Some(group) = &group {
+        // Before the namespace: a process that left its own can start no thread.
+        end_after_kill(group.events(), socket)?;
+    }
+    let left = unshare(CloneFlags::CLONE_NEWPID).step(|| "make a process namespace".to_owned());
+    let result = left.and_then(|()| start_init("root"));
     if group.is_some_and(cgroup::Group::leave) {
         let _ = wire::report(&mut &*socket, &Report::OutOfMemory);
     }
     result
+}
+
+/// Ends the whole run when the kernel kills one process of it at the memory limit: by closing the life line that stage
+/// two watches, so that it still reports what was used.
+fn end_after_kill(events: PathBuf, socket: &UnixStream) -> Setup<()> {
+    const ASK_EVERY: Duration = Duration::from_millis(50);
+    let socket = socket.try_clone().step(|| "watch the memory limit".to_owned())?;
+    let watch = move || {
+        while !cgroup::has_killed(&events) {
+            thread::sleep(ASK_EVERY);
+        }
+        let _ = socket.shutdown(Shutdown::Read);
+    };
+    thread::Builder::new()
+        .spawn(watch)
+        .map(drop)
+        .step(|| "watch the memory limit".to_owned())
 }
 
 /// Stage one as an ordinary user: root of a new user namespace, for the set-up only.
