@@ -1,0 +1,231 @@
+//! Explanations (R11): the same weighing as a decision, told in words to somebody who may not know of everything that it
+//! names.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+
+use chrono::{DateTime, Utc};
+use contract::api::{Decision, Explanation, MissingDomain};
+use contract::ids::{CommitId, DomainId};
+use contract::policy::{OrganizationRole, Permission};
+
+use super::decide::{Cause, Denial, Subject, Verb, can, weigh};
+use super::policy::Policy;
+use crate::origins::{ActiveReleases, Edge, OriginSet};
+
+/// A commit in a lineage.
+#[derive(Debug, Clone)]
+pub struct LineageNode {
+    /// The domain of its repo.
+    pub domain: DomainId,
+    /// The pipeline that made it: the domain of its output repo.
+    pub pipeline: Option<DomainId>,
+    /// The commits that it was made from.
+    pub inputs: Vec<CommitId>,
+    /// The releases on the edges from these inputs; `Edge::plain()` where they are not known, which can only make a
+    /// witness less telling.
+    pub edge: Edge,
+}
+
+/// Everything upstream of one commit, itself included.
+#[derive(Debug, Clone)]
+pub struct Lineage {
+    /// The commit asked about.
+    pub object: CommitId,
+    /// The commits.
+    pub nodes: HashMap<CommitId, LineageNode>,
+}
+
+/// Explains to `viewer` whether `asked` may do `verb` with the object whose origins are `set`. `None` = answer 404: the
+/// viewer may not know of the object, or asks about somebody else without managing the object or the organization.
+pub fn explain(
+    policy: &Policy,
+    viewer: &Subject,
+    asked: &Subject,
+    verb: Verb,
+    set: &OriginSet,
+    lineage: &Lineage,
+    now: DateTime<Utc>,
+) -> Option<Explanation> {
+    let manages = || {
+        let role = policy.member(viewer.principal).map(|m| m.role);
+        role.is_some_and(OrganizationRole::manages) || can(policy, viewer, Permission::Admin, set.home())
+    };
+    let about_oneself = viewer.principal == asked.principal;
+    if !can(policy, viewer, Permission::Discover, set.home()) || !(about_oneself || manages()) {
+        return None;
+    }
+    let active = policy.active_releases(now);
+    let weighed = weigh(policy, asked, verb, set, &active);
+    let mut teller = Teller {
+        policy,
+        viewer,
+        you: about_oneself,
+        verb,
+        set,
+        lineage,
+        active: &active,
+        numbers: HashMap::new(),
+    };
+    let (decision, missing) = match &weighed.denial {
+        None => (Decision::Allow, Vec::new()),
+        Some(denial) => (Decision::Deny, teller.missing(denial, asked)),
+    };
+    Some(Explanation {
+        decision,
+        missing,
+        releases: weighed.releases,
+        token: policy.epoch(),
+    })
+}
+
+struct Teller<'a> {
+    policy: &'a Policy,
+    viewer: &'a Subject,
+    you: bool,
+    verb: Verb,
+    set: &'a OriginSet,
+    lineage: &'a Lineage,
+    active: &'a ActiveReleases,
+    numbers: HashMap<DomainId, u32>,
+}
+
+impl Teller<'_> {
+    fn missing(&mut self, denial: &Denial, asked: &Subject) -> Vec<MissingDomain> {
+        let who = if self.you {
+            "you".to_owned()
+        } else {
+            let name = self.policy.member(asked.principal).map(|m| m.name.clone());
+            name.unwrap_or_else(|| asked.principal.to_string())
+        };
+        let home = self.set.home();
+        let standing = match denial.cause {
+            Cause::Missing => None,
+            Cause::OrganizationNotActive => {
+                Some("the organization is not active, so nothing in it can be used".to_owned())
+            }
+            Cause::TokenRevoked => Some("the token in use was revoked: log in again".to_owned()),
+            Cause::NotAMember => Some(format!("{who} is not a member of the organization")),
+        };
+        if let Some(reason) = standing {
+            return vec![MissingDomain {
+                domain: self.name(home),
+                reason,
+                witness: vec![self.step(self.lineage.object, home)],
+                who_can_grant: Vec::new(),
+            }];
+        }
+        // Shown names first, hidden ones by their numbers: the order must not tell when a hidden domain was made.
+        let mut missing: Vec<_> = denial.missing.iter().map(|d| self.one(*d, &who)).collect();
+        missing.sort_by_key(|m| (m.domain.starts_with(RESTRICTED), m.domain.clone()));
+        missing
+    }
+
+    fn one(&mut self, domain: DomainId, who: &str) -> MissingDomain {
+        let name = self.name(domain);
+        let verb = self.verb.as_str();
+        let hidden = !self.shows(domain);
+        let subject = if hidden { name.clone() } else { format!("`{name}`") };
+        let reason = if domain == self.set.home() {
+            format!("{who} may not {verb} {subject} itself")
+        } else {
+            format!("{who} may not {verb} {subject}, from which this was made")
+        };
+        // Owners of what is hidden would tell what it is: the object's own owners know whom to ask.
+        let asked_of = if hidden { self.set.home() } else { domain };
+        MissingDomain {
+            witness: self.witness(domain),
+            who_can_grant: self.policy.owners(asked_of),
+            domain: name,
+            reason,
+        }
+    }
+
+    fn shows(&self, domain: DomainId) -> bool {
+        can(self.policy, self.viewer, Permission::Discover, domain)
+    }
+
+    fn name(&mut self, domain: DomainId) -> String {
+        match self.policy.name_of(domain) {
+            Some(name) if self.shows(domain) => name,
+            _ => format!("{RESTRICTED}{}", self.number(domain)),
+        }
+    }
+
+    /// A number that is the same in all explanations for this viewer and tells nothing: not how many hidden domains there
+    /// are, not their order, and to two viewers not that they look at the same one.
+    fn number(&mut self, domain: DomainId) -> u32 {
+        if let Some(number) = self.numbers.get(&domain) {
+            return *number;
+        }
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(self.viewer.principal.to_string().as_bytes());
+        hasher.update(domain.uuid().as_bytes());
+        let bytes = *hasher.finalize().as_bytes();
+        let mut number = u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]) % 9000 + 1000;
+        while self.numbers.values().any(|n| *n == number) {
+            number += 1;
+        }
+        self.numbers.insert(domain, number);
+        number
+    }
+
+    fn step(&mut self, commit: CommitId, domain: DomainId) -> String {
+        let name = self.name(domain);
+        if self.shows(domain) {
+            format!("{name}@{commit}")
+        } else {
+            name
+        }
+    }
+
+    /// One path from the domain to the object, as text. Hidden steps that follow each other are one.
+    fn witness(&mut self, domain: DomainId) -> Vec<String> {
+        let path = shortest(self.lineage, domain, self.active)
+            // Where the lineage does not tell of releases, any path shows how the domain gets there.
+            .or_else(|| shortest(self.lineage, domain, &ActiveReleases::default()))
+            .unwrap_or_else(|| vec![self.lineage.object]);
+        let mut steps: Vec<String> = Vec::new();
+        let mut hidden_before = false;
+        for commit in path {
+            let at = self.lineage.nodes.get(&commit).map_or(self.set.home(), |n| n.domain);
+            let hidden = !self.shows(at);
+            if hidden && hidden_before {
+                continue;
+            }
+            steps.push(self.step(commit, at));
+            hidden_before = hidden;
+        }
+        steps
+    }
+}
+
+const RESTRICTED: &str = "restricted upstream #";
+
+/// The shortest path from a commit of the domain down to the object on which no active release excuses the domain.
+fn shortest(lineage: &Lineage, domain: DomainId, active: &ActiveReleases) -> Option<Vec<CommitId>> {
+    let mut towards: HashMap<CommitId, CommitId> = HashMap::new();
+    let mut seen = HashSet::from([lineage.object]);
+    let mut queue = VecDeque::from([lineage.object]);
+    while let Some(commit) = queue.pop_front() {
+        let Some(node) = lineage.nodes.get(&commit) else {
+            continue;
+        };
+        if node.domain == domain {
+            let mut path = vec![commit];
+            while let Some(next) = path.last().and_then(|c| towards.get(c)) {
+                path.push(*next);
+            }
+            return Some(path);
+        }
+        if node.edge.excuses(domain, active) {
+            continue;
+        }
+        for input in &node.inputs {
+            if seen.insert(*input) {
+                towards.insert(*input, commit);
+                queue.push_back(*input);
+            }
+        }
+    }
+    None
+}

@@ -1,0 +1,15 @@
+//! The access rule: who may do what with a commit, given its origins and the policy. There is one function that weighs
+//! a question; `decide`, `explain`, `who_can_read` and `impact` all ask it, so that what is enforced and what is
+//! explained cannot differ.
+
+mod cache;
+mod decide;
+mod explain;
+mod policy;
+mod questions;
+
+pub use cache::DecisionCache;
+pub use decide::{Access, Cause, Denial, Permit, Readable, Subject, Verb, can, decide, read};
+pub use explain::{Lineage, LineageNode, explain};
+pub use policy::{PermissionSet, Policy};
+pub use questions::{Loss, guard, impact, required_for_new_pipeline, who_can_read};

@@ -1,0 +1,206 @@
+//! Datums: what a pipeline's input yields on given commits, all of them or only the difference between two states, and
+//! the key by which a datum is known to have been done before. The caller walks the trees; here are only lists of
+//! matches.
+
+mod changes;
+mod collisions;
+mod combine;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use contract::api::FileKind;
+use contract::ids::DomainId;
+use contract::names::RepoName;
+
+use crate::glob::{Captures, Glob};
+use crate::spec::InputSpec;
+
+pub use changes::{DatumChanges, LeafChange, enumerate_changes, leaves_needed};
+pub use collisions::{Collision, OutputPath, collision};
+
+/// A path of a commit that a leaf's glob matched.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Match {
+    /// Absolute path without a final `/`; the whole repo is `/`.
+    pub path: String,
+    /// File or directory.
+    pub kind: Kind,
+    /// Digest of the content: of a directory, one that changes with every name and content below it.
+    pub digest: [u8; 32],
+    /// Bytes, of a directory: of all files below it. Takes no part in keys.
+    pub size: u64,
+    /// What the glob captured.
+    pub captures: Captures,
+}
+
+/// A file or a directory, in an order that lists can be sorted by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// A file.
+    File,
+    /// A directory.
+    Directory,
+}
+
+impl From<Kind> for FileKind {
+    fn from(kind: Kind) -> Self {
+        match kind {
+            Kind::File => Self::File,
+            Kind::Directory => Self::Directory,
+        }
+    }
+}
+
+impl From<FileKind> for Kind {
+    fn from(kind: FileKind) -> Self {
+        match kind {
+            FileKind::File => Self::File,
+            FileKind::Directory => Self::Directory,
+        }
+    }
+}
+
+/// One input of a datum: user code sees it as `/pfs/<name><path>`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct DatumInput {
+    /// The input's name.
+    pub name: RepoName,
+    /// The domain of its repo.
+    pub domain: DomainId,
+    /// The path.
+    pub path: String,
+    /// File or directory.
+    pub kind: Kind,
+    /// Digest of the content.
+    pub digest: [u8; 32],
+    /// Bytes.
+    pub size: u64,
+    /// Files are shown empty.
+    pub empty_files: bool,
+    /// The value of the leaf's `group_by`.
+    pub group_by: Option<String>,
+    /// The leaf that it comes from: its place in `InputSpec::leaves`.
+    pub leaf: usize,
+}
+
+/// A datum: its inputs, in an order of their own so that equal datums are equal.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Datum {
+    /// The inputs, ascending by name and path.
+    pub inputs: Vec<DatumInput>,
+}
+
+impl Datum {
+    /// Its key with that code.
+    pub fn key(&self, code_digest: &[u8; 32]) -> [u8; 32] {
+        datum_key(code_digest, &self.inputs)
+    }
+
+    /// Its inputs for people: `images:/a.tif`.
+    pub fn labels(&self) -> Vec<String> {
+        self.inputs.iter().map(|i| format!("{}:{}", i.name, i.path)).collect()
+    }
+
+    /// Bytes of all inputs.
+    pub fn size(&self) -> u64 {
+        self.inputs.iter().map(|i| i.size).sum()
+    }
+
+    fn new(mut inputs: Vec<DatumInput>) -> Self {
+        inputs.sort();
+        // The same match reached a group through two leaves of one name and repo.
+        inputs.dedup_by(|a, b| identity(a) == identity(b));
+        Self { inputs }
+    }
+
+    /// What makes two datums the same: what user code sees and whose it is.
+    fn identity(&self) -> Identity {
+        Identity(self.inputs.iter().map(identity).collect())
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Identity(Vec<One>);
+
+type One = (RepoName, DomainId, String, Kind, [u8; 32], bool);
+
+fn identity(input: &DatumInput) -> One {
+    (
+        input.name.clone(),
+        input.domain,
+        input.path.clone(),
+        input.kind,
+        input.digest,
+        input.empty_files,
+    )
+}
+
+/// The skip rule's key: the code, and of each input its domain, name, path, kind and content. The order of inputs, the
+/// commits they come from, sizes and group keys do not count.
+pub fn datum_key(code_digest: &[u8; 32], inputs: &[DatumInput]) -> [u8; 32] {
+    let mut sorted: Vec<&DatumInput> = inputs.iter().collect();
+    sorted.sort();
+    let mut hasher = blake3::Hasher::new_derive_key("howdah datum v1");
+    hasher.update(code_digest);
+    for input in sorted {
+        hasher.update(input.domain.uuid().as_bytes());
+        for text in [input.name.as_str(), &input.path] {
+            hasher.update(&(text.len() as u64).to_be_bytes());
+            hasher.update(text.as_bytes());
+        }
+        hasher.update(&[input.kind as u8, u8::from(input.empty_files)]);
+        hasher.update(&input.digest);
+    }
+    *hasher.finalize().as_bytes()
+}
+
+/// Every datum of an input, ascending. `domains` has the domain of each leaf's repo, `matches` gives each leaf's matches
+/// in any order; leaves are numbered as in `InputSpec::leaves`.
+pub fn enumerate(input: &InputSpec, domains: &[DomainId], matches: &dyn Fn(usize) -> Arc<[Match]>) -> Vec<Datum> {
+    let mut datums = combine::all(&combine::tree(input, domains), matches);
+    datums.sort();
+    datums
+}
+
+/// A path that a leaf's glob matches and at or below which something changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Touched {
+    /// The path, as in `Match`.
+    pub path: String,
+    /// Whether it is the changed file itself or a directory that holds it.
+    pub kind: Kind,
+    /// What the glob captured.
+    pub captures: Captures,
+}
+
+/// Which matches of a glob the changed files touch, ascending: a changed file inside a directory match changes that
+/// match. Each may exist on one side only: look it up in both trees, and leave it out where nothing differs.
+pub fn changed_matches<'a>(glob: &Glob, changed: impl IntoIterator<Item = &'a str>) -> Vec<Touched> {
+    let mut touched: BTreeMap<(String, Kind), Captures> = BTreeMap::new();
+    let mut previous = "";
+    for path in changed {
+        if let Some(captures) = glob.matches(path, false) {
+            touched.insert((path.to_owned(), Kind::File), captures);
+        }
+        let mut at = path;
+        while let Some(slash) = at.rfind('/') {
+            at = &at[..slash];
+            // Sorted paths share their directories with the one before, which were looked at then.
+            if previous.strip_prefix(at).is_some_and(|rest| rest.starts_with('/')) {
+                break;
+            }
+            let directory = if at.is_empty() { "/" } else { at };
+            if let Some(captures) = glob.matches(directory, true) {
+                touched.insert((directory.to_owned(), Kind::Directory), captures);
+            }
+        }
+        previous = path;
+    }
+    let list = touched
+        .into_iter()
+        .map(|((path, kind), captures)| Touched { path, kind, captures });
+    list.collect()
+}

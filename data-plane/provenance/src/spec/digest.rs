@@ -1,0 +1,181 @@
+//! Specs as canonical JSON, and the digests that releases and datums are bound to.
+
+use serde_json::{Map, Value, json};
+
+use super::fields::join;
+use super::{InputSpec, MaxOrigins, PipelineSpec, Resources, quantity};
+
+/// JSON with sorted keys and no spaces: equal values have equal bytes, whatever order their fields were written in.
+pub fn canonical_json(value: &Value) -> String {
+    match value {
+        Value::Object(object) => {
+            let mut names: Vec<&String> = object.keys().collect();
+            names.sort();
+            let fields = names
+                .into_iter()
+                .map(|n| format!("{}:{}", Value::from(n.as_str()), canonical_json(&object[n])));
+            format!("{{{}}}", fields.collect::<Vec<_>>().join(","))
+        }
+        Value::Array(items) => format!("[{}]", items.iter().map(canonical_json).collect::<Vec<_>>().join(",")),
+        other => other.to_string(),
+    }
+}
+
+/// JSON pointers of the innermost fields in which two specs differ, sorted.
+pub fn differences(old: &Value, new: &Value) -> Vec<String> {
+    let mut found = Vec::new();
+    differ(old, new, String::new(), &mut found);
+    found.sort();
+    found
+}
+
+fn differ(old: &Value, new: &Value, pointer: String, found: &mut Vec<String>) {
+    match (old, new) {
+        (Value::Object(a), Value::Object(b)) => {
+            let mut names: Vec<&String> = a.keys().chain(b.keys()).collect();
+            names.sort();
+            names.dedup();
+            for name in names {
+                let one = |object: &Map<String, Value>| object.get(name).cloned().unwrap_or(Value::Null);
+                differ(&one(a), &one(b), join(&pointer, name), found);
+            }
+        }
+        (Value::Array(a), Value::Array(b)) if a.len() == b.len() => {
+            for (i, (a, b)) in a.iter().zip(b).enumerate() {
+                differ(a, b, join(&pointer, &i.to_string()), found);
+            }
+        }
+        _ if old == new => {}
+        _ => found.push(pointer),
+    }
+}
+
+pub(super) fn whole(spec: &PipelineSpec) -> Value {
+    let mut value = decisive(spec);
+    value["description"] = json!(spec.description);
+    value["autoscaling"] = json!(spec.autoscaling);
+    if let Some(n) = spec.parallelism {
+        value["parallelism_spec"] = json!({ "constant": n });
+    }
+    for (name, amount) in [
+        ("resource_requests", spec.resource_requests),
+        ("resource_limits", spec.resource_limits),
+    ] {
+        if amount != Resources::default() {
+            value[name] = resources(amount);
+        }
+    }
+    if !spec.metadata.is_empty() {
+        value["metadata"] = json!(spec.metadata);
+    }
+    value
+}
+
+fn resources(amount: Resources) -> Value {
+    let mut value = json!({});
+    if let Some(millis) = amount.cpu_millis {
+        value["cpu"] = json!(format!("{millis}m"));
+    }
+    if let Some(bytes) = amount.memory_bytes {
+        value["memory"] = json!(bytes.to_string());
+    }
+    if let Some(bytes) = amount.disk_bytes {
+        value["disk"] = json!(bytes.to_string());
+    }
+    value
+}
+
+/// Everything that decides what the code is, does and sees.
+fn decisive(spec: &PipelineSpec) -> Value {
+    let transform = &spec.transform;
+    let mut value = json!({
+        "pipeline": { "project": spec.project, "name": spec.name },
+        "transform": {
+            "cmd": transform.cmd,
+            "stdin": transform.stdin,
+            "err_cmd": transform.err_cmd,
+            "err_stdin": transform.err_stdin,
+            "accept_return_code": transform.accept_return_code,
+            "env": transform.env,
+        },
+        "input": input(&spec.input),
+        "output_branch": spec.output_branch,
+        "datum_tries": spec.datum_tries,
+        "reprocess_spec": spec.reprocess.as_str(),
+        "salt": spec.salt,
+        "network": spec.network.as_str(),
+    });
+    for (name, text) in [
+        ("image", &transform.image),
+        ("user", &transform.user),
+        ("working_dir", &transform.working_dir),
+    ] {
+        if let Some(text) = text {
+            value["transform"][name] = json!(text);
+        }
+    }
+    for (name, limit) in [("datum_timeout", spec.datum_timeout), ("job_timeout", spec.job_timeout)] {
+        if let Some(limit) = limit {
+            value[name] = json!(quantity::duration_text(limit));
+        }
+    }
+    match &spec.max_origins {
+        Some(MaxOrigins::Count(count)) => value["max_origins"] = json!(count),
+        Some(MaxOrigins::Named(names)) => value["max_origins"] = json!(names),
+        None => {}
+    }
+    value
+}
+
+fn input(spec: &InputSpec) -> Value {
+    let all = |parts: &[InputSpec]| parts.iter().map(input).collect::<Vec<_>>();
+    match spec {
+        InputSpec::Cross(parts) => json!({ "cross": all(parts) }),
+        InputSpec::Union(parts) => json!({ "union": all(parts) }),
+        InputSpec::Group(parts) => json!({ "group": all(parts) }),
+        InputSpec::Pfs(leaf) => {
+            let mut pfs = json!({
+                "project": leaf.project,
+                "repo": leaf.repo,
+                "branch": leaf.branch,
+                "name": leaf.name,
+                "glob": leaf.glob.as_str(),
+                "empty_files": leaf.empty_files,
+            });
+            if let Some(key) = &leaf.group_by {
+                pfs["group_by"] = json!(key);
+            }
+            json!({ "pfs": pfs })
+        }
+    }
+}
+
+pub(super) fn spec(spec: &PipelineSpec, image_digest: Option<&str>) -> [u8; 32] {
+    seal(
+        "howdah spec v1",
+        &json!({ "spec": decisive(spec), "image": image_digest }),
+    )
+}
+
+pub(super) fn code(spec: &PipelineSpec, image_digest: Option<&str>) -> [u8; 32] {
+    let transform = &spec.transform;
+    let code = json!({
+        // An image that was not resolved counts by its name.
+        "image": image_digest.or(transform.image.as_deref()),
+        "cmd": transform.cmd,
+        "stdin": transform.stdin,
+        "err_cmd": transform.err_cmd,
+        "err_stdin": transform.err_stdin,
+        "accept_return_code": transform.accept_return_code,
+        "env": transform.env,
+        "user": transform.user,
+        "working_dir": transform.working_dir,
+        "network": spec.network.as_str(),
+        "salt": spec.salt,
+    });
+    seal("howdah code v1", &code)
+}
+
+fn seal(context: &str, value: &Value) -> [u8; 32] {
+    blake3::derive_key(context, canonical_json(value).as_bytes())
+}

@@ -1,0 +1,246 @@
+//! Reading the fields of a JSON object: both spellings of a name, every mistake with its place, nothing left over.
+
+use std::collections::BTreeMap;
+
+use contract::problem::FieldError;
+use serde_json::Value;
+
+/// The mistakes found so far.
+#[derive(Default)]
+pub(super) struct Errors(pub Vec<FieldError>);
+
+impl Errors {
+    pub(super) fn add(&mut self, pointer: &str, message: impl Into<String>) {
+        self.0.push(FieldError {
+            pointer: pointer.to_owned(),
+            message: message.into(),
+        });
+    }
+}
+
+/// A value with its place.
+#[derive(Clone, Copy)]
+pub(super) struct At<'a> {
+    pub value: &'a Value,
+    pub pointer: &'a str,
+}
+
+/// The fields of an object that were not read yet.
+pub(super) struct Fields<'a> {
+    pointer: String,
+    left: BTreeMap<String, (&'a str, &'a Value)>,
+    known: Vec<&'static str>,
+}
+
+impl<'a> Fields<'a> {
+    pub(super) fn open(value: &'a Value, pointer: &str, errors: &mut Errors) -> Option<Self> {
+        let Value::Object(object) = value else {
+            errors.add(pointer, format!("must be an object with fields, not {}", kind(value)));
+            return None;
+        };
+        let mut left = BTreeMap::new();
+        for (name, value) in object {
+            if let Some((first, _)) = left.insert(snake_case(name), (name.as_str(), value)) {
+                errors.add(
+                    &join(pointer, name),
+                    format!("is the same field as `{first}`: keep one of them"),
+                );
+            }
+        }
+        Some(Self {
+            pointer: pointer.to_owned(),
+            left,
+            known: Vec::new(),
+        })
+    }
+
+    pub(super) fn pointer(&self) -> &str {
+        &self.pointer
+    }
+
+    /// Takes a field with its pointer; null counts as absent.
+    pub(super) fn take(&mut self, name: &'static str) -> Option<(&'a Value, String)> {
+        self.known.push(name);
+        let (written, value) = self.left.remove(name)?;
+        (!value.is_null()).then(|| (value, join(&self.pointer, written)))
+    }
+
+    /// Refuses fields that a later release will carry out.
+    pub(super) fn not_yet(&mut self, names: &[&'static str], errors: &mut Errors) {
+        for name in names {
+            if let Some((_, pointer)) = self.take(name) {
+                errors.add(&pointer, format!("`{name}` is not supported yet: remove it"));
+            }
+        }
+    }
+
+    pub(super) fn string(&mut self, name: &'static str, errors: &mut Errors) -> Option<String> {
+        let (value, pointer) = self.take(name)?;
+        string(
+            At {
+                value,
+                pointer: &pointer,
+            },
+            errors,
+        )
+    }
+
+    pub(super) fn bool(&mut self, name: &'static str, errors: &mut Errors) -> Option<bool> {
+        let (value, pointer) = self.take(name)?;
+        if !value.is_boolean() {
+            errors.add(&pointer, format!("must be true or false, not {}", kind(value)));
+        }
+        value.as_bool()
+    }
+
+    /// A whole number of at least `least`.
+    pub(super) fn number(&mut self, name: &'static str, least: u32, errors: &mut Errors) -> Option<u32> {
+        let (value, pointer) = self.take(name)?;
+        let number = value
+            .as_u64()
+            .and_then(|n| u32::try_from(n).ok())
+            .filter(|n| *n >= least);
+        if number.is_none() {
+            errors.add(
+                &pointer,
+                format!("must be a whole number from {least} to {}, not {value}", u32::MAX),
+            );
+        }
+        number
+    }
+
+    /// A list of texts; a single text is a list of one.
+    pub(super) fn strings(&mut self, name: &'static str, errors: &mut Errors) -> Vec<String> {
+        let Some((value, pointer)) = self.take(name) else {
+            return Vec::new();
+        };
+        match value {
+            Value::Array(items) => items
+                .iter()
+                .enumerate()
+                .filter_map(|(i, value)| {
+                    string(
+                        At {
+                            value,
+                            pointer: &join(&pointer, &i.to_string()),
+                        },
+                        errors,
+                    )
+                })
+                .collect(),
+            one => string(
+                At {
+                    value: one,
+                    pointer: &pointer,
+                },
+                errors,
+            )
+            .into_iter()
+            .collect(),
+        }
+    }
+
+    /// A name or other text with a parser of its own.
+    pub(super) fn parsed<T: std::str::FromStr<Err: std::fmt::Display>>(
+        &mut self,
+        name: &'static str,
+        errors: &mut Errors,
+    ) -> Option<T> {
+        let (value, pointer) = self.take(name)?;
+        let text = string(
+            At {
+                value,
+                pointer: &pointer,
+            },
+            errors,
+        )?;
+        text.parse()
+            .map_err(|e: T::Err| errors.add(&pointer, e.to_string()))
+            .ok()
+    }
+
+    /// One of a few words.
+    pub(super) fn word<T: Copy>(
+        &mut self,
+        name: &'static str,
+        words: &[(&'static str, T)],
+        errors: &mut Errors,
+    ) -> Option<T> {
+        let (value, pointer) = self.take(name)?;
+        let text = string(
+            At {
+                value,
+                pointer: &pointer,
+            },
+            errors,
+        )?;
+        let found = words
+            .iter()
+            .find(|(word, _)| *word == text)
+            .map(|(_, meaning)| *meaning);
+        if found.is_none() {
+            let all: Vec<String> = words.iter().map(|(word, _)| format!("`{word}`")).collect();
+            errors.add(&pointer, format!("`{text}` is not known: use {}", all.join(" or ")));
+        }
+        found
+    }
+
+    /// Reports what was not taken.
+    pub(super) fn finish(self, errors: &mut Errors) {
+        for (name, (written, _)) in &self.left {
+            let mut known = self.known.clone();
+            known.sort_by(|a, b| strsim::jaro_winkler(b, name).total_cmp(&strsim::jaro_winkler(a, name)));
+            let hint = match known.first() {
+                Some(nearest) if strsim::jaro_winkler(nearest, name) >= 0.7 => format!("did you mean `{nearest}`?"),
+                _ => {
+                    known.sort_unstable();
+                    format!("known here: {}", known.join(", "))
+                }
+            };
+            errors.add(
+                &join(&self.pointer, written),
+                format!("unknown field `{written}`; {hint}"),
+            );
+        }
+    }
+}
+
+pub(super) fn string(at: At<'_>, errors: &mut Errors) -> Option<String> {
+    match at.value {
+        Value::String(text) => Some(text.clone()),
+        // YAML reads `salt: 1` or `FOO: true` so; what is meant is clear.
+        Value::Number(_) | Value::Bool(_) => Some(at.value.to_string()),
+        other => {
+            errors.add(at.pointer, format!("must be a text, not {}", kind(other)));
+            None
+        }
+    }
+}
+
+/// What a value is, for messages.
+pub(super) fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "nothing",
+        Value::Bool(_) => "true or false",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a text",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    }
+}
+
+/// A JSON pointer one step longer.
+pub(super) fn join(pointer: &str, name: &str) -> String {
+    format!("{pointer}/{}", name.replace('~', "~0").replace('/', "~1"))
+}
+
+fn snake_case(name: &str) -> String {
+    let mut out = String::new();
+    for c in name.chars() {
+        if c.is_ascii_uppercase() && !out.is_empty() && !out.ends_with('_') {
+            out.push('_');
+        }
+        out.push(c.to_ascii_lowercase());
+    }
+    out
+}

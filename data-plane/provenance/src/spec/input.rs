@@ -1,0 +1,210 @@
+//! Reading the input of a spec.
+
+use std::collections::BTreeMap;
+
+use contract::names::{BranchName, ProjectName, RepoName};
+use serde_json::Value;
+
+use super::fields::{Errors, Fields, join, kind};
+use super::{InputSpec, PfsInput};
+use crate::glob::{Glob, highest_group};
+
+const MAX_NESTING: usize = 16;
+const MAX_LEAVES: usize = 256;
+
+/// Reads the whole input and checks what concerns several leaves.
+pub(super) fn read(value: &Value, pointer: &str, project: &ProjectName, errors: &mut Errors) -> Option<InputSpec> {
+    let mut reader = Reader {
+        project,
+        leaves: 0,
+        errors,
+    };
+    let spec = reader.node(value, pointer, 0, false)?;
+    if reader.leaves > MAX_LEAVES {
+        errors.add(pointer, format!("has more than {MAX_LEAVES} inputs"));
+        return None;
+    }
+    unique_names(&spec, pointer, errors);
+    Some(spec)
+}
+
+struct Reader<'a> {
+    project: &'a ProjectName,
+    leaves: usize,
+    errors: &'a mut Errors,
+}
+
+impl Reader<'_> {
+    fn node(&mut self, value: &Value, pointer: &str, nesting: usize, grouped: bool) -> Option<InputSpec> {
+        if nesting > MAX_NESTING {
+            self.errors
+                .add(pointer, format!("is nested more than {MAX_NESTING} deep"));
+            return None;
+        }
+        let mut fields = Fields::open(value, pointer, self.errors)?;
+        let taken = ["pfs", "cross", "union", "group"].map(|k| (k, fields.take(k)));
+        fields.not_yet(&["join", "cron"], self.errors);
+        fields.finish(self.errors);
+        let mut given = taken.into_iter().filter_map(|(k, found)| found.map(|(v, p)| (k, v, p)));
+        let Some((what, value, at)) = given.next() else {
+            self.errors
+                .add(pointer, "must have one of `pfs`, `cross`, `union` or `group`");
+            return None;
+        };
+        if let Some((other, _, second)) = given.next() {
+            let message = format!("stands beside `{what}`; put both into one `cross` or `union`, or remove `{other}`");
+            self.errors.add(&second, message);
+            return None;
+        }
+        match what {
+            "pfs" => self
+                .leaf(value, &at, grouped)
+                .map(|leaf| InputSpec::Pfs(Box::new(leaf))),
+            "cross" => self.parts(value, &at, nesting, grouped).map(InputSpec::Cross),
+            "union" => self.parts(value, &at, nesting, grouped).map(InputSpec::Union),
+            _ => {
+                let parts = self.parts(value, &at, nesting, true)?;
+                for (i, part) in parts.iter().enumerate() {
+                    if !is_keyed(part) {
+                        self.errors.add(
+                            &join(&at, &i.to_string()),
+                            "has no `group_by`: say which capture of its glob is the key, for example `group_by: $1`",
+                        );
+                    }
+                }
+                Some(InputSpec::Group(parts))
+            }
+        }
+    }
+
+    fn parts(&mut self, value: &Value, pointer: &str, nesting: usize, grouped: bool) -> Option<Vec<InputSpec>> {
+        let Value::Array(items) = value else {
+            self.errors
+                .add(pointer, format!("must be a list of inputs, not {}", kind(value)));
+            return None;
+        };
+        if items.is_empty() {
+            self.errors.add(pointer, "must have at least one input");
+            return None;
+        }
+        let read = items.iter().enumerate();
+        let read: Vec<_> = read
+            .map(|(i, v)| self.node(v, &join(pointer, &i.to_string()), nesting + 1, grouped))
+            .collect();
+        read.into_iter().collect()
+    }
+
+    fn leaf(&mut self, value: &Value, pointer: &str, grouped: bool) -> Option<PfsInput> {
+        self.leaves += 1;
+        let errors = &mut *self.errors;
+        let mut fields = Fields::open(value, pointer, errors)?;
+        let project = fields.parsed::<ProjectName>("project", errors);
+        let has_repo = value.get("repo").is_some_and(|v| !v.is_null());
+        let repo = fields.parsed::<RepoName>("repo", errors);
+        if !has_repo {
+            errors.add(pointer, "must name a `repo`");
+        }
+        let branch = fields.parsed::<BranchName>("branch", errors);
+        let name = fields.parsed::<RepoName>("name", errors);
+        let has_glob = value.get("glob").is_some_and(|v| !v.is_null());
+        let glob = fields.parsed::<Glob>("glob", errors);
+        if !has_glob {
+            errors.add(
+                pointer,
+                "must have a `glob`: `/` for the whole repo as one datum, `/*` for one datum per entry",
+            );
+        }
+        let empty_files = fields.bool("empty_files", errors).unwrap_or(false);
+        let group_by = fields.string("group_by", errors);
+        for (off, name) in [(false, "lazy"), (false, "s3"), (false, "outer_join")] {
+            // Written out but switched off, as generated specs do, it asks for nothing.
+            match fields.take(name) {
+                Some((v, _)) if *v == Value::Bool(off) => {}
+                Some((_, at)) => errors.add(&at, format!("`{name}` is not supported yet: remove it")),
+                None => {}
+            }
+        }
+        fields.not_yet(&["join_on", "trigger", "commit", "repo_type"], errors);
+        let at = fields.pointer().to_owned();
+        fields.finish(errors);
+        let (repo, glob) = (repo?, glob?);
+        let name = name.unwrap_or_else(|| repo.clone());
+        if name.as_str() == "out" {
+            errors.add(
+                &join(&at, "name"),
+                "may not be `out`, which is where the output goes; give the input another `name`",
+            );
+        }
+        if let Some(key) = &group_by {
+            check_key(key, &glob, grouped, &join(&at, "group_by"), errors);
+        }
+        Some(PfsInput {
+            project: project.unwrap_or_else(|| self.project.clone()),
+            repo,
+            branch: branch.unwrap_or_else(BranchName::main),
+            name,
+            glob,
+            empty_files,
+            group_by,
+        })
+    }
+}
+
+fn check_key(key: &str, glob: &Glob, grouped: bool, pointer: &str, errors: &mut Errors) {
+    if !grouped {
+        errors.add(
+            pointer,
+            "has a meaning under `group` only: put the input into a `group` or remove it",
+        );
+    }
+    match highest_group(key) {
+        None => errors.add(
+            pointer,
+            "names no capture of the glob: write `$1` for its first parentheses",
+        ),
+        Some(n) if n == 0 || n > glob.groups() => {
+            let has = glob.groups();
+            errors.add(
+                pointer,
+                format!("names `${n}`, but the glob `{glob}` has {has} captures, numbered from 1"),
+            );
+        }
+        Some(_) => {}
+    }
+}
+
+/// Whether every datum of it has a key of its group.
+fn is_keyed(spec: &InputSpec) -> bool {
+    match spec {
+        InputSpec::Pfs(leaf) => leaf.group_by.is_some(),
+        InputSpec::Union(parts) | InputSpec::Group(parts) => parts.iter().all(is_keyed),
+        InputSpec::Cross(parts) => parts.iter().any(is_keyed),
+    }
+}
+
+/// What is in one datum must have different names: under cross and group.
+fn unique_names(spec: &InputSpec, pointer: &str, errors: &mut Errors) -> Vec<RepoName> {
+    let (kind, parts, exclusive) = match spec {
+        InputSpec::Pfs(leaf) => return vec![leaf.name.clone()],
+        InputSpec::Cross(parts) => ("cross", parts, true),
+        InputSpec::Group(parts) => ("group", parts, true),
+        InputSpec::Union(parts) => ("union", parts, false),
+    };
+    let mut seen: BTreeMap<RepoName, usize> = BTreeMap::new();
+    for (i, part) in parts.iter().enumerate() {
+        let at = join(&join(pointer, kind), &i.to_string());
+        let mut names = unique_names(part, &at, errors);
+        names.sort();
+        names.dedup();
+        for name in names {
+            let first = seen.insert(name.clone(), i);
+            if let (Some(first), true) = (first, exclusive) {
+                let message = format!(
+                    "the name `{name}` is used by input {first} of this {kind} too: give one of them another `name`"
+                );
+                errors.add(&at, message);
+            }
+        }
+    }
+    seen.into_keys().collect()
+}

@@ -1,0 +1,229 @@
+//! The pipeline spec: what people write, read into types that cannot hold a mistake. Everything wrong with a spec is
+//! reported at once, each at its place. Fields that this release does not carry out are refused, never ignored.
+
+mod digest;
+mod fields;
+mod input;
+mod quantity;
+mod read;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use contract::names::{BranchName, ProjectName, RepoName};
+use contract::problem::FieldError;
+use serde_json::Value;
+
+use crate::glob::Glob;
+
+pub use digest::{canonical_json, differences};
+
+/// A whole spec.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PipelineSpec {
+    /// The project that the pipeline is in.
+    pub project: ProjectName,
+    /// The pipeline's name, and that of its output repo.
+    pub name: RepoName,
+    /// What it is for.
+    pub description: String,
+    /// What runs.
+    pub transform: Transform,
+    /// What it runs on.
+    pub input: InputSpec,
+    /// The branch of the output repo that outputs go to.
+    pub output_branch: BranchName,
+    /// How many datums run at the same time; `None` = as many as there are processors.
+    pub parallelism: Option<u32>,
+    /// Workers may go to sleep between jobs.
+    pub autoscaling: bool,
+    /// The longest that user code may run for one datum.
+    pub datum_timeout: Option<Duration>,
+    /// How often user code may fail on a datum before the datum fails.
+    pub datum_tries: u32,
+    /// The longest that a job may take.
+    pub job_timeout: Option<Duration>,
+    /// When datums that were done before are run again.
+    pub reprocess: Reprocess,
+    /// Changing it makes every datum new.
+    pub salt: String,
+    /// What a worker gets at least.
+    pub resource_requests: Resources,
+    /// What a worker gets at most.
+    pub resource_limits: Resources,
+    /// Labels and annotations, passed through.
+    pub metadata: BTreeMap<String, Value>,
+    /// The origins that the output may have (R5).
+    pub max_origins: Option<MaxOrigins>,
+    /// What user code can reach.
+    pub network: Network,
+}
+
+/// What runs for each datum.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Transform {
+    /// The image; the process executor needs none.
+    pub image: Option<String>,
+    /// The command with its arguments, never empty.
+    pub cmd: Vec<String>,
+    /// Lines that the command gets on its standard input.
+    pub stdin: Vec<String>,
+    /// The command to run when `cmd` failed; empty = none.
+    pub err_cmd: Vec<String>,
+    /// Lines that it gets on its standard input.
+    pub err_stdin: Vec<String>,
+    /// Exit codes other than 0 that are a success too.
+    pub accept_return_code: Vec<i32>,
+    /// Environment variables.
+    pub env: BTreeMap<String, String>,
+    /// The user in the image that runs it.
+    pub user: Option<String>,
+    /// Where it runs; the directory is made if it does not exist.
+    pub working_dir: Option<String>,
+}
+
+/// An input, freely nested.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum InputSpec {
+    /// Matches of a glob in a branch.
+    Pfs(Box<PfsInput>),
+    /// Every combination of one datum of each.
+    Cross(Vec<InputSpec>),
+    /// The datums of all, equal ones once.
+    Union(Vec<InputSpec>),
+    /// One datum for each key, with everything of that key.
+    Group(Vec<InputSpec>),
+}
+
+/// A leaf of an input.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PfsInput {
+    /// The repo's project.
+    pub project: ProjectName,
+    /// The repo.
+    pub repo: RepoName,
+    /// The branch.
+    pub branch: BranchName,
+    /// Where it appears: `/pfs/<name>`.
+    pub name: RepoName,
+    /// Which paths are datums.
+    pub glob: Glob,
+    /// User code sees names only, every file is empty.
+    pub empty_files: bool,
+    /// The key under a group, `$1` for the first capture of the glob.
+    pub group_by: Option<String>,
+}
+
+impl InputSpec {
+    /// The pfs inputs from left to right. Everything that talks of a leaf by number means its place here.
+    pub fn leaves(&self) -> Vec<&PfsInput> {
+        match self {
+            Self::Pfs(leaf) => vec![leaf],
+            Self::Cross(parts) | Self::Union(parts) | Self::Group(parts) => {
+                parts.iter().flat_map(Self::leaves).collect()
+            }
+        }
+    }
+}
+
+/// When datums that were done before are run again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Reprocess {
+    /// Never, once they succeeded.
+    #[default]
+    UntilSuccess,
+    /// In every job.
+    EveryJob,
+}
+
+impl Reprocess {
+    /// The word in a spec.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::UntilSuccess => "until_success",
+            Self::EveryJob => "every_job",
+        }
+    }
+}
+
+/// What user code can reach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Network {
+    /// Nothing.
+    #[default]
+    None,
+    /// The internet.
+    Internet,
+}
+
+impl Network {
+    /// The word in a spec.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Internet => "internet",
+        }
+    }
+}
+
+/// Amounts of resources; `None` = not said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Resources {
+    /// Thousandths of a processor.
+    pub cpu_millis: Option<u64>,
+    /// Bytes of memory.
+    pub memory_bytes: Option<u64>,
+    /// Bytes of disk.
+    pub disk_bytes: Option<u64>,
+}
+
+/// A pin on the origins of a repo's commits (R5), besides the repo itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MaxOrigins {
+    /// At most so many required domains.
+    Count(u32),
+    /// Only these, `project/repo` each.
+    Named(Vec<String>),
+}
+
+/// A text that is not YAML.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the file is neither YAML nor JSON: {0}")]
+pub struct YamlError(String);
+
+/// Reads a file of one or more YAML documents (or one of JSON) into specs that are not looked into yet. A document that
+/// is a list holds a spec in each item; empty documents are left out.
+pub fn parse_yaml(text: &str) -> Result<Vec<Value>, YamlError> {
+    let documents: Vec<Value> = serde_saphyr::from_multiple(text).map_err(|e| YamlError(e.to_string()))?;
+    let flat = documents.into_iter().flat_map(|d| match d {
+        Value::Null => Vec::new(),
+        Value::Array(items) => items,
+        one => vec![one],
+    });
+    Ok(flat.collect())
+}
+
+impl PipelineSpec {
+    /// Reads a spec. `default_project` counts where the spec names none. All mistakes come at once.
+    pub fn parse(value: &Value, default_project: &ProjectName) -> Result<Self, Vec<FieldError>> {
+        read::spec(value, default_project)
+    }
+
+    /// The spec with every default filled in, as JSON that `parse` reads again.
+    pub fn to_value(&self) -> Value {
+        digest::whole(self)
+    }
+
+    /// What a release names (R9): digest of everything that decides what the code does and sees, and of the image.
+    /// Description, metadata, parallelism and resources are left out.
+    pub fn spec_digest(&self, image_digest: Option<&str>) -> [u8; 32] {
+        digest::spec(self, image_digest)
+    }
+
+    /// The code's part of a datum's key: image, commands, environment, salt, network.
+    pub fn code_digest(&self, image_digest: Option<&str>) -> [u8; 32] {
+        digest::code(self, image_digest)
+    }
+}
