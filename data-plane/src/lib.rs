@@ -1,1 +1,23 @@
-//! (skeleton)
+//! One tenant's data plane: versioned data under the access rule, and the pipelines that are run on it. Each folder is a
+//! noun with its types and rules in `mod.rs`, its handlers in `routes.rs` and its SQL in `queries.rs`. A handler takes a
+//! [`call::Call`] (who), gets proofs from [`permissions`] (may they), and passes them to what shows or changes something.
+//! Start reading at `commits/mod.rs`, then `files/upload.rs`.
+
+pub mod activity;
+pub mod branches;
+pub mod call;
+pub mod commits;
+pub mod control;
+pub mod cursor;
+pub mod failure;
+pub mod files;
+pub mod fsck;
+pub mod lineage;
+pub mod permissions;
+pub mod pipelines;
+pub mod plane;
+pub mod policy;
+pub mod projects;
+pub mod repos;
+pub mod server;
+pub mod stores;

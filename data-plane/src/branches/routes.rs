@@ -1,0 +1,214 @@
+//! `/v1/projects/{p}/repos/{r}/branches`.
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::{get, patch};
+use chassis::http::{Json, Path, Query};
+use contract::api::{Branch, CommitState, Page};
+use contract::ids::CommitSetId;
+use contract::names::{BranchName, ProjectName, RepoName};
+use contract::policy::Permission;
+use contract::problem::ProblemKind;
+use contract::reference::{CommitRef, RepoRef};
+use serde::Deserialize;
+
+use super::queries;
+use crate::call::Call;
+use crate::commits::lock::lock_dag;
+use crate::commits::{self, CommitRow, origins};
+use crate::cursor;
+use crate::failure::{Answer, Failure};
+use crate::permissions::{System, Visible};
+use crate::pipelines::{self, MovedHead};
+use crate::plane::{Plane, Tx};
+
+const DECIDE: System = System::because("rows are read in order to decide whether the caller may see the head");
+
+/// The routes.
+pub fn router() -> Router<Plane> {
+    Router::new()
+        .route("/v1/projects/{project}/repos/{repo}/branches", get(list).post(create))
+        .route(
+            "/v1/projects/{project}/repos/{repo}/branches/{branch}",
+            patch(move_head).delete(remove),
+        )
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NewBranch {
+    name: BranchName,
+    #[serde(default)]
+    from: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Move {
+    to: String,
+}
+
+#[derive(Deserialize)]
+struct ListQuery {
+    limit: Option<u32>,
+    cursor: Option<String>,
+}
+
+fn reference(project: ProjectName, repo: RepoName) -> RepoRef {
+    RepoRef {
+        project: Some(project),
+        repo,
+    }
+}
+
+fn view(repo: &Visible, name: BranchName, head: Option<contract::ids::CommitId>) -> Branch {
+    Branch {
+        repo: repo.name.clone(),
+        project: repo.project.clone(),
+        name,
+        head,
+    }
+}
+
+async fn list(
+    State(plane): State<Plane>,
+    call: Call,
+    Path((project, repo)): Path<(ProjectName, RepoName)>,
+    Query(query): Query<ListQuery>,
+) -> Answer<Json<Page<Branch>>> {
+    let limit = cursor::limit(query.limit)?;
+    let mut conn = plane.pool.acquire().await?;
+    let repo = call.repo(&mut conn, &reference(project, repo)).await?;
+    let list = format!("branches {}", repo.id);
+    let after: Option<String> = call.position(&list, query.cursor.as_deref())?;
+    let rows = queries::list_branches(&mut conn, &repo, after.as_deref(), limit as i64 + 1).await?;
+    let mut items = Vec::new();
+    for row in rows {
+        // Which commit a branch points at is shown to its readers; that there is a branch, to who knows of the repo.
+        let readable = match row.origin_set {
+            None => false,
+            Some(id) => {
+                let set = origins::get(&plane, &mut conn, &DECIDE, id).await?;
+                call.readable(&set, "").is_ok()
+            }
+        };
+        items.push(view(&repo, row.name, row.head.filter(|_| readable)));
+    }
+    Ok(Json(call.page(&list, items, limit, |b: &Branch| b.name.clone())?))
+}
+
+/// The commit that a branch shall point at: of the same repo, finished, known to the caller.
+async fn target(call: &Call, tx: &mut Tx, repo: &Visible, text: &str) -> Answer<CommitRow> {
+    let mut wanted: CommitRef = text.parse()?;
+    if wanted.repo.project.is_none() {
+        wanted.repo.project = Some(repo.project.clone());
+    }
+    let located = call.locate(tx, &wanted).await?;
+    if located.repo.id != repo.id {
+        return Err(Failure::invalid(format!(
+            "a branch of `{repo}` can't point at a commit of `{}`",
+            located.repo
+        )));
+    }
+    if located.commit.state != CommitState::Finished {
+        return Err(Failure::new(
+            ProblemKind::Conflict,
+            format!("commit `{}` is not finished", located.commit.id),
+        ));
+    }
+    Ok(located.commit)
+}
+
+async fn moved(plane: &Plane, tx: &mut Tx, repo: &Visible, branch: &BranchName, commit: CommitRow) -> Answer<()> {
+    let set: CommitSetId = plane.id();
+    let moved = MovedHead {
+        repo: repo.id,
+        branch: branch.clone(),
+        commit,
+    };
+    pipelines::propagate(plane, tx, set, &[moved]).await
+}
+
+async fn create(
+    State(plane): State<Plane>,
+    call: Call,
+    Path((project, repo)): Path<(ProjectName, RepoName)>,
+    Json(body): Json<NewBranch>,
+) -> Answer<(StatusCode, Json<Branch>)> {
+    let mut tx = plane.begin().await?;
+    let repo = call.repo(&mut tx, &reference(project, repo)).await?;
+    let allowed = call.writable(&repo)?;
+    lock_dag(&mut tx).await?;
+    let head = match &body.from {
+        None => None,
+        Some(from) => Some(target(&call, &mut tx, &repo, from).await?),
+    };
+    let id = head.as_ref().map(|h| h.id);
+    if !queries::insert_branch(&mut tx, &allowed, &body.name, id, plane.now()).await? {
+        return Err(Failure::new(
+            ProblemKind::AlreadyExists,
+            format!("`{repo}` has a branch `{}` already", body.name),
+        ));
+    }
+    if let Some(head) = head {
+        moved(&plane, &mut tx, &repo, &body.name, head).await?;
+    }
+    tx.commit().await?;
+    plane.signals.work_changed();
+    Ok((StatusCode::CREATED, Json(view(&repo, body.name, id))))
+}
+
+async fn move_head(
+    State(plane): State<Plane>,
+    call: Call,
+    Path((project, repo, branch)): Path<(ProjectName, RepoName, BranchName)>,
+    Json(body): Json<Move>,
+) -> Answer<Json<Branch>> {
+    let mut tx = plane.begin().await?;
+    let repo = call.repo(&mut tx, &reference(project, repo)).await?;
+    let allowed = call.writable(&repo)?;
+    lock_dag(&mut tx).await?;
+    let head = commits::queries::find_head(&mut tx, &DECIDE, repo.id, &branch)
+        .await?
+        .ok_or_else(Failure::not_found)?;
+    if head.as_ref().is_some_and(|h| h.state == CommitState::Open) {
+        return Err(Failure::new(
+            ProblemKind::Conflict,
+            format!("`{repo}@{branch}` has an open commit"),
+        )
+        .hint(format!("howdah commit finish {repo}@{branch}")));
+    }
+    let to = target(&call, &mut tx, &repo, &body.to).await?;
+    let id = to.id;
+    queries::update_head(&mut tx, &allowed, &branch, id).await?;
+    if head.is_none_or(|h| h.id != id) {
+        moved(&plane, &mut tx, &repo, &branch, to).await?;
+    }
+    tx.commit().await?;
+    plane.signals.work_changed();
+    Ok(Json(view(&repo, branch, Some(id))))
+}
+
+async fn remove(
+    State(plane): State<Plane>,
+    call: Call,
+    Path((project, repo, branch)): Path<(ProjectName, RepoName, BranchName)>,
+) -> Answer<StatusCode> {
+    let mut tx = plane.begin().await?;
+    let repo = call.repo(&mut tx, &reference(project, repo)).await?;
+    let allowed = call.allowed(&repo, Permission::Admin)?;
+    if repo.pipeline {
+        return Err(Failure::new(
+            ProblemKind::Conflict,
+            format!("`{repo}` holds the output of a pipeline: its branches are the pipeline's"),
+        ));
+    }
+    lock_dag(&mut tx).await?;
+    if !queries::branch_exists(&mut tx, &repo, &branch).await? {
+        return Err(Failure::not_found());
+    }
+    queries::delete_branch(&mut tx, &allowed, &branch).await?;
+    tx.commit().await?;
+    Ok(StatusCode::NO_CONTENT)
+}

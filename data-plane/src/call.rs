@@ -1,0 +1,183 @@
+//! One request of a person or service account: who calls, under which policy. Extracting it is the one place where a
+//! token is believed, so every handler that takes a [`Call`] is authenticated and every other one is public.
+
+use std::sync::Arc;
+
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
+use chassis::http::{ApiError, EPOCH, bearer};
+use chassis::signed::VerifyError;
+use contract::api::Actor;
+use contract::claims::AccessClaims;
+use contract::policy::OrganizationRole;
+use contract::problem::ProblemKind;
+use provenance::access::{Policy, Subject};
+
+use crate::failure::{Answer, Failure};
+use crate::permissions::Rights;
+use crate::plane::Plane;
+
+/// An authenticated request of a member of the organization.
+pub struct Call {
+    /// The plane it came to.
+    pub plane: Plane,
+    claims: AccessClaims,
+    rights: Rights,
+}
+
+impl Call {
+    /// Lets a token in under the policy that is in force now.
+    ///
+    /// # Errors
+    /// `signed-out`, `token-expired`, `policy-unreachable`, `organization-suspended`, `not-allowed`.
+    pub async fn admit(plane: Plane, token: &str, epoch: Option<u64>) -> Answer<Self> {
+        let claims = believed(&plane, token).await?;
+        if let Some(epoch) = epoch {
+            plane.policy.wait_for_epoch(epoch).await?;
+        }
+        let policy = plane.policy.current(plane.now())?;
+        standing(&policy, &claims)?;
+        let rights = Rights {
+            subject: Subject::of(&claims),
+            policy,
+        };
+        Ok(Self { plane, claims, rights })
+    }
+
+    /// What the caller may do.
+    pub fn rights(&self) -> &Rights {
+        &self.rights
+    }
+
+    /// Who acts, as it is recorded.
+    pub fn actor(&self) -> Actor {
+        Actor {
+            id: self.claims.sub,
+            name: self.claims.name.clone(),
+            token: self.claims.token,
+        }
+    }
+
+    /// The token's claims.
+    pub fn claims(&self) -> &AccessClaims {
+        &self.claims
+    }
+
+    /// What the caller is in the organization, by the policy and not by the token, which may be older.
+    pub fn role(&self) -> OrganizationRole {
+        self.rights
+            .policy
+            .member(self.claims.sub)
+            .map_or(OrganizationRole::Member, |m| m.role)
+    }
+
+    /// Demands a role that manages the organization.
+    ///
+    /// # Errors
+    /// `not-allowed`.
+    pub fn manages(&self, what: &str) -> Answer<()> {
+        if self.role().manages() && self.claims.scopes.is_empty() {
+            return Ok(());
+        }
+        Err(Failure::new(
+            ProblemKind::NotAllowed,
+            format!("only owners and admins of the organization may {what}"),
+        )
+        .hint("ask one of them, or use a token without scopes"))
+    }
+}
+
+/// Verifies the token; a key that is not known yet may be a new one, so the published keys are read once more.
+async fn believed(plane: &Plane, token: &str) -> Answer<AccessClaims> {
+    let now = plane.now();
+    let mut answer = plane.policy.verify_access(token, now);
+    if matches!(answer, Err(VerifyError::UnknownKey))
+        && let Ok(jwks) = plane.control.jwks().await
+        && plane.policy.set_keys(jwks).is_ok()
+    {
+        answer = plane.policy.verify_access(token, now);
+    }
+    let claims = answer.map_err(|error| match error {
+        VerifyError::Expired => Failure::new(ProblemKind::TokenExpired, "the access token has expired")
+            .hint("exchange the session or API token for a new one"),
+        other => Failure::new(ProblemKind::SignedOut, format!("the access token is not valid: {other}"))
+            .hint("exchange the session or API token for an access token of this organization"),
+    })?;
+    if claims.org != plane.organization {
+        return Err(Failure::new(
+            ProblemKind::SignedOut,
+            "the access token is for another organization",
+        ));
+    }
+    Ok(claims)
+}
+
+fn standing(policy: &Policy, claims: &AccessClaims) -> Answer<()> {
+    if policy.is_revoked(claims.token) {
+        return Err(Failure::new(ProblemKind::SignedOut, "the token was revoked").hint("log in again"));
+    }
+    if policy.member(claims.sub).is_none() {
+        return Err(Failure::new(
+            ProblemKind::NotAllowed,
+            "you are not a member of this organization",
+        )
+        .hint("ask an owner of the organization for an invitation"));
+    }
+    if !policy.is_active() {
+        return Err(Failure::new(
+            ProblemKind::OrganizationSuspended,
+            "the organization is suspended, so nothing in it can be used",
+        )
+        .hint("ask an owner of the organization"));
+    }
+    Ok(())
+}
+
+impl FromRequestParts<Plane> for Call {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, plane: &Plane) -> Result<Self, Failure> {
+        let token = bearer(&parts.headers)?.to_owned();
+        let epoch = match parts.headers.get(&EPOCH) {
+            None => None,
+            Some(value) => Some(value.to_str().ok().and_then(|v| v.parse::<u64>().ok()).ok_or_else(|| {
+                ApiError::new(ProblemKind::Malformed, "the header `Howdah-Epoch` is not a number")
+            })?),
+        };
+        Self::admit(plane.clone(), &token, epoch).await
+    }
+}
+
+/// The rights of a call that a stream keeps while it runs, to ask again.
+#[derive(Clone)]
+pub struct Standing {
+    plane: Plane,
+    claims: Arc<AccessClaims>,
+}
+
+impl Call {
+    /// What an open stream asks again with.
+    pub fn keep(&self) -> Standing {
+        Standing {
+            plane: self.plane.clone(),
+            claims: Arc::new(self.claims.clone()),
+        }
+    }
+}
+
+impl Standing {
+    /// Whether the caller may still read what has this origin set, by the policy of this moment.
+    pub fn may_still_read(&self, set: &provenance::origins::OriginSet) -> bool {
+        let now = self.plane.now();
+        let Ok(policy) = self.plane.policy.current(now) else {
+            return false;
+        };
+        let subject = Subject::of(&self.claims);
+        self.plane.policy.decisions.read(&policy, &subject, set, now).is_ok()
+    }
+
+    /// The plane.
+    pub fn plane(&self) -> &Plane {
+        &self.plane
+    }
+}

@@ -1,0 +1,185 @@
+//! Commits: what they are, how one is named by a reference, how it is made and finished. A finished commit never changes
+//! and carries a digest over its canonical record and its parents' digests, so the history is a chain that anybody can
+//! verify; its content digest is that of its tree.
+
+pub mod finish;
+pub mod lock;
+pub mod origins;
+pub mod queries;
+pub mod resolve;
+pub mod routes;
+pub mod views;
+
+use chrono::{DateTime, Utc};
+use contract::api::{Actor, CommitState};
+use contract::ids::{CommitId, CommitSetId, DomainId};
+use contract::names::BranchName;
+use storage::TreeRef;
+
+use crate::failure::{Answer, Failure};
+
+/// A row of `commits`.
+#[derive(Debug, Clone)]
+pub struct CommitRow {
+    /// Its id.
+    pub id: CommitId,
+    /// Its place among all commits of the plane.
+    pub seq: i64,
+    /// Its repo.
+    pub repo: DomainId,
+    /// The branch it was made on.
+    pub branch: BranchName,
+    /// The commit set.
+    pub commit_set: CommitSetId,
+    /// The commit before it on its branch.
+    pub parent: Option<CommitId>,
+    /// Its state.
+    pub state: CommitState,
+    /// Why it is errored.
+    pub reason: Option<String>,
+    /// Its tree, encoded; of a finished commit only.
+    pub root: Option<Vec<u8>>,
+    /// Digest of its record; of a finished commit only.
+    pub digest: Option<Vec<u8>>,
+    /// Bytes of all files.
+    pub size_bytes: i64,
+    /// Number of files.
+    pub files: i64,
+    /// Its origins.
+    pub origin_set: i64,
+    /// What its maker said.
+    pub message: String,
+    /// Who made it.
+    pub actor: Actor,
+    /// The pipeline that made it, with what ran.
+    pub pipeline: Option<PipelineStamp>,
+    /// When it was begun.
+    pub started_at: DateTime<Utc>,
+    /// When it was finished.
+    pub finished_at: Option<DateTime<Utc>>,
+}
+
+impl CommitRow {
+    /// Its tree.
+    ///
+    /// # Errors
+    /// `conflict` for a commit that is not finished; `corrupt` when the stored reference does not decode.
+    pub fn tree(&self) -> Answer<TreeRef> {
+        match (&self.root, self.state) {
+            (Some(root), CommitState::Finished) => Ok(TreeRef::from_bytes(root)?),
+            (_, CommitState::Errored) => Err(Failure::new(
+                contract::problem::ProblemKind::Conflict,
+                format!(
+                    "commit `{}` never got a content: {}",
+                    self.id,
+                    self.reason.as_deref().unwrap_or("its job failed")
+                ),
+            )
+            .hint("read an older commit, for example with `^`")),
+            _ => Err(Failure::new(
+                contract::problem::ProblemKind::Conflict,
+                format!("commit `{}` is not finished yet, so it can't be read", self.id),
+            )
+            .hint("wait for it with `howdah wait`, or finish it with `howdah commit finish`")),
+        }
+    }
+}
+
+/// What made the output commit of a pipeline.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PipelineStamp {
+    /// The pipeline.
+    pub id: DomainId,
+    /// Its version.
+    pub version: i32,
+    /// The image's digest.
+    pub image_digest: Option<String>,
+    /// The git revision.
+    pub code_revision: Option<String>,
+}
+
+/// A commit to be made, open.
+#[derive(Debug, Clone)]
+pub struct NewCommit {
+    /// Its id.
+    pub id: CommitId,
+    /// Its repo.
+    pub repo: DomainId,
+    /// Its branch, which it becomes the head of.
+    pub branch: BranchName,
+    /// The commit set.
+    pub commit_set: CommitSetId,
+    /// The commit before it.
+    pub parent: Option<CommitId>,
+    /// What its maker says.
+    pub message: String,
+    /// Who makes it.
+    pub actor: Actor,
+    /// The pipeline whose output it is.
+    pub pipeline: Option<PipelineStamp>,
+    /// Its origins, interned.
+    pub origin_set: i64,
+    /// Its direct inputs with the names they go by.
+    pub inputs: Vec<(CommitId, String)>,
+    /// Now.
+    pub started_at: DateTime<Utc>,
+}
+
+/// The word that the database has for a state.
+pub const fn state_word(state: CommitState) -> &'static str {
+    match state {
+        CommitState::Open => "open",
+        CommitState::Finished => "finished",
+        CommitState::Errored => "errored",
+    }
+}
+
+/// What the digest of a commit's record covers besides the row itself.
+pub struct Ancestry {
+    /// Digest of the parent's record, if it has a finished parent.
+    pub parent: Option<Vec<u8>>,
+    /// Digest of the tree.
+    pub tree: [u8; 32],
+    /// Digest of the origin set.
+    pub origins: [u8; 32],
+    /// Name and record digest of each input, in any order.
+    pub inputs: Vec<(String, Vec<u8>)>,
+}
+
+/// The digest of a finished commit's canonical record: every field in a fixed order, each with its length in front, so
+/// that no two records have the same bytes.
+pub fn record_digest(commit: &CommitRow, finished_at: DateTime<Utc>, ancestry: &Ancestry) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new();
+    let mut field = |bytes: &[u8]| {
+        hasher.update(&(bytes.len() as u64).to_le_bytes());
+        hasher.update(bytes);
+    };
+    field(b"howdah commit 1");
+    field(commit.id.uuid().as_bytes());
+    field(commit.repo.uuid().as_bytes());
+    field(commit.branch.as_str().as_bytes());
+    field(commit.commit_set.uuid().as_bytes());
+    field(ancestry.parent.as_deref().unwrap_or_default());
+    field(&ancestry.tree);
+    field(&ancestry.origins);
+    let mut inputs: Vec<_> = ancestry.inputs.iter().collect();
+    inputs.sort();
+    field(&(inputs.len() as u64).to_le_bytes());
+    for (name, digest) in inputs {
+        field(name.as_bytes());
+        field(digest);
+    }
+    field(commit.message.as_bytes());
+    field(commit.actor.id.to_string().as_bytes());
+    field(commit.actor.name.as_bytes());
+    field(commit.actor.token.to_string().as_bytes());
+    if let Some(pipeline) = &commit.pipeline {
+        field(pipeline.id.uuid().as_bytes());
+        field(&pipeline.version.to_le_bytes());
+        field(pipeline.image_digest.as_deref().unwrap_or_default().as_bytes());
+        field(pipeline.code_revision.as_deref().unwrap_or_default().as_bytes());
+    }
+    field(&commit.started_at.timestamp_micros().to_le_bytes());
+    field(&finished_at.timestamp_micros().to_le_bytes());
+    *hasher.finalize().as_bytes()
+}

@@ -1,0 +1,3 @@
+//! Files of commits.
+
+pub mod routes;

@@ -1,0 +1,10 @@
+//! Verification of everything.
+
+use axum::Router;
+
+use crate::plane::Plane;
+
+/// The routes.
+pub fn router() -> Router<Plane> {
+    Router::new()
+}

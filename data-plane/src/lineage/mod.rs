@@ -1,0 +1,3 @@
+//! Provenance upward and impact downward.
+
+pub mod routes;

@@ -1,0 +1,152 @@
+//! What a running data plane is made of: the database, the bucket, the policy, time and randomness, and the signals by
+//! which its parts wake each other. Handlers and background tasks hold it; nothing in it is global.
+
+use std::ops::Deref;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chassis::Environment;
+use chrono::{DateTime, Utc};
+use contract::config::DataPlaneConfig;
+use contract::ids::{GenerateId, OrganizationId};
+use sqlx::postgres::{PgPool, PgPoolOptions};
+use sqlx::{Postgres, Transaction};
+use storage::Storage;
+use tokio::sync::watch;
+
+use crate::activity::Activity;
+use crate::commits::origins::OriginSets;
+use crate::control::ControlPlane;
+use crate::failure::Answer;
+use crate::policy::PolicyHolder;
+
+/// A database transaction. What it did is undone when it is dropped without `commit`.
+pub type Tx = Transaction<'static, Postgres>;
+
+/// The data plane of one organization. Cheap to clone.
+#[derive(Clone)]
+pub struct Plane(Arc<Parts>);
+
+/// The parts of a [`Plane`].
+pub struct Parts {
+    /// Whose it is.
+    pub organization: OrganizationId,
+    /// The configuration it was started with. Holds secrets: never printed.
+    pub config: DataPlaneConfig,
+    /// The tenant's database.
+    pub pool: PgPool,
+    /// The tenant's bytes.
+    pub storage: Storage,
+    /// Time and randomness.
+    pub environment: Environment,
+    /// The access policy in force.
+    pub policy: PolicyHolder,
+    /// The control plane, for what only it can change.
+    pub control: ControlPlane,
+    /// Origin sets by id: they never change, so they are read once.
+    pub origin_sets: OriginSets,
+    /// How parts wake each other.
+    pub signals: Signals,
+    /// Since when the plane has had nothing to do.
+    pub activity: Activity,
+    /// Binds cursors to their callers.
+    pub cursor_key: [u8; 32],
+}
+
+/// Wake-up calls between parts. They carry nothing: whoever is woken looks into the database, so one that is lost costs
+/// a little time (each listener also has a timer) and one too many costs a query.
+#[derive(Clone)]
+pub struct Signals {
+    work: watch::Sender<u64>,
+    commits: watch::Sender<u64>,
+}
+
+impl Default for Signals {
+    fn default() -> Self {
+        Self {
+            work: watch::Sender::new(0),
+            commits: watch::Sender::new(0),
+        }
+    }
+}
+
+impl Signals {
+    /// There may be work for the scheduler: a job was made, a datum ended, an input was finished.
+    pub fn work_changed(&self) {
+        self.work.send_modify(|n| *n += 1);
+    }
+
+    /// A commit or job has a new state: whoever waits for one looks again.
+    pub fn commits_changed(&self) {
+        self.commits.send_modify(|n| *n += 1);
+    }
+
+    /// Wakes at `work_changed`.
+    pub fn work(&self) -> watch::Receiver<u64> {
+        self.work.subscribe()
+    }
+
+    /// Wakes at `commits_changed`.
+    pub fn commits(&self) -> watch::Receiver<u64> {
+        self.commits.subscribe()
+    }
+}
+
+impl Deref for Plane {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.0
+    }
+}
+
+impl Plane {
+    /// Puts the parts together. Nothing is connected yet: the database may be away and come back.
+    ///
+    /// # Errors
+    /// When the configuration makes no sense (database URL, JWKS, bucket).
+    pub fn new(config: DataPlaneConfig, storage: Storage, environment: Environment) -> anyhow::Result<Self> {
+        let pool = PgPoolOptions::new()
+            .max_connections(24)
+            .min_connections(0)
+            .acquire_timeout(Duration::from_secs(5))
+            .connect_lazy(&config.database_url)?;
+        Ok(Self(Arc::new(Parts {
+            organization: config.organization,
+            pool,
+            storage,
+            policy: PolicyHolder::new(&config)?,
+            control: ControlPlane::new(&config)?,
+            origin_sets: OriginSets::default(),
+            signals: Signals::default(),
+            activity: Activity::new(environment.now()),
+            cursor_key: blake3::derive_key("howdah data plane 2026 list cursors", config.agent_token.as_bytes()),
+            environment,
+            config,
+        })))
+    }
+
+    /// The time.
+    pub fn now(&self) -> DateTime<Utc> {
+        self.environment.now()
+    }
+
+    /// A new id of any kind.
+    pub fn id<T: GenerateId>(&self) -> T {
+        self.environment.id()
+    }
+
+    /// Begins a transaction.
+    ///
+    /// # Errors
+    /// `overloaded` when the database is away.
+    pub async fn begin(&self) -> Answer<Tx> {
+        Ok(self.pool.begin().await?)
+    }
+
+    /// Where this plane keeps its state.
+    pub fn home(&self) -> &PathBuf {
+        &self.config.home
+    }
+}

@@ -1,0 +1,84 @@
+//! The two conversations with the control plane that never end: the long poll for the policy, and the heartbeat.
+
+use std::time::Duration;
+
+use chassis::process::Shutdown;
+use contract::config::Heartbeat;
+
+use crate::plane::Plane;
+
+const HEARTBEAT_EVERY: Duration = Duration::from_secs(3);
+const PAUSE_LEAST: Duration = Duration::from_millis(100);
+const PAUSE_MOST: Duration = Duration::from_secs(2);
+
+/// Asks for the policy again and again until shutdown. Each answer is a sign of life of the control plane.
+pub async fn follow(plane: Plane, shutdown: Shutdown) {
+    // Shorter than the limit, so that a quiet policy never looks like a control plane that is away.
+    let wait_seconds = (plane.config.fail_closed_seconds / 3).clamp(1, 20);
+    let mut pause = PAUSE_LEAST;
+    let mut first = true;
+    while !shutdown.has_begun() {
+        // The first answer must come at once: nothing is served before it.
+        let wait = if first { 0 } else { wait_seconds };
+        let asked = plane.policy.epoch();
+        let answer = tokio::select! {
+            answer = plane.control.poll_policy(asked, wait) => answer,
+            () = shutdown.begun() => return,
+        };
+        match answer.map_err(anyhow::Error::from).and_then(|a| take(&plane, &a)) {
+            Ok(()) => {
+                first = false;
+                pause = PAUSE_LEAST;
+            }
+            Err(error) => {
+                tracing::warn!(error = %error, "the policy could not be read: {error}");
+                refresh_keys(&plane).await;
+                tokio::select! {
+                    () = tokio::time::sleep(pause) => {}
+                    () = shutdown.begun() => return,
+                }
+                pause = (pause * 2).min(PAUSE_MOST);
+            }
+        }
+    }
+}
+
+fn take(plane: &Plane, answer: &contract::policy::PolicyAnswer) -> anyhow::Result<()> {
+    if let Some(signed) = &answer.signed_snapshot {
+        plane.policy.accept(signed)?;
+    }
+    anyhow::ensure!(
+        plane.policy.epoch() >= answer.epoch || answer.signed_snapshot.is_some(),
+        "the control plane named epoch {} and sent no snapshot",
+        answer.epoch
+    );
+    plane.policy.heard(plane.now());
+    Ok(())
+}
+
+async fn refresh_keys(plane: &Plane) {
+    if let Ok(jwks) = plane.control.jwks().await
+        && let Err(error) = plane.policy.set_keys(jwks)
+    {
+        tracing::warn!(error = %error, "the published keys could not be read: {error}");
+    }
+}
+
+/// Says every few seconds that the plane lives, what it enforces and whether it is idle.
+pub async fn send_heartbeats(plane: Plane, shutdown: Shutdown) {
+    let mut timer = tokio::time::interval(HEARTBEAT_EVERY);
+    timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = timer.tick() => {}
+            () = shutdown.begun() => return,
+        }
+        let heartbeat = Heartbeat {
+            epoch: plane.policy.epoch(),
+            idle_seconds: plane.activity.idle_seconds(plane.now()),
+        };
+        if let Err(error) = plane.control.heartbeat(&heartbeat).await {
+            tracing::debug!(error = %error, "the heartbeat was not heard");
+        }
+    }
+}

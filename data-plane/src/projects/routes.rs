@@ -1,0 +1,93 @@
+//! `/v1/projects`.
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::{delete, get};
+use chassis::http::{Json, Path, Query};
+use contract::api::{Page, Project};
+use contract::names::ProjectName;
+use contract::problem::ProblemKind;
+use serde::Deserialize;
+
+use super::{ProjectRow, queries};
+use crate::call::Call;
+use crate::cursor;
+use crate::failure::{Answer, Failure};
+use crate::permissions::System;
+use crate::plane::Plane;
+
+const MEMBERS: System = System::because("every member may know the names of all projects");
+const MANAGERS: System = System::because("the caller manages the organization");
+
+/// The routes.
+pub fn router() -> Router<Plane> {
+    Router::new()
+        .route("/v1/projects", get(list).post(create))
+        .route("/v1/projects/{project}", delete(remove))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NewProject {
+    name: ProjectName,
+}
+
+#[derive(Deserialize)]
+struct ListQuery {
+    limit: Option<u32>,
+    cursor: Option<String>,
+}
+
+fn view(row: ProjectRow) -> Project {
+    Project {
+        name: row.name,
+        created_at: row.created_at,
+    }
+}
+
+async fn create(
+    State(plane): State<Plane>,
+    call: Call,
+    Json(body): Json<NewProject>,
+) -> Answer<(StatusCode, Json<Project>)> {
+    call.manages("create projects")?;
+    let row = ProjectRow {
+        id: plane.id(),
+        name: body.name,
+        created_at: plane.now(),
+    };
+    let mut tx = plane.begin().await?;
+    queries::insert_project(&mut tx, &MANAGERS, &row).await?;
+    tx.commit().await?;
+    Ok((StatusCode::CREATED, Json(view(row))))
+}
+
+async fn list(State(plane): State<Plane>, call: Call, Query(query): Query<ListQuery>) -> Answer<Json<Page<Project>>> {
+    let limit = cursor::limit(query.limit)?;
+    let after: Option<String> = call.position("projects", query.cursor.as_deref())?;
+    let mut tx = plane.begin().await?;
+    let rows = queries::list_projects(&mut tx, &MEMBERS, after.as_deref(), limit as i64 + 1).await?;
+    let items = rows.into_iter().map(view).collect();
+    Ok(Json(call.page("projects", items, limit, |p: &Project| p.name.clone())?))
+}
+
+async fn remove(State(plane): State<Plane>, call: Call, Path(project): Path<ProjectName>) -> Answer<StatusCode> {
+    call.manages("delete projects")?;
+    if project == ProjectName::default_project() {
+        return Err(Failure::new(ProblemKind::Conflict, "the project `default` always exists"));
+    }
+    let mut tx = plane.begin().await?;
+    let row = queries::find_project(&mut tx, &MANAGERS, &project)
+        .await?
+        .ok_or_else(Failure::not_found)?;
+    if !queries::delete_project(&mut tx, &MANAGERS, row.id).await? {
+        return Err(Failure::new(
+            ProblemKind::Conflict,
+            format!("project `{project}` has or had repos, and commits may name them"),
+        )
+        .hint("leave it, or delete its repos: their names stay in the provenance of what was made from them"));
+    }
+    tx.commit().await?;
+    Ok(StatusCode::NO_CONTENT)
+}

@@ -1,0 +1,210 @@
+//! SQL of repos.
+
+use std::collections::HashMap;
+
+use contract::api::Actor;
+use contract::ids::{DomainId, ProjectId};
+use contract::names::{ProjectName, RepoName};
+use sqlx::postgres::PgRow;
+use sqlx::types::Json;
+use sqlx::{FromRow, PgConnection, Row};
+use uuid::Uuid;
+
+use super::RepoRow;
+use crate::failure::{Answer, Failure, OnConstraint};
+use crate::permissions::{Allowed, System};
+
+macro_rules! select_repos {
+    ($tail:literal) => {
+        concat!(
+            "select r.id, r.project_id, p.name as project, r.name, r.description, r.pipeline, r.created_at
+             from repos r join projects p on p.id = r.project_id ",
+            $tail
+        )
+    };
+}
+
+fn parsed<T: std::str::FromStr<Err: std::fmt::Display>>(row: &PgRow, column: &str) -> Result<T, sqlx::Error> {
+    let text: &str = row.try_get(column)?;
+    text.parse().map_err(|e: T::Err| sqlx::Error::ColumnDecode {
+        index: column.to_owned(),
+        source: e.to_string().into(),
+    })
+}
+
+impl FromRow<'_, PgRow> for RepoRow {
+    fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            id: DomainId::from_uuid(row.try_get("id")?),
+            project_id: ProjectId::from_uuid(row.try_get("project_id")?),
+            project: parsed(row, "project")?,
+            name: parsed(row, "name")?,
+            description: row.try_get("description")?,
+            pipeline: row.try_get("pipeline")?,
+            created_at: row.try_get("created_at")?,
+        })
+    }
+}
+
+/// A repo that is not deleted.
+pub async fn find_repo(
+    conn: &mut PgConnection,
+    _: &System,
+    project: &ProjectName,
+    name: &RepoName,
+) -> Answer<Option<RepoRow>> {
+    let row = sqlx::query_as(select_repos!(
+        "where p.name = $1 and r.name = $2 and r.deleted_at is null"
+    ))
+    .bind(project.as_str())
+    .bind(name.as_str())
+    .fetch_optional(conn)
+    .await?;
+    Ok(row)
+}
+
+/// A repo by its id, deleted or not.
+pub async fn find_repo_by_id(conn: &mut PgConnection, _: &System, id: DomainId) -> Answer<Option<RepoRow>> {
+    let row = sqlx::query_as(select_repos!("where r.id = $1"))
+        .bind(id.uuid())
+        .fetch_optional(conn)
+        .await?;
+    Ok(row)
+}
+
+/// Repos of a project (`None` = all) behind `after` in the order of project and name, only these domains.
+pub async fn list_repos(
+    conn: &mut PgConnection,
+    _: &System,
+    project: Option<&ProjectName>,
+    visible: &[Uuid],
+    after: Option<(&str, &str)>,
+    limit: i64,
+) -> Answer<Vec<RepoRow>> {
+    let rows = sqlx::query_as(select_repos!(
+        "where r.deleted_at is null and r.id = any($1) and ($2::text is null or p.name = $2)
+           and ($3::text is null or (p.name, r.name) > ($3, $4))
+         order by p.name, r.name limit $5"
+    ))
+    .bind(visible)
+    .bind(project.map(ProjectName::as_str))
+    .bind(after.map(|a| a.0))
+    .bind(after.map(|a| a.1))
+    .bind(limit)
+    .fetch_all(conn)
+    .await?;
+    Ok(rows)
+}
+
+/// Branches of repos, by repo, in order.
+pub async fn branches_of(
+    conn: &mut PgConnection,
+    _: &System,
+    repos: &[DomainId],
+) -> Answer<HashMap<DomainId, Vec<contract::names::BranchName>>> {
+    let ids: Vec<Uuid> = repos.iter().map(|r| r.uuid()).collect();
+    let rows = sqlx::query_as::<_, (Uuid, String)>(
+        "select repo_id, name from branches where repo_id = any($1) order by name",
+    )
+    .bind(ids)
+    .fetch_all(conn)
+    .await?;
+    let mut branches: HashMap<DomainId, Vec<_>> = HashMap::new();
+    for (repo, name) in rows {
+        branches.entry(DomainId::from_uuid(repo)).or_default().push(name.parse()?);
+    }
+    Ok(branches)
+}
+
+/// Project and name of repos, deleted ones too.
+pub async fn names_of(
+    conn: &mut PgConnection,
+    _: &System,
+    repos: &[DomainId],
+) -> Answer<HashMap<DomainId, (ProjectName, RepoName)>> {
+    let ids: Vec<Uuid> = repos.iter().map(|r| r.uuid()).collect();
+    let rows = sqlx::query_as::<_, RepoRow>(select_repos!("where r.id = any($1)"))
+        .bind(ids)
+        .fetch_all(conn)
+        .await?;
+    Ok(rows.into_iter().map(|r| (r.id, (r.project, r.name))).collect())
+}
+
+/// A repo to be inserted.
+pub struct NewRepo<'a> {
+    /// Its id, registered as a domain already.
+    pub id: DomainId,
+    /// Its project.
+    pub project: ProjectId,
+    /// Its name.
+    pub name: &'a RepoName,
+    /// What it is for.
+    pub description: &'a str,
+    /// Whether a pipeline writes it.
+    pub pipeline: bool,
+    /// Now.
+    pub created_at: chrono::DateTime<chrono::Utc>,
+    /// Who makes it.
+    pub created_by: &'a Actor,
+}
+
+/// Inserts a repo.
+///
+/// # Errors
+/// `already-exists`.
+pub async fn insert_repo(conn: &mut PgConnection, _: &System, repo: &NewRepo<'_>) -> Answer<()> {
+    sqlx::query(
+        "insert into repos (id, project_id, name, description, pipeline, created_at, created_by)
+         values ($1, $2, $3, $4, $5, $6, $7)",
+    )
+    .bind(repo.id.uuid())
+    .bind(repo.project.uuid())
+    .bind(repo.name.as_str())
+    .bind(repo.description)
+    .bind(repo.pipeline)
+    .bind(repo.created_at)
+    .bind(Json(repo.created_by))
+    .execute(conn)
+    .await
+    .on_constraint("repos_name_unique", || taken(repo.name))?;
+    Ok(())
+}
+
+/// The answer for a name that is taken.
+pub fn taken(name: &RepoName) -> Failure {
+    Failure::new(
+        contract::problem::ProblemKind::AlreadyExists,
+        format!("a repo `{name}` exists already in this project"),
+    )
+    .hint("choose another name")
+}
+
+/// Marks a repo as deleted and drops its branches. Its commits stay: others may be made from them.
+pub async fn delete_repo(
+    conn: &mut PgConnection,
+    allowed: &Allowed,
+    at: chrono::DateTime<chrono::Utc>,
+) -> Answer<()> {
+    sqlx::query("delete from branches where repo_id = $1")
+        .bind(allowed.domain().uuid())
+        .execute(&mut *conn)
+        .await?;
+    sqlx::query("update repos set deleted_at = $2 where id = $1 and deleted_at is null")
+        .bind(allowed.domain().uuid())
+        .bind(at)
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// Whether commits of other repos were made from commits of this one.
+pub async fn has_descendants(conn: &mut PgConnection, allowed: &Allowed) -> Answer<bool> {
+    let found = sqlx::query_scalar::<_, bool>(
+        "select exists (select 1 from commit_inputs i join commits up on up.id = i.input_id
+             join commits down on down.id = i.commit_id where up.repo_id = $1 and down.repo_id <> $1)",
+    )
+    .bind(allowed.domain().uuid())
+    .fetch_one(conn)
+    .await?;
+    Ok(found)
+}

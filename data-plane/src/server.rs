@@ -1,0 +1,121 @@
+//! The process: its routes, its background tasks, how it starts and stops.
+
+use std::future::Future;
+use std::io::Write;
+
+use anyhow::Context;
+use axum::extract::{Request, State};
+use axum::middleware::Next;
+use axum::response::Response;
+use axum::routing::get;
+use axum::{Router, body::Body};
+use chassis::Environment;
+use chassis::process::Shutdown;
+use contract::config::{DataPlaneConfig, DataPlaneReady};
+use futures::StreamExt;
+use tokio::net::TcpListener;
+
+use crate::plane::Plane;
+use crate::{branches, commits, files, fsck, lineage, permissions, policy, projects, repos, stores};
+
+/// How long running requests may go on after the plane was asked to stop.
+const DRAIN: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// All routes of a plane.
+pub fn router(plane: Plane) -> Router {
+    let routes = Router::new()
+        .merge(projects::routes::router())
+        .merge(repos::routes::router())
+        .merge(branches::routes::router())
+        .merge(commits::routes::router())
+        .merge(files::routes::router())
+        .merge(lineage::routes::router())
+        .merge(permissions::routes::router())
+        .merge(fsck::router())
+        .layer(axum::middleware::from_fn_with_state(plane.clone(), busy))
+        .route("/healthz", get(|| async { "ok\n" }))
+        .with_state(plane);
+    chassis::http::with_common_layers(routes)
+}
+
+/// A request keeps the plane busy until the last byte of its answer is gone.
+async fn busy(State(plane): State<Plane>, request: Request, next: Next) -> Response {
+    let busy = plane.activity.begin(&plane.environment);
+    let response = next.run(request).await;
+    response.map(|body| {
+        let mut held = Some(busy);
+        let frames = body.into_data_stream();
+        let end = futures::stream::poll_fn(move |_| {
+            held.take();
+            std::task::Poll::Ready(None)
+        });
+        Body::from_stream(frames.chain(end))
+    })
+}
+
+/// Begins the background tasks of a plane.
+pub fn spawn_background(plane: &Plane, shutdown: &Shutdown) {
+    shutdown.spawn("policy", policy::follow(plane.clone(), shutdown.clone()));
+    shutdown.spawn("heartbeat", policy::send_heartbeats(plane.clone(), shutdown.clone()));
+}
+
+/// Serves until the shutdown begins.
+///
+/// # Errors
+/// When the address cannot be listened on.
+pub async fn serve(config: DataPlaneConfig, shutdown: Shutdown) -> anyhow::Result<()> {
+    std::fs::create_dir_all(&config.home)
+        .with_context(|| format!("the state directory `{}` cannot be made", config.home.display()))?;
+    let listener = TcpListener::bind(&config.listen)
+        .await
+        .with_context(|| format!("`{}` cannot be listened on; is the port in use?", config.listen))?;
+    let address = listener.local_addr()?;
+    let storage = stores::open(&config.store)?;
+    let plane = Plane::new(config, storage, Environment::system())?;
+    if let Err(error) = plane.policy.load() {
+        tracing::warn!(error = %error, "the policy of the last run was not used: {error}");
+    }
+    spawn_background(&plane, &shutdown);
+    let ready = DataPlaneReady {
+        url: format!("http://{address}"),
+    };
+    let mut line = serde_json::to_string(&ready)?;
+    line.push('\n');
+    // Connections wait in the listener's queue until the server below takes them.
+    std::io::stdout().write_all(line.as_bytes())?;
+    std::io::stdout().flush()?;
+    let server = axum::serve(listener, router(plane.clone())).with_graceful_shutdown(shutdown.begun());
+    with_deadline(async { server.await }, &shutdown).await?;
+    plane.pool.close().await;
+    let _ = tokio::time::timeout(DRAIN, shutdown.finished()).await;
+    Ok(())
+}
+
+/// Streams may go on for ever, so waiting for running requests has an end.
+async fn with_deadline(
+    server: impl Future<Output = std::io::Result<()>>,
+    shutdown: &Shutdown,
+) -> std::io::Result<()> {
+    tokio::select! {
+        ended = server => ended,
+        () = async { shutdown.begun().await; tokio::time::sleep(DRAIN).await } => Ok(()),
+    }
+}
+
+/// Brings the tenant's database to the schema of this version.
+///
+/// # Errors
+/// When the database is away or a migration fails; nothing of that migration is kept.
+pub async fn migrate(config: &DataPlaneConfig) -> anyhow::Result<()> {
+    let pool = sqlx::postgres::PgPoolOptions::new()
+        .max_connections(1)
+        .connect(&config.database_url)
+        .await
+        .context("the tenant's database did not answer")?;
+    MIGRATIONS.run(&pool).await.context("a migration failed; nothing of it was kept")?;
+    pool.close().await;
+    Ok(())
+}
+
+/// The tenant's schema, for tests too.
+pub static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../migrations/tenant");
