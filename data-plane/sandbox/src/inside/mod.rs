@@ -123,6 +123,9 @@ fn is_below_program_directory(path: &Path, visible: &[PathBuf]) -> bool {
 pub fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    if words.first() != Some(&"init") {
+        close_inherited();
+    }
     let socket = match io::stdin().as_fd().try_clone_to_owned() {
         Ok(descriptor) => UnixStream::from(descriptor),
         Err(_) => return ExitCode::from(2),
@@ -153,7 +156,6 @@ pub fn main() -> ExitCode {
 
 /// Stage one as root: no user namespace, and a memory cgroup where there is a limit.
 fn enter_as_root(memory: Option<u64>, socket: &UnixStream) -> Setup<()> {
-    close_inherited();
     // Without a usable cgroup the supervisor's own measuring still enforces the limit.
     let group = memory.and_then(cgroup::Group::join);
     if let Some(group) = &group {
@@ -187,7 +189,6 @@ fn end_after_kill(events: PathBuf, socket: &UnixStream) -> Setup<()> {
 
 /// Stage one as an ordinary user: root of a new user namespace, for the set-up only.
 fn enter_as_user() -> Setup<()> {
-    close_inherited();
     let (uid, gid) = (Uid::effective(), Gid::effective());
     unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWPID).step(|| "make a user namespace".to_owned())?;
     identity::map_ids((0, uid.as_raw()), (0, gid.as_raw()))?;
@@ -214,6 +215,10 @@ fn run_as_init(socket: &UnixStream, root: bool) -> Setup<()> {
         flags |= CloneFlags::CLONE_NEWNET;
     }
     unshare(flags).step(|| "make mount, network, ipc and uts namespaces".to_owned())?;
+    if spec.network == Network::None {
+        // Best effort: few programs need it.
+        let _ = loopback::bring_up();
+    }
     nix::unistd::sethostname("howdah").step(|| "set the host name".to_owned())?;
     let input = supervise::open_input(&spec.stdin, stdin)?;
     if root {
@@ -233,7 +238,6 @@ fn run_as_init(socket: &UnixStream, root: bool) -> Setup<()> {
 
 /// The only stage without namespaces of our own: on a machine that allows none, or inside `bwrap`.
 fn run_plain(socket: &UnixStream) -> Setup<()> {
-    close_inherited();
     nix::unistd::setsid().step(|| "start a session".to_owned())?;
     prctl::set_child_subreaper(true).step(|| "adopt orphaned processes".to_owned())?;
     let (spec, stdin) = wire::receive(&mut &*socket).step(|| "read the specification".to_owned())?;
@@ -253,7 +257,8 @@ fn die_with_parent() -> Setup<()> {
     prctl::set_pdeathsig(Signal::SIGKILL).step(|| "ask to die with the parent".to_owned())
 }
 
-/// Closes whatever the daemon leaked: user code must inherit three descriptors and no more.
+/// Closes whatever the daemon leaked, before anything of our own is open: user code must inherit three descriptors and
+/// no more.
 fn close_inherited() {
     let Ok(entries) = fs::read_dir("/proc/self/fd") else {
         return;
@@ -261,22 +266,8 @@ fn close_inherited() {
     let numbers: Vec<i32> = entries
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
         .collect();
-    for number in numbers {
-        // Our own are close-on-exec already; a descriptor that is gone by now (the listing's) is not ours to care for.
-        if number > 2 && is_leaked(number) {
-            let _ = nix::unistd::close(number);
-        }
+    for number in numbers.into_iter().filter(|number| *number > 2) {
+        // One of them is that of the listing, which is gone by now.
+        let _ = nix::unistd::close(number);
     }
-}
-
-/// Whether a descriptor would survive an exec.
-fn is_leaked(number: i32) -> bool {
-    const CLOSE_ON_EXEC: u32 = 0o2_000_000;
-    let Ok(text) = fs::read_to_string(format!("/proc/self/fdinfo/{number}")) else {
-        return false;
-    };
-    let flags = text.lines().find_map(|line| line.strip_prefix("flags:"));
-    flags
-        .and_then(|flags| u32::from_str_radix(flags.trim(), 8).ok())
-        .is_some_and(|flags| flags & CLOSE_ON_EXEC == 0)
 }

@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::statvfs::{FsFlags, statvfs};
 
-use super::{DEVICES, PROGRAM_DIRECTORIES, Setup, Step, is_below_program_directory, loopback};
+use super::{DEVICES, PROGRAM_DIRECTORIES, Setup, Step, is_below_program_directory};
 use crate::run::Network;
 use crate::wire::Spec;
 
@@ -33,9 +33,6 @@ pub(super) fn enter(spec: &Spec) -> Setup<()> {
     tree.data(spec)?;
     tree.directory("/proc")?;
     let inner = root.join("proc");
-    if spec.network == Network::None {
-        loopback::bring_up(&inner);
-    }
     mount(Some("proc"), &inner, Some("proc"), quiet | MsFlags::MS_NOEXEC, none).step(|| "mount /proc".to_owned())?;
     nix::unistd::chdir(root).step(|| "enter the new root".to_owned())?;
     nix::unistd::pivot_root(".", ".").step(|| "make the new root the root".to_owned())?;
