@@ -82,13 +82,13 @@ impl Killer {
 
 /// Starts `run` under `isolation` (from `probe`) through the binary `howdah-sandbox` at `sandbox_binary`.
 pub fn spawn(sandbox_binary: &Path, isolation: Isolation, run: &Run) -> Result<Running, SpawnError> {
-    let (spec, stdin) = specify(isolation, run)?;
+    let (mut spec, stdin) = specify(isolation, run)?;
     let start_error = |source| SpawnError::Start {
         program: sandbox_binary.to_path_buf(),
         source,
     };
     let (mut socket, theirs) = UnixStream::pair().map_err(start_error)?;
-    let mut command = inside::arguments(sandbox_binary, isolation, &spec);
+    let mut command = inside::arguments(sandbox_binary, isolation, &mut spec);
     command
         .env_clear()
         .current_dir("/")

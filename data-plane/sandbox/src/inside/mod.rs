@@ -26,10 +26,11 @@ use nix::unistd::{Gid, Uid};
 
 use crate::isolation::Isolation;
 use crate::run::Network;
-use crate::wire::{self, Report, Spec};
+use crate::wire::{self, Report, Spec, StdinSpec};
 
-/// Where `bwrap` shows this binary to run in it.
+/// Where `bwrap` shows this binary to run in it, and the file that is standard input.
 const BINARY_IN_BUBBLEWRAP: &str = "/run/howdah-sandbox";
+const STDIN_IN_BUBBLEWRAP: &str = "/run/howdah-stdin";
 /// Top-level entries of the host that programs need; read-only, and nothing else of the host is visible.
 const PROGRAM_DIRECTORIES: [&str; 9] = [
     "/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc", "/opt",
@@ -54,7 +55,7 @@ impl<T, E: std::fmt::Display> Step<T> for Result<T, E> {
 }
 
 /// The command line that enters `isolation`. Holds paths and numbers only: arguments are public on a machine.
-pub(crate) fn arguments(binary: &Path, isolation: Isolation, spec: &Spec) -> Command {
+pub(crate) fn arguments(binary: &Path, isolation: Isolation, spec: &mut Spec) -> Command {
     let mut command = Command::new(binary);
     match isolation {
         Isolation::Root => {
@@ -71,7 +72,7 @@ pub(crate) fn arguments(binary: &Path, isolation: Isolation, spec: &Spec) -> Com
 }
 
 /// `bwrap` with the same view of the host, and this binary in it for limits, timeouts and reports.
-fn bubblewrap(binary: &Path, spec: &Spec) -> Command {
+fn bubblewrap(binary: &Path, spec: &mut Spec) -> Command {
     let mut command = Command::new("bwrap");
     command.args([
         "--unshare-all",
@@ -110,6 +111,11 @@ fn bubblewrap(binary: &Path, spec: &Spec) -> Command {
     }
     command.arg("--bind").arg(spec.pfs.join("out")).arg("/pfs/out");
     command.arg("--ro-bind").arg(binary).arg(BINARY_IN_BUBBLEWRAP);
+    if let StdinSpec::File(path) = &mut spec.stdin {
+        command.arg("--ro-bind").arg(&*path).arg(STDIN_IN_BUBBLEWRAP);
+        *path = PathBuf::from(STDIN_IN_BUBBLEWRAP);
+    }
+    command.args(["--dir", "/var", "--symlink", "../tmp", "/var/tmp", "--remount-ro", "/"]);
     command.args(["--", BINARY_IN_BUBBLEWRAP, "plain"]);
     command
 }

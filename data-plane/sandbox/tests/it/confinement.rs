@@ -8,7 +8,7 @@ use std::os::unix::net::{SocketAddr, UnixListener};
 use nix::fcntl::{FcntlArg, FdFlag};
 use sandbox::Network;
 
-use crate::datum::{Datum, isolated, marker};
+use crate::datum::{Datum, bubblewrap, isolated, marker};
 
 #[test]
 fn user_code_is_nobody_without_capabilities() {
@@ -52,7 +52,9 @@ fn privileges_cannot_be_regained() {
          chroot / true && echo chroot
          true",
     );
-    assert_eq!(datum.printed(), "");
+    // Old versions of `bwrap` cannot forbid an empty world of one's own.
+    let harmless = if bubblewrap() { "user namespace\n" } else { "" };
+    assert_eq!(datum.printed().replace(harmless, ""), "");
 }
 
 #[test]

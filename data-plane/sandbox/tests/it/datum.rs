@@ -13,6 +13,9 @@ use tempfile::TempDir;
 /// Names another copy of `howdah-sandbox` than the one Cargo built, for a user who cannot reach that.
 pub const BINARY_VARIABLE: &str = "HOWDAH_SANDBOX_UNDER_TEST";
 
+/// Set to test `bwrap`, which the probe takes only where our own namespaces are refused.
+pub const BUBBLEWRAP_VARIABLE: &str = "HOWDAH_SANDBOX_TEST_BUBBLEWRAP";
+
 pub fn binary() -> PathBuf {
     std::env::var_os(BINARY_VARIABLE).map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_howdah-sandbox")), PathBuf::from)
 }
@@ -21,6 +24,9 @@ pub fn binary() -> PathBuf {
 pub fn isolation() -> Isolation {
     static CHOSEN: OnceLock<Isolation> = OnceLock::new();
     *CHOSEN.get_or_init(|| {
+        if std::env::var_os(BUBBLEWRAP_VARIABLE).is_some() {
+            return Isolation::Bubblewrap;
+        }
         let examination = examine(&binary());
         println!("isolation {} ({:?})", examination.chosen.as_str(), examination.refused);
         examination.chosen
@@ -41,6 +47,11 @@ pub struct Datum {
     pub directory: TempDir,
     pub isolation: Isolation,
     pub run: Run,
+}
+
+/// Whether `bwrap` is tested, whose view differs in what does no harm: more devices, `/run`, a first process of its own.
+pub fn bubblewrap() -> bool {
+    isolation() == Isolation::Bubblewrap
 }
 
 pub struct Said {

@@ -3,9 +3,10 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::Command;
 
-use crate::datum::{BINARY_VARIABLE, binary};
+use crate::datum::{BINARY_VARIABLE, BUBBLEWRAP_VARIABLE, binary};
 
 const NOBODY: u32 = 65534;
 
@@ -28,10 +29,20 @@ fn everything_holds_for_an_ordinary_user() {
         fs::copy(source, &copy).expect("a copy");
         fs::set_permissions(copy, open()).expect("make it executable");
     }
-    let output = Command::new(directory.path().join("it"))
+    again(directory.path(), &[]);
+    let bubblewrap = Command::new("bwrap").arg("--version").output();
+    if bubblewrap.is_ok_and(|output| output.status.success()) {
+        again(directory.path(), &[(BUBBLEWRAP_VARIABLE, "1")]);
+    }
+}
+
+/// Runs the copies as nobody.
+fn again(directory: &Path, variables: &[(&str, &str)]) {
+    let output = Command::new(directory.join("it"))
         .env_clear()
-        .env(BINARY_VARIABLE, directory.path().join("howdah-sandbox"))
+        .env(BINARY_VARIABLE, directory.join("howdah-sandbox"))
         .env("PATH", "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin")
+        .envs(variables.iter().copied())
         .current_dir("/")
         .gid(NOBODY)
         .uid(NOBODY)
@@ -40,7 +51,7 @@ fn everything_holds_for_an_ordinary_user() {
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(
         output.status.success(),
-        "{said}\n{}",
+        "{variables:?} {said}\n{}",
         String::from_utf8_lossy(&output.stderr)
     );
     println!("{said}");
