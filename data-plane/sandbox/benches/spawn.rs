@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use sandbox::{Exit, Isolation, Network, Run, examine, spawn};
+use sandbox::{Exit, Isolation, Launcher, Network, Run, examine, spawn};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_howdah-sandbox");
 
@@ -39,6 +39,10 @@ fn main() {
         );
     });
     measure("howdah-sandbox", rounds, Some(plain), || once(examination.chosen, &run));
+    let launcher = Launcher::new(BINARY.into(), examination.chosen);
+    measure("howdah-sandbox, kept ready", rounds, Some(plain), || {
+        assert_eq!(launcher.spawn(&run).expect("start").wait().exit, Exit::Code(0));
+    });
     if examination.chosen == Isolation::Root {
         let limited = Run {
             limits: sandbox::Limits {

@@ -14,4 +14,4 @@ mod wire;
 pub use isolation::{Examination, Isolation, examine, probe};
 pub use outputs::{Output, OutputError, OutputKind, collect_outputs, open_output};
 pub use run::{Exit, Limits, Network, Outcome, Run, Stdin};
-pub use running::{Killer, Running, SpawnError, spawn};
+pub use running::{Killer, Launcher, Running, SpawnError, spawn};

@@ -54,25 +54,37 @@ impl<T, E: std::fmt::Display> Step<T> for Result<T, E> {
     }
 }
 
-/// The command line that enters `isolation`. Holds paths and numbers only: arguments are public on a machine.
-pub(crate) fn arguments(binary: &Path, isolation: Isolation, spec: &mut Spec) -> Command {
+/// What a sandbox must know before it is told the specification.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Shape {
+    pub network: Network,
+    pub memory: Option<u64>,
+}
+
+/// The command line that enters `isolation`, except `bwrap`. Holds words and numbers only: arguments are public.
+pub(crate) fn arguments(binary: &Path, isolation: Isolation, shape: Shape) -> Command {
     let mut command = Command::new(binary);
+    let network = network_word(shape.network);
     match isolation {
         Isolation::Root => {
-            command.arg("root");
-            if let Some(memory) = spec.limits.memory {
-                command.arg(memory.to_string());
-            }
+            command.args(["root", network]);
+            command.args(shape.memory.map(|memory| memory.to_string()));
         }
-        Isolation::UserNamespace => drop(command.arg("user")),
-        Isolation::Plain => drop(command.arg("plain")),
-        Isolation::Bubblewrap => return bubblewrap(binary, spec),
+        Isolation::UserNamespace => drop(command.args(["user", network])),
+        Isolation::Plain | Isolation::Bubblewrap => drop(command.arg("plain")),
     }
     command
 }
 
+fn network_word(network: Network) -> &'static str {
+    match network {
+        Network::None => "none",
+        Network::Host => "host",
+    }
+}
+
 /// `bwrap` with the same view of the host, and this binary in it for limits, timeouts and reports.
-fn bubblewrap(binary: &Path, spec: &mut Spec) -> Command {
+pub(crate) fn bubblewrap(binary: &Path, spec: &mut Spec) -> Command {
     let mut command = Command::new("bwrap");
     command.args([
         "--unshare-all",
@@ -137,11 +149,11 @@ pub fn main() -> ExitCode {
         Err(_) => return ExitCode::from(2),
     };
     let result = match words.as_slice() {
-        ["root"] => enter_as_root(None, &socket),
-        ["root", memory] => enter_as_root(memory.parse().ok(), &socket),
-        ["user"] => enter_as_user(),
+        ["root", network] => enter_as_root(network, None, &socket),
+        ["root", network, memory] => enter_as_root(network, memory.parse().ok(), &socket),
+        ["user", network] => enter_as_user(network),
         ["plain"] => run_plain(&socket),
-        ["init", mode] => run_as_init(&socket, *mode == "root"),
+        ["init", mode, network] => run_as_init(&socket, *mode == "root", *network == "none"),
         _ => {
             // A person started it: there is nobody at the other end of standard input to report to.
             let _ = writeln!(
@@ -161,7 +173,7 @@ pub fn main() -> ExitCode {
 }
 
 /// Stage one as root: no user namespace, and a memory cgroup where there is a limit.
-fn enter_as_root(memory: Option<u64>, socket: &UnixStream) -> Setup<()> {
+fn enter_as_root(network: &str, memory: Option<u64>, socket: &UnixStream) -> Setup<()> {
     // Without a usable cgroup the supervisor's own measuring still enforces the limit.
     let group = memory.and_then(cgroup::Group::join);
     if let Some(group) = &group {
@@ -169,7 +181,7 @@ fn enter_as_root(memory: Option<u64>, socket: &UnixStream) -> Setup<()> {
         end_after_kill(group.events(), socket)?;
     }
     let left = unshare(CloneFlags::CLONE_NEWPID).step(|| "make a process namespace".to_owned());
-    let result = left.and_then(|()| start_init("root"));
+    let result = left.and_then(|()| start_init("root", network));
     if group.is_some_and(cgroup::Group::leave) {
         let _ = wire::report(&mut &*socket, &Report::OutOfMemory);
     }
@@ -194,17 +206,17 @@ fn end_after_kill(events: PathBuf, socket: &UnixStream) -> Setup<()> {
 }
 
 /// Stage one as an ordinary user: root of a new user namespace, for the set-up only.
-fn enter_as_user() -> Setup<()> {
+fn enter_as_user(network: &str) -> Setup<()> {
     let (uid, gid) = (Uid::effective(), Gid::effective());
     unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWPID).step(|| "make a user namespace".to_owned())?;
     identity::map_ids((0, uid.as_raw()), (0, gid.as_raw()))?;
-    start_init("user")
+    start_init("user", network)
 }
 
 /// Starts stage two as the first process of the new namespace and waits for it; it reports by itself.
-fn start_init(mode: &str) -> Setup<()> {
+fn start_init(mode: &str, network: &str) -> Setup<()> {
     Command::new("/proc/self/exe")
-        .args(["init", mode])
+        .args(["init", mode, network])
         .stdin(Stdio::inherit())
         .status()
         .map(drop)
@@ -212,20 +224,22 @@ fn start_init(mode: &str) -> Setup<()> {
 }
 
 /// Stage two.
-fn run_as_init(socket: &UnixStream, root: bool) -> Setup<()> {
+fn run_as_init(socket: &UnixStream, root: bool, no_network: bool) -> Setup<()> {
     die_with_parent()?;
     nix::unistd::setsid().step(|| "start a session".to_owned())?;
-    let (spec, stdin) = wire::receive(&mut &*socket).step(|| "read the specification".to_owned())?;
-    let mut flags = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS;
-    if spec.network == Network::None {
+    let mut flags = CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS;
+    if no_network {
         flags |= CloneFlags::CLONE_NEWNET;
     }
-    unshare(flags).step(|| "make mount, network, ipc and uts namespaces".to_owned())?;
-    if spec.network == Network::None {
+    unshare(flags).step(|| "make network, ipc and uts namespaces".to_owned())?;
+    if no_network {
         // Best effort: few programs need it.
         let _ = loopback::bring_up();
     }
     nix::unistd::sethostname("howdah").step(|| "set the host name".to_owned())?;
+    let (spec, stdin) = wire::receive(&mut &*socket).step(|| "read the specification".to_owned())?;
+    // Only now: what the worker mounted since this process was started must be in the copy.
+    unshare(CloneFlags::CLONE_NEWNS).step(|| "make a mount namespace".to_owned())?;
     let input = supervise::open_input(&spec.stdin, stdin)?;
     if root {
         identity::give_directories(&spec)?;

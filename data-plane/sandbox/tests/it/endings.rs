@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use sandbox::Exit;
+use sandbox::{Exit, Launcher};
 
-use crate::datum::{Datum, eventually, marker, processes_with, said};
+use crate::datum::{Datum, binary, eventually, isolation, marker, processes_with, said};
 
 /// Set for the worker that `the_death_of_the_worker_kills_its_runs` starts: what it is to run.
 const WORKER: &str = "HOWDAH_TEST_WORKER_SLEEPS";
@@ -186,4 +186,17 @@ fn what_a_run_used_is_reported() {
         outcome.cpu > Duration::from_millis(20) && outcome.wall >= outcome.cpu / 4,
         "{outcome:?}"
     );
+}
+
+#[test]
+fn a_launcher_runs_one_datum_after_another() {
+    let launcher = Launcher::new(binary(), isolation());
+    for round in 0..6 {
+        let mut datum = Datum::shell(&format!("exit {round}"));
+        // Another shape now and then, for which nothing is ready.
+        datum.run.limits.memory = (round % 3 == 2).then_some(300 << 20);
+        let running = launcher.spawn(&datum.run).expect("start");
+        assert_eq!(running.wait().exit, Exit::Code(round));
+    }
+    drop(launcher);
 }
