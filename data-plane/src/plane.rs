@@ -17,6 +17,7 @@ use tokio::sync::watch;
 
 use crate::activity::Activity;
 use crate::commits::origins::OriginSets;
+use crate::commits::turns::Turns;
 use crate::control::ControlPlane;
 use crate::failure::Answer;
 use crate::policy::PolicyHolder;
@@ -46,6 +47,8 @@ pub struct Parts {
     pub control: ControlPlane,
     /// Origin sets by id: they never change, so they are read once.
     pub origin_sets: OriginSets,
+    /// Turns of puts to one branch.
+    pub turns: Turns,
     /// How parts wake each other.
     pub signals: Signals,
     /// Since when the plane has had nothing to do.
@@ -119,6 +122,7 @@ impl Plane {
             policy: PolicyHolder::new(&config)?,
             control: ControlPlane::new(&config)?,
             origin_sets: OriginSets::default(),
+            turns: Turns::default(),
             signals: Signals::default(),
             activity: Activity::new(environment.now()),
             cursor_key: blake3::derive_key("howdah data plane 2026 list cursors", config.agent_token.as_bytes()),

@@ -4,10 +4,13 @@
 
 pub mod finish;
 pub mod lock;
+pub mod log;
 pub mod origins;
+pub mod put;
 pub mod queries;
 pub mod resolve;
 pub mod routes;
+pub mod turns;
 pub mod views;
 
 use chrono::{DateTime, Utc};

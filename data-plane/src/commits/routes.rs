@@ -1,10 +1,145 @@
-//! Handlers.
+//! `/v1/commits` and `/v1/log`.
+
+use std::collections::BTreeMap;
 
 use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::{get, post};
+use chassis::http::{Json, Query};
+use contract::api::{Commit, CommitState, Page};
+use contract::names::BranchName;
+use contract::problem::ProblemKind;
+use contract::reference::{Base, CommitRef, RepoRef};
+use serde::{Deserialize, Serialize};
 
+use super::finish::finished_already;
+use super::put::{self, Change};
+use super::{log, queries, views};
+use crate::call::Call;
+use crate::cursor;
+use crate::failure::{Answer, Failure};
+use crate::files::listing::directory_path;
+use crate::permissions::System;
 use crate::plane::Plane;
+
+const DECIDE: System = System::because("rows are read in order to decide about them");
 
 /// The routes.
 pub fn router() -> Router<Plane> {
     Router::new()
+        .route("/v1/commits", get(show).post(start))
+        .route("/v1/commits/finish", post(finish))
+        .route("/v1/log", get(list))
 }
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StartBody {
+    repo: String,
+    branch: Option<BranchName>,
+    #[serde(default)]
+    message: String,
+}
+
+#[derive(Deserialize)]
+struct RefQuery {
+    #[serde(rename = "ref")]
+    reference: String,
+}
+
+#[derive(Deserialize)]
+struct LogQuery {
+    #[serde(rename = "ref")]
+    reference: String,
+    #[serde(default)]
+    path: String,
+    limit: Option<u32>,
+    cursor: Option<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Position {
+    next: contract::ids::CommitId,
+}
+
+async fn start(
+    State(plane): State<Plane>,
+    call: Call,
+    Json(body): Json<StartBody>,
+) -> Answer<(StatusCode, Json<Commit>)> {
+    let reference: RepoRef = body.repo.parse()?;
+    let mut conn = plane.pool.acquire().await?;
+    let repo = call.repo(&mut conn, &reference).await?;
+    drop(conn);
+    let allowed = call.writable(&repo)?;
+    let change = Change {
+        repo: &repo,
+        allowed: &allowed,
+        branch: &body.branch.unwrap_or_else(BranchName::main),
+        changes: Vec::new(),
+        sources: Vec::new(),
+        message: body.message,
+    };
+    let row = put::start(&call, change).await?;
+    let mut conn = plane.pool.acquire().await?;
+    let shown = views::show_to_maker(&mut conn, call.rights(), row).await?;
+    Ok((StatusCode::CREATED, Json(shown)))
+}
+
+async fn finish(State(plane): State<Plane>, call: Call, Query(query): Query<RefQuery>) -> Answer<Json<Commit>> {
+    let reference: CommitRef = query.reference.parse()?;
+    let mut conn = plane.pool.acquire().await?;
+    let repo = call.repo(&mut conn, &reference.repo).await?;
+    let allowed = call.writable(&repo)?;
+    let named = match (&reference.base, &reference.step) {
+        // Not the newest finished commit, which readers see, but the head.
+        (Base::Branch(branch), None) => queries::find_head(&mut conn, &DECIDE, repo.id, branch).await?.flatten(),
+        _ => Some(call.locate(&mut conn, &reference).await?.commit),
+    };
+    drop(conn);
+    let commit = named.ok_or_else(Failure::not_found)?;
+    match commit.state {
+        CommitState::Open => {}
+        CommitState::Finished => return Err(finished_already(commit.id)),
+        CommitState::Errored => {
+            return Err(Failure::new(
+                ProblemKind::CommitFinished,
+                format!("commit `{}` is errored and never changes", commit.id),
+            ));
+        }
+    }
+    let row = put::finish(&call, &repo, &allowed, commit.id).await?;
+    let mut conn = plane.pool.acquire().await?;
+    Ok(Json(views::show_to_maker(&mut conn, call.rights(), row).await?))
+}
+
+async fn show(State(plane): State<Plane>, call: Call, Query(query): Query<RefQuery>) -> Answer<Json<Commit>> {
+    let reference: CommitRef = query.reference.parse()?;
+    let mut conn = plane.pool.acquire().await?;
+    let readable = call.locate_readable(&mut conn, &reference).await?;
+    let shown = views::show(&mut conn, call.rights(), &readable.proof, readable.commit).await?;
+    Ok(Json(shown))
+}
+
+async fn list(State(plane): State<Plane>, call: Call, Query(query): Query<LogQuery>) -> Answer<Json<Page<Commit>>> {
+    let limit = cursor::limit(query.limit)?;
+    let reference: CommitRef = query.reference.parse()?;
+    let path = directory_path(&query.path)?;
+    let name = format!("log {} {}", query.reference, query.path);
+    let after: Option<Position> = call.position(&name, query.cursor.as_deref())?;
+    let mut conn = plane.pool.acquire().await?;
+    let start = log::start(&call, &mut conn, &reference).await?;
+    let readable = log::readable_sets(&call, &mut conn, start.repo).await?;
+    let from = after.map_or(start.commit, |a| a.next);
+    let (rows, next) = log::walk(&plane, &mut conn, &readable, from, path.as_ref(), limit).await?;
+    let items = views::show_all(&mut conn, call.rights(), rows).await?;
+    let next_cursor = match next {
+        None => None,
+        Some(next) => Some(call.cursor(&name, &Position { next })?),
+    };
+    Ok(Json(Page { items, next_cursor }))
+}
+
+/// The origin sets that a caller may read, by the ids of their rows.
+pub type ReadableSets = BTreeMap<i64, std::sync::Arc<provenance::origins::OriginSet>>;

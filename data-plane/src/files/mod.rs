@@ -1,3 +1,12 @@
-//! Files of commits.
+//! Files of commits: how they come in (an archive that is stored as it arrives), how they are shown and go out. Everything
+//! that reads takes the proof that this commit may be read.
 
+pub mod archive_reader;
+pub mod archive_writer;
+pub mod change;
+pub mod guard;
+pub mod listing;
+pub mod reads;
 pub mod routes;
+pub mod upload;
+pub mod writes;

@@ -112,6 +112,15 @@ impl Call {
         .hint(format!("ask for a grant that allows it: {owners}")))
     }
 
+    /// Whether the caller has a permission by the policy of this moment, not of the one the request began with.
+    ///
+    /// # Errors
+    /// `policy-unreachable`.
+    pub fn may_still(&self, permission: Permission, domain: DomainId) -> Answer<bool> {
+        let policy = self.plane.policy.current(self.plane.now())?;
+        Ok(can(&policy, &self.rights().subject, permission, domain))
+    }
+
     /// Demands write on a repo that people may write to.
     ///
     /// # Errors

@@ -200,27 +200,3 @@ fn a_launcher_runs_one_datum_after_another() {
     }
     drop(launcher);
 }
-
-#[test]
-fn many_runs_at_once_do_not_disturb_each_other() {
-    let launcher = Launcher::new(binary(), isolation());
-    std::thread::scope(|scope| {
-        for worker in 0..6 {
-            let launcher = &launcher;
-            scope.spawn(move || {
-                for round in 0..10 {
-                    let code = worker * 20 + round;
-                    let datum = Datum::shell(&format!("echo {code}; exit {code}"));
-                    let running = if round % 2 == 0 {
-                        launcher.spawn(&datum.run).expect("start")
-                    } else {
-                        datum.start()
-                    };
-                    let said = said(running);
-                    assert_eq!(said.outcome.exit, Exit::Code(code), "{}", said.stderr);
-                    assert_eq!(said.stdout, format!("{code}\n"));
-                }
-            });
-        }
-    });
-}

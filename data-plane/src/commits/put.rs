@@ -1,0 +1,293 @@
+//! One atomic change of a branch: a commit of its own, or an addition to the open commit that is the branch's head. The
+//! tree is made without any lock; the transaction then looks whether the head is still the one it was made on, and if
+//! not, everything but the upload is done again on the new one.
+
+use std::sync::Arc;
+
+use contract::api::CommitState;
+use contract::ids::{CommitId, CommitSetId};
+use contract::names::BranchName;
+use contract::policy::Permission;
+use contract::problem::ProblemKind;
+use provenance::origins::{Edge, OriginSet};
+use sqlx::PgConnection;
+use storage::{TreeRef, Writer};
+
+use super::finish::finish_in_transaction;
+use super::lock::lock_dag;
+use super::{CommitRow, NewCommit, origins, queries};
+use crate::call::Call;
+use crate::failure::{Answer, Failure};
+use crate::files::change::{self, FileChange};
+use crate::permissions::{Allowed, System, Visible};
+use crate::pipelines::{self, MovedHead};
+use crate::plane::{Plane, Tx};
+use crate::repos;
+
+const PUT: System = System::because("the caller was allowed to write to the repo");
+const ATTEMPTS: usize = 50;
+
+/// A commit that something is copied from: it becomes an input of the commit that it is copied into (R3).
+#[derive(Debug, Clone)]
+pub struct Source {
+    /// The commit.
+    pub commit: CommitId,
+    /// Its origins.
+    pub origins: Arc<OriginSet>,
+}
+
+/// What is to become of a branch.
+pub struct Change<'a> {
+    /// The repo.
+    pub repo: &'a Visible,
+    /// The proof that the caller may write to it.
+    pub allowed: &'a Allowed,
+    /// The branch, which is made if it is not there.
+    pub branch: &'a BranchName,
+    /// The changes, whose bytes are with `writer`.
+    pub changes: Vec<FileChange>,
+    /// What was copied.
+    pub sources: Vec<Source>,
+    /// What the caller says.
+    pub message: String,
+}
+
+/// The head of a branch that a change goes onto.
+pub struct Head {
+    /// The head, whatever its state.
+    pub commit: Option<CommitRow>,
+    /// The tree that readers of the branch see.
+    pub tree: TreeRef,
+}
+
+impl Head {
+    /// Whether what is put goes into an open commit.
+    pub fn is_open(&self) -> bool {
+        self.commit.as_ref().is_some_and(|c| c.state == CommitState::Open)
+    }
+}
+
+/// The head of a branch with the content that is visible there.
+///
+/// # Errors
+/// When the database is away or the stored tree does not decode.
+pub async fn head(conn: &mut PgConnection, allowed: &Allowed, branch: &BranchName) -> Answer<Head> {
+    let commit = queries::find_head(conn, &PUT, allowed.domain(), branch).await?.flatten();
+    let finished = match &commit {
+        None => None,
+        Some(head) if head.state == CommitState::Finished => Some(head.clone()),
+        Some(head) => queries::find_finished(conn, &PUT, head.id).await?,
+    };
+    let tree = finished.map_or_else(|| Ok(TreeRef::empty()), |f| f.tree())?;
+    Ok(Head { commit, tree })
+}
+
+/// Makes the change.
+///
+/// # Errors
+/// `conflict` when a path would be a file and a directory, `branch-moved` when others win too often, storage's and the
+/// database's failures. Nothing is left behind then.
+pub async fn commit(call: &Call, writer: &Writer, change: Change<'_>) -> Answer<CommitRow> {
+    let plane = &call.plane;
+    // The bytes first: the turn below is then held for the tree's few nodes only.
+    writer.flush().await?;
+    let _turn = plane.turns.take(change.repo.id, change.branch).await;
+    for _ in 0..ATTEMPTS {
+        let head = {
+            let mut conn = plane.pool.acquire().await?;
+            head(&mut conn, change.allowed, change.branch).await?
+        };
+        let made = match &head.commit {
+            Some(open) if head.is_open() => add_to(call, &change, open.id).await?,
+            _ => commit_onto(call, writer, &change, &head).await?,
+        };
+        if let Some(row) = made {
+            return Ok(row);
+        }
+    }
+    Err(Failure::new(
+        ProblemKind::BranchMoved,
+        format!("`{}@{}` was moved by others all the time; nothing was committed", change.repo, change.branch),
+    )
+    .hint("repeat the request"))
+}
+
+async fn commit_onto(call: &Call, writer: &Writer, change: &Change<'_>, head: &Head) -> Answer<Option<CommitRow>> {
+    let plane = &call.plane;
+    let steps = change::against(&plane.storage, writer, &head.tree, &change.changes).await?;
+    let tree = plane.storage.apply(writer, &head.tree, steps).await?;
+    writer.flush().await?;
+    let mut tx = begin_change(call, change).await?;
+    let now = queries::find_head(&mut tx, &PUT, change.repo.id, change.branch).await?.flatten();
+    if now.map(|c| c.id) != head.commit.as_ref().map(|c| c.id) {
+        return Ok(None);
+    }
+    let parent = head.commit.as_ref();
+    let new = new_commit(plane, call, &mut tx, change, parent).await?;
+    queries::insert_commit(&mut tx, &PUT, &new).await?;
+    let row = finish_in_transaction(plane, &mut tx, &PUT, new.id, &tree, plane.now()).await?;
+    publish(plane, tx, row).await.map(Some)
+}
+
+/// Lets downstream pipelines know of a finished commit, commits the transaction, wakes who waits.
+///
+/// # Errors
+/// When the database is away: then nothing of the transaction is kept.
+pub async fn publish(plane: &Plane, mut tx: Tx, row: CommitRow) -> Answer<CommitRow> {
+    let moved = MovedHead {
+        repo: row.repo,
+        branch: row.branch.clone(),
+        commit: row.clone(),
+    };
+    pipelines::propagate(plane, &mut tx, row.commit_set, &[moved]).await?;
+    tx.commit().await?;
+    plane.signals.commits_changed();
+    plane.signals.work_changed();
+    Ok(row)
+}
+
+/// Begins the transaction of a change: under the plane's lock, on a repo that is still there, with rights that the
+/// caller still has. An upload may have taken an hour.
+async fn begin_change(call: &Call, change: &Change<'_>) -> Answer<Tx> {
+    let mut tx = call.plane.begin().await?;
+    lock_dag(&mut tx).await?;
+    still_allowed(call, &mut tx, change.repo).await?;
+    Ok(tx)
+}
+
+/// Whether the repo is still there and the caller may still write to it, by the policy of this moment.
+///
+/// # Errors
+/// 404, `not-allowed`, `policy-unreachable`.
+pub async fn still_allowed(call: &Call, tx: &mut Tx, repo: &Visible) -> Answer<()> {
+    let row = repos::queries::find_repo(tx, &PUT, &repo.project, &repo.name).await?;
+    if row.is_none_or(|r| r.id != repo.id) || !call.may_still(Permission::Write, repo.id)? {
+        return Err(Failure::not_found());
+    }
+    Ok(())
+}
+
+async fn new_commit(
+    plane: &Plane,
+    call: &Call,
+    tx: &mut Tx,
+    change: &Change<'_>,
+    parent: Option<&CommitRow>,
+) -> Answer<NewCommit> {
+    let mut from = change.sources.iter().map(|s| Arc::clone(&s.origins)).collect::<Vec<_>>();
+    if let Some(parent) = parent {
+        from.push(origins::get(plane, tx, &PUT, parent.origin_set).await?);
+    }
+    let set = united(change.repo.id, &from);
+    Ok(NewCommit {
+        id: plane.id(),
+        repo: change.repo.id,
+        branch: change.branch.clone(),
+        commit_set: plane.id::<CommitSetId>(),
+        parent: parent.map(|p| p.id),
+        message: change.message.clone(),
+        actor: call.actor(),
+        pipeline: None,
+        origin_set: origins::intern(tx, &PUT, &set).await?,
+        inputs: inputs(&change.sources),
+        started_at: plane.now(),
+    })
+}
+
+fn inputs(sources: &[Source]) -> Vec<(CommitId, String)> {
+    sources.iter().map(|s| (s.commit, "copy".to_owned())).collect()
+}
+
+/// The origins of something in the repo of that domain that has something of all these.
+pub fn united(own: contract::ids::DomainId, from: &[Arc<OriginSet>]) -> OriginSet {
+    let parents: Vec<(&OriginSet, Edge)> = from.iter().map(|s| (s.as_ref(), Edge::plain())).collect();
+    OriginSet::combine(own, &parents)
+}
+
+/// Adds the change to an open commit; `None` when it is not open any more.
+async fn add_to(call: &Call, change: &Change<'_>, id: CommitId) -> Answer<Option<CommitRow>> {
+    let plane = &call.plane;
+    let encoded = change::encode(&change.changes)?;
+    let mut tx = plane.begin().await?;
+    still_allowed(call, &mut tx, change.repo).await?;
+    let Some(open) = queries::lock_commit(&mut tx, &PUT, id).await?.filter(|c| c.state == CommitState::Open) else {
+        return Ok(None);
+    };
+    if !change.changes.is_empty() {
+        queries::insert_fileset(&mut tx, &PUT, id, &encoded).await?;
+    }
+    if !change.sources.is_empty() {
+        let mut from: Vec<_> = change.sources.iter().map(|s| Arc::clone(&s.origins)).collect();
+        from.push(origins::get(plane, &mut tx, &PUT, open.origin_set).await?);
+        let set = united(change.repo.id, &from);
+        let set = origins::intern(&mut tx, &PUT, &set).await?;
+        queries::update_origins(&mut tx, &PUT, id, set).await?;
+        for (input, name) in inputs(&change.sources) {
+            queries::insert_input(&mut tx, &PUT, id, input, &name).await?;
+        }
+    }
+    tx.commit().await?;
+    Ok(Some(open))
+}
+
+/// Starts a commit on a branch and leaves it open.
+///
+/// # Errors
+/// `conflict` when the branch has an open commit already.
+pub async fn start(call: &Call, change: Change<'_>) -> Answer<CommitRow> {
+    let plane = &call.plane;
+    let mut tx = begin_change(call, &change).await?;
+    let parent = queries::find_head(&mut tx, &PUT, change.repo.id, change.branch).await?.flatten();
+    if let Some(open) = parent.as_ref().filter(|p| p.state == CommitState::Open) {
+        return Err(Failure::new(
+            ProblemKind::Conflict,
+            format!("`{}@{}` has the open commit `{}` already", change.repo, change.branch, open.id),
+        )
+        .hint(format!("howdah commit finish {}@{}", change.repo, change.branch)));
+    }
+    let new = new_commit(plane, call, &mut tx, &change, parent.as_ref()).await?;
+    queries::insert_commit(&mut tx, &PUT, &new).await?;
+    let row = queries::find_commit(&mut tx, &PUT, new.id).await?.ok_or_else(Failure::not_found)?;
+    tx.commit().await?;
+    plane.signals.commits_changed();
+    Ok(row)
+}
+
+/// Finishes an open commit of a person: what was put into it is merged onto its parent's tree.
+///
+/// # Errors
+/// `commit-finished`; `conflict` when a path would be a file and a directory: the commit stays open then.
+pub async fn finish(call: &Call, repo: &Visible, _: &Allowed, id: CommitId) -> Answer<CommitRow> {
+    let plane = &call.plane;
+    let writer = plane.storage.writer();
+    let mut seen = 0;
+    let mut changes = Vec::new();
+    for _ in 0..ATTEMPTS {
+        let base = {
+            let mut conn = plane.pool.acquire().await?;
+            for (seq, bytes) in queries::list_filesets(&mut conn, &PUT, id, seen).await? {
+                changes.extend(change::decode(&bytes)?);
+                seen = seq;
+            }
+            let finished = queries::find_finished(&mut conn, &PUT, id).await?;
+            finished.map_or_else(|| Ok(TreeRef::empty()), |f| f.tree())?
+        };
+        let steps = change::against(&plane.storage, &writer, &base, &changes).await?;
+        let tree = plane.storage.apply(&writer, &base, steps).await?;
+        writer.flush().await?;
+        let mut tx = plane.begin().await?;
+        lock_dag(&mut tx).await?;
+        still_allowed(call, &mut tx, repo).await?;
+        let open = queries::lock_commit(&mut tx, &PUT, id).await?.ok_or_else(Failure::not_found)?;
+        if open.state == CommitState::Open && queries::last_fileset(&mut tx, &PUT, id).await? != seen {
+            continue;
+        }
+        let row = finish_in_transaction(plane, &mut tx, &PUT, id, &tree, plane.now()).await?;
+        return publish(plane, tx, row).await;
+    }
+    Err(Failure::new(
+        ProblemKind::BranchMoved,
+        "others kept putting files into the commit, so it was not finished",
+    )
+    .hint("repeat the request"))
+}

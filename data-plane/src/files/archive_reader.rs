@@ -1,0 +1,330 @@
+//! Reads a tar archive as it arrives. Bytes are handed on as they come, nothing is kept, and everything that has no place
+//! in a versioned tree (links, devices, paths that climb out) is refused by name.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use contract::problem::ProblemKind;
+use storage::FilePath;
+use tar::{EntryType, Header, PaxExtensions};
+use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
+
+use crate::failure::{Answer, Failure};
+
+const BLOCK: usize = 512;
+/// Extension headers hold one path and a few numbers.
+const EXTENSION_BYTES_MAX: u64 = 1 << 20;
+
+/// A file in an archive; its bytes follow from [`ArchiveReader::body`].
+#[derive(Debug)]
+pub struct Member {
+    /// Where it goes, below the archive's root.
+    pub path: FilePath,
+    /// Its bytes.
+    pub size: u64,
+    /// Whether its owner may execute it.
+    pub executable: bool,
+}
+
+/// The archive being read.
+pub struct ArchiveReader<R> {
+    source: R,
+    left: u64,
+    padding: u64,
+}
+
+#[derive(Default)]
+struct Extensions {
+    path: Option<Vec<u8>>,
+    size: Option<u64>,
+}
+
+fn malformed(detail: impl Into<String>) -> Failure {
+    Failure::new(ProblemKind::Malformed, detail).hint("send a tar archive; nothing was committed")
+}
+
+fn broken_off(error: &io::Error) -> Failure {
+    malformed(format!("the upload broke off: {error}"))
+}
+
+impl<R: AsyncRead + Unpin> ArchiveReader<R> {
+    /// Reads an archive from its beginning.
+    pub fn new(source: R) -> Self {
+        Self {
+            source,
+            left: 0,
+            padding: 0,
+        }
+    }
+
+    /// The next file, behind what is left of the one before; `None` at the archive's end mark.
+    ///
+    /// # Errors
+    /// `malformed` when it is no archive or ends too early; `invalid` for a member that has no place in a tree.
+    pub async fn next(&mut self) -> Answer<Option<Member>> {
+        let mut extensions = Extensions::default();
+        loop {
+            self.skip_rest().await?;
+            let mut header = Header::new_old();
+            let block = header.as_mut_bytes();
+            self.source.read_exact(block).await.map_err(|e| match e.kind() {
+                io::ErrorKind::UnexpectedEof => malformed("the archive has no end: the upload broke off"),
+                _ => broken_off(&e),
+            })?;
+            if block.iter().all(|b| *b == 0) {
+                self.drain().await?;
+                return Ok(None);
+            }
+            verify_checksum(&header)?;
+            let size = header
+                .entry_size()
+                .map_err(|_| malformed("a header of the archive has no size"))?;
+            let kind = header.entry_type();
+            self.expect(size);
+            if extend(&mut extensions, kind, size, self).await? {
+                continue;
+            }
+            let size = extensions.size.unwrap_or(size);
+            self.expect(if kind.is_dir() { 0 } else { size });
+            let bytes = extensions
+                .path
+                .take()
+                .unwrap_or_else(|| header.path_bytes().into_owned());
+            let executable = header.mode().is_ok_and(|mode| mode & 0o100 != 0);
+            if let Some(path) = place(kind, &bytes)? {
+                return Ok(Some(Member { path, size, executable }));
+            }
+            extensions = Extensions::default();
+        }
+    }
+
+    /// The bytes of the current file.
+    pub fn body(&mut self) -> Body<'_, R> {
+        Body(self)
+    }
+
+    /// The whole current file in memory; for small ones.
+    ///
+    /// # Errors
+    /// `malformed` when the upload broke off.
+    pub async fn read_all(&mut self) -> Answer<Vec<u8>> {
+        let mut bytes = vec![0; usize::try_from(self.left).map_err(|_| malformed("a member is too large"))?];
+        self.source.read_exact(&mut bytes).await.map_err(|e| broken_off(&e))?;
+        self.left = 0;
+        Ok(bytes)
+    }
+
+    fn expect(&mut self, size: u64) {
+        self.left = size;
+        self.padding = size.next_multiple_of(BLOCK as u64) - size;
+    }
+
+    async fn skip_rest(&mut self) -> Answer<()> {
+        let mut rest = self.left + self.padding;
+        let mut scratch = [0; 16 * BLOCK];
+        while rest > 0 {
+            let most = scratch.len().min(usize::try_from(rest).unwrap_or(usize::MAX));
+            let read = self.source.read(&mut scratch[..most]).await.map_err(|e| broken_off(&e))?;
+            if read == 0 {
+                return Err(malformed("the archive has no end: the upload broke off"));
+            }
+            rest -= read as u64;
+        }
+        (self.left, self.padding) = (0, 0);
+        Ok(())
+    }
+
+    /// Reads what stands behind the end mark: only then it is certain that the request has arrived whole.
+    async fn drain(&mut self) -> Answer<()> {
+        let mut scratch = [0; 16 * BLOCK];
+        while self.source.read(&mut scratch).await.map_err(|e| broken_off(&e))? > 0 {}
+        Ok(())
+    }
+}
+
+fn verify_checksum(header: &Header) -> Answer<()> {
+    let sum: u32 = header
+        .as_bytes()
+        .iter()
+        .enumerate()
+        .map(|(i, b)| if (148..156).contains(&i) { 32 } else { u32::from(*b) })
+        .sum();
+    if header.cksum().is_ok_and(|given| given == sum) {
+        return Ok(());
+    }
+    Err(malformed("the body is not a tar archive, or it is damaged"))
+}
+
+/// Takes in an extension header; answers whether it was one.
+async fn extend<R: AsyncRead + Unpin>(
+    extensions: &mut Extensions,
+    kind: EntryType,
+    size: u64,
+    archive: &mut ArchiveReader<R>,
+) -> Answer<bool> {
+    let long_name = kind.is_gnu_longname();
+    let local = kind.is_pax_local_extensions();
+    if !(long_name || local || kind.is_pax_global_extensions() || kind.is_gnu_longlink()) {
+        return Ok(false);
+    }
+    if size > EXTENSION_BYTES_MAX {
+        return Err(malformed("an extension header of the archive is too large"));
+    }
+    let bytes = archive.read_all().await?;
+    if long_name {
+        let end = bytes.iter().position(|b| *b == 0).unwrap_or(bytes.len());
+        extensions.path = Some(bytes[..end].to_vec());
+    }
+    if local {
+        for extension in PaxExtensions::new(&bytes) {
+            let extension = extension.map_err(|_| malformed("an extension header of the archive is damaged"))?;
+            match extension.key_bytes() {
+                b"path" => extensions.path = Some(extension.value_bytes().to_vec()),
+                b"size" => {
+                    let size = extension.value().ok().and_then(|v| v.parse().ok());
+                    extensions.size = Some(size.ok_or_else(|| malformed("a size in the archive is no number"))?);
+                }
+                key if key.starts_with(b"GNU.sparse.") => {
+                    return Err(Failure::invalid("sparse members of an archive can't be stored")
+                        .hint("make the archive without `--sparse`"));
+                }
+                _ => {}
+            }
+        }
+    }
+    Ok(true)
+}
+
+/// Where a member goes; `None` for a directory, which exists by the files below it.
+fn place(kind: EntryType, bytes: &[u8]) -> Answer<Option<FilePath>> {
+    let shown = || String::from_utf8_lossy(bytes).chars().take(200).collect::<String>();
+    let text = std::str::from_utf8(bytes).map_err(|_| {
+        Failure::invalid(format!("path `{}` is not UTF-8", shown())).hint("rename the file")
+    })?;
+    // `./a` and `/a` are `a`; `..` is left for the path's own parser to refuse.
+    let parts: Vec<&str> = text.split('/').filter(|p| !p.is_empty() && *p != ".").collect();
+    let what = match kind {
+        EntryType::Regular | EntryType::Continuous => {
+            return Ok(Some(FilePath::parse(&parts.join("/"))?));
+        }
+        EntryType::Directory => {
+            if !parts.is_empty() {
+                FilePath::parse(&parts.join("/"))?;
+            }
+            return Ok(None);
+        }
+        EntryType::Symlink => "a symbolic link",
+        EntryType::Link => "a hard link",
+        EntryType::Char | EntryType::Block => "a device",
+        EntryType::Fifo => "a pipe",
+        _ => "neither a file nor a directory",
+    };
+    Err(Failure::invalid(format!("`{}` is {what}: only files can be stored", shown()))
+        .hint("leave it out, or put the file that it stands for"))
+}
+
+/// The bytes of one member.
+pub struct Body<'a, R>(&'a mut ArchiveReader<R>);
+
+impl<R: AsyncRead + Unpin> AsyncRead for Body<'_, R> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let archive = &mut *self.get_mut().0;
+        if archive.left == 0 || buf.remaining() == 0 {
+            return Poll::Ready(Ok(()));
+        }
+        let most = buf.remaining().min(usize::try_from(archive.left).unwrap_or(usize::MAX));
+        let mut part = ReadBuf::new(buf.initialize_unfilled_to(most));
+        match Pin::new(&mut archive.source).poll_read(cx, &mut part) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Ready(Ok(())) => {
+                let read = part.filled().len();
+                if read == 0 {
+                    return Poll::Ready(Err(io::Error::new(
+                        io::ErrorKind::UnexpectedEof,
+                        "the archive has no end",
+                    )));
+                }
+                buf.advance(read);
+                archive.left -= read as u64;
+                Poll::Ready(Ok(()))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn archive(members: &[(&str, EntryType, &[u8])]) -> Vec<u8> {
+        let mut builder = tar::Builder::new(Vec::new());
+        for (path, kind, bytes) in members {
+            let mut header = Header::new_gnu();
+            header.set_entry_type(*kind);
+            header.set_size(bytes.len() as u64);
+            header.set_mode(0o755);
+            header.as_mut_bytes()[..path.len().min(100)].copy_from_slice(&path.as_bytes()[..path.len().min(100)]);
+            if path.len() > 100 {
+                builder.append_data(&mut header, path, *bytes).unwrap();
+                continue;
+            }
+            header.set_cksum();
+            builder.append(&header, *bytes).unwrap();
+        }
+        builder.into_inner().unwrap()
+    }
+
+    async fn read(bytes: &[u8]) -> Answer<Vec<(String, Vec<u8>)>> {
+        let mut reader = ArchiveReader::new(bytes);
+        let mut found = Vec::new();
+        while let Some(member) = reader.next().await? {
+            let mut content = Vec::new();
+            reader.body().read_to_end(&mut content).await.map_err(|e| broken_off(&e))?;
+            found.push((member.path.to_string(), content));
+        }
+        Ok(found)
+    }
+
+    #[tokio::test]
+    async fn files_come_out_with_their_paths_below_the_root() {
+        let long = format!("deep/{}", "x".repeat(150));
+        let bytes = archive(&[
+            ("./a", EntryType::Regular, b"one"),
+            ("dir/", EntryType::Directory, b""),
+            ("/dir/b", EntryType::Regular, &[7; 1000]),
+            (&long, EntryType::Regular, b""),
+        ]);
+        let found = read(&bytes).await.unwrap();
+        let paths: Vec<&str> = found.iter().map(|(p, _)| p.as_str()).collect();
+        assert_eq!(paths, ["a", "dir/b", &long]);
+        assert_eq!((found[0].1.len(), found[1].1.len(), found[2].1.len()), (3, 1000, 0));
+    }
+
+    #[tokio::test]
+    async fn what_has_no_place_in_a_tree_is_refused_by_name() {
+        for (path, kind) in [
+            ("../up", EntryType::Regular),
+            ("a/../../up", EntryType::Regular),
+            ("soft", EntryType::Symlink),
+            ("hard", EntryType::Link),
+            ("dev", EntryType::Char),
+            ("pipe", EntryType::Fifo),
+        ] {
+            let refused = read(&archive(&[(path, kind, b"")])).await.unwrap_err();
+            assert_eq!(refused.kind(), ProblemKind::Invalid, "{path}");
+            assert!(refused.detail().contains(path), "{refused}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_archive_that_breaks_off_anywhere_is_noticed() {
+        let bytes = archive(&[("a", EntryType::Regular, b"one"), ("b", EntryType::Regular, b"two")]);
+        for cut in [0, 100, 512, 513, 700, 1024, 1600, 2048] {
+            assert!(read(&bytes[..cut]).await.is_err(), "cut at {cut}");
+        }
+        assert!(read(b"this is no archive at all").await.is_err());
+        assert!(read(&[65; 2048]).await.is_err());
+    }
+}

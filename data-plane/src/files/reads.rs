@@ -1,0 +1,261 @@
+//! Handlers that show files: lists, bytes, archives, differences. Each first finds the commit with the proof that the
+//! caller may read it; streams keep asking while they run.
+
+use std::ops::Range;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use chassis::http::{Json, Query};
+use contract::api::{ChangeKind, FileChange, FileInfo, Page};
+use contract::reference::CommitRef;
+use futures::StreamExt;
+use provenance::glob::Glob;
+use serde::Deserialize;
+use storage::{Change, FileEntry, StorageError};
+
+use super::archive_writer;
+use super::guard::guarded;
+use super::listing::{self, Listing, directory_path};
+use crate::call::Call;
+use crate::commits::resolve::ReadableCommit;
+use crate::cursor;
+use crate::failure::{Answer, Failure};
+use crate::plane::Plane;
+
+#[derive(Deserialize)]
+pub(super) struct ListQuery {
+    #[serde(rename = "ref")]
+    reference: String,
+    #[serde(default)]
+    path: String,
+    #[serde(default)]
+    recursive: bool,
+    glob: Option<String>,
+    limit: Option<u32>,
+    cursor: Option<String>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct PathQuery {
+    #[serde(rename = "ref")]
+    reference: String,
+    #[serde(default)]
+    path: String,
+}
+
+#[derive(Deserialize)]
+pub(super) struct DiffQuery {
+    a: String,
+    b: String,
+}
+
+async fn readable(plane: &Plane, call: &Call, reference: &str) -> Answer<ReadableCommit> {
+    let reference: CommitRef = reference.parse()?;
+    let mut conn = plane.pool.acquire().await?;
+    call.locate_readable(&mut conn, &reference).await
+}
+
+pub(super) async fn list(
+    State(plane): State<Plane>,
+    call: Call,
+    Query(query): Query<ListQuery>,
+) -> Answer<Json<Page<FileInfo>>> {
+    let limit = cursor::limit(query.limit)?;
+    let path = directory_path(&query.path)?;
+    let glob = match &query.glob {
+        None => None,
+        Some(text) => Some(Glob::parse(text).map_err(|e| Failure::invalid(e.to_string()))?),
+    };
+    let commit = readable(&plane, &call, &query.reference).await?;
+    // The commit and not the reference: a branch may move between two pages, and the second must go on in the first.
+    let name = format!(
+        "files {} {} {} {}",
+        commit.commit.id,
+        query.path,
+        query.recursive,
+        query.glob.as_deref().unwrap_or_default()
+    );
+    let listing = Listing {
+        path: path.as_ref(),
+        recursive: query.recursive,
+        glob: glob.as_ref(),
+        after: call.position(&name, query.cursor.as_deref())?,
+        limit: limit + 1,
+    };
+    let items = listing::list(&plane.storage, &commit, &listing).await?;
+    Ok(Json(call.page(&name, items, limit, listing::position)?))
+}
+
+pub(super) async fn content(
+    State(plane): State<Plane>,
+    call: Call,
+    Query(query): Query<PathQuery>,
+    headers: HeaderMap,
+) -> Answer<Response> {
+    let commit = readable(&plane, &call, &query.reference).await?;
+    let path = storage::FilePath::parse(&query.path)?;
+    let tree = commit.commit.tree()?;
+    let Some(entry) = plane.storage.get(&tree, &path).await? else {
+        let directory = plane.storage.kind(&tree, &path).await?.is_some();
+        return Err(match directory {
+            true => Failure::invalid(format!("`/{path}` is a directory"))
+                .hint("read a file of it, or the directory as an archive"),
+            false => listing::nothing_at(&commit, &path),
+        });
+    };
+    let etag = format!("\"{}\"", entry.digest);
+    if headers
+        .get(header::IF_NONE_MATCH)
+        .and_then(|v| v.to_str().ok())
+        .is_some_and(|given| given.split(',').any(|e| e.trim() == etag || e.trim() == "*"))
+    {
+        return Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, etag)]).into_response());
+    }
+    let same = headers
+        .get(header::IF_RANGE)
+        .is_none_or(|v| v.to_str().is_ok_and(|v| v == etag));
+    let asked = headers.get(header::RANGE).filter(|_| same).and_then(|v| v.to_str().ok());
+    let range = match asked.map(|text| parse_range(text, entry.size)) {
+        None | Some(Asked::All) => None,
+        Some(Asked::Part(range)) => Some(range),
+        Some(Asked::Outside) => {
+            let all = format!("bytes */{}", entry.size);
+            return Ok((StatusCode::RANGE_NOT_SATISFIABLE, [(header::CONTENT_RANGE, all)]).into_response());
+        }
+    };
+    Ok(send(&plane, &call, &commit, &entry, etag, range))
+}
+
+fn send(
+    plane: &Plane,
+    call: &Call,
+    commit: &ReadableCommit,
+    entry: &FileEntry,
+    etag: String,
+    range: Option<Range<u64>>,
+) -> Response {
+    let (status, from_to) = match &range {
+        None => (StatusCode::OK, 0..entry.size),
+        Some(range) => (StatusCode::PARTIAL_CONTENT, range.clone()),
+    };
+    let bytes = plane.storage.read(entry, from_to.clone());
+    let body = Body::from_stream(guarded(bytes, call.keep(), vec![commit.origins.clone()]));
+    let mut response = (
+        status,
+        [
+            (header::CONTENT_TYPE, "application/octet-stream".to_owned()),
+            (header::CONTENT_LENGTH, (from_to.end - from_to.start).to_string()),
+            (header::ACCEPT_RANGES, "bytes".to_owned()),
+            (header::X_CONTENT_TYPE_OPTIONS, "nosniff".to_owned()),
+            (header::ETAG, etag),
+        ],
+        body,
+    )
+        .into_response();
+    if range.is_some() {
+        let text = format!("bytes {}-{}/{}", from_to.start, from_to.end.saturating_sub(1), entry.size);
+        if let Ok(value) = text.parse() {
+            response.headers_mut().insert(header::CONTENT_RANGE, value);
+        }
+    }
+    response
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Asked {
+    /// Nothing that we understand: the whole file, as RFC 9110 has it.
+    All,
+    Part(Range<u64>),
+    Outside,
+}
+
+fn parse_range(text: &str, size: u64) -> Asked {
+    let Some((from, to)) = text.strip_prefix("bytes=").and_then(|r| r.trim().split_once('-')) else {
+        return Asked::All;
+    };
+    let range = match (from.parse::<u64>(), to.parse::<u64>()) {
+        (Ok(from), Ok(to)) if from <= to => from..to.saturating_add(1).min(size),
+        (Ok(from), Err(_)) if to.is_empty() => from..size,
+        (Err(_), Ok(last)) if from.is_empty() => size.saturating_sub(last)..size,
+        _ => return Asked::All,
+    };
+    if range.start >= range.end { Asked::Outside } else { Asked::Part(range) }
+}
+
+pub(super) async fn archive(
+    State(plane): State<Plane>,
+    call: Call,
+    Query(query): Query<PathQuery>,
+) -> Answer<Response> {
+    let commit = readable(&plane, &call, &query.reference).await?;
+    let path = directory_path(&query.path)?;
+    let tree = commit.commit.tree()?;
+    if let Some(path) = &path
+        && plane.storage.kind(&tree, path).await?.is_none()
+    {
+        return Err(listing::nothing_at(&commit, path));
+    }
+    let finished_at = commit.commit.finished_at.unwrap_or(commit.commit.started_at);
+    let bytes = archive_writer::archive(&plane.storage, &tree, path, finished_at);
+    let etag = format!("\"{}\"", tree.digest());
+    let body = Body::from_stream(guarded(bytes, call.keep(), vec![commit.origins.clone()]));
+    let headers = [
+        (header::CONTENT_TYPE, "application/x-tar".to_owned()),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff".to_owned()),
+        (header::ETAG, etag),
+    ];
+    Ok((headers, body).into_response())
+}
+
+pub(super) async fn diff(State(plane): State<Plane>, call: Call, Query(query): Query<DiffQuery>) -> Answer<Response> {
+    let a = readable(&plane, &call, &query.a).await?;
+    let b = readable(&plane, &call, &query.b).await?;
+    let changes = plane.storage.diff(&a.commit.tree()?, &b.commit.tree()?);
+    let lines = changes.map(|change| change.map(|c| json_line(&c))).boxed();
+    let sets = vec![a.origins.clone(), b.origins.clone()];
+    let body = Body::from_stream(guarded::<StorageError>(lines, call.keep(), sets));
+    Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response())
+}
+
+fn json_line(change: &Change) -> Bytes {
+    let (kind, entry) = match (&change.before, &change.after) {
+        (None, after) => (ChangeKind::Added, after.as_ref()),
+        (Some(before), None) => (ChangeKind::Removed, Some(before)),
+        (Some(_), Some(after)) => (ChangeKind::Changed, Some(after)),
+    };
+    let line = FileChange {
+        change: kind,
+        path: format!("/{}", change.path),
+        size_bytes: entry.map_or(0, |e| e.size),
+    };
+    let mut bytes = serde_json::to_vec(&line).unwrap_or_default();
+    bytes.push(b'\n');
+    bytes.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_read_as_rfc_9110_has_them() {
+        for (text, expected) in [
+            ("bytes=0-4", Asked::Part(0..5)),
+            ("bytes=5-", Asked::Part(5..10)),
+            ("bytes=-3", Asked::Part(7..10)),
+            ("bytes=-30", Asked::Part(0..10)),
+            ("bytes=8-99", Asked::Part(8..10)),
+            ("bytes=10-", Asked::Outside),
+            ("bytes=10-11", Asked::Outside),
+            ("bytes=0-18446744073709551615", Asked::Part(0..10)),
+            ("bytes=4-2", Asked::All),
+            ("bytes=0-1,3-4", Asked::All),
+            ("lines=1-2", Asked::All),
+        ] {
+            assert_eq!(parse_range(text, 10), expected, "{text}");
+        }
+    }
+}

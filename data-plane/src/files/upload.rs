@@ -1,0 +1,169 @@
+//! An upload on its way into storage: a tar archive is read as it arrives, small files are stored in batches, large ones
+//! as streams. Nothing refers to what was stored until the commit is made, so an upload that breaks off leaves nothing.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use storage::{FileEntry, FilePath, Storage, TreeRef, Writer};
+use tokio::io::AsyncRead;
+use tokio::task::JoinHandle;
+
+use super::archive_reader::ArchiveReader;
+use super::change::FileChange;
+use crate::failure::{Answer, Failure};
+
+/// Files up to this size are stored in batches.
+const SMALL_BYTES_MAX: u64 = 128 << 10;
+/// A batch is stored when it holds that much.
+const BATCH_BYTES: usize = 4 << 20;
+const BATCH_FILES: usize = 2048;
+/// Batches on their way at once.
+const BATCHES_MAX: usize = 3;
+/// An upload that is no larger stays in its entries when it goes into an open commit: 100,000 single files must not be
+/// 100,000 objects.
+const EMBEDDED_BYTES_MAX: usize = 64 << 10;
+
+/// Where an upload goes.
+pub struct Destination<'a> {
+    /// The tree that is there: what the files have in common with it is not stored again.
+    pub base: &'a TreeRef,
+    /// The directory that the archive's root stands for; `None` = the root.
+    pub directory: Option<&'a FilePath>,
+    /// Put the contents behind what is there.
+    pub append: bool,
+    /// Into an open commit.
+    pub open: bool,
+}
+
+type Named = Vec<(usize, FilePath)>;
+
+struct Batches {
+    writer: Writer,
+    names: Named,
+    files: Vec<(Bytes, bool)>,
+    bytes: usize,
+    running: VecDeque<JoinHandle<Answer<Vec<(usize, FilePath, FileEntry)>>>>,
+    done: Vec<(usize, FilePath, FileEntry)>,
+}
+
+impl Batches {
+    fn new(writer: &Writer) -> Self {
+        Self {
+            writer: writer.clone(),
+            names: Vec::new(),
+            files: Vec::new(),
+            bytes: 0,
+            running: VecDeque::new(),
+            done: Vec::new(),
+        }
+    }
+
+    async fn add(&mut self, place: usize, path: FilePath, content: Vec<u8>, executable: bool) -> Answer<()> {
+        self.bytes += content.len();
+        self.names.push((place, path));
+        self.files.push((content.into(), executable));
+        if self.bytes >= BATCH_BYTES || self.files.len() >= BATCH_FILES {
+            self.send().await?;
+        }
+        Ok(())
+    }
+
+    async fn send(&mut self) -> Answer<()> {
+        if self.files.is_empty() {
+            return Ok(());
+        }
+        while self.running.len() >= BATCHES_MAX {
+            self.take().await?;
+        }
+        let (names, files) = (std::mem::take(&mut self.names), std::mem::take(&mut self.files));
+        self.bytes = 0;
+        let writer = self.writer.clone();
+        self.running.push_back(tokio::spawn(async move {
+            let entries = writer.write_small_files(files).await?;
+            let named = names.into_iter().zip(entries);
+            Ok(named.map(|((place, path), entry)| (place, path, entry)).collect())
+        }));
+        Ok(())
+    }
+
+    async fn take(&mut self) -> Answer<()> {
+        if let Some(batch) = self.running.pop_front() {
+            self.done.extend(batch.await.map_err(Failure::internal)??);
+        }
+        Ok(())
+    }
+
+    /// Everything that fits into the entries themselves, if that is all there was.
+    fn embed(&mut self) {
+        for ((place, path), (bytes, executable)) in self.names.drain(..).zip(self.files.drain(..)) {
+            self.done.push((place, path, FileEntry::embedded(bytes, executable)));
+        }
+    }
+
+    async fn finish(mut self, may_embed: bool) -> Answer<Vec<(usize, FilePath, FileEntry)>> {
+        if may_embed && self.running.is_empty() && self.done.is_empty() && self.bytes <= EMBEDDED_BYTES_MAX {
+            self.embed();
+        }
+        self.send().await?;
+        while !self.running.is_empty() {
+            self.take().await?;
+        }
+        Ok(std::mem::take(&mut self.done))
+    }
+}
+
+impl Drop for Batches {
+    fn drop(&mut self) {
+        for batch in &self.running {
+            batch.abort();
+        }
+    }
+}
+
+/// Stores the files of a tar archive and answers the changes that they are, in the archive's order.
+///
+/// # Errors
+/// `malformed` when the archive is none or breaks off, `invalid` for members that can't be stored, storage's failures.
+pub async fn receive(
+    storage: &Storage,
+    writer: &Writer,
+    destination: &Destination<'_>,
+    source: impl AsyncRead + Send + Unpin,
+) -> Answer<Vec<FileChange>> {
+    let mut archive = ArchiveReader::new(source);
+    let mut small = Batches::new(writer);
+    let mut large = Vec::new();
+    let mut place = 0;
+    while let Some(member) = archive.next().await? {
+        let path = match destination.directory {
+            None => member.path,
+            Some(directory) => directory.join(member.path.as_str())?,
+        };
+        if member.size <= SMALL_BYTES_MAX {
+            let content = archive.read_all().await?;
+            small.add(place, path, content, member.executable).await?;
+        } else {
+            let before = match destination.append {
+                true => None,
+                false => storage.get(destination.base, &path).await?,
+            };
+            let entry = match before {
+                None => writer.write_file(archive.body(), member.executable).await?,
+                Some(before) => writer.write_file_over(&before, archive.body(), member.executable).await?,
+            };
+            large.push((place, path, entry));
+        }
+        place += 1;
+    }
+    let mut all = small.finish(destination.open && large.is_empty()).await?;
+    all.extend(large);
+    all.sort_by_key(|(place, ..)| *place);
+    let change = |(_, path, entry)| {
+        if destination.append {
+            FileChange::Append(path, entry)
+        } else {
+            FileChange::Put(path, entry)
+        }
+    };
+    Ok(all.into_iter().map(change).collect())
+}

@@ -1,0 +1,242 @@
+//! Handlers that change files: put, delete, copy. Each is one atomic commit, or an addition to the branch's open commit.
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::StatusCode;
+use chassis::http::{Json, Query};
+use contract::api::Commit;
+use contract::names::BranchName;
+use contract::problem::ProblemKind;
+use contract::reference::{CommitRef, RepoRef};
+use futures::{StreamExt, TryStreamExt};
+use serde::Deserialize;
+use storage::{EntryKind, FilePath, Storage};
+use tokio_util::io::StreamReader;
+
+use super::change::FileChange;
+use super::listing::{directory_path, nothing_at};
+use super::upload::{self, Destination};
+use crate::call::Call;
+use crate::commits::put::{self, Change, Head, Source};
+use crate::commits::resolve::ReadableCommit;
+use crate::commits::{CommitRow, views};
+use crate::failure::{Answer, Failure};
+use crate::permissions::{Allowed, Visible};
+use crate::plane::Plane;
+
+const MESSAGE_BYTES_MAX: usize = 16 << 10;
+const LIST_AT_ONCE: usize = 1000;
+
+#[derive(Deserialize)]
+pub(super) struct PutQuery {
+    repo: String,
+    branch: Option<BranchName>,
+    #[serde(default)]
+    path: String,
+    #[serde(default)]
+    message: String,
+    #[serde(default)]
+    append: bool,
+}
+
+#[derive(Deserialize)]
+pub(super) struct DeleteQuery {
+    repo: String,
+    branch: Option<BranchName>,
+    path: String,
+    #[serde(default)]
+    message: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct CopyBody {
+    from_ref: String,
+    from_path: String,
+    repo: String,
+    branch: Option<BranchName>,
+    path: String,
+    #[serde(default)]
+    message: String,
+}
+
+/// Where a change goes, with the proof that the caller may make it.
+struct Place {
+    repo: Visible,
+    allowed: Allowed,
+    branch: BranchName,
+    head: Head,
+}
+
+async fn place(plane: &Plane, call: &Call, repo: &str, branch: Option<BranchName>, message: &str) -> Answer<Place> {
+    let reference: RepoRef = repo.parse()?;
+    if message.len() > MESSAGE_BYTES_MAX {
+        return Err(Failure::invalid(format!(
+            "the message has {} bytes, at most {MESSAGE_BYTES_MAX} are allowed",
+            message.len()
+        )));
+    }
+    let mut conn = plane.pool.acquire().await?;
+    let repo = call.repo(&mut conn, &reference).await?;
+    let allowed = call.writable(&repo)?;
+    let branch = branch.unwrap_or_else(BranchName::main);
+    let head = put::head(&mut conn, &allowed, &branch).await?;
+    Ok(Place {
+        repo,
+        allowed,
+        branch,
+        head,
+    })
+}
+
+async fn answer(plane: &Plane, call: &Call, row: CommitRow) -> Answer<(StatusCode, Json<Commit>)> {
+    let mut conn = plane.pool.acquire().await?;
+    let shown = views::show_to_maker(&mut conn, call.rights(), row).await?;
+    Ok((StatusCode::CREATED, Json(shown)))
+}
+
+pub(super) async fn put(
+    State(plane): State<Plane>,
+    call: Call,
+    Query(query): Query<PutQuery>,
+    body: Body,
+) -> Answer<(StatusCode, Json<Commit>)> {
+    let place = place(&plane, &call, &query.repo, query.branch, &query.message).await?;
+    let directory = directory_path(&query.path)?;
+    let writer = plane.storage.writer();
+    let destination = Destination {
+        base: &place.head.tree,
+        directory: directory.as_ref(),
+        append: query.append,
+        open: place.head.is_open(),
+    };
+    let source = StreamReader::new(body.into_data_stream().map_err(std::io::Error::other));
+    let changes = upload::receive(&plane.storage, &writer, &destination, source).await?;
+    let change = Change {
+        repo: &place.repo,
+        allowed: &place.allowed,
+        branch: &place.branch,
+        changes,
+        sources: Vec::new(),
+        message: query.message,
+    };
+    let row = put::commit(&call, &writer, change).await?;
+    answer(&plane, &call, row).await
+}
+
+pub(super) async fn delete(
+    State(plane): State<Plane>,
+    call: Call,
+    Query(query): Query<DeleteQuery>,
+) -> Answer<Json<Commit>> {
+    let place = place(&plane, &call, &query.repo, query.branch, &query.message).await?;
+    let path = directory_path(&query.path)?;
+    let changes = deletions(&plane.storage, &place, path.as_ref()).await?;
+    let writer = plane.storage.writer();
+    let change = Change {
+        repo: &place.repo,
+        allowed: &place.allowed,
+        branch: &place.branch,
+        changes,
+        sources: Vec::new(),
+        message: query.message,
+    };
+    let row = put::commit(&call, &writer, change).await?;
+    answer(&plane, &call, row).await.map(|(_, shown)| shown)
+}
+
+/// The deletion of one path, or of everything right below the root.
+async fn deletions(storage: &Storage, place: &Place, path: Option<&FilePath>) -> Answer<Vec<FileChange>> {
+    let tree = &place.head.tree;
+    if let Some(path) = path {
+        // What an open commit holds is known only when it is finished: deleting what is not there does no harm then.
+        if !place.head.is_open() && storage.kind(tree, path).await?.is_none() {
+            return Err(Failure::new(
+                ProblemKind::NotFound,
+                format!("there is no file or directory `/{path}` in `{}@{}`", place.repo, place.branch),
+            ));
+        }
+        return Ok(vec![FileChange::Delete(path.clone())]);
+    }
+    let mut changes = Vec::new();
+    let mut after: Option<String> = None;
+    loop {
+        let entries = storage
+            .list_directory(tree, None, after.as_deref(), LIST_AT_ONCE)
+            .await?;
+        let Some(last) = entries.last() else {
+            return Ok(changes);
+        };
+        after = Some(last.path.name().to_owned());
+        changes.extend(entries.into_iter().map(|e| FileChange::Delete(e.path)));
+    }
+}
+
+pub(super) async fn copy(
+    State(plane): State<Plane>,
+    call: Call,
+    Json(body): Json<CopyBody>,
+) -> Answer<(StatusCode, Json<Commit>)> {
+    let from: CommitRef = body.from_ref.parse()?;
+    let source = {
+        let mut conn = plane.pool.acquire().await?;
+        call.locate_readable(&mut conn, &from).await?
+    };
+    let place = place(&plane, &call, &body.repo, body.branch, &body.message).await?;
+    let changes = copies(&plane.storage, &source, &body.from_path, &body.path).await?;
+    let sources = vec![Source {
+        commit: source.commit.id,
+        origins: source.origins.clone(),
+    }];
+    let writer = plane.storage.writer();
+    let change = Change {
+        repo: &place.repo,
+        allowed: &place.allowed,
+        branch: &place.branch,
+        changes,
+        sources,
+        message: body.message,
+    };
+    let row = put::commit(&call, &writer, change).await?;
+    answer(&plane, &call, row).await
+}
+
+/// References to the bytes of one file or directory, at their new paths. A target that ends in `/` is a directory to copy
+/// into.
+async fn copies(
+    storage: &Storage,
+    source: &ReadableCommit,
+    from_path: &str,
+    to_path: &str,
+) -> Answer<Vec<FileChange>> {
+    let tree = source.commit.tree()?;
+    let (from, to) = (directory_path(from_path)?, directory_path(to_path)?);
+    let kind = match &from {
+        None => Some(EntryKind::Directory),
+        Some(from) => storage.kind(&tree, from).await?,
+    };
+    let to = match (&from, kind) {
+        (Some(from), None) => return Err(nothing_at(source, from)),
+        (Some(from), Some(_)) if to.is_none() || to_path.ends_with('/') => {
+            let name = from.name();
+            Some(to.as_ref().map_or_else(|| FilePath::parse(name), |to| to.join(name))?)
+        }
+        _ => to,
+    };
+    let mut files = storage.list(&tree, from.as_ref(), None);
+    let mut changes = Vec::new();
+    while let Some(item) = files.next().await {
+        let (path, entry) = item?;
+        let below = match &from {
+            None => Some(path.as_str()),
+            Some(from) => path.strip_directory(from),
+        };
+        let target = match (&to, below) {
+            (Some(to), None) => to.clone(),
+            (Some(to), Some(below)) => to.join(below)?,
+            (None, _) => path.clone(),
+        };
+        changes.push(FileChange::Put(target, entry));
+    }
+    Ok(changes)
+}
