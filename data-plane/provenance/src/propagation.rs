@@ -87,7 +87,11 @@ pub fn plan(
         }
         let head = |b: &BranchOf| made.get(b).or_else(|| moved.get(b)).or_else(|| heads.get(b)).copied();
         let leaves = node.inputs.iter().enumerate();
-        let inputs = leaves.filter_map(|(leaf, b)| head(b).map(|c| (leaf, c))).collect();
+        let inputs: Vec<_> = leaves.filter_map(|(leaf, b)| head(b).map(|c| (leaf, c))).collect();
+        // Nothing to run on: the first commit of an input will start it.
+        if inputs.is_empty() {
+            continue;
+        }
         let commit = new_commit(node.pipeline);
         made.insert(node.output(), commit);
         commits.push(NewOutputCommit {

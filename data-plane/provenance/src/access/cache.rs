@@ -6,6 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use chrono::{DateTime, Utc};
 use contract::claims::Scope;
+use contract::ids::OrganizationId;
 use contract::policy::Principal;
 
 use super::decide::{Access, Denial, Permit, Subject, Verb, standing, weigh};
@@ -25,8 +26,9 @@ struct Key {
 
 #[derive(Default)]
 struct Shard {
-    epoch: u64,
-    until: Option<DateTime<Utc>>,
+    policy: Option<(OrganizationId, u64)>,
+    /// From when until when the active releases are these; a clock may be set back.
+    valid: Option<(DateTime<Utc>, DateTime<Utc>)>,
     active: ActiveReleases,
     decisions: HashMap<Key, Option<Denial>>,
 }
@@ -104,14 +106,15 @@ impl DecisionCache {
 
 impl Shard {
     fn refresh(&mut self, policy: &Policy, now: DateTime<Utc>) {
-        let same = self.epoch == policy.epoch() && self.until.is_some_and(|until| now < until);
+        let current = (policy.organization(), policy.epoch());
+        let same = self.policy == Some(current) && self.valid.is_some_and(|(from, until)| from <= now && now < until);
         if same {
             return;
         }
         self.decisions.clear();
-        self.epoch = policy.epoch();
+        self.policy = Some(current);
         self.active = policy.active_releases(now);
-        self.until = Some(self.active.until().unwrap_or(DateTime::<Utc>::MAX_UTC));
+        self.valid = Some((now, self.active.until().unwrap_or(DateTime::<Utc>::MAX_UTC)));
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use contract::ids::DomainId;
 
 use super::combine::{Tree, all, distinct, product, tree};
-use super::{Datum, Identity, Match};
+use super::{Datum, Match};
 use crate::spec::InputSpec;
 
 /// How the matches of one leaf changed. A match with another content is in both lists.
@@ -87,7 +87,8 @@ fn may_coincide(parts: &[Tree<'_>]) -> bool {
 /// not there is unchanged). `full` gives the full list of a leaf's matches in the new state, and is asked for
 /// `leaves_needed` only.
 ///
-/// Equal to the difference of `enumerate` on both states.
+/// Equal to the difference of `enumerate` on both states, where a datum that now comes from another leaf is another one,
+/// so that its `leaf` always names a commit that has it; its key is the same.
 pub fn enumerate_changes(
     input: &InputSpec,
     domains: &[DomainId],
@@ -212,12 +213,8 @@ impl DatumChanges {
 }
 
 fn without(datums: &[Datum], gone: &[Datum]) -> Vec<Datum> {
-    let gone: BTreeSet<Identity> = gone.iter().map(Datum::identity).collect();
-    datums
-        .iter()
-        .filter(|d| !gone.contains(&d.identity()))
-        .cloned()
-        .collect()
+    let gone: BTreeSet<&Datum> = gone.iter().collect();
+    datums.iter().filter(|d| !gone.contains(d)).cloned().collect()
 }
 
 /// Leaves out what is on both sides.

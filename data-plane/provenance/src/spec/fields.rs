@@ -188,18 +188,12 @@ impl<'a> Fields<'a> {
     /// Reports what was not taken.
     pub(super) fn finish(self, errors: &mut Errors) {
         for (name, (written, _)) in &self.left {
-            let mut known = self.known.clone();
-            known.sort_by(|a, b| strsim::jaro_winkler(b, name).total_cmp(&strsim::jaro_winkler(a, name)));
-            let hint = match known.first() {
-                Some(nearest) if strsim::jaro_winkler(nearest, name) >= 0.7 => format!("did you mean `{nearest}`?"),
-                _ => {
-                    known.sort_unstable();
-                    format!("known here: {}", known.join(", "))
-                }
-            };
+            let close = |known: &str| strsim::jaro_winkler(known, name);
+            let nearest = self.known.iter().max_by(|a, b| close(a).total_cmp(&close(b)));
+            let hint = nearest.map_or(String::new(), |nearest| format!("; did you mean `{nearest}`?"));
             errors.add(
                 &join(&self.pointer, written),
-                format!("unknown field `{written}`; {hint}"),
+                format!("unknown field `{written}`{hint}"),
             );
         }
     }

@@ -140,6 +140,14 @@ fn transform(fields: &mut Fields<'_>, errors: &mut Errors) -> Option<Transform> 
         return None;
     };
     let mut inner = Fields::open(value, &pointer, errors)?;
+    if let Some(Value::String(line)) = value.get("cmd")
+        && line.contains(char::is_whitespace)
+    {
+        errors.add(
+            &join(&pointer, "cmd"),
+            "must be a list of the command and its arguments; for a shell line write `[\"sh\", \"-c\", \"…\"]`",
+        );
+    }
     let transform = Transform {
         image: inner.string("image", errors).filter(|image| !image.is_empty()),
         cmd: inner.strings("cmd", errors),

@@ -1,1 +1,309 @@
+use serde_json::json;
 
+use super::*;
+
+fn project() -> ProjectName {
+    ProjectName::default_project()
+}
+
+fn minimal() -> Value {
+    json!({
+        "pipeline": { "name": "detect-red" },
+        "transform": { "cmd": ["python3", "detect.py"] },
+        "input": { "pfs": { "repo": "images", "glob": "/*" } },
+    })
+}
+
+fn parse(value: &Value) -> PipelineSpec {
+    PipelineSpec::parse(value, &project()).unwrap_or_else(|e| panic!("{e:#?}"))
+}
+
+/// The mistakes of the minimal spec with one field more.
+fn mistakes(field: &str, value: Value) -> Vec<(String, String)> {
+    let mut spec = minimal();
+    spec[field] = value;
+    let errors = PipelineSpec::parse(&spec, &project()).expect_err(field);
+    errors.into_iter().map(|e| (e.pointer, e.message)).collect()
+}
+
+#[test]
+fn a_minimal_spec_has_the_documented_defaults() {
+    let spec = parse(&minimal());
+    assert_eq!((spec.project.as_str(), spec.name.as_str()), ("default", "detect-red"));
+    assert_eq!((spec.datum_tries, spec.output_branch.as_str()), (3, "main"));
+    assert_eq!((spec.network, spec.reprocess), (Network::None, Reprocess::UntilSuccess));
+    let leaf = spec.input.leaves()[0];
+    assert_eq!(
+        (leaf.name.as_str(), leaf.branch.as_str(), leaf.project.as_str()),
+        ("images", "main", "default")
+    );
+}
+
+#[test]
+fn both_spellings_of_every_field_are_read() {
+    let snake = json!({
+        "pipeline": { "name": "p", "project": "vision" },
+        "description": "d",
+        "transform": {
+            "image": "python:3", "cmd": ["a"], "stdin": ["b"], "err_cmd": ["c"], "err_stdin": ["d"],
+            "accept_return_code": [3], "env": { "A": 1, "B": "x" }, "user": "u", "working_dir": "/w",
+        },
+        "input": { "cross": [
+            { "pfs": { "repo": "a", "glob": "/", "empty_files": true, "branch": "b", "project": "other" } },
+            { "union": [{ "pfs": { "repo": "c", "glob": "/*" } }, { "pfs": { "repo": "c", "glob": "/x*" } }] },
+            { "group": [{ "pfs": { "repo": "e", "glob": "/(*)-*", "group_by": "$1" } }] },
+        ] },
+        "output_branch": "o",
+        "parallelism_spec": { "constant": 4 },
+        "datum_timeout": "1h30m", "datum_tries": 5, "job_timeout": 60,
+        "reprocess_spec": "every_job", "salt": 1,
+        "resource_requests": { "cpu": 0.5, "memory": "64M", "disk": "1Gi" },
+        "resource_limits": { "cpu": "500m" },
+        "metadata": { "labels": { "x": "y" } },
+        "max_origins": ["images", "other/x"],
+        "network": "internet",
+        "autoscaling": true,
+    });
+    let spec = parse(&snake);
+    assert_eq!(
+        spec.max_origins,
+        Some(MaxOrigins::Named(vec![
+            "other/x".to_owned(),
+            "vision/images".to_owned()
+        ]))
+    );
+    assert_eq!(spec.transform.env["A"], "1");
+    assert_eq!(spec.resource_requests.cpu_millis, spec.resource_limits.cpu_millis);
+    let camel: String = {
+        let text = snake.to_string();
+        let fields = [
+            "err_cmd",
+            "err_stdin",
+            "accept_return_code",
+            "working_dir",
+            "empty_files",
+            "group_by",
+            "output_branch",
+            "parallelism_spec",
+            "datum_timeout",
+            "datum_tries",
+            "job_timeout",
+            "reprocess_spec",
+            "resource_requests",
+            "resource_limits",
+            "max_origins",
+        ];
+        fields.iter().fold(text, |text, field| {
+            let mut parts = field.split('_');
+            let mut name = parts.next().unwrap().to_owned();
+            for part in parts {
+                name += &part[..1].to_uppercase();
+                name += &part[1..];
+            }
+            text.replace(&format!("\"{field}\""), &format!("\"{name}\""))
+        })
+    };
+    assert!(camel.contains("reprocessSpec"));
+    assert_eq!(parse(&serde_json::from_str(&camel).unwrap()), spec);
+    assert_eq!(parse(&spec.to_value()), spec);
+    assert_eq!(parse(&parse(&minimal()).to_value()), parse(&minimal()));
+}
+
+#[test]
+fn an_unknown_field_names_the_nearest_known_one_and_its_place() {
+    let found = mistakes("datum_trys", json!(3));
+    assert_eq!(
+        found,
+        [(
+            "/datum_trys".to_owned(),
+            "unknown field `datum_trys`; did you mean `datum_tries`?".to_owned()
+        )]
+    );
+    let found = mistakes("transform", json!({ "cmd": ["a"], "errcmd": 1 }));
+    assert_eq!(
+        found[0],
+        (
+            "/transform/errcmd".to_owned(),
+            "unknown field `errcmd`; did you mean `err_cmd`?".to_owned()
+        )
+    );
+    let found = mistakes(
+        "input",
+        json!({ "cross": [{ "pfs": { "repo": "a", "glob": "/", "globe": "/" } }] }),
+    );
+    assert_eq!(found[0].0, "/input/cross/0/pfs/globe");
+}
+
+#[test]
+fn fields_of_later_releases_are_refused_and_never_ignored() {
+    for (field, value) in [
+        ("service", json!({})),
+        ("spout", json!({})),
+        ("egress", json!({ "url": "s3://x" })),
+        ("s3_out", json!(true)),
+        ("s3Out", json!(true)),
+        ("path_collision", json!("append")),
+        ("distributed", json!({ "nodes": 2 })),
+        ("datum_set_spec", json!({ "number": 2 })),
+        ("scheduling_spec", json!({})),
+        ("tolerations", json!([])),
+        ("pod_patch", json!("")),
+        ("network", json!("data-plane")),
+        ("input", json!({ "cron": { "name": "t", "spec": "@hourly" } })),
+        ("input", json!({ "join": [] })),
+        ("resource_limits", json!({ "gpu": { "number": 1 } })),
+    ] {
+        let found = mistakes(field, value);
+        assert!(found[0].1.contains("not supported yet"), "{field}: {found:?}");
+    }
+    for field in ["lazy", "s3", "outer_join", "join_on", "trigger"] {
+        let found = mistakes("input", json!({ "pfs": { "repo": "a", "glob": "/", field: true } }));
+        assert!(found[0].1.contains("not supported yet"), "{field}: {found:?}");
+    }
+    for field in ["secrets", "image_pull_secrets", "code"] {
+        let found = mistakes("transform", json!({ "cmd": ["a"], field: [] }));
+        assert!(found[0].1.contains("not supported yet"), "{field}: {found:?}");
+    }
+}
+
+#[test]
+fn every_mistake_is_found_at_once() {
+    let errors = PipelineSpec::parse(
+        &json!({
+            "pipeline": { "name": "a/b" },
+            "transform": { "cmd": [] },
+            "input": { "pfs": { "repo": "x", "glob": "/[a" } },
+            "datum_tries": 0,
+            "datum_timeout": "soon",
+            "colour": "red",
+        }),
+        &project(),
+    )
+    .unwrap_err();
+    let places: Vec<&str> = errors.iter().map(|e| e.pointer.as_str()).collect();
+    for place in [
+        "/pipeline/name",
+        "/transform/cmd",
+        "/input/pfs/glob",
+        "/datum_tries",
+        "/datum_timeout",
+        "/colour",
+    ] {
+        assert!(places.contains(&place), "{place}: {errors:#?}");
+    }
+    for nothing in [json!(null), json!([]), json!("x"), json!({})] {
+        assert!(PipelineSpec::parse(&nothing, &project()).is_err());
+    }
+}
+
+#[test]
+fn names_are_unique_where_inputs_meet_in_one_datum() {
+    let pfs = |name: &str| json!({ "pfs": { "repo": "a", "name": name, "glob": "/(*)" } });
+    let found = mistakes("input", json!({ "cross": [pfs("x"), pfs("x")] }));
+    assert!(
+        found[0].1.contains("the name `x` is used by input 0 of this cross too"),
+        "{found:?}"
+    );
+    assert!(
+        !mistakes(
+            "input",
+            json!({ "cross": [pfs("x"), { "union": [pfs("y"), pfs("x")] }] })
+        )
+        .is_empty()
+    );
+    let keyed = json!({ "pfs": { "repo": "a", "glob": "/(*)", "group_by": "$1" } });
+    assert!(!mistakes("input", json!({ "group": [keyed, keyed] })).is_empty());
+    let mut spec = minimal();
+    spec["input"] = json!({ "union": [pfs("x"), pfs("x")] });
+    parse(&spec);
+    let found = mistakes("input", pfs("out"));
+    assert!(found[0].1.contains("may not be `out`"), "{found:?}");
+}
+
+#[test]
+fn a_group_wants_keys_that_exist() {
+    let group =
+        |glob: &str, key: Value| json!({ "group": [{ "pfs": { "repo": "a", "glob": glob, "group_by": key } }] });
+    assert!(
+        mistakes("input", group("/(*)", json!("$2")))[0]
+            .1
+            .contains("names `$2`")
+    );
+    assert!(
+        mistakes("input", group("/(*)", json!("x")))[0]
+            .1
+            .contains("names no capture")
+    );
+    assert!(
+        mistakes("input", group("/(*)", Value::Null))[0]
+            .1
+            .contains("has no `group_by`")
+    );
+    let outside = json!({ "pfs": { "repo": "a", "glob": "/(*)", "group_by": "$1" } });
+    assert!(mistakes("input", outside)[0].1.contains("under `group` only"));
+}
+
+#[test]
+fn parallelism_and_memory_change_no_digest_and_code_and_data_do() {
+    let base = parse(&minimal());
+    let with = |field: &str, value: Value| {
+        let mut spec = minimal();
+        spec[field] = value;
+        parse(&spec)
+    };
+    let digests = |s: &PipelineSpec| (s.spec_digest(None), s.code_digest(None));
+    for (field, value) in [
+        ("parallelism_spec", json!({ "constant": 9 })),
+        ("resource_limits", json!({ "memory": "1G" })),
+        ("resource_requests", json!({ "cpu": 2 })),
+        ("description", json!("x")),
+        ("metadata", json!({ "a": 1 })),
+        ("autoscaling", json!(true)),
+    ] {
+        assert_eq!(digests(&with(field, value)), digests(&base), "{field}");
+    }
+    for (field, value) in [
+        ("transform", json!({ "cmd": ["python3", "other.py"] })),
+        ("transform", json!({ "cmd": ["python3", "detect.py"], "stdin": ["x"] })),
+        (
+            "transform",
+            json!({ "cmd": ["python3", "detect.py"], "env": { "A": "1" } }),
+        ),
+        (
+            "transform",
+            json!({ "cmd": ["python3", "detect.py"], "err_cmd": ["true"] }),
+        ),
+        ("salt", json!("2")),
+        ("network", json!("internet")),
+    ] {
+        let other = with(field, value);
+        assert_ne!(other.code_digest(None), base.code_digest(None), "{field}");
+        assert_ne!(other.spec_digest(None), base.spec_digest(None), "{field}");
+    }
+    let glob = with("input", json!({ "pfs": { "repo": "images", "glob": "/" } }));
+    assert_eq!(glob.code_digest(None), base.code_digest(None));
+    assert_ne!(glob.spec_digest(None), base.spec_digest(None));
+    assert_ne!(base.code_digest(Some("sha256:1")), base.code_digest(Some("sha256:2")));
+    assert_ne!(base.spec_digest(Some("sha256:1")), base.spec_digest(None));
+}
+
+#[test]
+fn a_file_may_hold_several_specs() {
+    let text = "---\npipeline: {name: a}\nsalt: 1\n---\n# nothing\n---\n- pipeline: {name: b}\n- pipeline: {name: c}\n";
+    let specs = parse_yaml(text).unwrap();
+    let names: Vec<_> = specs.iter().map(|s| s["pipeline"]["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["a", "b", "c"]);
+    let one = parse_yaml(&minimal().to_string()).unwrap();
+    assert_eq!(one, [minimal()]);
+    assert!(parse_yaml("a: [").is_err());
+    assert!(parse_yaml("").unwrap().is_empty());
+}
+
+#[test]
+fn differences_name_the_innermost_fields() {
+    let (old, mut new) = (minimal(), minimal());
+    new["transform"]["cmd"][1] = json!("other.py");
+    new["salt"] = json!("x");
+    assert_eq!(differences(&old, &new), ["/salt", "/transform/cmd/1"]);
+    assert!(differences(&old, &old).is_empty());
+}

@@ -1,0 +1,143 @@
+//! The access rule on random graphs with diamonds, releases, teams, scopes and tombstones, against the naive walk.
+
+use chrono::TimeDelta;
+use contract::api::Decision;
+use contract::ids::DomainId;
+use contract::policy::{OrganizationRole, Permission};
+use proptest::prelude::*;
+use provenance::access::{Access, DecisionCache, Verb, can, decide, explain, read, who_can_read};
+use provenance::origins::{OriginSet, required};
+
+use crate::seed::Seed;
+use crate::world::{Sizes, World};
+
+// So few releases cannot make a formula too large: the answer must be exact.
+const EXACT: Sizes = Sizes {
+    commits: 11,
+    releases: 4,
+};
+const MANY: Sizes = Sizes {
+    commits: 14,
+    releases: 60,
+};
+const VERBS: [Verb; 3] = [Verb::Read, Verb::Derive, Verb::Egress];
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1500, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_decision_is_what_the_naive_walk_over_all_paths_says(number in any::<u64>()) {
+        let seed = &mut Seed::new(number);
+        let world = World::random(seed, &EXACT);
+        let subject = world.random_subject(seed);
+        let verb = *seed.pick(&VERBS);
+        for (i, commit) in world.commits.iter().enumerate() {
+            let needed: Vec<DomainId> =
+                world.all_domains().into_iter().filter(|d| world.naively_exposes(i, *d)).collect();
+            let active = world.policy.active_releases(world.now);
+            prop_assert_eq!(required(&commit.set, &active), needed.clone(), "seed {}, commit {}", number, i);
+            let lacks = |d: &DomainId| !world.naively_holds(&subject, verb.permission(), *d);
+            let missing: Vec<DomainId> = needed.into_iter().filter(lacks).collect();
+            let stands = world.naively_stands(&subject);
+            match decide(&world.policy, &subject, verb, &commit.set, world.now) {
+                Access::Allowed(permit) => {
+                    prop_assert!(stands && missing.is_empty(), "seed {}, commit {}", number, i);
+                    prop_assert_eq!(permit.set_digest(), commit.set.digest());
+                }
+                Access::Denied(denial) if stands => prop_assert_eq!(denial.missing, missing, "seed {}", number),
+                Access::Denied(denial) => prop_assert!(denial.missing.is_empty(), "seed {}", number),
+            }
+        }
+    }
+
+    #[test]
+    fn too_many_releases_never_allow_more_than_the_naive_walk(number in any::<u64>()) {
+        let world = World::random(&mut Seed::new(number), &MANY);
+        let active = world.policy.active_releases(world.now);
+        for (i, commit) in world.commits.iter().enumerate() {
+            let needed = required(&commit.set, &active);
+            for domain in world.all_domains() {
+                let exposed = world.naively_exposes(i, domain);
+                prop_assert!(!exposed || needed.contains(&domain), "seed {}, commit {}", number, i);
+            }
+            let back = OriginSet::decode(&commit.set.encode());
+            prop_assert_eq!(back, Ok(commit.set.clone()), "seed {}", number);
+        }
+    }
+
+    #[test]
+    fn an_explanation_and_a_cached_decision_are_the_decision(number in any::<u64>()) {
+        let seed = &mut Seed::new(number);
+        let world = World::random(seed, &EXACT);
+        let cache = DecisionCache::new();
+        for _ in 0..4 {
+            let (viewer, verb) = (world.random_subject(seed), *seed.pick(&VERBS));
+            let asked = if seed.one_in(3) { world.random_subject(seed) } else { viewer.clone() };
+            let i = seed.below(world.commits.len());
+            let (policy, set) = (&world.policy, &world.commits[i].set);
+            let decided = decide(policy, &asked, verb, set, world.now);
+            for later in [0, 0, 40, 0] {
+                let now = world.now + TimeDelta::days(later);
+                let plain = decide(policy, &asked, verb, set, now);
+                prop_assert_eq!(cache.decide(policy, &asked, verb, set, now), plain, "seed {}", number);
+            }
+            let knows = |d: DomainId| can(policy, &viewer, Permission::Discover, d);
+            let told = explain(policy, &viewer, &asked, verb, set, &world.lineage(i), world.now);
+            let manager = policy.member(viewer.principal).map(|m| m.role).is_some_and(OrganizationRole::manages);
+            let may_ask = viewer.principal == asked.principal || manager
+                || can(policy, &viewer, Permission::Admin, set.home());
+            prop_assert_eq!(told.is_some(), knows(set.home()) && may_ask, "seed {}", number);
+            let Some(told) = told else { continue };
+            prop_assert_eq!(told.decision == Decision::Allow, decided.is_allowed(), "seed {}", number);
+            let Access::Denied(denial) = decided else { continue };
+            if denial.missing.is_empty() { continue }
+            prop_assert_eq!(told.missing.len(), denial.missing.len(), "seed {}", number);
+            let text = serde_json::to_string(&told).unwrap();
+            for hidden in policy.snapshot().domains.iter().filter(|d| !knows(d.id)) {
+                prop_assert!(!text.contains(&format!("{}/{}", hidden.project, hidden.name)), "seed {}: {}", number, text);
+                prop_assert!(!text.contains(&hidden.id.to_string()), "seed {}", number);
+                for commit in world.commits.iter().filter(|c| c.domain == hidden.id) {
+                    prop_assert!(!text.contains(&commit.id.to_string()), "seed {}", number);
+                }
+            }
+            for missing in &told.missing {
+                let first = missing.witness.first().unwrap();
+                prop_assert!(first.starts_with(&missing.domain), "seed {}: {:?}", number, missing);
+                let object = world.commits[i].id.to_string();
+                prop_assert!(missing.witness.last().unwrap().ends_with(&object), "seed {}: {:?}", number, missing);
+            }
+        }
+    }
+
+    #[test]
+    fn another_ancestor_never_adds_readers(number in any::<u64>()) {
+        let seed = &mut Seed::new(number);
+        let world = World::random(seed, &EXACT);
+        let last = world.commits.len() - 1;
+        let before = &world.commits[last];
+        let mut inputs = before.inputs.clone();
+        inputs.push(seed.below(last));
+        let more = crate::world::MadeCommit {
+            inputs,
+            id: before.id,
+            domain: before.domain,
+            digest: before.digest.clone(),
+            at: before.at,
+            set: before.set.clone(),
+        };
+        let after = world.origins(&more);
+        let readers = |set: &OriginSet| -> Vec<String> {
+            who_can_read(&world.policy, set, world.now).into_iter().map(|r| r.name).collect()
+        };
+        let old = readers(&before.set);
+        for reader in readers(&after) {
+            prop_assert!(old.contains(&reader), "seed {}", number);
+        }
+        for principal in &world.principals {
+            let subject = provenance::access::Subject::unlimited(*principal);
+            let name = world.policy.member(*principal).map(|m| m.name.clone());
+            let listed = name.is_some_and(|n| old.contains(&n));
+            prop_assert_eq!(read(&world.policy, &subject, &before.set, world.now).is_ok(), listed, "seed {}", number);
+        }
+    }
+}
