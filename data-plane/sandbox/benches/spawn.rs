@@ -44,23 +44,7 @@ fn main() {
         assert_eq!(launcher.spawn(&run).expect("start").wait().exit, Exit::Code(0));
     });
     if examination.chosen == Isolation::Root {
-        let limited = Run {
-            limits: sandbox::Limits {
-                memory: Some(256 << 20),
-                ..Default::default()
-            },
-            ..run.clone()
-        };
-        measure("howdah-sandbox, memory limit", rounds, Some(plain), || {
-            once(Isolation::Root, &limited);
-        });
-        let open = Run {
-            network: Network::Host,
-            ..run.clone()
-        };
-        measure("howdah-sandbox, host network", rounds, Some(plain), || {
-            once(Isolation::Root, &open);
-        });
+        variants(rounds, plain, &run);
     }
     measure("howdah-sandbox, no namespaces", rounds, Some(plain), || {
         once(Isolation::Plain, &run);
@@ -86,6 +70,27 @@ fn main() {
             assert!(Command::new("bwrap").args(arguments).status().expect("start").success());
         });
     }
+}
+
+/// What a memory cgroup and a network namespace cost.
+fn variants(rounds: usize, base: Duration, run: &Run) {
+    let limited = Run {
+        limits: sandbox::Limits {
+            memory: Some(256 << 20),
+            ..Default::default()
+        },
+        ..run.clone()
+    };
+    measure("howdah-sandbox, memory limit", rounds, Some(base), || {
+        once(Isolation::Root, &limited);
+    });
+    let open = Run {
+        network: Network::Host,
+        ..run.clone()
+    };
+    measure("howdah-sandbox, host network", rounds, Some(base), || {
+        once(Isolation::Root, &open);
+    });
 }
 
 fn once(isolation: Isolation, run: &Run) {

@@ -2,6 +2,16 @@
 //! else of the host but its programs. The library is what a worker calls (`spawn`, `Running`, `collect_outputs`); the
 //! binary `howdah-sandbox` is what it starts per datum, because a threaded daemon can neither be forked nor enter a
 //! user namespace. Both are synchronous, and the specification travels over a socket, never in arguments or variables.
+//!
+//! Callers must know:
+//! - Started by root, the command runs as `Run::uid_gid`: input files must be readable to others. Directories above
+//!   `Run::pfs` need not be open, except under `Isolation::Plain`.
+//! - Started by an ordinary user, the command keeps that user's supplementary groups, which only root can give up.
+//! - `Network::Host` brings the host's abstract sockets and its loopback along.
+//!
+//! Not done: limits of processor time share and of disk space (only of each file's size), a filter of system calls,
+//! session keyrings, and exact memory limits for ordinary users (measured every 20 ms instead; `/dev/shm` is limited by
+//! itself). Under `bwrap` before 0.8 the command can make user namespaces of its own.
 
 pub mod inside;
 mod isolation;
@@ -12,6 +22,6 @@ mod running;
 mod wire;
 
 pub use isolation::{Examination, Isolation, examine, probe};
-pub use outputs::{Output, OutputError, OutputKind, collect_outputs, open_output};
+pub use outputs::{Output, OutputError, OutputKind, collect_outputs, discard, open_output};
 pub use run::{Exit, Limits, Network, Outcome, Run, Stdin};
 pub use running::{Killer, Launcher, Running, SpawnError, spawn};

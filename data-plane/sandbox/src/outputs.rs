@@ -3,9 +3,11 @@
 
 use std::ffi::{CStr, OsStr};
 use std::fmt;
-use std::fs::File;
+use std::fs::{self, File};
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Component, Path};
 
 use nix::dir::Dir;
@@ -132,6 +134,33 @@ pub fn open_output(out_dir: &Path, path: &str) -> Result<File, OutputError> {
     Ok(File::from(file))
 }
 
+/// Removes a datum's directory when its run is over, also when the command took away its own permissions.
+pub fn discard(directory: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(directory) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            unlock(directory)?;
+            fs::remove_dir_all(directory)
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
+}
+
+/// Gives the owner access to every directory below; links are not followed, and nobody is left to change one.
+fn unlock(directory: &Path) -> io::Result<()> {
+    let mut pending = vec![directory.to_path_buf()];
+    while let Some(directory) = pending.pop() {
+        fs::set_permissions(&directory, fs::Permissions::from_mode(0o700))?;
+        for entry in fs::read_dir(&directory)? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                pending.push(entry.path());
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Opens a directory part by part.
 fn open_directory(out_dir: &Path, relative: &str) -> Result<OwnedFd, Errno> {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
@@ -165,6 +194,8 @@ fn visit(
             names.push(entry.file_name().to_owned());
         }
     }
+    // The order of a directory is accidental, the first complaint must not be.
+    names.sort_unstable();
     for name in names {
         let path = join(relative, &name)?;
         let entry = fstatat(listing.as_fd(), name.as_c_str(), AtFlags::AT_SYMLINK_NOFOLLOW)

@@ -30,6 +30,8 @@ impl Group {
             home: place.home,
             events: place.events,
         };
+        // Left by a process of the same number that was killed.
+        let _ = fs::remove_dir(&group.path);
         let joined = fs::create_dir(&group.path)
             .and_then(|()| fs::write(group.path.join(place.limit), memory_bytes.to_string()))
             .and_then(|()| enter(&group.path));

@@ -23,7 +23,8 @@ pub(super) fn apply(limits: &Limits, own_count: bool) -> Setup<()> {
     let _ = fs::write("/proc/self/oom_score_adj", OOM_SCORE_ADJUSTMENT);
     let processes = limits.processes.or(own_count.then_some(DEFAULT_PROCESSES));
     let wanted = [
-        (Resource::RLIMIT_CORE, Some(0)),
+        // Not 0: where crashes go to a program of the host, only 1 keeps the kernel from starting that program.
+        (Resource::RLIMIT_CORE, Some(1)),
         (Resource::RLIMIT_FSIZE, limits.file_size),
         (Resource::RLIMIT_NOFILE, limits.open_files),
         (Resource::RLIMIT_NPROC, processes),

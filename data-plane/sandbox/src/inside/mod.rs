@@ -256,7 +256,8 @@ fn run_as_init(socket: &UnixStream, root: bool, no_network: bool) -> Setup<()> {
     supervise::run(&spec, input, supervise::Scope::Namespace, socket)
 }
 
-/// The only stage without namespaces of our own: on a machine that allows none, or inside `bwrap`.
+/// The only stage without namespaces of our own: on a machine that allows none, or inside `bwrap`. Does not ask to die
+/// with its parent: that would be the worker's thread, which may end before the run, and nobody would kill the command.
 fn run_plain(socket: &UnixStream) -> Setup<()> {
     nix::unistd::setsid().step(|| "start a session".to_owned())?;
     prctl::set_child_subreaper(true).step(|| "adopt orphaned processes".to_owned())?;
@@ -267,7 +268,6 @@ fn run_plain(socket: &UnixStream) -> Setup<()> {
         identity::drop_to(spec.uid_gid)?;
     }
     prctl::set_dumpable(false).step(|| "hide the supervisor's memory".to_owned())?;
-    die_with_parent()?;
     limits::apply(&spec.limits, false)?;
     supervise::run(&spec, input, supervise::Scope::Descendants, socket)
 }

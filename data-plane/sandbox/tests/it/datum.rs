@@ -13,8 +13,8 @@ use tempfile::TempDir;
 /// Names another copy of `howdah-sandbox` than the one Cargo built, for a user who cannot reach that.
 pub const BINARY_VARIABLE: &str = "HOWDAH_SANDBOX_UNDER_TEST";
 
-/// Set to test `bwrap`, which the probe takes only where our own namespaces are refused.
-pub const BUBBLEWRAP_VARIABLE: &str = "HOWDAH_SANDBOX_TEST_BUBBLEWRAP";
+/// Names an isolation that the probe takes only where better ones are refused.
+pub const ISOLATION_VARIABLE: &str = "HOWDAH_SANDBOX_TEST_ISOLATION";
 
 pub fn binary() -> PathBuf {
     std::env::var_os(BINARY_VARIABLE).map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_howdah-sandbox")), PathBuf::from)
@@ -24,8 +24,9 @@ pub fn binary() -> PathBuf {
 pub fn isolation() -> Isolation {
     static CHOSEN: OnceLock<Isolation> = OnceLock::new();
     *CHOSEN.get_or_init(|| {
-        if std::env::var_os(BUBBLEWRAP_VARIABLE).is_some() {
-            return Isolation::Bubblewrap;
+        if let Ok(name) = std::env::var(ISOLATION_VARIABLE) {
+            let named = Isolation::ALL.into_iter().find(|isolation| isolation.as_str() == name);
+            return named.expect("the name of an isolation");
         }
         let examination = examine(&binary());
         println!("isolation {} ({:?})", examination.chosen.as_str(), examination.refused);

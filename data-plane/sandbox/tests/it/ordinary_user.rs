@@ -6,7 +6,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
-use crate::datum::{BINARY_VARIABLE, BUBBLEWRAP_VARIABLE, binary};
+use crate::datum::{BINARY_VARIABLE, ISOLATION_VARIABLE, binary};
 
 const NOBODY: u32 = 65534;
 
@@ -30,9 +30,10 @@ fn everything_holds_for_an_ordinary_user() {
         fs::set_permissions(copy, open()).expect("make it executable");
     }
     again(directory.path(), &[]);
+    again(directory.path(), &[(ISOLATION_VARIABLE, "none")]);
     let bubblewrap = Command::new("bwrap").arg("--version").output();
     if bubblewrap.is_ok_and(|output| output.status.success()) {
-        again(directory.path(), &[(BUBBLEWRAP_VARIABLE, "1")]);
+        again(directory.path(), &[(ISOLATION_VARIABLE, "bubblewrap")]);
     }
 }
 

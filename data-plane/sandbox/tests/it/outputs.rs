@@ -6,7 +6,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
-use sandbox::{OutputKind, collect_outputs, open_output};
+use sandbox::{OutputKind, collect_outputs, discard, open_output};
 
 use crate::datum::{Datum, isolated};
 
@@ -124,4 +124,21 @@ fn a_link_to_an_input_made_in_a_run_is_a_reference() {
             path: "a".to_owned()
         }
     );
+}
+
+#[test]
+fn a_datum_is_discarded_whatever_its_command_did_to_permissions() {
+    let datum = Datum::shell(
+        "mkdir -p /pfs/out/d/e; touch /pfs/out/d/e/f; ln -s /etc /pfs/out/d/l; chmod 0 /pfs/out/d/e /pfs/out/d",
+    );
+    datum.run();
+    if !nix::unistd::geteuid().is_root() {
+        let refused = collect_outputs(&datum.run.pfs.join("out")).map_err(|error| error.to_string());
+        let expect = "output `d` cannot be read: the command must leave it readable to its owner";
+        assert_eq!(refused, Err(expect.to_owned()));
+    }
+    let other = datum.directory.path().join("pfs");
+    discard(&other).expect("discard");
+    assert!(!other.exists() && Path::new("/etc/passwd").exists());
+    discard(&other).expect("a second time");
 }
