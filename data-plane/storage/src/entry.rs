@@ -54,6 +54,13 @@ pub enum Content {
     Embedded(Bytes),
 }
 
+impl Extent {
+    /// The name of the pack that holds the chunk, once it is sealed.
+    pub fn pack(&self) -> Option<Digest> {
+        self.location.pack()
+    }
+}
+
 impl FileEntry {
     /// An entry that carries its bytes itself, so that a small file needs no pack before it is part of a tree.
     pub fn embedded(bytes: Bytes, executable: bool) -> Self {

@@ -195,12 +195,7 @@ async fn fetch(shared: Arc<Shared>, batch: Batch) -> Result<VecDeque<Bytes>> {
         return Ok(VecDeque::new());
     };
     let all = match &first.location.pack {
-        PackRef::Stored(id) => {
-            shared
-                .store
-                .get_range(*id, first.location.offset(), last.location.end())
-                .await?
-        }
+        PackRef::Stored(id) => shared.range(*id, first.location.offset(), last.location.end()).await?,
         PackRef::Written(_) => shared.bytes(&first.location).await?,
     };
     let mut parts = VecDeque::with_capacity(batch.extents.len());

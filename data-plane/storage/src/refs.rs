@@ -43,7 +43,7 @@ impl<'a> PackTable<'a> {
     pub(crate) fn put(&mut self, out: &mut Vec<u8>, location: &Location) -> Result<()> {
         let number = match (&location.pack, self.own) {
             (PackRef::Written(slot), Some(own)) if std::ptr::eq(&raw const **slot, own) => 0,
-            (PackRef::Written(slot), Some(_)) => self.number(slot.sealed_id()?),
+            (PackRef::Written(slot), Some(own)) => self.number(slot.id_for(own)?),
             (PackRef::Written(slot), None) => self.number(slot.durable_id()?),
             (PackRef::Stored(id), _) => self.number(*id),
         };

@@ -2,7 +2,7 @@
 //! has been stored lately. Full packs are sealed and written in the background while the next fills.
 
 use std::collections::HashMap;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -21,9 +21,12 @@ use crate::writer::WriteReport;
 const WINDOW_CHUNKS: usize = 1 << 17;
 const PACK_BYTES_MIN: usize = 4 << 20;
 
+static SESSIONS: AtomicUsize = AtomicUsize::new(0);
+
 /// One write session.
 pub(crate) struct Session {
     pub(crate) shared: Arc<Shared>,
+    id: usize,
     runtime: Handle,
     state: Mutex<State>,
     /// Held while flushing: whoever comes meanwhile is flushed together with the next one.
@@ -34,6 +37,8 @@ pub(crate) struct Session {
 struct State {
     open: Option<Arc<PackSlot>>,
     waiting: Vec<Arc<PackSlot>>,
+    /// The pack sealed last, which the next one may refer to.
+    sealed: Option<Arc<PackSlot>>,
     known: Window,
     report: WriteReport,
     failed: Option<StorageError>,
@@ -64,6 +69,7 @@ impl Session {
         shared.sessions.fetch_add(1, Ordering::Relaxed);
         Self {
             shared,
+            id: SESSIONS.fetch_add(1, Ordering::Relaxed),
             runtime: Handle::current(),
             state: Mutex::default(),
             flushing: tokio::sync::Mutex::default(),
@@ -125,7 +131,7 @@ impl Session {
                 return Err(error);
             }
         }
-        let slot = state.open.get_or_insert_with(|| Arc::new(PackSlot::new()));
+        let slot = state.open.get_or_insert_with(|| Arc::new(PackSlot::new(self.id)));
         let (bytes, digest) = encode(slot)?;
         let bytes = bytes.as_ref();
         let offset = slot.append(kind, digest, bytes)?;
@@ -151,15 +157,19 @@ impl Session {
     fn seal(&self, state: &mut State) {
         let Some(slot) = state.open.take() else { return };
         let Some((id, bytes)) = slot.seal() else { return };
+        self.shared.in_flight().insert(id, Arc::clone(&slot));
         state.report.packs += 1;
         state.waiting.push(Arc::clone(&slot));
         self.shared.unsettled.send_modify(|packs| *packs += 1);
+        let previous = state.sealed.replace(Arc::clone(&slot));
         let upload = Upload {
             shared: Arc::clone(&self.shared),
+            id,
             slot,
+            previous,
             outcome: None,
         };
-        self.runtime.spawn(upload.run(id, bytes));
+        self.runtime.spawn(upload.run(bytes));
     }
 
     /// Waits while too many packs are on their way.
@@ -208,15 +218,25 @@ impl Drop for Session {
 /// Settles its slot whatever happens, also when the task dies.
 struct Upload {
     shared: Arc<Shared>,
+    id: Digest,
     slot: Arc<PackSlot>,
+    previous: Option<Arc<PackSlot>>,
     outcome: Option<Result<()>>,
 }
 
 impl Upload {
-    async fn run(mut self, id: Digest, bytes: Bytes) {
-        if let Ok(_permit) = self.shared.uploads.acquire().await {
-            self.outcome = Some(self.shared.store.put_pack(id, bytes).await);
+    async fn run(mut self, bytes: Bytes) {
+        let Ok(permit) = self.shared.uploads.acquire().await else {
+            return;
+        };
+        let mut outcome = self.shared.store.put_pack(self.id, bytes).await;
+        drop(permit);
+        // A pack may refer to earlier ones of its session, so it counts as durable only after them: whoever can store
+        // a reference to a root knows that everything below it is safe too.
+        if let (Ok(()), Some(previous)) = (&outcome, self.previous.take()) {
+            outcome = previous.settled().await;
         }
+        self.outcome = Some(outcome);
     }
 }
 
@@ -224,6 +244,15 @@ impl Drop for Upload {
     fn drop(&mut self) {
         self.slot
             .settle(self.outcome.take().unwrap_or(Err(StorageError::Cancelled)));
+        // Another session may have sealed the same content meanwhile; then its pack stands there.
+        let mut in_flight = self.shared.in_flight();
+        if in_flight
+            .get(&self.id)
+            .is_some_and(|slot| Arc::ptr_eq(slot, &self.slot))
+        {
+            in_flight.remove(&self.id);
+        }
+        drop(in_flight);
         self.shared.unsettled.send_modify(|packs| *packs -= 1);
     }
 }

@@ -17,6 +17,8 @@ static SERIAL: AtomicU64 = AtomicU64::new(0);
 /// One pack being written.
 pub(crate) struct PackSlot {
     serial: u64,
+    /// Which write session fills it.
+    session: usize,
     state: Mutex<State>,
     outcome: watch::Sender<Option<Result<()>>>,
 }
@@ -35,9 +37,10 @@ pub(crate) enum SlotBytes {
 }
 
 impl PackSlot {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(session: usize) -> Self {
         Self {
             serial: SERIAL.fetch_add(1, Ordering::Relaxed),
+            session,
             state: Mutex::new(State::Open {
                 bytes: HEADER.to_vec(),
                 pieces: Vec::new(),
@@ -66,12 +69,14 @@ impl PackSlot {
         }
     }
 
-    /// The name, once sealed; the reason why there is none otherwise.
-    pub(crate) fn sealed_id(&self) -> Result<Digest> {
+    /// The name for a reference out of the pack `other`: packs of one session become durable in the order in which they
+    /// were sealed, so a sealed one will do; those of other sessions must be durable.
+    pub(crate) fn id_for(&self, other: &PackSlot) -> Result<Digest> {
         match &*self.state() {
-            State::Sealed { id, .. } | State::Durable { id } => Ok(*id),
+            State::Durable { id } => Ok(*id),
+            State::Sealed { id, .. } if self.session == other.session => Ok(*id),
             State::Failed(error) => Err(error.clone()),
-            State::Open { .. } => Err(StorageError::NotFlushed),
+            State::Open { .. } | State::Sealed { .. } => Err(StorageError::NotFlushed),
         }
     }
 

@@ -1,8 +1,9 @@
 //! The entry point: a store with its caches, and every operation on trees and files.
 
+use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::{Bytes, BytesMut};
 use futures::TryStreamExt;
@@ -17,7 +18,7 @@ use crate::extents::Block;
 use crate::location::{Location, PackRef};
 use crate::path::FilePath;
 use crate::reader;
-use crate::slot::SlotBytes;
+use crate::slot::{PackSlot, SlotBytes};
 use crate::store::Store;
 use crate::tree::node::Node;
 use crate::tree::{self, Change, DirectoryEntry, Finding, SubtreeSummary, TreeChange, TreeRef};
@@ -63,6 +64,8 @@ pub(crate) struct Shared {
     pub(crate) unsettled: watch::Sender<usize>,
     pub(crate) uploads: Semaphore,
     pub(crate) sessions: AtomicUsize,
+    /// Sealed packs that are not durable yet: records that refer to them by name can be read already.
+    in_flight: Mutex<HashMap<Digest, Arc<PackSlot>>>,
 }
 
 #[derive(Clone)]
@@ -101,6 +104,7 @@ impl Storage {
             unsettled,
             uploads,
             sessions: AtomicUsize::new(0),
+            in_flight: Mutex::default(),
         };
         Self {
             shared: Arc::new(shared),
@@ -214,7 +218,7 @@ impl Storage {
         tree::build::digest_of(files)
     }
 
-    /// Checks everything reachable from a tree and says what is wrong; `deep` reads all content as well.
+    /// Checks everything reachable from a durable tree and says what is wrong; `deep` reads all content as well.
     pub async fn verify(&self, tree: &TreeRef, deep: bool) -> Result<Vec<Finding>> {
         tree::verify::verify(&self.shared, tree, deep).await
     }
@@ -233,7 +237,23 @@ impl Shared {
         if location.length == 0 {
             return Ok(Bytes::new());
         }
-        self.store.get_range(id, location.offset(), location.end()).await
+        self.range(id, location.offset(), location.end()).await
+    }
+
+    /// Bytes of a pack by its name: from memory while it is on its way, else from the store. Not verified.
+    pub(crate) async fn range(&self, id: Digest, from: u64, to: u64) -> Result<Bytes> {
+        let in_flight = self.in_flight().get(&id).cloned();
+        if let Some(slot) = in_flight
+            && let (Ok(offset), Ok(length)) = (u32::try_from(from), u32::try_from(to - from))
+            && let SlotBytes::Memory(bytes) = slot.read(offset, length)?
+        {
+            return Ok(bytes);
+        }
+        self.store.get_range(id, from, to).await
+    }
+
+    pub(crate) fn in_flight(&self) -> MutexGuard<'_, HashMap<Digest, Arc<PackSlot>>> {
+        self.in_flight.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A node, from the cache or from its pack; verified against the digest its parent knows.

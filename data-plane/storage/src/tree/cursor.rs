@@ -139,7 +139,7 @@ impl Cursor {
             end = here.end();
             count += 1;
         }
-        let bytes: Bytes = self.shared.store.get_range(*pack, first.offset(), end).await?;
+        let bytes: Bytes = self.shared.range(*pack, first.offset(), end).await?;
         for child in &children[index..index + count] {
             let from = (child.location.offset - first.offset) as usize;
             let node = &bytes[from..from + child.location.length as usize];

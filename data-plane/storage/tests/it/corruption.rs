@@ -1,0 +1,149 @@
+//! Every byte of a pack, damaged one after the other: an error or the right data, never a panic,
+//! never wrong data, and never unnoticed by verification.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use futures::TryStreamExt;
+use object_store::path::Path;
+use object_store::{ObjectStoreExt, PutPayload};
+use storage::{FilePath, Options, Result, Storage, StorageError, Store, TreeRef};
+
+use crate::samples::{content, noise, path, tree_of};
+
+type Contents = BTreeMap<FilePath, (bool, Bytes)>;
+
+async fn read_everything(storage: &Storage, tree: &TreeRef) -> Result<Contents> {
+    let mut contents = Contents::new();
+    let mut files = storage.list(tree, None, None);
+    while let Some((path, file)) = files.try_next().await? {
+        let bytes = storage.read_all(&file).await?;
+        contents.insert(path, (file.executable, bytes));
+    }
+    Ok(contents)
+}
+
+/// A tree of several levels in one small pack: the path, the bytes, the tree.
+async fn one_pack(store: &Store, files: usize) -> (Path, Bytes, TreeRef) {
+    let storage = Storage::new(store.clone(), Options::default());
+    let names: Vec<String> = (0..files).map(|index| format!("d/{index:04}")).collect();
+    let contents: Vec<Vec<u8>> = (0..files)
+        .map(|index| noise(index as u64, index % 23).to_vec())
+        .collect();
+    let files: Vec<(&str, &[u8])> = names
+        .iter()
+        .map(String::as_str)
+        .zip(contents.iter().map(Vec::as_slice))
+        .collect();
+    let tree = tree_of(&storage, &files).await;
+    let objects: Vec<_> = store.object_store().list(None).try_collect().await.unwrap();
+    assert_eq!(objects.len(), 1);
+    let location = objects[0].location.clone();
+    let bytes = store
+        .object_store()
+        .get(&location)
+        .await
+        .unwrap()
+        .bytes()
+        .await
+        .unwrap();
+    (location, bytes, tree)
+}
+
+async fn check_damaged(store: &Store, tree: &TreeRef, whole: &Contents, what: &str) {
+    match read_everything(&Storage::new(store.clone(), Options::default()), tree).await {
+        Ok(contents) => assert_eq!(&contents, whole, "{what}: wrong data"),
+        Err(error) => {
+            assert!(
+                error.is_damage() || matches!(error, StorageError::Store { .. }),
+                "{what}: {error}"
+            );
+            assert!(error.to_string().contains("packs/"), "{what}: which pack? {error}");
+        }
+    }
+    let found = Storage::new(store.clone(), Options::default()).verify(tree, true).await;
+    assert!(
+        found.is_err() || !found.unwrap().is_empty(),
+        "{what}: verification did not notice"
+    );
+}
+
+#[tokio::test]
+async fn each_flipped_byte_of_a_pack_is_noticed_and_never_yields_wrong_data() {
+    let store = Store::memory();
+    let (location, bytes, tree) = one_pack(&store, 12).await;
+    let tree = TreeRef::from_bytes(&tree.to_bytes().unwrap()).unwrap();
+    let whole = read_everything(&Storage::new(store.clone(), Options::default()), &tree)
+        .await
+        .unwrap();
+    for (index, bit) in (0..bytes.len()).map(|index| (index, 1 << (index % 8))) {
+        let mut damaged = bytes.to_vec();
+        damaged[index] ^= bit;
+        store
+            .object_store()
+            .put(&location, PutPayload::from(damaged))
+            .await
+            .unwrap();
+        check_damaged(&store, &tree, &whole, &format!("byte {index} of {}", bytes.len())).await;
+    }
+}
+
+#[tokio::test]
+async fn each_truncation_of_a_pack_of_several_levels_is_noticed() {
+    let store = Store::memory();
+    let (location, bytes, tree) = one_pack(&store, 300).await;
+    let tree = TreeRef::from_bytes(&tree.to_bytes().unwrap()).unwrap();
+    let whole = read_everything(&Storage::new(store.clone(), Options::default()), &tree)
+        .await
+        .unwrap();
+    for length in (0..bytes.len()).step_by(997) {
+        store
+            .object_store()
+            .put(&location, PutPayload::from(bytes.slice(..length)))
+            .await
+            .unwrap();
+        check_damaged(&store, &tree, &whole, &format!("{length} bytes of {}", bytes.len())).await;
+    }
+}
+
+#[tokio::test]
+async fn a_pack_that_was_stunted_is_healed_by_writing_the_same_content_again() {
+    let store = Store::memory();
+    let (location, bytes, tree) = one_pack(&store, 12).await;
+    store
+        .object_store()
+        .put(&location, PutPayload::from(bytes.slice(..40)))
+        .await
+        .unwrap();
+    one_pack(&store, 12).await;
+    let storage = Storage::new(store, Options::default());
+    assert_eq!(content(&storage, &tree, "d/0005").await, noise(5, 5));
+}
+
+#[tokio::test]
+async fn a_damaged_file_is_named_with_its_pack() {
+    let store = Store::memory();
+    let (location, bytes, tree) = one_pack(&store, 12).await;
+    let mut damaged = bytes.to_vec();
+    damaged[9] ^= 1;
+    store
+        .object_store()
+        .put(&location, PutPayload::from(damaged))
+        .await
+        .unwrap();
+    let found = Storage::new(store, Options::default())
+        .verify(&tree, true)
+        .await
+        .unwrap();
+    let files: Vec<_> = found.iter().filter_map(|finding| finding.path.clone()).collect();
+    assert_eq!(
+        files,
+        [path("d/0002")],
+        "the second byte of all content is in the first file of two bytes: {found:?}"
+    );
+    assert!(found.iter().all(|finding| {
+        finding
+            .pack
+            .is_some_and(|pack| location.as_ref().ends_with(&pack.to_string()))
+    }));
+}
