@@ -1,0 +1,246 @@
+//! Runs one datum: lays out its inputs, starts the command in its sandbox, keeps what it prints, and says how it ended.
+//! Whether the end is the user's fault is decided here: only that costs a try.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use chassis::Environment;
+use chrono::{DateTime, Utc};
+use contract::ids::{JobId, LeaseId};
+use sandbox::{Exit, Isolation, Killer, Limits, Network, Outcome, Run, Stdin};
+use storage::Storage;
+
+use super::cache::Cache;
+use super::environment::variables;
+use super::inputs::{self, Place, Seen, Tree};
+use super::output::{Outbox, RunLog};
+use super::protocol::{DatumTask, JobTask, WorkerConfig};
+
+/// What all datums of a worker share.
+pub struct Bench {
+    /// The configuration.
+    pub config: WorkerConfig,
+    /// How code is kept apart from the host.
+    pub isolation: Isolation,
+    /// The bucket.
+    pub storage: Storage,
+    /// Inputs on this machine.
+    pub cache: Arc<Cache>,
+    /// Lines to send.
+    pub outbox: Outbox,
+    /// The clock.
+    pub environment: Environment,
+    /// Where datums are laid out.
+    pub datums: PathBuf,
+    /// What runs now.
+    pub running: Mutex<HashMap<(JobId, i64), (LeaseId, Killer)>>,
+}
+
+/// What all datums of a job share.
+pub struct JobShared {
+    /// As claimed.
+    pub task: JobTask,
+    /// Its inputs.
+    pub trees: Vec<Tree>,
+}
+
+/// How user code ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RunEnd {
+    /// Well.
+    Succeeded,
+    /// `err_cmd` took care of it.
+    Recovered,
+    /// Not well.
+    Failed(String),
+    /// Not the user's fault.
+    Lost(String),
+}
+
+/// A datum that ran; its outputs lie in `place` still.
+pub struct Ran {
+    /// The job.
+    pub job: Arc<JobShared>,
+    /// The datum.
+    pub datum: DatumTask,
+    /// The lease.
+    pub lease: LeaseId,
+    /// Where it ran.
+    pub place: Place,
+    /// What it saw.
+    pub seen: Vec<Seen>,
+    /// How it ended.
+    pub end: RunEnd,
+    /// Exit code of the command.
+    pub exit_code: Option<i32>,
+    /// Bringing inputs.
+    pub download: Duration,
+    /// User code.
+    pub process: Duration,
+    /// When it was begun.
+    pub started_at: DateTime<Utc>,
+    /// Peak memory, bytes.
+    pub memory_bytes: u64,
+    /// Processor time.
+    pub cpu: Duration,
+}
+
+/// Runs a datum; never fails, what goes wrong is in `end`.
+pub async fn run(bench: &Bench, job: Arc<JobShared>, datum: DatumTask, lease: LeaseId) -> Ran {
+    let place = Place::below(&bench.datums, &format!("{}-{}", lease.uuid().simple(), datum.position));
+    let mut ran = Ran {
+        started_at: bench.environment.now(),
+        job,
+        datum,
+        lease,
+        place,
+        seen: Vec::new(),
+        end: RunEnd::Succeeded,
+        exit_code: None,
+        download: Duration::ZERO,
+        process: Duration::ZERO,
+        memory_bytes: 0,
+        cpu: Duration::ZERO,
+    };
+    let began = Instant::now();
+    let laid_out = lay_out(bench, &mut ran).await;
+    ran.download = began.elapsed();
+    ran.started_at = bench.environment.now();
+    ran.end = match laid_out {
+        Ok(()) => command(bench, &mut ran).await,
+        Err(error) => RunEnd::Lost(error.to_string()),
+    };
+    ran
+}
+
+async fn lay_out(bench: &Bench, ran: &mut Ran) -> Result<(), inputs::InputError> {
+    ran.seen = inputs::seen(&bench.storage, &ran.job.trees, &ran.datum).await?;
+    // Without namespaces user code could change the cache through a link.
+    let copy = bench.isolation == Isolation::Plain;
+    inputs::lay_out(&bench.cache, &ran.place, &names(&ran.job, &ran.datum), &ran.seen, copy).await
+}
+
+/// The inputs that the datum has, each once.
+fn names(job: &JobShared, datum: &DatumTask) -> Vec<String> {
+    let mut names: Vec<String> = datum
+        .inputs
+        .iter()
+        .filter_map(|input| job.trees.get(input.position as usize))
+        .map(|tree| tree.name.clone())
+        .collect();
+    names.sort();
+    names.dedup();
+    names
+}
+
+/// The command, and `err_cmd` if that fails.
+async fn command(bench: &Bench, ran: &mut Ran) -> RunEnd {
+    let task = &ran.job.task;
+    let (cmd, stdin) = (task.cmd.clone(), task.stdin.clone());
+    let (err_cmd, err_stdin) = (task.err_cmd.clone(), task.err_stdin.clone());
+    let log_datum = ran.datum.clone();
+    let log = RunLog::new(&bench.outbox, &bench.environment, &log_datum);
+    let outcome = match start(bench, ran, cmd, &stdin, &log).await {
+        Ok(outcome) => outcome,
+        Err(reason) => return RunEnd::Lost(reason),
+    };
+    ran.process = outcome.wall;
+    ran.cpu = outcome.cpu;
+    ran.memory_bytes = outcome.max_rss_bytes;
+    if let Exit::Code(code) = outcome.exit {
+        ran.exit_code = Some(code);
+        if provenance::jobs::accepts(code, &ran.job.task.accept_return_code) {
+            return RunEnd::Succeeded;
+        }
+    }
+    let reason = match failure(&outcome.exit, &ran.job.task) {
+        Ok(reason) => reason,
+        Err(lost) => return RunEnd::Lost(lost),
+    };
+    if err_cmd.is_empty() {
+        return RunEnd::Failed(reason);
+    }
+    match start(bench, ran, err_cmd, &err_stdin, &log).await {
+        Ok(Outcome { exit: Exit::Code(0), wall, .. }) => {
+            ran.process += wall;
+            RunEnd::Recovered
+        }
+        Ok(_) => RunEnd::Failed(reason),
+        Err(lost) => RunEnd::Lost(lost),
+    }
+}
+
+/// Why user code failed, in words, or (as the error) why it was not its fault.
+fn failure(exit: &Exit, task: &JobTask) -> Result<String, String> {
+    match exit {
+        Exit::Code(126 | 127) => Ok(format!(
+            "`{}` could not be started: look at its log, and check that the program exists on this machine",
+            task.cmd.first().map_or("", String::as_str)
+        )),
+        Exit::Code(code) => Ok(format!("exit code {code}")),
+        Exit::Signal(signal) => Ok(format!("ended by signal {signal}")),
+        Exit::TimedOut => Ok(format!(
+            "ran longer than datum_timeout, {} s",
+            task.datum_timeout_ms.unwrap_or(0) as f64 / 1000.0
+        )),
+        Exit::MemoryExceeded => Ok("took more memory than resource_limits.memory admits".to_owned()),
+        Exit::SandboxFailed(reason) => Err(reason.clone()),
+    }
+}
+
+/// Starts one command and waits until nothing of it is left and everything that it printed is kept.
+async fn start(bench: &Bench, ran: &Ran, cmd: Vec<String>, stdin: &[String], log: &RunLog<'_>) -> Result<Outcome, String> {
+    let run = sandbox_run(bench, ran, cmd, stdin);
+    let (binary, isolation) = (bench.config.sandbox_binary.clone(), bench.isolation);
+    let spawned = tokio::task::spawn_blocking(move || sandbox::spawn(&binary, isolation, &run)).await;
+    let mut running = spawned.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;
+    let key = (ran.datum.job, ran.datum.position);
+    if let Ok(killer) = running.killer() {
+        bench.running.lock().unwrap_or_else(PoisonError::into_inner).insert(key, (ran.lease, killer));
+    }
+    let (stdout, stderr) = (running.stdout.take(), running.stderr.take());
+    let ended = tokio::task::spawn_blocking(move || running.wait());
+    let out = async {
+        if let Some(Ok(from)) = stdout.map(tokio::process::ChildStdout::from_std) {
+            log.drain("stdout", from).await;
+        }
+    };
+    let err = async {
+        if let Some(Ok(from)) = stderr.map(tokio::process::ChildStderr::from_std) {
+            log.drain("stderr", from).await;
+        }
+    };
+    let (ended, (), ()) = tokio::join!(ended, out, err);
+    bench.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
+    ended.map_err(|e| e.to_string())
+}
+
+fn sandbox_run(bench: &Bench, ran: &Ran, command: Vec<String>, stdin: &[String]) -> Run {
+    let task = &ran.job.task;
+    let config = &bench.config;
+    let root = bench.isolation == Isolation::Root || nix::unistd::geteuid().is_root();
+    Run {
+        command,
+        stdin: if stdin.is_empty() {
+            Stdin::Empty
+        } else {
+            Stdin::Bytes(stdin.iter().flat_map(|line| [line.as_bytes(), b"\n"]).flatten().copied().collect())
+        },
+        env: variables(&ran.job, &ran.datum),
+        working_dir: task.working_dir.clone(),
+        pfs: ran.place.pfs.clone(),
+        inputs: names(&ran.job, &ran.datum),
+        scratch: ran.place.scratch.clone(),
+        uid_gid: root.then_some((config.sandbox_uid, config.sandbox_uid)),
+        masked: config.masked.clone(),
+        visible: Vec::new(),
+        network: if task.network { Network::Host } else { Network::None },
+        limits: Limits {
+            wall: task.datum_timeout_ms.map(Duration::from_millis),
+            memory: task.memory_bytes,
+            ..Limits::default()
+        },
+    }
+}

@@ -1,0 +1,183 @@
+//! Lays out `/pfs` of one datum: only this datum's files, as links into the cache, below `/pfs/<name>`.
+
+use std::collections::HashMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use futures::StreamExt;
+use storage::{FileEntry, FilePath, Storage, StorageError, TreeRef};
+
+use super::cache::{Cache, CacheError};
+use super::protocol::{DatumTask, JobTask};
+
+/// An input of a job, read once for all its datums.
+pub struct Tree {
+    /// Its name below `/pfs`.
+    pub name: String,
+    /// Its content.
+    pub tree: TreeRef,
+    /// Show names only.
+    pub empty_files: bool,
+}
+
+/// A file that a datum sees.
+#[derive(Clone)]
+pub struct Seen {
+    /// The input's name.
+    pub name: String,
+    /// The path in the repo and below `/pfs/<name>`.
+    pub path: FilePath,
+    /// The file.
+    pub file: FileEntry,
+    /// Shown without content.
+    pub empty: bool,
+}
+
+/// Why a datum could not be laid out. Never the user's fault.
+#[derive(Debug, thiserror::Error)]
+pub enum InputError {
+    /// The bucket.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// The cache.
+    #[error(transparent)]
+    Cache(#[from] CacheError),
+    /// The disk of this machine.
+    #[error("laying out `{path}` failed: {source}; check the disk")]
+    Disk {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The plane and the bucket do not agree.
+    #[error("`{0}` is not in the input commit any more")]
+    Missing(String),
+}
+
+/// Reads the trees of a job.
+pub fn trees(job: &JobTask) -> Result<Vec<Tree>, StorageError> {
+    job.inputs
+        .iter()
+        .map(|input| {
+            let bytes = hex::decode(&input.root).unwrap_or_default();
+            Ok(Tree {
+                name: input.name.clone(),
+                tree: TreeRef::from_bytes(&bytes)?,
+                empty_files: input.empty_files,
+            })
+        })
+        .collect()
+}
+
+/// The files that a datum sees.
+pub async fn seen(storage: &Storage, trees: &[Tree], datum: &DatumTask) -> Result<Vec<Seen>, InputError> {
+    let mut all = Vec::new();
+    for input in &datum.inputs {
+        let missing = || InputError::Missing(input.path.clone());
+        let tree = trees.get(input.position as usize).ok_or_else(missing)?;
+        let see = |path, file| Seen {
+            name: tree.name.clone(),
+            path,
+            file,
+            empty: tree.empty_files,
+        };
+        let trimmed = input.path.trim_matches('/');
+        let prefix = if trimmed.is_empty() {
+            None
+        } else {
+            Some(FilePath::parse(trimmed).map_err(|_| missing())?)
+        };
+        if let Some(path) = &prefix
+            && let Some(file) = storage.get(&tree.tree, path).await?
+        {
+            all.push(see(path.clone(), file));
+            continue;
+        }
+        let before = all.len();
+        let mut files = storage.list(&tree.tree, prefix.as_ref(), None);
+        while let Some(file) = files.next().await {
+            let (path, file) = file?;
+            all.push(see(path, file));
+        }
+        if all.len() == before && prefix.is_some() {
+            return Err(missing());
+        }
+    }
+    Ok(all)
+}
+
+/// The directories of one datum on this machine.
+pub struct Place {
+    /// All of it.
+    pub root: PathBuf,
+    /// What becomes `/pfs`.
+    pub pfs: PathBuf,
+    /// What becomes `/tmp`.
+    pub scratch: PathBuf,
+}
+
+impl Place {
+    /// The place of a datum; nothing is made yet.
+    pub fn below(datums: &Path, unique: &str) -> Self {
+        let root = datums.join(unique);
+        Self {
+            pfs: root.join("pfs"),
+            scratch: root.join("tmp"),
+            root,
+        }
+    }
+}
+
+/// Makes the directories and links of a datum.
+pub async fn lay_out(cache: &Arc<Cache>, place: &Place, names: &[String], seen: &[Seen], copy: bool) -> Result<(), InputError> {
+    let disk = |path: &Path| {
+        let path = path.to_owned();
+        move |source| InputError::Disk { path, source }
+    };
+    for directory in [&place.pfs.join("out"), &place.scratch] {
+        std::fs::create_dir_all(directory).map_err(disk(directory))?;
+    }
+    for name in names {
+        let directory = place.pfs.join(name);
+        std::fs::create_dir_all(&directory).map_err(disk(&directory))?;
+    }
+    let mut made: HashMap<PathBuf, ()> = HashMap::new();
+    for one in seen {
+        let to = place.pfs.join(&one.name).join(one.path.as_str());
+        if let Some(parent) = to.parent()
+            && made.insert(parent.to_owned(), ()).is_none()
+        {
+            std::fs::create_dir_all(parent).map_err(disk(parent))?;
+        }
+        if one.empty {
+            std::fs::write(&to, b"").map_err(disk(&to))?;
+        } else {
+            link(cache, &one.file, &to, copy).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Links a file out of the cache. One that was evicted in between is brought again; where there can be no more links,
+/// or user code could change the cache through one, it is copied.
+async fn link(cache: &Cache, file: &FileEntry, to: &Path, copy: bool) -> Result<(), InputError> {
+    let mut tries = 0;
+    loop {
+        let from = cache.bring(file).await?;
+        let linked = if copy { std::fs::copy(&from, to).map(drop) } else { std::fs::hard_link(&from, to) };
+        match linked {
+            Ok(()) => return Ok(()),
+            // The same file under the same path by two inputs of one name.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound && tries < 5 => cache.forget(file),
+            Err(error) if error.kind() == io::ErrorKind::TooManyLinks => {
+                let path = to.to_owned();
+                return std::fs::copy(&from, to).map(drop).map_err(|source| InputError::Disk { path, source });
+            }
+            Err(source) => return Err(InputError::Disk { path: to.to_owned(), source }),
+        }
+        tries += 1;
+    }
+}

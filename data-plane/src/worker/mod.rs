@@ -1,0 +1,19 @@
+//! Workers: processes of their own that claim datums under leases, run them in sandboxes and report what they made. This
+//! module holds both ends: the process (`process` and what it uses) and the plane's side (`routes`, `queries`), with the
+//! words between them in `protocol`, and the `supervisor` that keeps a worker running beside an embedded plane.
+//!
+//! A worker holds no state that matters. Killing it at any time loses work that was not reported and nothing else: its
+//! leases run out, or its supervisor frees them at once, and the datums are claimed again.
+
+mod cache;
+mod deliver;
+mod environment;
+mod execute;
+mod inputs;
+mod output;
+mod plane;
+pub mod process;
+pub mod protocol;
+pub mod queries;
+pub mod routes;
+pub mod supervisor;

@@ -1,0 +1,252 @@
+//! What a worker and its plane say to each other: claims, heartbeats, completions, all in batches, because a datum may
+//! take a millisecond and a round trip does too. A lease covers one claimed batch; whoever holds none may report nothing.
+
+use chrono::{DateTime, Utc};
+use contract::ids::{CommitId, JobId, LeaseId};
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+use uuid::Uuid;
+
+use contract::config::StoreConfig;
+
+/// The header by which a worker shows the secret of this boot of the plane.
+pub const SECRET_HEADER: &str = "howdah-worker-secret";
+
+/// What `howdah-data-plane worker` reads.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WorkerConfig {
+    /// The plane, `http://127.0.0.1:40123`.
+    pub plane_url: String,
+    /// Made anew at each boot of the plane: a worker of an earlier boot is refused.
+    pub secret: String,
+    /// Names this worker in its leases.
+    pub worker: Uuid,
+    /// The bucket.
+    pub store: StoreConfig,
+    /// Caches and datum directories lie below it.
+    pub home: PathBuf,
+    /// The sandbox's binary.
+    pub sandbox_binary: PathBuf,
+    /// What user code must not see.
+    pub masked: Vec<PathBuf>,
+    /// Datums at once.
+    pub slots: usize,
+    /// The uid and gid of user code when started by root.
+    pub sandbox_uid: u32,
+    /// Bytes that the cache of inputs may take.
+    pub cache_bytes_max: u64,
+}
+
+/// Asks for work; answered when there is some or after a while.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ClaimRequest {
+    /// Who asks.
+    pub worker: Uuid,
+    /// At most so many.
+    pub datums_max: u32,
+    /// How long the plane may wait for work, milliseconds.
+    pub wait_ms: u64,
+    /// The isolation that the worker runs code under.
+    pub isolation: String,
+}
+
+/// Work, or none.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Claimed {
+    /// The lease on all of `datums`; `None` when there is nothing to do.
+    pub lease: Option<LeaseId>,
+    /// What the datums' jobs have in common.
+    pub jobs: Vec<JobTask>,
+    /// The datums.
+    pub datums: Vec<DatumTask>,
+}
+
+/// What all datums of a job have in common.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct JobTask {
+    /// The job.
+    pub job: JobId,
+    /// `project/name`.
+    pub pipeline: String,
+    /// The commit that it makes.
+    pub output_commit: CommitId,
+    /// Program and arguments.
+    pub cmd: Vec<String>,
+    /// Lines for its standard input.
+    pub stdin: Vec<String>,
+    /// What runs when it fails.
+    pub err_cmd: Vec<String>,
+    /// Lines for that one's standard input.
+    pub err_stdin: Vec<String>,
+    /// Exit codes that count as success besides 0.
+    pub accept_return_code: Vec<i32>,
+    /// Variables of the spec.
+    pub env: Vec<(String, String)>,
+    /// Where the command starts.
+    pub working_dir: Option<String>,
+    /// Limit of one run of user code, milliseconds.
+    pub datum_timeout_ms: Option<u64>,
+    /// Bytes of memory.
+    pub memory_bytes: Option<u64>,
+    /// Whether the code may use the network.
+    pub network: bool,
+    /// At most so many datums of this job at once.
+    pub parallelism: Option<u32>,
+    /// The inputs by position.
+    pub inputs: Vec<InputTree>,
+}
+
+/// The tree that an input reads.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct InputTree {
+    /// The name below `/pfs`.
+    pub name: String,
+    /// The commit.
+    pub commit: CommitId,
+    /// `storage::TreeRef`, hex.
+    pub root: String,
+    /// Show the files' names with empty contents.
+    pub empty_files: bool,
+}
+
+/// One datum to run.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct DatumTask {
+    /// Its job.
+    pub job: JobId,
+    /// Its position in the job.
+    pub position: i64,
+    /// Its key, hex.
+    pub key: String,
+    /// Counts the claims of this datum: tells log lines of two runs apart.
+    pub run: i32,
+    /// What it reads.
+    pub inputs: Vec<TaskInput>,
+}
+
+/// A file or directory that a datum reads.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskInput {
+    /// Position of the input in `JobTask::inputs`.
+    #[serde(rename = "i")]
+    pub position: u32,
+    /// Absolute path, `/a.tif`, a directory ends in `/`.
+    #[serde(rename = "p")]
+    pub path: String,
+    /// The value of `join_on`.
+    #[serde(rename = "j", default, skip_serializing_if = "Option::is_none")]
+    pub join_on: Option<String>,
+    /// The value of `group_by`.
+    #[serde(rename = "g", default, skip_serializing_if = "Option::is_none")]
+    pub group_by: Option<String>,
+}
+
+/// A line of user code on its way to the plane.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SentLine {
+    /// The job.
+    pub job: JobId,
+    /// The datum's key, hex.
+    pub key: String,
+    /// The claim that it belongs to.
+    pub run: i32,
+    /// Counts the lines of this run.
+    pub line: i32,
+    /// When.
+    pub at: DateTime<Utc>,
+    /// `stdout`, `stderr` or `system`.
+    pub stream: String,
+    /// The text.
+    pub text: String,
+}
+
+/// Renews leases and brings log lines.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct HeartbeatRequest {
+    /// Who.
+    pub worker: Uuid,
+    /// The leases still worked on.
+    pub leases: Vec<LeaseId>,
+    /// Jobs that the worker runs datums of.
+    pub jobs: Vec<JobId>,
+    /// What user code printed since.
+    pub logs: Vec<SentLine>,
+}
+
+/// What became of them.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct HeartbeatAnswer {
+    /// Leases that ran out: stop working on them.
+    pub lost: Vec<LeaseId>,
+    /// Jobs that are over: kill their datums.
+    pub ended: Vec<JobId>,
+}
+
+/// How a datum ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum Ending {
+    /// User code succeeded: what it made, `storage::encode_entries`, hex.
+    Succeeded {
+        /// The entries.
+        outputs: String,
+    },
+    /// User code failed, and `err_cmd` took care of it.
+    Recovered,
+    /// User code failed.
+    Failed {
+        /// What happened.
+        reason: String,
+    },
+    /// Not the user's fault: try again, which costs no try.
+    Lost {
+        /// What happened.
+        reason: String,
+    },
+}
+
+/// A datum's result.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct DatumReport {
+    /// Its job.
+    pub job: JobId,
+    /// Its position.
+    pub position: i64,
+    /// The lease that it was claimed under.
+    pub lease: LeaseId,
+    /// How it ended.
+    pub ending: Ending,
+    /// Exit code of user code.
+    pub exit_code: Option<i32>,
+    /// Bringing inputs, milliseconds.
+    pub download_ms: i64,
+    /// User code, milliseconds.
+    pub process_ms: i64,
+    /// Storing outputs, milliseconds.
+    pub upload_ms: i64,
+    /// When user code was started.
+    pub started_at: DateTime<Utc>,
+    /// Peak memory of one process, bytes.
+    pub memory_bytes: u64,
+    /// Processor time, milliseconds.
+    pub cpu_ms: i64,
+}
+
+/// Brings results and the log lines that belong to them.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct CompleteRequest {
+    /// Who.
+    pub worker: Uuid,
+    /// The results.
+    pub datums: Vec<DatumReport>,
+    /// What user code printed.
+    pub logs: Vec<SentLine>,
+}
+
+/// What was taken.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct CompleteAnswer {
+    /// How many results counted; the others' leases had run out.
+    pub accepted: u64,
+}

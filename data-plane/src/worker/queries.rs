@@ -1,0 +1,434 @@
+//! SQL of leases, claims and completions. Everything goes in batches; a batch is one statement per table.
+
+use chrono::{DateTime, Utc};
+use contract::ids::{JobId, LeaseId};
+use sqlx::types::Json;
+use sqlx::{FromRow, PgConnection};
+use uuid::Uuid;
+
+use super::protocol::{SentLine, TaskInput};
+use crate::failure::Answer;
+use crate::permissions::System;
+
+/// A datum that was claimed.
+#[derive(Debug, FromRow)]
+pub struct ClaimedRow {
+    /// Its job.
+    pub job_id: Uuid,
+    /// Its place.
+    pub position: i64,
+    /// Its key.
+    pub key: Vec<u8>,
+    /// What it reads, as `encode_inputs` wrote it.
+    pub inputs: Vec<u8>,
+    /// How often it was claimed.
+    pub claims: i32,
+}
+
+/// The stored form of a datum's inputs.
+pub fn encode_inputs(inputs: &[TaskInput]) -> Vec<u8> {
+    serde_json::to_vec(inputs).unwrap_or_default()
+}
+
+/// Reads [`encode_inputs`].
+pub fn decode_inputs(bytes: &[u8]) -> Vec<TaskInput> {
+    serde_json::from_slice(bytes).unwrap_or_default()
+}
+
+/// What is lost by a crash here is claimed again: no need to wait for the disk.
+pub async fn be_quick(conn: &mut PgConnection, _: &System) -> Answer<()> {
+    sqlx::query("set local synchronous_commit = off").execute(conn).await?;
+    Ok(())
+}
+
+/// Claims up to `most` datums under a new lease, in turn from every running job, the jobs that began first first. Of a
+/// job with limited parallelism no more than twice that are out at a time, so that its queue does not fill a worker.
+pub async fn claim(
+    conn: &mut PgConnection,
+    _: &System,
+    lease: LeaseId,
+    worker: Uuid,
+    most: i64,
+    now: DateTime<Utc>,
+    expires_at: DateTime<Utc>,
+) -> Answer<Vec<ClaimedRow>> {
+    let rows = sqlx::query_as::<_, ClaimedRow>(
+        "with open_jobs as (
+             select j.id, j.seq, case when j.parallelism is null then $1 else greatest(0, least($1, 2 * j.parallelism -
+                        (select count(*) from datums r where r.job_id = j.id and r.state = 'running'))) end as share
+               from jobs j where j.finished_at is null and j.state = 'running' and j.datums_open > 0
+         ), picked as (
+             select d.job_id, d.position from open_jobs j cross join lateral (
+                 select x.job_id, x.position, row_number() over (order by x.position) as n from (
+                     select job_id, position from datums where job_id = j.id and state = 'pending'
+                      order by position limit j.share) x) d
+              order by d.n, j.seq limit $1)
+         update datums d set state = 'running', lease_id = $2, claims = d.claims + 1, started_at = $3
+           from picked p where d.job_id = p.job_id and d.position = p.position and d.state = 'pending'
+         returning d.job_id, d.position, d.key, d.inputs, d.claims",
+    )
+    .bind(most)
+    .bind(lease.uuid())
+    .bind(now)
+    .fetch_all(&mut *conn)
+    .await?;
+    if !rows.is_empty() {
+        sqlx::query("insert into leases (id, worker, expires_at) values ($1, $2, $3)")
+            .bind(lease.uuid())
+            .bind(worker)
+            .bind(expires_at)
+            .execute(conn)
+            .await?;
+    }
+    Ok(rows)
+}
+
+/// Writes down what the job's code runs under.
+pub async fn update_isolation(conn: &mut PgConnection, _: &System, jobs: &[Uuid], isolation: &str) -> Answer<()> {
+    sqlx::query("update jobs set isolation = $2 where id = any($1) and isolation is distinct from $2")
+        .bind(jobs)
+        .bind(isolation)
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// Renews leases that did not run out; answers those.
+pub async fn renew(
+    conn: &mut PgConnection,
+    _: &System,
+    worker: Uuid,
+    leases: &[Uuid],
+    now: DateTime<Utc>,
+    expires_at: DateTime<Utc>,
+) -> Answer<Vec<Uuid>> {
+    let renewed = sqlx::query_scalar(
+        "update leases set expires_at = $4 where id = any($2) and worker = $1 and expires_at > $3 returning id",
+    )
+    .bind(worker)
+    .bind(leases)
+    .bind(now)
+    .bind(expires_at)
+    .fetch_all(conn)
+    .await?;
+    Ok(renewed)
+}
+
+/// Of these jobs, those that run no more.
+pub async fn ended(conn: &mut PgConnection, _: &System, jobs: &[Uuid]) -> Answer<Vec<Uuid>> {
+    let ended = sqlx::query_scalar("select id from jobs where id = any($1) and state <> 'running'")
+        .bind(jobs)
+        .fetch_all(conn)
+        .await?;
+    Ok(ended)
+}
+
+/// Frees the datums of leases that ran out, of those of a worker that is gone, or (`worker` = nil) of all workers.
+/// Answers how many.
+pub async fn free(conn: &mut PgConnection, _: &System, gone: Gone) -> Answer<u64> {
+    let (worker, before) = match gone {
+        Gone::Expired(now) => (None, Some(now)),
+        Gone::Worker(worker) => (Some(worker), None),
+        Gone::All => (None, None),
+    };
+    let freed = sqlx::query(
+        "with gone as (
+             delete from leases where ($1::uuid is null or worker = $1) and ($2::timestamptz is null or expires_at <= $2)
+             returning id)
+         update datums set state = 'pending', lease_id = null from gone
+          where datums.lease_id = gone.id and datums.state = 'running'",
+    )
+    .bind(worker)
+    .bind(before)
+    .execute(conn)
+    .await?;
+    Ok(freed.rows_affected())
+}
+
+/// Whose leases are freed.
+#[derive(Debug, Clone, Copy)]
+pub enum Gone {
+    /// Those that ran out by that time.
+    Expired(DateTime<Utc>),
+    /// Those of a worker whose process is gone.
+    Worker(Uuid),
+    /// All: the plane has just started, and workers die with their plane.
+    All,
+}
+
+/// A job whose datums are reported.
+#[derive(Debug, FromRow)]
+pub struct ReportedJob {
+    /// Its id.
+    pub id: Uuid,
+    /// Its pipeline.
+    pub pipeline_id: Uuid,
+    /// How often user code may fail on a datum.
+    pub datum_tries: i32,
+}
+
+/// Locks the running ones among these jobs, in order.
+pub async fn lock_running(conn: &mut PgConnection, _: &System, jobs: &[Uuid]) -> Answer<Vec<ReportedJob>> {
+    let rows = sqlx::query_as(
+        "select id, pipeline_id, datum_tries from jobs where id = any($1) and state = 'running' order by id for update",
+    )
+    .bind(jobs)
+    .fetch_all(conn)
+    .await?;
+    Ok(rows)
+}
+
+/// A datum that is reported under a lease that still holds.
+#[derive(Debug, FromRow)]
+pub struct HeldRow {
+    /// Its job.
+    pub job_id: Uuid,
+    /// Its place.
+    pub position: i64,
+    /// Its key.
+    pub key: Vec<u8>,
+    /// Failures of user code so far.
+    pub failures: i32,
+    /// The lease.
+    pub lease_id: Uuid,
+    /// Since when it waited.
+    pub queued_at: DateTime<Utc>,
+}
+
+/// Of these datums, those that are held by leases of this worker that did not run out.
+pub async fn held(
+    conn: &mut PgConnection,
+    _: &System,
+    worker: Uuid,
+    datums: (&[Uuid], &[i64]),
+    now: DateTime<Utc>,
+) -> Answer<Vec<HeldRow>> {
+    let rows = sqlx::query_as(
+        "select d.job_id, d.position, d.key, d.failures, d.lease_id, d.queued_at
+           from unnest($1::uuid[], $2::bigint[]) r (job_id, position)
+           join datums d on d.job_id = r.job_id and d.position = r.position and d.state = 'running'
+           join leases l on l.id = d.lease_id and l.worker = $3 and l.expires_at > $4
+            for update of d",
+    )
+    .bind(datums.0)
+    .bind(datums.1)
+    .bind(worker)
+    .bind(now)
+    .fetch_all(conn)
+    .await?;
+    Ok(rows)
+}
+
+/// How datums go on, one entry of each list per datum.
+#[derive(Debug, Default)]
+pub struct Settled {
+    /// Jobs.
+    pub jobs: Vec<Uuid>,
+    /// Places.
+    pub positions: Vec<i64>,
+    /// New states.
+    pub states: Vec<String>,
+    /// 1 where user code was run.
+    pub attempts: Vec<i32>,
+    /// Failures of user code, all in all.
+    pub failures: Vec<i32>,
+    /// Why they failed.
+    pub reasons: Vec<Option<String>>,
+    /// Exit codes.
+    pub exit_codes: Vec<Option<i32>>,
+    /// Bringing inputs.
+    pub download_ms: Vec<i64>,
+    /// User code.
+    pub process_ms: Vec<i64>,
+    /// Storing outputs.
+    pub upload_ms: Vec<i64>,
+    /// Peak memory and processor time.
+    pub details: Vec<serde_json::Value>,
+    /// Now.
+    pub at: Option<DateTime<Utc>>,
+}
+
+/// Writes down how datums ended or that they wait again.
+pub async fn update_datums(conn: &mut PgConnection, _: &System, settled: &Settled) -> Answer<()> {
+    let details: Vec<Json<&serde_json::Value>> = settled.details.iter().map(Json).collect();
+    sqlx::query(
+        "update datums d set state = r.state, attempts = d.attempts + r.attempts, failures = r.failures,
+                reason = r.reason, exit_code = r.exit_code, download_ms = d.download_ms + r.download_ms,
+                process_ms = d.process_ms + r.process_ms, upload_ms = d.upload_ms + r.upload_ms, details = r.details,
+                lease_id = null, finished_at = case when r.state = 'pending' then null else $12 end
+           from unnest($1::uuid[], $2::bigint[], $3::text[], $4::int[], $5::int[], $6::text[], $7::int[],
+                       $8::bigint[], $9::bigint[], $10::bigint[], $11::jsonb[])
+             as r (job_id, position, state, attempts, failures, reason, exit_code, download_ms, process_ms, upload_ms, details)
+          where d.job_id = r.job_id and d.position = r.position",
+    )
+    .bind(&settled.jobs)
+    .bind(&settled.positions)
+    .bind(&settled.states)
+    .bind(&settled.attempts)
+    .bind(&settled.failures)
+    .bind(&settled.reasons)
+    .bind(&settled.exit_codes)
+    .bind(&settled.download_ms)
+    .bind(&settled.process_ms)
+    .bind(&settled.upload_ms)
+    .bind(details)
+    .bind(settled.at)
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// What datums gave, one entry of each list per datum; no key twice for one pipeline.
+#[derive(Debug, Default)]
+pub struct Results {
+    /// Pipelines.
+    pub pipelines: Vec<Uuid>,
+    /// Keys.
+    pub keys: Vec<Vec<u8>>,
+    /// Jobs.
+    pub jobs: Vec<Uuid>,
+    /// `storage::encode_entries`.
+    pub outputs: Vec<Vec<u8>>,
+    /// User code.
+    pub process_ms: Vec<i64>,
+}
+
+/// Keeps what datums gave, for every later job of the pipeline. A datum that was run again on purpose has a new result.
+pub async fn insert_results(conn: &mut PgConnection, _: &System, results: &Results, at: DateTime<Utc>) -> Answer<()> {
+    if results.keys.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "insert into datum_results (pipeline_id, key, job_id, outputs, process_ms, created_at)
+         select r.*, $6 from unnest($1::uuid[], $2::bytea[], $3::uuid[], $4::bytea[], $5::bigint[]) r
+         on conflict (pipeline_id, key) do update
+            set job_id = excluded.job_id, outputs = excluded.outputs, process_ms = excluded.process_ms,
+                created_at = excluded.created_at",
+    )
+    .bind(&results.pipelines)
+    .bind(&results.keys)
+    .bind(&results.jobs)
+    .bind(&results.outputs)
+    .bind(&results.process_ms)
+    .bind(at)
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// What a batch adds to the counts of one job.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Added {
+    /// Ran and succeeded.
+    pub succeeded: i64,
+    /// `err_cmd` took care of.
+    pub recovered: i64,
+    /// Failed for good.
+    pub failed: i64,
+    /// Waiting.
+    pub queue_ms: i64,
+    /// Bringing inputs.
+    pub download_ms: i64,
+    /// User code.
+    pub process_ms: i64,
+    /// Storing outputs.
+    pub upload_ms: i64,
+}
+
+/// Adds to a job's counts; answers how many of its datums are not settled yet.
+pub async fn count(conn: &mut PgConnection, _: &System, job: Uuid, added: Added) -> Answer<i64> {
+    let open = sqlx::query_scalar(
+        "update jobs set datums_succeeded = datums_succeeded + $2, datums_recovered = datums_recovered + $3,
+                datums_failed = datums_failed + $4, datums_open = datums_open - $2 - $3 - $4, queue_ms = queue_ms + $5,
+                download_ms = download_ms + $6, process_ms = process_ms + $7, upload_ms = upload_ms + $8
+          where id = $1 returning datums_open",
+    )
+    .bind(job)
+    .bind(added.succeeded)
+    .bind(added.recovered)
+    .bind(added.failed)
+    .bind(added.queue_ms)
+    .bind(added.download_ms)
+    .bind(added.process_ms)
+    .bind(added.upload_ms)
+    .fetch_one(conn)
+    .await?;
+    Ok(open)
+}
+
+/// Keeps lines; one that was sent twice is kept once.
+pub async fn insert_logs(conn: &mut PgConnection, _: &System, lines: &[SentLine]) -> Answer<()> {
+    if lines.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "insert into datum_logs (job_id, datum_key, attempt, line, at, stream, text)
+         select * from unnest($1::uuid[], $2::bytea[], $3::int[], $4::int[], $5::timestamptz[], $6::text[], $7::text[])
+         on conflict do nothing",
+    )
+    .bind(lines.iter().map(|l| l.job.uuid()).collect::<Vec<_>>())
+    .bind(lines.iter().map(|l| hex::decode(&l.key).unwrap_or_default()).collect::<Vec<_>>())
+    .bind(lines.iter().map(|l| l.run).collect::<Vec<_>>())
+    .bind(lines.iter().map(|l| l.line).collect::<Vec<_>>())
+    .bind(lines.iter().map(|l| l.at).collect::<Vec<_>>())
+    .bind(lines.iter().map(|l| l.stream.as_str()).collect::<Vec<_>>())
+    .bind(lines.iter().map(|l| l.text.as_str()).collect::<Vec<_>>())
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// A job as a worker needs it.
+#[derive(Debug, FromRow)]
+pub struct TaskRow {
+    /// Its id.
+    pub id: Uuid,
+    /// Its pipeline's project.
+    pub project: String,
+    /// Its pipeline's name.
+    pub name: String,
+    /// The commit that it makes.
+    pub output_commit_id: Uuid,
+    /// The spec of its version.
+    pub spec: Json<serde_json::Value>,
+}
+
+/// Jobs as a worker needs them.
+pub async fn list_tasks(conn: &mut PgConnection, _: &System, jobs: &[Uuid]) -> Answer<Vec<TaskRow>> {
+    let rows = sqlx::query_as(
+        "select j.id, p.name as project, r.name, j.output_commit_id, v.spec
+           from jobs j join repos r on r.id = j.pipeline_id join projects p on p.id = r.project_id
+           join pipeline_versions v on v.pipeline_id = j.pipeline_id and v.version = j.version
+          where j.id = any($1)",
+    )
+    .bind(jobs)
+    .fetch_all(conn)
+    .await?;
+    Ok(rows)
+}
+
+/// The commits and trees that jobs read: job, position of the leaf, commit, tree.
+pub async fn list_inputs(
+    conn: &mut PgConnection,
+    _: &System,
+    jobs: &[Uuid],
+) -> Answer<Vec<(Uuid, i32, Uuid, Option<Vec<u8>>)>> {
+    let rows = sqlx::query_as(
+        "select i.job_id, i.position, i.commit_id, c.root from job_inputs i join commits c on c.id = i.commit_id
+          where i.job_id = any($1)",
+    )
+    .bind(jobs)
+    .fetch_all(conn)
+    .await?;
+    Ok(rows)
+}
+
+/// How long the datum waited, for the job's sums.
+pub fn waited_ms(row: &HeldRow, started_at: DateTime<Utc>) -> i64 {
+    (started_at - row.queued_at).num_milliseconds().max(0)
+}
+
+/// The typed id of a job's column.
+pub fn job_id(id: Uuid) -> JobId {
+    JobId::from_uuid(id)
+}

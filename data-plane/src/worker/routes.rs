@@ -1,0 +1,302 @@
+//! The plane's side of the workers' API. Guarded by a secret of this boot that only the supervisor hands out; it never
+//! passes the gateway, and its address is bound like every other of the plane.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::routing::post;
+use chassis::http::Json;
+use contract::ids::{CommitId, JobId, LeaseId};
+use contract::names::ProjectName;
+use contract::problem::ProblemKind;
+use provenance::jobs::{AfterAttempt, AttemptEnd, after_attempt, datum_word};
+use provenance::spec::{Network, PipelineSpec};
+use storage::TreeRef;
+use uuid::Uuid;
+
+use super::protocol::{
+    ClaimRequest, Claimed, CompleteAnswer, CompleteRequest, DatumReport, DatumTask, Ending, HeartbeatAnswer,
+    HeartbeatRequest, InputTree, JobTask, SECRET_HEADER,
+};
+use super::queries::{self, Added, HeldRow, ReportedJob, Results, Settled};
+use crate::failure::{Answer, Failure};
+use crate::permissions::System;
+use crate::plane::{Plane, Tx};
+
+const WORKERS: System = System::because("workers act for the plane, which checked the rights when the job was made");
+/// A lease runs out when nothing was heard of its worker for that long.
+pub const LEASE: Duration = Duration::from_secs(10);
+/// At most so many datums in a claim.
+const CLAIM_MAX: u32 = 256;
+
+/// The routes.
+pub fn router() -> Router<Plane> {
+    Router::new()
+        .route("/internal/v1/worker/claim", post(claim))
+        .route("/internal/v1/worker/heartbeat", post(heartbeat))
+        .route("/internal/v1/worker/complete", post(complete))
+        .layer(axum::extract::DefaultBodyLimit::max(256 << 20))
+}
+
+fn admit(plane: &Plane, headers: &HeaderMap) -> Answer<()> {
+    let given = headers.get(SECRET_HEADER).map_or(&b""[..], |v| v.as_bytes());
+    // Digests are compared, so that the time tells nothing of the secret.
+    if blake3::hash(given) == blake3::hash(plane.worker_secret.as_bytes()) {
+        return Ok(());
+    }
+    Err(Failure::new(
+        ProblemKind::SignedOut,
+        "this is no worker of this boot of the plane",
+    ))
+}
+
+async fn claim(State(plane): State<Plane>, headers: HeaderMap, Json(body): Json<ClaimRequest>) -> Answer<Json<Claimed>> {
+    admit(&plane, &headers)?;
+    let until = tokio::time::Instant::now() + Duration::from_millis(body.wait_ms.min(30_000));
+    let mut work = plane.signals.work();
+    loop {
+        work.borrow_and_update();
+        let claimed = claim_now(&plane, &body).await?;
+        if claimed.lease.is_some() {
+            return Ok(Json(claimed));
+        }
+        if !matches!(tokio::time::timeout_at(until, work.changed()).await, Ok(Ok(()))) {
+            return Ok(Json(claimed));
+        }
+    }
+}
+
+async fn claim_now(plane: &Plane, body: &ClaimRequest) -> Answer<Claimed> {
+    let lease: LeaseId = plane.id();
+    let now = plane.now();
+    let most = i64::from(body.datums_max.clamp(1, CLAIM_MAX));
+    let mut tx = plane.begin().await?;
+    queries::be_quick(&mut tx, &WORKERS).await?;
+    let rows = queries::claim(&mut tx, &WORKERS, lease, body.worker, most, now, now + LEASE).await?;
+    if rows.is_empty() {
+        return Ok(Claimed::default());
+    }
+    let ids: Vec<Uuid> = rows.iter().map(|r| r.job_id).collect::<HashSet<_>>().into_iter().collect();
+    queries::update_isolation(&mut tx, &WORKERS, &ids, &body.isolation).await?;
+    let jobs = tasks(&mut tx, &ids).await?;
+    tx.commit().await?;
+    let datums = rows.into_iter().map(|row| DatumTask {
+        job: JobId::from_uuid(row.job_id),
+        position: row.position,
+        key: hex::encode(row.key),
+        run: row.claims,
+        inputs: queries::decode_inputs(&row.inputs),
+    });
+    let mut datums: Vec<DatumTask> = datums.collect();
+    // In turn from every job, as they were picked.
+    let mut turn: HashMap<JobId, usize> = HashMap::new();
+    datums.sort_by_key(|d| (d.job, d.position));
+    datums.sort_by_cached_key(|d| {
+        let n = turn.entry(d.job).or_default();
+        *n += 1;
+        *n
+    });
+    Ok(Claimed {
+        lease: Some(lease),
+        jobs,
+        datums,
+    })
+}
+
+async fn tasks(tx: &mut Tx, ids: &[Uuid]) -> Answer<Vec<JobTask>> {
+    let inputs = queries::list_inputs(tx, &WORKERS, ids).await?;
+    let rows = queries::list_tasks(tx, &WORKERS, ids).await?;
+    let task = |row: queries::TaskRow| {
+        let project: ProjectName = row.project.parse()?;
+        let spec = PipelineSpec::parse(&row.spec.0, &project)
+            .map_err(|errors| Failure::internal(format!("a stored spec is not valid any more: {errors:?}")))?;
+        let leaves = spec.input.leaves();
+        let trees = leaves.iter().enumerate().map(|(position, leaf)| {
+            let found = inputs.iter().find(|(job, at, ..)| *job == row.id && *at as usize == position);
+            let root = match found {
+                Some((.., Some(root))) => root.clone(),
+                _ => TreeRef::empty().to_bytes()?,
+            };
+            Ok(InputTree {
+                name: leaf.name.to_string(),
+                commit: CommitId::from_uuid(found.map_or(Uuid::nil(), |(_, _, commit, _)| *commit)),
+                root: hex::encode(root),
+                empty_files: leaf.empty_files,
+            })
+        });
+        let inputs = trees.collect::<Answer<Vec<_>>>()?;
+        Ok(job_task(&row, &spec, inputs))
+    };
+    rows.into_iter().map(task).collect()
+}
+
+fn job_task(row: &queries::TaskRow, spec: &PipelineSpec, inputs: Vec<InputTree>) -> JobTask {
+    let transform = spec.transform.clone();
+    JobTask {
+        job: JobId::from_uuid(row.id),
+        pipeline: format!("{}/{}", row.project, row.name),
+        output_commit: CommitId::from_uuid(row.output_commit_id),
+        cmd: transform.cmd,
+        stdin: transform.stdin,
+        err_cmd: transform.err_cmd,
+        err_stdin: transform.err_stdin,
+        accept_return_code: transform.accept_return_code,
+        env: transform.env.into_iter().collect(),
+        working_dir: transform.working_dir,
+        datum_timeout_ms: spec.datum_timeout.map(|t| u64::try_from(t.as_millis()).unwrap_or(u64::MAX)),
+        memory_bytes: spec.resource_limits.memory_bytes,
+        network: spec.network == Network::Internet,
+        parallelism: spec.parallelism,
+        inputs,
+    }
+}
+
+async fn heartbeat(
+    State(plane): State<Plane>,
+    headers: HeaderMap,
+    Json(body): Json<HeartbeatRequest>,
+) -> Answer<Json<HeartbeatAnswer>> {
+    admit(&plane, &headers)?;
+    let now = plane.now();
+    let leases: Vec<Uuid> = body.leases.iter().map(|l| l.uuid()).collect();
+    let jobs: Vec<Uuid> = body.jobs.iter().map(|j| j.uuid()).collect();
+    let mut tx = plane.begin().await?;
+    queries::be_quick(&mut tx, &WORKERS).await?;
+    let renewed = queries::renew(&mut tx, &WORKERS, body.worker, &leases, now, now + LEASE).await?;
+    let ended = queries::ended(&mut tx, &WORKERS, &jobs).await?;
+    queries::insert_logs(&mut tx, &WORKERS, &body.logs).await?;
+    tx.commit().await?;
+    if !body.logs.is_empty() {
+        plane.signals.commits_changed();
+    }
+    Ok(Json(HeartbeatAnswer {
+        lost: body.leases.into_iter().filter(|l| !renewed.contains(&l.uuid())).collect(),
+        ended: ended.into_iter().map(JobId::from_uuid).collect(),
+    }))
+}
+
+async fn complete(
+    State(plane): State<Plane>,
+    headers: HeaderMap,
+    Json(body): Json<CompleteRequest>,
+) -> Answer<Json<CompleteAnswer>> {
+    admit(&plane, &headers)?;
+    let now = plane.now();
+    let ids: Vec<Uuid> = body.datums.iter().map(|d| d.job.uuid()).collect::<HashSet<_>>().into_iter().collect();
+    let mut tx = plane.begin().await?;
+    let jobs = queries::lock_running(&mut tx, &WORKERS, &ids).await?;
+    let reported: Vec<(Uuid, i64)> = body.datums.iter().map(|d| (d.job.uuid(), d.position)).collect();
+    let (job_ids, positions): (Vec<Uuid>, Vec<i64>) = reported.into_iter().unzip();
+    let held = queries::held(&mut tx, &WORKERS, body.worker, (&job_ids, &positions), now).await?;
+    let batch = settle(&jobs, &held, &body.datums);
+    let accepted = batch.settled.jobs.len() as u64;
+    let settled = Settled {
+        at: Some(now),
+        ..batch.settled
+    };
+    queries::update_datums(&mut tx, &WORKERS, &settled).await?;
+    queries::insert_results(&mut tx, &WORKERS, &batch.results, now).await?;
+    queries::insert_logs(&mut tx, &WORKERS, &body.logs).await?;
+    let mut woken = batch.again;
+    let mut counts: Vec<_> = batch.counts.into_iter().collect();
+    counts.sort_unstable_by_key(|(job, _)| *job);
+    for (job, added) in counts {
+        woken |= queries::count(&mut tx, &WORKERS, job, added).await? == 0;
+    }
+    tx.commit().await?;
+    if woken {
+        plane.signals.work_changed();
+    }
+    plane.signals.commits_changed();
+    Ok(Json(CompleteAnswer { accepted }))
+}
+
+#[derive(Default)]
+struct Batch {
+    settled: Settled,
+    results: Results,
+    counts: HashMap<Uuid, Added>,
+    /// Some wait for a worker again.
+    again: bool,
+}
+
+/// Decides how each reported datum goes on. What is not held any more is left out: somebody else has it now.
+fn settle(jobs: &[ReportedJob], held: &[HeldRow], reports: &[DatumReport]) -> Batch {
+    let mut batch = Batch::default();
+    let mut kept: HashSet<(Uuid, &[u8])> = HashSet::new();
+    for report in reports {
+        let found = held.iter().find(|h| {
+            h.job_id == report.job.uuid() && h.position == report.position && h.lease_id == report.lease.uuid()
+        });
+        let job = jobs.iter().find(|j| j.id == report.job.uuid());
+        let (Some(row), Some(job)) = (found, job) else { continue };
+        let (end, reason) = match &report.ending {
+            Ending::Succeeded { .. } => (AttemptEnd::Succeeded, None),
+            Ending::Recovered => (AttemptEnd::Recovered, None),
+            Ending::Failed { reason } => (AttemptEnd::Failed, Some(reason.clone())),
+            Ending::Lost { reason } => {
+                tracing::warn!(datum.key = hex::encode(&row.key), "a datum is tried again: {reason}");
+                (AttemptEnd::WorkerLost, Some(reason.clone()))
+            }
+        };
+        let tries = u32::try_from(row.failures).unwrap_or(0);
+        let after = after_attempt(end, tries, u32::try_from(job.datum_tries).unwrap_or(1));
+        let counts = batch.counts.entry(job.id).or_default();
+        counts.queue_ms += queries::waited_ms(row, report.started_at);
+        counts.download_ms += report.download_ms;
+        counts.process_ms += report.process_ms;
+        counts.upload_ms += report.upload_ms;
+        let (state, failures) = match after {
+            AfterAttempt::Again { tries } => {
+                batch.again = true;
+                ("pending", tries)
+            }
+            AfterAttempt::Settled(state) => {
+                match end {
+                    AttemptEnd::Succeeded => counts.succeeded += 1,
+                    AttemptEnd::Recovered => counts.recovered += 1,
+                    _ => counts.failed += 1,
+                }
+                (datum_word(state), tries + u32::from(end == AttemptEnd::Failed))
+            }
+        };
+        if let Ending::Succeeded { outputs } = &report.ending
+            && kept.insert((job.pipeline_id, &row.key))
+        {
+            batch.results.pipelines.push(job.pipeline_id);
+            batch.results.keys.push(row.key.clone());
+            batch.results.jobs.push(job.id);
+            batch.results.outputs.push(hex::decode(outputs).unwrap_or_default());
+            batch.results.process_ms.push(report.process_ms);
+        }
+        push(&mut batch.settled, row, report, (state, failures), reason, end);
+    }
+    batch
+}
+
+fn push(
+    settled: &mut Settled,
+    row: &HeldRow,
+    report: &DatumReport,
+    (state, failures): (&str, u32),
+    reason: Option<String>,
+    end: AttemptEnd,
+) {
+    settled.jobs.push(row.job_id);
+    settled.positions.push(row.position);
+    settled.states.push(state.to_owned());
+    settled.attempts.push(i32::from(end != AttemptEnd::WorkerLost));
+    settled.failures.push(i32::try_from(failures).unwrap_or(i32::MAX));
+    settled.reasons.push(reason.map(|r| r.replace('\0', "\u{fffd}")));
+    settled.exit_codes.push(report.exit_code);
+    settled.download_ms.push(report.download_ms);
+    settled.process_ms.push(report.process_ms);
+    settled.upload_ms.push(report.upload_ms);
+    settled.details.push(serde_json::json!({
+        "memory_bytes": report.memory_bytes,
+        "cpu_ms": report.cpu_ms,
+    }));
+}

@@ -1,0 +1,121 @@
+//! Keeps one worker process running beside an embedded plane, and frees what it held at once when it dies, so that a
+//! killed worker costs its datums no try and no waiting for a lease to run out.
+
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use chassis::process::Shutdown;
+use tokio::io::AsyncWriteExt;
+use tokio::process::{Child, Command};
+use uuid::Uuid;
+
+use super::protocol::WorkerConfig;
+use super::queries::{self, Gone};
+use crate::failure::Answer;
+use crate::permissions::System;
+use crate::plane::Plane;
+
+const SELF: System = System::because("the plane looks after its own workers");
+/// Bytes of inputs that a worker keeps on disk.
+const CACHE_BYTES_MAX: u64 = 4 << 30;
+/// Before a worker that died is started again.
+const PAUSE_LEAST: Duration = Duration::from_millis(50);
+const PAUSE_MOST: Duration = Duration::from_secs(10);
+
+/// Frees the leases of workers of earlier boots: they died with their plane.
+///
+/// # Errors
+/// When the database is away.
+pub async fn free_all(plane: &Plane) -> Answer<()> {
+    let mut conn = plane.pool.acquire().await?;
+    let freed = queries::free(&mut conn, &SELF, Gone::All).await?;
+    if freed > 0 {
+        tracing::info!(datums = freed, "{freed} datums of an earlier run wait for a worker again");
+    }
+    Ok(())
+}
+
+/// Runs a worker until shutdown; `url` is where it reaches the plane.
+pub async fn supervise(plane: Plane, binary: PathBuf, url: String, shutdown: Shutdown) {
+    let mut pause = PAUSE_LEAST;
+    while !shutdown.has_begun() {
+        let worker = Uuid::from_bytes(plane.environment.random());
+        let began = tokio::time::Instant::now();
+        match start(&plane, &binary, &url, worker).await {
+            Ok(mut child) => {
+                tokio::select! {
+                    ended = child.wait() => tracing::warn!("the worker ended ({ended:?}), it is started again"),
+                    () = shutdown.begun() => {
+                        stop(child).await;
+                        return;
+                    }
+                }
+            }
+            Err(error) => tracing::error!("the worker `{}` could not be started: {error}", binary.display()),
+        }
+        release(&plane, worker, &shutdown).await;
+        pause = if began.elapsed() > Duration::from_secs(5) { PAUSE_LEAST } else { (pause * 2).min(PAUSE_MOST) };
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = shutdown.begun() => return,
+        }
+    }
+}
+
+async fn start(plane: &Plane, binary: &PathBuf, url: &str, worker: Uuid) -> std::io::Result<Child> {
+    let config = WorkerConfig {
+        plane_url: url.to_owned(),
+        secret: plane.worker_secret.clone(),
+        worker,
+        store: plane.config.store.clone(),
+        home: plane.config.home.clone(),
+        sandbox_binary: plane.config.sandbox_binary.clone(),
+        masked: plane.config.masked.clone(),
+        slots: plane.config.slots,
+        sandbox_uid: plane.config.sandbox_uid,
+        cache_bytes_max: CACHE_BYTES_MAX,
+    };
+    let mut child = Command::new(binary)
+        .arg("worker")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()?;
+    let mut line = serde_json::to_vec(&config)?;
+    line.push(b'\n');
+    if let Some(stdin) = &mut child.stdin {
+        stdin.write_all(&line).await?;
+        stdin.flush().await?;
+    }
+    tracing::info!(worker.pid = child.id(), "started worker {:?}", child.id());
+    Ok(child)
+}
+
+/// The end of the pipe asks the worker to stop; one that does not is killed.
+async fn stop(mut child: Child) {
+    drop(child.stdin.take());
+    if tokio::time::timeout(Duration::from_secs(5), child.wait()).await.is_err() {
+        let _ = child.kill().await;
+    }
+}
+
+/// Frees what a dead worker held; tried until the database answers, because only then the datums go on soon.
+async fn release(plane: &Plane, worker: Uuid, shutdown: &Shutdown) {
+    while !shutdown.has_begun() {
+        let freed = match plane.pool.acquire().await {
+            Ok(mut conn) => queries::free(&mut conn, &SELF, Gone::Worker(worker)).await,
+            Err(error) => Err(error.into()),
+        };
+        match freed {
+            Ok(freed) => {
+                if freed > 0 {
+                    plane.signals.work_changed();
+                }
+                return;
+            }
+            Err(error) => tracing::warn!("the leases of a dead worker could not be freed yet: {error}"),
+        }
+        tokio::time::sleep(PAUSE_LEAST * 4).await;
+    }
+}
