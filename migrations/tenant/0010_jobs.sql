@@ -12,6 +12,14 @@ create table pipeline_inputs (
 create index pipeline_inputs_by_repo on pipeline_inputs (repo_id);
 alter table pipelines add column output_branch text not null default 'main';
 
+-- Taken out of the spec when it is applied, so that propagation parses none. plan_digest: code and inputs.
+alter table pipeline_versions
+    add column plan_digest bytea not null default '',
+    add column datum_tries integer not null default 3,
+    add column parallelism integer,
+    add column every_job boolean not null default false,
+    add column job_timeout_ms bigint;
+
 -- The commit that each leaf of the spec reads in a job, by the leaf's position.
 create table job_inputs (
     job_id uuid not null references jobs (id),

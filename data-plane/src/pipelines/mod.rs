@@ -1,11 +1,20 @@
-//! Pipelines: what reacts to a commit. This file holds the one function through which commits reach them.
+//! Pipelines: code that runs over the matches of a glob whenever a branch moves. A pipeline shares its id with the repo
+//! that it writes. Each version is kept; what ran, a job names. `apply` is the one way in, `propagate` the one way in
+//! which commits reach pipelines.
 
-use contract::ids::{CommitSetId, DomainId};
+pub mod apply;
+mod examine;
+pub mod propagate;
+pub mod queries;
+pub mod routes;
+pub mod views;
+
+use contract::ids::DomainId;
 use contract::names::BranchName;
 
 use crate::commits::CommitRow;
-use crate::failure::Answer;
-use crate::plane::{Plane, Tx};
+
+pub use propagate::propagate;
 
 /// A branch that got another head: by a commit that was just finished on it, or by being moved.
 #[derive(Debug, Clone)]
@@ -16,13 +25,4 @@ pub struct MovedHead {
     pub branch: BranchName,
     /// The finished commit that readers of the branch see from now on.
     pub commit: CommitRow,
-}
-
-/// Inserts the open output commits and the jobs of every pipeline downstream of these branches, all in that commit set.
-/// The transaction holds the plane's lock for its DAG; the moved heads are in it already.
-///
-/// # Errors
-/// When the database is away, or a commit needs origins that its repo does not admit.
-pub async fn propagate(_plane: &Plane, _tx: &mut Tx, _set: CommitSetId, _moved: &[MovedHead]) -> Answer<()> {
-    Ok(())
 }

@@ -1,0 +1,200 @@
+//! `pipeline apply`: several specs, all or none. The domains of new outputs are registered first, because the control
+//! plane cannot take part in our transaction; then everything is looked at again and written under the plane's lock.
+
+use contract::api::{AppliedPipeline, ApplyPipelines, RegisterDomain};
+use contract::ids::{CommitSetId, DomainId};
+use contract::names::ProjectName;
+use provenance::spec::PipelineSpec;
+
+use super::examine::{Examined, Parsed, examine, field, invalid};
+use super::propagate::{self, Begun};
+use super::queries::{self, NewVersion};
+use crate::call::Call;
+use crate::commits::lock::lock_dag;
+use crate::failure::{Answer, Failure};
+use crate::permissions::System;
+use crate::plane::Tx;
+use crate::repos;
+
+const APPLY: System = System::because("the rights on inputs and output were checked by `examine` in this transaction");
+/// At most so many specs in one request.
+const SPECS_MAX: usize = 1000;
+
+/// Applies specs.
+///
+/// # Errors
+/// `invalid` with every mistake at its place, `not-found` for inputs that may not be known, `not-allowed` naming what is
+/// missing, `already-exists`. Then nothing was applied.
+pub async fn apply(call: &Call, body: ApplyPipelines) -> Answer<Vec<AppliedPipeline>> {
+    let plane = &call.plane;
+    let code_revision = body.code_revision.clone();
+    let specs = parse(&body)?;
+    let mut ids: Vec<DomainId> = specs.iter().map(|_| plane.id()).collect();
+    let first = {
+        let mut tx = plane.begin().await?;
+        let dag = propagate::load_dag(&mut tx).await?;
+        examine(call, &mut tx, &specs, &ids, code_revision.as_deref(), &dag).await?
+    };
+    if body.dry_run {
+        return Ok(first.iter().zip(&specs).map(|(e, p)| shown(e, p, None)).collect());
+    }
+    let mut registered = Vec::new();
+    for (at, examined) in first.iter().enumerate().filter(|(_, e)| e.new_repo) {
+        let domain = RegisterDomain {
+            id: examined.id,
+            project: specs[at].spec.project.clone(),
+            name: specs[at].spec.name.clone(),
+            owner: call.claims().sub,
+        };
+        ids[at] = examined.id;
+        let epoch = plane.control.register_domain(&domain).await?;
+        plane.policy.wait_for_epoch(epoch).await?;
+        registered.push(examined.id);
+    }
+    let applied = write(call, &specs, &ids, &body).await;
+    if applied.is_err() {
+        for id in registered {
+            let _ = plane.control.bury_domain(id).await;
+        }
+    }
+    let applied = applied?;
+    plane.signals.work_changed();
+    plane.signals.commits_changed();
+    Ok(applied)
+}
+
+fn parse(body: &ApplyPipelines) -> Answer<Vec<Parsed>> {
+    if body.specs.is_empty() || body.specs.len() > SPECS_MAX {
+        return Err(Failure::invalid(format!(
+            "send 1 to {SPECS_MAX} pipeline specs at once, not {}",
+            body.specs.len()
+        )));
+    }
+    let mut errors = Vec::new();
+    let mut specs = Vec::new();
+    for (index, value) in body.specs.iter().enumerate() {
+        let mut value = value.clone();
+        if let (Some(image), Some(object)) = (&body.image, value.as_object_mut()) {
+            let transform = object.entry("transform").or_insert_with(|| serde_json::json!({}));
+            if let Some(transform) = transform.as_object_mut() {
+                transform.insert("image".to_owned(), serde_json::json!(image));
+            }
+        }
+        match PipelineSpec::parse(&value, &ProjectName::default_project()) {
+            Ok(spec) => {
+                let image = spec.transform.image.as_deref();
+                let image_digest = image.and_then(|i| i.split_once('@')).map(|(_, digest)| digest.to_owned());
+                specs.push(Parsed {
+                    image_digest: image_digest.filter(|d| d.starts_with("sha256:")),
+                    spec,
+                    value,
+                });
+            }
+            Err(found) => errors.extend(found.into_iter().map(|e| field(index, &e.pointer, e.message))),
+        }
+    }
+    if errors.is_empty() { Ok(specs) } else { Err(invalid(errors)) }
+}
+
+async fn write(call: &Call, specs: &[Parsed], ids: &[DomainId], body: &ApplyPipelines) -> Answer<Vec<AppliedPipeline>> {
+    let plane = &call.plane;
+    let mut tx = plane.begin().await?;
+    lock_dag(&mut tx).await?;
+    let dag = propagate::load_dag(&mut tx).await?;
+    let examined = examine(call, &mut tx, specs, ids, body.code_revision.as_deref(), &dag).await?;
+    let mut started = Vec::new();
+    for (one, parsed) in examined.iter().zip(specs) {
+        if one.changed {
+            save(call, &mut tx, one, parsed, body.code_revision.as_deref()).await?;
+        }
+        if one.changed || body.reprocess {
+            started.push(one.id);
+        }
+    }
+    let set: CommitSetId = plane.id();
+    let begun = propagate::begin(plane, &mut tx, set, &[], &started, body.reprocess).await?;
+    tx.commit().await?;
+    let applied = examined.iter().zip(specs).map(|(one, parsed)| {
+        let job = begun.iter().find(|b| b.pipeline == one.id);
+        shown(one, parsed, job.map(|job| (*job, set)))
+    });
+    Ok(applied.collect())
+}
+
+async fn save(
+    call: &Call,
+    tx: &mut Tx,
+    one: &Examined,
+    parsed: &Parsed,
+    code_revision: Option<&str>,
+) -> Answer<()> {
+    let now = call.plane.now();
+    let actor = call.actor();
+    let spec = &parsed.spec;
+    if one.new_repo {
+        let repo = repos::queries::NewRepo {
+            id: one.id,
+            project: one.project,
+            name: &spec.name,
+            description: &spec.description,
+            pipeline: true,
+            created_at: now,
+            created_by: &actor,
+        };
+        repos::queries::insert_repo(tx, &APPLY, &repo).await?;
+    }
+    let image = parsed.image_digest.as_deref();
+    let millis = |d: std::time::Duration| i64::try_from(d.as_millis()).unwrap_or(i64::MAX);
+    let code_digest = spec.code_digest(image);
+    let version = NewVersion {
+        id: one.id,
+        version: queries::last_version(tx, &APPLY, one.id).await? + 1,
+        output_branch: spec.output_branch.as_str(),
+        spec: &parsed.value,
+        spec_digest: spec.spec_digest(image),
+        code_digest,
+        plan_digest: plan_digest(spec, &code_digest, &one.inputs),
+        image_digest: image,
+        code_revision,
+        actor: &actor,
+        at: now,
+        datum_tries: i32::try_from(spec.datum_tries).unwrap_or(i32::MAX),
+        parallelism: spec.parallelism.map(|n| i32::try_from(n).unwrap_or(i32::MAX)),
+        every_job: spec.reprocess == provenance::spec::Reprocess::EveryJob,
+        job_timeout_ms: spec.job_timeout.map(millis),
+        inputs: &one.inputs,
+    };
+    queries::insert_version(tx, &APPLY, &version).await
+}
+
+/// Jobs with equal ones have datums that can be compared: the same code over the same globs of the same repos.
+fn plan_digest(spec: &PipelineSpec, code: &[u8; 32], inputs: &[(String, DomainId, String)]) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new_derive_key("howdah plan v1");
+    hasher.update(code);
+    for (_, domain, _) in inputs {
+        hasher.update(domain.uuid().as_bytes());
+    }
+    let input = spec.to_value().get("input").cloned().unwrap_or_default();
+    hasher.update(provenance::spec::canonical_json(&input).as_bytes());
+    *hasher.finalize().as_bytes()
+}
+
+fn shown(one: &Examined, parsed: &Parsed, begun: Option<(Begun, CommitSetId)>) -> AppliedPipeline {
+    let before = one.before.as_ref().map_or(0, |row| row.version);
+    let version = if one.changed { before + 1 } else { before };
+    let change = match (&one.before, one.changed) {
+        (None, _) => "created",
+        (Some(_), true) => "updated",
+        (Some(_), false) => "unchanged",
+    };
+    AppliedPipeline {
+        name: parsed.spec.name.clone(),
+        project: parsed.spec.project.clone(),
+        change: change.to_owned(),
+        version: u32::try_from(version).unwrap_or(0),
+        differences: one.differences.clone(),
+        job: begun.map(|(job, _)| job.job),
+        commit_set: begun.map(|(_, set)| set),
+        impact: one.impact.clone(),
+    }
+}

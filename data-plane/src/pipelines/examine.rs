@@ -1,0 +1,352 @@
+//! Everything that is checked before a pipeline is saved: names, rights on every domain that its inputs require (R4),
+//! circles, and who would lose read on future outputs. Changes nothing, so a dry run is the same code.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use contract::ids::{DomainId, ProjectId};
+use contract::names::{ProjectName, RepoName};
+use contract::policy::Permission;
+use contract::problem::{FieldError, Problem, ProblemKind};
+use provenance::access::{Policy, impact, required_for_new_pipeline};
+use provenance::origins::{OriginSet, matching_releases, required};
+use provenance::propagation::{BranchOf, Dag, PipelineNode, would_cycle};
+use provenance::spec::{PfsInput, PipelineSpec, differences};
+use sqlx::PgConnection;
+
+use super::queries::{self, PipelineRow};
+use crate::call::Call;
+use crate::commits::{self, origins};
+use crate::failure::{Answer, Failure};
+use crate::permissions::System;
+use crate::projects;
+use crate::repos;
+
+const DECIDE: System = System::because("rows are read in order to decide whether the caller may apply the pipeline");
+
+/// A spec that was read.
+pub struct Parsed {
+    /// As applied.
+    pub value: serde_json::Value,
+    /// As understood.
+    pub spec: PipelineSpec,
+    /// From `transform.image`, if it names a digest.
+    pub image_digest: Option<String>,
+}
+
+/// A spec whose surroundings were looked at.
+pub struct Examined {
+    /// The domain of its output repo; of a new one the one that was given for it.
+    pub id: DomainId,
+    /// The project.
+    pub project: ProjectId,
+    /// Whether the output repo has to be made.
+    pub new_repo: bool,
+    /// The version that it has, if it was applied before.
+    pub before: Option<PipelineRow>,
+    /// Whether something differs.
+    pub changed: bool,
+    /// What differs.
+    pub differences: Vec<String>,
+    /// Name, repo and branch of each leaf.
+    pub inputs: Vec<(String, DomainId, String)>,
+    /// Who loses read, in words.
+    pub impact: Vec<String>,
+    /// The origins of what it will make.
+    origins: OriginSet,
+}
+
+/// A field that is wrong.
+pub fn field(index: usize, pointer: &str, message: impl Into<String>) -> FieldError {
+    FieldError {
+        pointer: format!("/specs/{index}{pointer}"),
+        message: message.into(),
+    }
+}
+
+/// The answer to specs that make no sense.
+pub fn invalid(errors: Vec<FieldError>) -> Failure {
+    let count = errors.len();
+    let first = errors.first().map(|e| format!("{}: {}", e.pointer, e.message)).unwrap_or_default();
+    let detail = match count {
+        1 => format!("the pipeline spec is not valid at {first}"),
+        n => format!("the pipeline specs have {n} mistakes, the first at {first}"),
+    };
+    let mut problem = Problem::new(ProblemKind::Invalid, detail).with_hint("nothing was applied; correct them and apply again");
+    problem.errors = errors;
+    problem.into()
+}
+
+/// Looks at all specs in order; a later one may read what an earlier one makes. `ids` are the domains of the outputs
+/// that are not there yet, one for each spec, used or not.
+pub async fn examine(
+    call: &Call,
+    conn: &mut PgConnection,
+    specs: &[Parsed],
+    ids: &[DomainId],
+    code_revision: Option<&str>,
+    dag: &Dag,
+) -> Answer<Vec<Examined>> {
+    let policy = call.plane.policy.current(call.plane.now())?;
+    let mut dag = dag.clone();
+    let mut done: Vec<Examined> = Vec::new();
+    for (index, parsed) in specs.iter().enumerate() {
+        let mut one = Examination {
+            call,
+            conn: &mut *conn,
+            policy: &policy,
+            index,
+            spec: &parsed.spec,
+            earlier: &done,
+            specs,
+        };
+        let examined = one.run(parsed, ids[index], code_revision, &mut dag).await?;
+        done.push(examined);
+    }
+    Ok(done)
+}
+
+struct Examination<'a> {
+    call: &'a Call,
+    conn: &'a mut PgConnection,
+    policy: &'a Arc<Policy>,
+    index: usize,
+    spec: &'a PipelineSpec,
+    earlier: &'a [Examined],
+    specs: &'a [Parsed],
+}
+
+impl Examination<'_> {
+    async fn run(
+        &mut self,
+        parsed: &Parsed,
+        fresh: DomainId,
+        code_revision: Option<&str>,
+        dag: &mut Dag,
+    ) -> Answer<Examined> {
+        let project = projects::queries::find_project(self.conn, &DECIDE, &self.spec.project).await?;
+        let project = project.ok_or_else(|| {
+            let message = format!("there is no project `{}`; make it with `howdah project create`", self.spec.project);
+            invalid(vec![field(self.index, "/pipeline/project", message)])
+        })?;
+        let (id, new_repo, before) = self.output(fresh).await?;
+        let (inputs, heads) = self.inputs(id).await?;
+        self.check_circle(id, &inputs, dag)?;
+        self.check_rights(&inputs, &heads)?;
+        let own: Vec<(&OriginSet, _)> = {
+            let digest = hex::encode(self.spec.spec_digest(parsed.image_digest.as_deref()));
+            let edge = matching_releases(self.policy, id, &digest, self.call.plane.now());
+            heads.iter().map(|set| (set.as_ref(), edge.clone())).collect()
+        };
+        let origins = OriginSet::combine(id, &own);
+        let impact = self.impact(id, &origins).await?;
+        let mut changed = Vec::new();
+        if let Some(row) = &before {
+            changed = self.differences(row, parsed, code_revision, &inputs).await?;
+        }
+        Ok(Examined {
+            id,
+            project: project.id,
+            new_repo,
+            changed: before.is_none() || !changed.is_empty(),
+            differences: changed,
+            before,
+            inputs,
+            impact,
+            origins,
+        })
+    }
+
+    /// The repo that the pipeline writes, and the pipeline that is there.
+    async fn output(&mut self, fresh: DomainId) -> Answer<(DomainId, bool, Option<PipelineRow>)> {
+        let (project, name) = (&self.spec.project, &self.spec.name);
+        let twice = |at: &Parsed| at.spec.project == *project && at.spec.name == *name;
+        if self.specs[..self.index].iter().any(twice) {
+            let message = format!("the pipeline `{project}/{name}` stands in this request twice");
+            return Err(invalid(vec![field(self.index, "/pipeline/name", message)]));
+        }
+        let Some(row) = repos::queries::find_repo(self.conn, &DECIDE, project, name).await? else {
+            return Ok((fresh, true, None));
+        };
+        let (id, is_pipeline) = (row.id, row.pipeline);
+        let Some(visible) = self.call.rights().visible(row) else {
+            return Err(repos::queries::taken(name));
+        };
+        if !is_pipeline {
+            return Err(Failure::new(
+                ProblemKind::AlreadyExists,
+                format!("`{visible}` is a repo that people write to, so no pipeline can write to it"),
+            )
+            .hint("give the pipeline another name"));
+        }
+        self.call.allowed(&visible, Permission::Write)?;
+        Ok((id, false, queries::find(self.conn, &DECIDE, id, false).await?))
+    }
+
+    /// Domain and branch of each leaf, with the origins of what is there now.
+    async fn inputs(&mut self, own: DomainId) -> Answer<(Vec<(String, DomainId, String)>, Vec<Arc<OriginSet>>)> {
+        let (mut inputs, mut heads) = (Vec::new(), Vec::new());
+        for leaf in self.spec.input.leaves() {
+            let (domain, set) = self.leaf(leaf, own).await?;
+            inputs.push((leaf.name.to_string(), domain, leaf.branch.to_string()));
+            heads.push(set);
+        }
+        Ok((inputs, heads))
+    }
+
+    async fn leaf(&mut self, leaf: &PfsInput, own: DomainId) -> Answer<(DomainId, Arc<OriginSet>)> {
+        let is = |project: &ProjectName, name: &RepoName| leaf.project == *project && leaf.repo == *name;
+        if is(&self.spec.project, &self.spec.name) {
+            return Ok((own, Arc::new(OriginSet::own(own))));
+        }
+        let earlier = self.specs[..self.index].iter().position(|p| is(&p.spec.project, &p.spec.name));
+        if let Some(at) = earlier {
+            let made = &self.earlier[at];
+            if self.specs[at].spec.output_branch == leaf.branch {
+                return Ok((made.id, Arc::new(made.origins.clone())));
+            }
+        }
+        let row = repos::queries::find_repo(self.conn, &DECIDE, &leaf.project, &leaf.repo).await?;
+        let visible = row.and_then(|row| self.call.rights().visible(row));
+        let Some(repo) = visible else {
+            let mut problem = Problem::new(
+                ProblemKind::NotFound,
+                format!("there is no repo `{}/{}` that you may know of", leaf.project, leaf.repo),
+            )
+            .with_hint("check the input's project and repo, or ask its owner for access");
+            problem.errors = vec![field(self.index, "/input", &problem.detail)];
+            return Err(problem.into());
+        };
+        let head = commits::queries::find_head(self.conn, &DECIDE, repo.id, &leaf.branch).await?.flatten();
+        let set = match head {
+            None => Arc::new(OriginSet::own(repo.id)),
+            Some(head) => origins::get(&self.call.plane, self.conn, &DECIDE, head.origin_set).await?,
+        };
+        Ok((repo.id, set))
+    }
+
+    fn check_circle(&self, id: DomainId, inputs: &[(String, DomainId, String)], dag: &mut Dag) -> Answer<()> {
+        let mut branches = Vec::new();
+        for (_, repo, branch) in inputs {
+            branches.push(BranchOf {
+                repo: *repo,
+                branch: branch.parse()?,
+            });
+        }
+        let stopped = dag.pipelines.iter().any(|n| n.pipeline == id && n.stopped);
+        let node = PipelineNode {
+            pipeline: id,
+            output_branch: self.spec.output_branch.clone(),
+            inputs: branches,
+            stopped,
+        };
+        if let Some(cycle) = would_cycle(dag, &node) {
+            let name = |d: &DomainId| {
+                if *d == id {
+                    return format!("{}/{}", self.spec.project, self.spec.name);
+                }
+                let known = self.call.rights().can(Permission::Discover, *d).then(|| self.policy.name_of(*d)).flatten();
+                known.unwrap_or_else(|| "another pipeline".to_owned())
+            };
+            let round: Vec<String> = cycle.pipelines.iter().map(name).collect();
+            let message = match round.as_slice() {
+                [one] => format!("`{one}` would read its own output; read another repo"),
+                many => format!("the pipelines would feed each other in a circle: {}", many.join(" <- ")),
+            };
+            return Err(invalid(vec![field(self.index, "/input", message)]));
+        }
+        dag.pipelines.retain(|n| n.pipeline != id);
+        dag.pipelines.push(node);
+        Ok(())
+    }
+
+    /// R4: `derive` on every required domain of each input. Outputs of this very request are the caller's own.
+    fn check_rights(&self, inputs: &[(String, DomainId, String)], heads: &[Arc<OriginSet>]) -> Answer<()> {
+        let made: Vec<DomainId> = self.earlier.iter().map(|e| e.id).collect();
+        let sets: Vec<&OriginSet> = heads.iter().map(AsRef::as_ref).collect();
+        let subject = &self.call.rights().subject;
+        let mut missing = required_for_new_pipeline(self.policy, subject, &sets, self.call.plane.now());
+        missing.retain(|domain| !made.contains(domain));
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let mut names = Vec::new();
+        let mut whom = Vec::new();
+        for domain in &missing {
+            if self.call.rights().can(Permission::Discover, *domain) {
+                names.push(format!("`{}`", self.policy.name_of(*domain).unwrap_or_default()));
+                whom.extend(self.policy.owners(*domain));
+            } else {
+                names.push(format!("restricted upstream #{}", names.len() + 1));
+            }
+        }
+        whom.sort();
+        whom.dedup();
+        let direct: Vec<&str> = inputs.iter().filter(|i| missing.contains(&i.1)).map(|i| i.0.as_str()).collect();
+        let through = if direct.is_empty() { " (the inputs were made from it)" } else { "" };
+        let mut problem = Problem::new(
+            ProblemKind::NotAllowed,
+            format!("a pipeline with these inputs needs `derive` on {}{through}", names.join(", ")),
+        )
+        .with_hint(if whom.is_empty() {
+            "ask the owners of the inputs".to_owned()
+        } else {
+            format!("ask for the role deriver: {}", whom.join(", "))
+        });
+        problem.errors = vec![field(self.index, "/input", problem.detail.clone())];
+        Err(problem.into())
+    }
+
+    /// Who can read outputs made so far (or would, by grants on the output alone) and not those to come.
+    async fn impact(&mut self, id: DomainId, new: &OriginSet) -> Answer<Vec<String>> {
+        let active = self.policy.active_releases(self.call.plane.now());
+        let head = commits::queries::find_head(self.conn, &DECIDE, id, &self.spec.output_branch).await?.flatten();
+        let old = match head {
+            None => vec![id],
+            Some(head) => {
+                let set = origins::get(&self.call.plane, self.conn, &DECIDE, head.origin_set).await?;
+                required(&set, &active)
+            }
+        };
+        let losses = impact(self.policy, &old, &required(new, &active));
+        let mut names: HashMap<DomainId, String> = HashMap::new();
+        let mut told = Vec::new();
+        for loss in losses {
+            let lacking: Vec<String> = loss
+                .missing
+                .iter()
+                .map(|d| {
+                    let name = names.entry(*d).or_insert_with(|| self.policy.name_of(*d).unwrap_or_else(|| d.to_string()));
+                    format!("`{name}` (ask {})", self.policy.owners(*d).join(", "))
+                })
+                .collect();
+            told.push(format!("{} can't read future outputs: read is missing on {}", loss.name, lacking.join(", ")));
+        }
+        Ok(told)
+    }
+
+    async fn differences(
+        &mut self,
+        row: &PipelineRow,
+        parsed: &Parsed,
+        code_revision: Option<&str>,
+        inputs: &[(String, DomainId, String)],
+    ) -> Answer<Vec<String>> {
+        let old = PipelineSpec::parse(&row.spec.0, &self.spec.project);
+        let old = old.map_or_else(|_| row.spec.0.clone(), |spec| spec.to_value());
+        let mut found = differences(&old, &parsed.spec.to_value());
+        if row.image_digest != parsed.image_digest && !found.iter().any(|p| p.starts_with("/transform/image")) {
+            found.push("/transform/image".to_owned());
+        }
+        if code_revision.is_some() && row.code_revision.as_deref() != code_revision {
+            found.push("/code_revision".to_owned());
+        }
+        let stored = queries::inputs(self.conn, &DECIDE, Some(&[row.id])).await?;
+        let same = stored.len() == inputs.len() && stored.iter().zip(inputs).all(|(s, i)| s.3 == i.1.uuid());
+        if !same && found.is_empty() {
+            // The repo of that name is another one now.
+            found.push("/input".to_owned());
+        }
+        Ok(found)
+    }
+}

@@ -1,0 +1,265 @@
+//! From a moved head to jobs: the open output commits and jobs of everything downstream, inserted in the transaction that
+//! moved the head and under its lock, so that a commit set is whole or not there.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use contract::ids::{CommitId, CommitSetId, DomainId, JobId};
+use contract::problem::ProblemKind;
+use provenance::access::guard;
+use provenance::origins::{OriginSet, matching_releases};
+use provenance::propagation::{BranchOf, Dag, NewOutputCommit, PipelineNode, plan};
+use provenance::spec::PipelineSpec;
+use uuid::Uuid;
+
+use super::MovedHead;
+use super::queries::{self, NewJob, RunRow};
+use crate::commits::{self, NewCommit, PipelineStamp, origins};
+use crate::failure::{Answer, Failure};
+use crate::jobs;
+use crate::permissions::System;
+use crate::plane::{Plane, Tx};
+
+const SELF: System = System::because("what a commit sets in motion was allowed when the pipelines were applied (R4)");
+
+/// A job that was begun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Begun {
+    /// Of which pipeline.
+    pub pipeline: DomainId,
+    /// The job.
+    pub job: JobId,
+    /// The commit that it makes.
+    pub commit: CommitId,
+}
+
+/// Inserts the open output commits and the jobs of every pipeline downstream of these branches, all in that commit set.
+/// The transaction holds the plane's lock for its DAG; the moved heads are in it already. Wake the scheduler
+/// (`signals.work_changed`) after the transaction was committed.
+///
+/// # Errors
+/// When the database is away, or nothing is known of the access policy: origins could not be made (R2).
+pub async fn propagate(plane: &Plane, tx: &mut Tx, set: CommitSetId, moved: &[MovedHead]) -> Answer<()> {
+    let moved: Vec<(BranchOf, CommitId)> = moved
+        .iter()
+        .map(|m| {
+            let branch = BranchOf {
+                repo: m.repo,
+                branch: m.branch.clone(),
+            };
+            (branch, m.commit.id)
+        })
+        .collect();
+    begin(plane, tx, set, &moved, &[], false).await.map(drop)
+}
+
+/// The pipelines as the pure rules see them.
+///
+/// # Errors
+/// When the database is away.
+pub async fn load_dag(tx: &mut Tx) -> Answer<Dag> {
+    let mut inputs: HashMap<Uuid, Vec<BranchOf>> = HashMap::new();
+    for (pipeline, _, _, repo, branch) in queries::inputs(tx, &SELF, None).await? {
+        inputs.entry(pipeline).or_default().push(BranchOf {
+            repo: DomainId::from_uuid(repo),
+            branch: branch.parse()?,
+        });
+    }
+    let mut dag = Dag::default();
+    for (id, output_branch, stopped) in queries::nodes(tx, &SELF).await? {
+        dag.pipelines.push(PipelineNode {
+            pipeline: DomainId::from_uuid(id),
+            output_branch: output_branch.parse()?,
+            inputs: inputs.remove(&id).unwrap_or_default(),
+            stopped,
+        });
+    }
+    Ok(dag)
+}
+
+/// As [`propagate`], and the pipelines in `started` run on the current heads, if each of their inputs has one.
+///
+/// # Errors
+/// As [`propagate`].
+pub async fn begin(
+    plane: &Plane,
+    tx: &mut Tx,
+    set: CommitSetId,
+    moved: &[(BranchOf, CommitId)],
+    started: &[DomainId],
+    reprocess: bool,
+) -> Answer<Vec<Begun>> {
+    let dag = load_dag(tx).await?;
+    if dag.pipelines.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut heads = BTreeMap::new();
+    for (repo, branch, commit) in queries::heads(tx, &SELF).await? {
+        let branch = BranchOf {
+            repo: DomainId::from_uuid(repo),
+            branch: branch.parse()?,
+        };
+        heads.insert(branch, CommitId::from_uuid(commit));
+    }
+    let started = with_heads(&dag, &heads, started);
+    let planned = plan(&dag, &heads, moved, &started, &mut |_| plane.id()).map_err(Failure::internal)?;
+    if planned.is_empty() {
+        return Ok(Vec::new());
+    }
+    let ids: Vec<Uuid> = planned.iter().map(|p| p.pipeline.uuid()).collect();
+    let runs: HashMap<Uuid, RunRow> = queries::runs(tx, &SELF, &ids).await?.into_iter().map(|r| (r.id, r)).collect();
+    let mut making = Making {
+        plane,
+        set,
+        reprocess,
+        sets: HashMap::new(),
+        heads,
+        leaf_names: leaf_names(tx, &ids).await?,
+    };
+    let mut begun = Vec::new();
+    for commit in planned {
+        let run = runs.get(&commit.pipeline.uuid()).ok_or_else(|| Failure::internal("a pipeline has no version"))?;
+        begun.push(making.make(tx, run, &commit).await?);
+    }
+    Ok(begun)
+}
+
+/// Those whose inputs all have a head, or will be made by another one of them.
+fn with_heads(dag: &Dag, heads: &BTreeMap<BranchOf, CommitId>, started: &[DomainId]) -> Vec<DomainId> {
+    let mut fit: Vec<DomainId> = Vec::new();
+    loop {
+        let before = fit.len();
+        for node in dag.pipelines.iter().filter(|n| started.contains(&n.pipeline) && !n.stopped) {
+            let has = |b: &BranchOf| {
+                let made = dag.pipelines.iter().any(|up| {
+                    up.pipeline == b.repo && up.output_branch == b.branch && fit.contains(&up.pipeline)
+                });
+                heads.contains_key(b) || made
+            };
+            if !fit.contains(&node.pipeline) && node.inputs.iter().all(has) {
+                fit.push(node.pipeline);
+            }
+        }
+        if fit.len() == before {
+            return fit;
+        }
+    }
+}
+
+async fn leaf_names(tx: &mut Tx, ids: &[Uuid]) -> Answer<HashMap<(Uuid, usize), String>> {
+    let rows = queries::inputs(tx, &SELF, Some(ids)).await?;
+    let named = |(pipeline, position, name, ..): (Uuid, i32, String, Uuid, String)| {
+        ((pipeline, usize::try_from(position).unwrap_or(0)), name)
+    };
+    Ok(rows.into_iter().map(named).collect())
+}
+
+struct Making<'a> {
+    plane: &'a Plane,
+    set: CommitSetId,
+    reprocess: bool,
+    /// Origin sets of the commits read or made so far.
+    sets: HashMap<CommitId, Arc<OriginSet>>,
+    heads: BTreeMap<BranchOf, CommitId>,
+    leaf_names: HashMap<(Uuid, usize), String>,
+}
+
+impl Making<'_> {
+    async fn make(&mut self, tx: &mut Tx, run: &RunRow, new: &NewOutputCommit) -> Answer<Begun> {
+        let plane = self.plane;
+        let now = plane.now();
+        let set = Arc::new(self.origins(tx, run, new).await?);
+        let interned = origins::intern(tx, &SELF, &set).await?;
+        let name = |leaf: usize| self.leaf_names.get(&(run.id, leaf)).cloned().unwrap_or_default();
+        let branch = BranchOf {
+            repo: new.pipeline,
+            branch: new.output_branch.clone(),
+        };
+        let commit = NewCommit {
+            id: new.commit,
+            repo: new.pipeline,
+            branch: new.output_branch.clone(),
+            commit_set: self.set,
+            parent: self.heads.get(&branch).copied(),
+            message: String::new(),
+            actor: run.actor.0.clone(),
+            pipeline: Some(PipelineStamp {
+                id: new.pipeline,
+                version: run.version,
+                image_digest: run.image_digest.clone(),
+                code_revision: run.code_revision.clone(),
+            }),
+            origin_set: interned,
+            inputs: new.inputs.iter().map(|(leaf, commit)| (*commit, name(*leaf))).collect(),
+            started_at: now,
+        };
+        commits::queries::insert_commit(tx, &SELF, &commit).await?;
+        let job = NewJob {
+            id: plane.id(),
+            run,
+            output: new.commit,
+            set: self.set,
+            reprocess: self.reprocess,
+            inputs: &new.inputs,
+            at: now,
+        };
+        queries::insert_job(tx, &SELF, &job).await?;
+        if let Some(reason) = self.violation(run, &set)? {
+            jobs::end::fail(plane, tx, job.id, &reason).await?;
+        }
+        self.sets.insert(new.commit, set);
+        Ok(Begun {
+            pipeline: new.pipeline,
+            job: job.id,
+            commit: new.commit,
+        })
+    }
+
+    /// The parents' origins, less what releases of this very spec excuse (R9), and the own domain.
+    async fn origins(&mut self, tx: &mut Tx, run: &RunRow, new: &NewOutputCommit) -> Answer<OriginSet> {
+        let policy = self.plane.policy.last_known().ok_or_else(unknown_policy)?;
+        let unknown = new.inputs.iter().filter(|(_, commit)| !self.sets.contains_key(commit));
+        let unknown: Vec<Uuid> = unknown.map(|(_, commit)| commit.uuid()).collect();
+        for (commit, id) in queries::origin_sets_of(tx, &SELF, &unknown).await? {
+            let set = origins::get(self.plane, tx, &SELF, id).await?;
+            self.sets.insert(CommitId::from_uuid(commit), set);
+        }
+        let edge = matching_releases(&policy, new.pipeline, &hex::encode(&run.spec_digest), self.plane.now());
+        let mut parents = Vec::new();
+        for (_, commit) in &new.inputs {
+            // A parent that is not there: nobody could be allowed what came of it (R2).
+            let set = self.sets.get(commit).ok_or_else(|| Failure::internal("an input commit is missing"))?;
+            parents.push((set.as_ref(), edge.clone()));
+        }
+        Ok(OriginSet::combine(new.pipeline, &parents))
+    }
+
+    /// R5: what the pipeline's own guard says of these origins.
+    fn violation(&self, run: &RunRow, set: &OriginSet) -> Answer<Option<String>> {
+        if run.spec.0.get("max_origins").or_else(|| run.spec.0.get("maxOrigins")).is_none() {
+            return Ok(None);
+        }
+        let spec = PipelineSpec::parse(&run.spec.0, &run.project.parse()?)
+            .map_err(|errors| Failure::internal(format!("a stored spec is not valid any more: {errors:?}")))?;
+        let (Some(pin), Some(policy)) = (&spec.max_origins, self.plane.policy.last_known()) else {
+            return Ok(None);
+        };
+        let foreign = guard(&policy, pin, set, self.plane.now());
+        if foreign.is_empty() {
+            return Ok(None);
+        }
+        let names: Vec<String> = foreign.iter().map(|d| policy.name_of(*d).unwrap_or_else(|| d.to_string())).collect();
+        Ok(Some(format!(
+            "OriginGuardViolated: max_origins does not admit {}; change the inputs, the guard, or release them",
+            names.join(", ")
+        )))
+    }
+}
+
+fn unknown_policy() -> Failure {
+    Failure::new(
+        ProblemKind::PolicyUnreachable,
+        "nothing is known of the access policy, so no commit can be derived",
+    )
+    .hint("repeat the request after a few seconds")
+}

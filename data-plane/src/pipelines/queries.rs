@@ -1,0 +1,416 @@
+//! SQL of pipelines, their versions and inputs, and of what propagation inserts.
+
+use chrono::{DateTime, Utc};
+use contract::api::Actor;
+use contract::ids::{CommitId, CommitSetId, DomainId, JobId};
+use sqlx::types::Json;
+use sqlx::{FromRow, PgConnection};
+use uuid::Uuid;
+
+use crate::failure::Answer;
+use crate::permissions::System;
+
+/// A pipeline with one of its versions.
+#[derive(Debug, Clone, FromRow)]
+pub struct PipelineRow {
+    /// The domain of its output repo.
+    pub id: Uuid,
+    /// Its project.
+    pub project: String,
+    /// Its name.
+    pub name: String,
+    /// Its state.
+    pub state: String,
+    /// Why.
+    pub reason: Option<String>,
+    /// The branch that it writes.
+    pub output_branch: String,
+    /// The version shown.
+    pub version: i32,
+    /// The spec as applied.
+    pub spec: Json<serde_json::Value>,
+    /// What a release names.
+    pub spec_digest: Vec<u8>,
+    /// The code's part of a datum's key.
+    pub code_digest: Vec<u8>,
+    /// The image.
+    pub image_digest: Option<String>,
+    /// The git revision.
+    pub code_revision: Option<String>,
+    /// Who applied that version.
+    pub actor: Json<Actor>,
+    /// When.
+    pub created_at: DateTime<Utc>,
+}
+
+macro_rules! select_pipelines {
+    ($tail:literal) => {
+        concat!(
+            "select p.id, j.name as project, r.name, p.state, p.reason, p.output_branch, v.version, v.spec,
+                    v.spec_digest, v.code_digest, v.image_digest, v.code_revision, v.actor, v.created_at
+               from pipelines p join repos r on r.id = p.id join projects j on j.id = r.project_id
+               join pipeline_versions v on v.pipeline_id = p.id ",
+            $tail
+        )
+    };
+}
+
+/// The pipeline of that id with its newest version; deleted ones only if asked for.
+pub async fn find(conn: &mut PgConnection, _: &System, id: DomainId, deleted: bool) -> Answer<Option<PipelineRow>> {
+    let row = sqlx::query_as(select_pipelines!(
+        "where p.id = $1 and v.version = p.version and ($2 or p.deleted_at is null)"
+    ))
+    .bind(id.uuid())
+    .bind(deleted)
+    .fetch_optional(conn)
+    .await?;
+    Ok(row)
+}
+
+/// Whether it was deleted; `None` when there never was one.
+pub async fn is_deleted(conn: &mut PgConnection, _: &System, id: DomainId) -> Answer<Option<bool>> {
+    let row = sqlx::query_scalar("select deleted_at is not null from pipelines where id = $1")
+        .bind(id.uuid())
+        .fetch_optional(conn)
+        .await?;
+    Ok(row)
+}
+
+/// Pipelines of these domains behind `after` in the order of project and name, each with its newest version.
+pub async fn list(
+    conn: &mut PgConnection,
+    _: &System,
+    visible: &[Uuid],
+    after: Option<(&str, &str)>,
+    limit: i64,
+) -> Answer<Vec<PipelineRow>> {
+    let rows = sqlx::query_as(select_pipelines!(
+        "where p.deleted_at is null and v.version = p.version and p.id = any($1)
+           and ($2::text is null or (j.name, r.name) > ($2, $3)) order by j.name, r.name limit $4"
+    ))
+    .bind(visible)
+    .bind(after.map(|a| a.0))
+    .bind(after.map(|a| a.1))
+    .bind(limit)
+    .fetch_all(conn)
+    .await?;
+    Ok(rows)
+}
+
+/// The versions of a pipeline below `before`, newest first.
+pub async fn history(
+    conn: &mut PgConnection,
+    _: &System,
+    id: DomainId,
+    before: Option<i32>,
+    limit: i64,
+) -> Answer<Vec<PipelineRow>> {
+    let rows = sqlx::query_as(select_pipelines!(
+        "where p.id = $1 and ($2::int is null or v.version < $2) order by v.version desc limit $3"
+    ))
+    .bind(id.uuid())
+    .bind(before)
+    .bind(limit)
+    .fetch_all(conn)
+    .await?;
+    Ok(rows)
+}
+
+/// The repo and branch of each leaf of these pipelines, in order: pipeline, position, name, repo, branch.
+pub async fn inputs(
+    conn: &mut PgConnection,
+    _: &System,
+    pipelines: Option<&[Uuid]>,
+) -> Answer<Vec<(Uuid, i32, String, Uuid, String)>> {
+    let rows = sqlx::query_as(
+        "select i.pipeline_id, i.position, i.name, i.repo_id, i.branch from pipeline_inputs i
+           join pipelines p on p.id = i.pipeline_id and p.deleted_at is null
+          where $1::uuid[] is null or i.pipeline_id = any($1) order by i.pipeline_id, i.position",
+    )
+    .bind(pipelines)
+    .fetch_all(conn)
+    .await?;
+    Ok(rows)
+}
+
+/// All pipelines as nodes: id, output branch, whether nothing goes through it.
+pub async fn nodes(conn: &mut PgConnection, _: &System) -> Answer<Vec<(Uuid, String, bool)>> {
+    let rows = sqlx::query_as(
+        "select id, output_branch, state in ('paused', 'suspended') from pipelines where deleted_at is null",
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(rows)
+}
+
+/// The heads of all branches that pipelines read or write: repo, branch, commit.
+pub async fn heads(conn: &mut PgConnection, _: &System) -> Answer<Vec<(Uuid, String, Uuid)>> {
+    let rows = sqlx::query_as(
+        "select b.repo_id, b.name, b.head_id from branches b where b.head_id is not null and b.repo_id in
+            (select repo_id from pipeline_inputs union all select id from pipelines where deleted_at is null)",
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(rows)
+}
+
+/// What propagation needs of a pipeline's version.
+#[derive(Debug, Clone, FromRow)]
+pub struct RunRow {
+    /// The pipeline.
+    pub id: Uuid,
+    /// The version.
+    pub version: i32,
+    /// The spec.
+    pub spec: Json<serde_json::Value>,
+    /// Its project.
+    pub project: String,
+    /// What a release names.
+    pub spec_digest: Vec<u8>,
+    /// The image.
+    pub image_digest: Option<String>,
+    /// The git revision.
+    pub code_revision: Option<String>,
+    /// Who applied it.
+    pub actor: Json<Actor>,
+    /// Code and inputs.
+    pub plan_digest: Vec<u8>,
+    /// Failures admitted.
+    pub datum_tries: i32,
+    /// Datums at once.
+    pub parallelism: Option<i32>,
+    /// Everything is run again in every job.
+    pub every_job: bool,
+}
+
+/// The newest versions of these pipelines.
+pub async fn runs(conn: &mut PgConnection, _: &System, ids: &[Uuid]) -> Answer<Vec<RunRow>> {
+    let rows = sqlx::query_as(
+        "select p.id, v.version, v.spec, j.name as project, v.spec_digest, v.image_digest, v.code_revision, v.actor,
+                v.plan_digest, v.datum_tries, v.parallelism, v.every_job
+           from pipelines p join pipeline_versions v on v.pipeline_id = p.id and v.version = p.version
+           join repos r on r.id = p.id join projects j on j.id = r.project_id
+          where p.id = any($1)",
+    )
+    .bind(ids)
+    .fetch_all(conn)
+    .await?;
+    Ok(rows)
+}
+
+/// The origin sets of commits.
+pub async fn origin_sets_of(conn: &mut PgConnection, _: &System, ids: &[Uuid]) -> Answer<Vec<(Uuid, i64)>> {
+    let rows = sqlx::query_as("select id, origin_set_id from commits where id = any($1)")
+        .bind(ids)
+        .fetch_all(conn)
+        .await?;
+    Ok(rows)
+}
+
+/// A job to be inserted.
+#[derive(Debug)]
+pub struct NewJob<'a> {
+    /// Its id.
+    pub id: JobId,
+    /// What it runs.
+    pub run: &'a RunRow,
+    /// The commit that it makes.
+    pub output: CommitId,
+    /// The commit set.
+    pub set: CommitSetId,
+    /// Run all datums.
+    pub reprocess: bool,
+    /// The commit of each leaf.
+    pub inputs: &'a [(usize, CommitId)],
+    /// Now.
+    pub at: DateTime<Utc>,
+}
+
+/// Inserts a job with its inputs.
+pub async fn insert_job(conn: &mut PgConnection, _: &System, job: &NewJob<'_>) -> Answer<()> {
+    sqlx::query(
+        "insert into jobs (id, pipeline_id, version, output_commit_id, commit_set, state, reprocess, plan_digest,
+                           datum_tries, parallelism, created_at)
+         values ($1, $2, $3, $4, $5, 'created', $6, $7, $8, $9, $10)",
+    )
+    .bind(job.id.uuid())
+    .bind(job.run.id)
+    .bind(job.run.version)
+    .bind(job.output.uuid())
+    .bind(job.set.uuid())
+    .bind(job.reprocess || job.run.every_job)
+    .bind(&job.run.plan_digest)
+    .bind(job.run.datum_tries)
+    .bind(job.run.parallelism)
+    .bind(job.at)
+    .execute(&mut *conn)
+    .await?;
+    let positions: Vec<i32> = job.inputs.iter().map(|(leaf, _)| i32::try_from(*leaf).unwrap_or(i32::MAX)).collect();
+    let commits: Vec<Uuid> = job.inputs.iter().map(|(_, commit)| commit.uuid()).collect();
+    sqlx::query("insert into job_inputs (job_id, position, commit_id) select $1, * from unnest($2::int[], $3::uuid[])")
+        .bind(job.id.uuid())
+        .bind(positions)
+        .bind(commits)
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// A version to be inserted.
+pub struct NewVersion<'a> {
+    /// The pipeline.
+    pub id: DomainId,
+    /// The version.
+    pub version: i32,
+    /// The branch that it writes.
+    pub output_branch: &'a str,
+    /// The spec as applied.
+    pub spec: &'a serde_json::Value,
+    /// What a release names.
+    pub spec_digest: [u8; 32],
+    /// The code's part of a datum's key.
+    pub code_digest: [u8; 32],
+    /// Code and inputs.
+    pub plan_digest: [u8; 32],
+    /// The image.
+    pub image_digest: Option<&'a str>,
+    /// The git revision.
+    pub code_revision: Option<&'a str>,
+    /// Who.
+    pub actor: &'a Actor,
+    /// When.
+    pub at: DateTime<Utc>,
+    /// Failures admitted.
+    pub datum_tries: i32,
+    /// Datums at once.
+    pub parallelism: Option<i32>,
+    /// Everything is run again in every job.
+    pub every_job: bool,
+    /// Limit of a job.
+    pub job_timeout_ms: Option<i64>,
+    /// Name, repo and branch of each leaf.
+    pub inputs: &'a [(String, DomainId, String)],
+}
+
+/// Makes this the pipeline's newest version. A pipeline that was not there, or was deleted, runs from now on; one that was
+/// stopped by somebody stays stopped.
+pub async fn insert_version(conn: &mut PgConnection, _: &System, new: &NewVersion<'_>) -> Answer<()> {
+    sqlx::query(
+        "insert into pipelines (id, version, state, output_branch) values ($1, $2, 'running', $3)
+         on conflict (id) do update set version = excluded.version, output_branch = excluded.output_branch, reason = null,
+             state = case when pipelines.state = 'paused' and pipelines.deleted_at is null then 'paused' else 'running' end,
+             deleted_at = null",
+    )
+    .bind(new.id.uuid())
+    .bind(new.version)
+    .bind(new.output_branch)
+    .execute(&mut *conn)
+    .await?;
+    sqlx::query(
+        "insert into pipeline_versions (pipeline_id, version, spec, spec_digest, code_digest, plan_digest, image_digest,
+             code_revision, actor, created_at, datum_tries, parallelism, every_job, job_timeout_ms)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
+    )
+    .bind(new.id.uuid())
+    .bind(new.version)
+    .bind(Json(new.spec))
+    .bind(&new.spec_digest[..])
+    .bind(&new.code_digest[..])
+    .bind(&new.plan_digest[..])
+    .bind(new.image_digest)
+    .bind(new.code_revision)
+    .bind(Json(new.actor))
+    .bind(new.at)
+    .bind(new.datum_tries)
+    .bind(new.parallelism)
+    .bind(new.every_job)
+    .bind(new.job_timeout_ms)
+    .execute(&mut *conn)
+    .await?;
+    sqlx::query("delete from pipeline_inputs where pipeline_id = $1")
+        .bind(new.id.uuid())
+        .execute(&mut *conn)
+        .await?;
+    let positions: Vec<i32> = (0..i32::try_from(new.inputs.len()).unwrap_or(0)).collect();
+    sqlx::query(
+        "insert into pipeline_inputs (pipeline_id, position, name, repo_id, branch)
+         select $1, * from unnest($2::int[], $3::text[], $4::uuid[], $5::text[])",
+    )
+    .bind(new.id.uuid())
+    .bind(positions)
+    .bind(new.inputs.iter().map(|i| i.0.clone()).collect::<Vec<_>>())
+    .bind(new.inputs.iter().map(|i| i.1.uuid()).collect::<Vec<_>>())
+    .bind(new.inputs.iter().map(|i| i.2.clone()).collect::<Vec<_>>())
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// The highest version that a pipeline ever had, 0 when there was none.
+pub async fn last_version(conn: &mut PgConnection, _: &System, id: DomainId) -> Answer<i32> {
+    let last = sqlx::query_scalar::<_, Option<i32>>("select max(version) from pipeline_versions where pipeline_id = $1")
+        .bind(id.uuid())
+        .fetch_one(conn)
+        .await?;
+    Ok(last.unwrap_or(0))
+}
+
+/// Sets a pipeline's state.
+pub async fn update_state(
+    conn: &mut PgConnection,
+    _: &System,
+    id: DomainId,
+    state: &str,
+    reason: Option<&str>,
+) -> Answer<()> {
+    sqlx::query("update pipelines set state = $2, reason = $3 where id = $1 and deleted_at is null")
+        .bind(id.uuid())
+        .bind(state)
+        .bind(reason)
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// What its last job says of a pipeline; one that is stopped stays so.
+pub async fn update_outcome(
+    conn: &mut PgConnection,
+    _: &System,
+    id: Uuid,
+    state: &str,
+    reason: Option<&str>,
+) -> Answer<()> {
+    sqlx::query(
+        "update pipelines set state = $2, reason = $3
+          where id = $1 and state in ('running', 'failure') and (state, reason) is distinct from ($2, $3)",
+    )
+    .bind(id)
+    .bind(state)
+    .bind(reason)
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Deletes a pipeline: nothing runs any more. Its repo, versions, jobs and commits stay.
+pub async fn delete(conn: &mut PgConnection, _: &System, id: DomainId, at: DateTime<Utc>) -> Answer<()> {
+    sqlx::query("update pipelines set deleted_at = $2, state = 'paused', reason = null where id = $1")
+        .bind(id.uuid())
+        .bind(at)
+        .execute(&mut *conn)
+        .await?;
+    sqlx::query("delete from pipeline_inputs where pipeline_id = $1")
+        .bind(id.uuid())
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// Jobs of a pipeline that are not over.
+pub async fn unfinished_jobs(conn: &mut PgConnection, _: &System, id: DomainId) -> Answer<Vec<Uuid>> {
+    let rows = sqlx::query_scalar("select id from jobs where pipeline_id = $1 and finished_at is null order by seq")
+        .bind(id.uuid())
+        .fetch_all(conn)
+        .await?;
+    Ok(rows)
+}

@@ -1,0 +1,204 @@
+//! `/v1/pipelines`.
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::{get, post};
+use chassis::http::{Json, Path, Query};
+use contract::api::{AppliedPipeline, ApplyPipelines, JobState, Page, Pipeline};
+use contract::ids::{DomainId, JobId};
+use contract::names::{ProjectName, RepoName};
+use contract::policy::Permission;
+use contract::reference::RepoRef;
+use serde::{Deserialize, Serialize};
+use sqlx::PgConnection;
+
+use super::queries::{self, PipelineRow};
+use super::{apply, propagate, views};
+use crate::call::Call;
+use crate::commits::lock::lock_dag;
+use crate::cursor;
+use crate::failure::{Answer, Failure};
+use crate::jobs;
+use crate::permissions::{System, Visible};
+use crate::plane::{Plane, Tx};
+
+const VISIBLE: System = System::because("the caller may know of the pipeline's repo");
+const ALLOWED: System = System::because("the caller may write to the pipeline's repo, so may decide when it runs");
+
+/// The routes.
+pub fn router() -> Router<Plane> {
+    Router::new()
+        .route("/v1/pipelines", post(apply_all).get(list))
+        .route("/v1/pipelines/{project}/{name}", get(show).delete(remove))
+        .route("/v1/pipelines/{project}/{name}/history", get(history))
+        .route("/v1/pipelines/{project}/{name}/stop", post(stop))
+        .route("/v1/pipelines/{project}/{name}/start", post(start))
+        .route("/v1/pipelines/{project}/{name}/run", post(run))
+}
+
+#[derive(Deserialize)]
+struct ListQuery {
+    limit: Option<u32>,
+    cursor: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct RunQuery {
+    #[serde(default)]
+    reprocess: bool,
+}
+
+#[derive(Serialize)]
+struct Applied {
+    items: Vec<AppliedPipeline>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Position {
+    project: String,
+    name: String,
+}
+
+async fn apply_all(call: Call, Json(body): Json<ApplyPipelines>) -> Answer<Json<Applied>> {
+    let items = apply::apply(&call, body).await?;
+    Ok(Json(Applied { items }))
+}
+
+async fn list(State(plane): State<Plane>, call: Call, Query(query): Query<ListQuery>) -> Answer<Json<Page<Pipeline>>> {
+    let limit = cursor::limit(query.limit)?;
+    let after: Option<Position> = call.position("pipelines", query.cursor.as_deref())?;
+    let visible = call.discoverable();
+    let mut conn = plane.pool.acquire().await?;
+    let after = after.as_ref().map(|a| (a.project.as_str(), a.name.as_str()));
+    let rows = queries::list(&mut conn, &VISIBLE, &visible, after, limit as i64 + 1).await?;
+    let items = views::show_all(&mut conn, call.rights(), rows).await?;
+    let position = |p: &Pipeline| Position {
+        project: p.project.to_string(),
+        name: p.name.to_string(),
+    };
+    Ok(Json(call.page("pipelines", items, limit, position)?))
+}
+
+/// A pipeline that the caller may know of.
+async fn found(
+    call: &Call,
+    conn: &mut PgConnection,
+    project: ProjectName,
+    name: RepoName,
+) -> Answer<(Visible, PipelineRow)> {
+    let reference = RepoRef {
+        project: Some(project),
+        repo: name,
+    };
+    let repo = call.repo(conn, &reference).await?;
+    let row = queries::find(conn, &VISIBLE, repo.id, false).await?;
+    Ok((repo, row.ok_or_else(Failure::not_found)?))
+}
+
+async fn one(call: &Call, conn: &mut PgConnection, id: DomainId) -> Answer<Json<Pipeline>> {
+    let row = queries::find(conn, &VISIBLE, id, true).await?.ok_or_else(Failure::not_found)?;
+    let mut shown = views::show_all(conn, call.rights(), vec![row]).await?;
+    Ok(Json(shown.pop().ok_or_else(Failure::not_found)?))
+}
+
+async fn show(
+    State(plane): State<Plane>,
+    call: Call,
+    Path((project, name)): Path<(ProjectName, RepoName)>,
+) -> Answer<Json<Pipeline>> {
+    let mut conn = plane.pool.acquire().await?;
+    let (repo, _) = found(&call, &mut conn, project, name).await?;
+    one(&call, &mut conn, repo.id).await
+}
+
+async fn history(
+    State(plane): State<Plane>,
+    call: Call,
+    Path((project, name)): Path<(ProjectName, RepoName)>,
+    Query(query): Query<ListQuery>,
+) -> Answer<Json<Page<Pipeline>>> {
+    let limit = cursor::limit(query.limit)?;
+    let mut conn = plane.pool.acquire().await?;
+    let (repo, _) = found(&call, &mut conn, project, name).await?;
+    let list = format!("pipeline history {}", repo.id);
+    let before: Option<i32> = call.position(&list, query.cursor.as_deref())?;
+    let rows = queries::history(&mut conn, &VISIBLE, repo.id, before, limit as i64 + 1).await?;
+    let items = views::show_all(&mut conn, call.rights(), rows).await?;
+    Ok(Json(call.page(&list, items, limit, |p: &Pipeline| p.version)?))
+}
+
+/// Locks the DAG and demands that the caller may decide when the pipeline runs.
+async fn locked(
+    call: &Call,
+    project: ProjectName,
+    name: RepoName,
+    permission: Permission,
+) -> Answer<(Tx, Visible, PipelineRow)> {
+    let mut tx = call.plane.begin().await?;
+    lock_dag(&mut tx).await?;
+    let (repo, row) = found(call, &mut tx, project, name).await?;
+    call.allowed(&repo, permission)?;
+    Ok((tx, repo, row))
+}
+
+async fn stop(call: Call, Path((project, name)): Path<(ProjectName, RepoName)>) -> Answer<Json<Pipeline>> {
+    let (mut tx, repo, _) = locked(&call, project, name, Permission::Write).await?;
+    let reason = format!("stopped by {}", call.actor().name);
+    queries::update_state(&mut tx, &ALLOWED, repo.id, "paused", Some(&reason)).await?;
+    let shown = one(&call, &mut tx, repo.id).await?;
+    tx.commit().await?;
+    Ok(shown)
+}
+
+async fn start(call: Call, Path((project, name)): Path<(ProjectName, RepoName)>) -> Answer<Json<Pipeline>> {
+    let (mut tx, repo, row) = locked(&call, project, name, Permission::Write).await?;
+    if row.state == "paused" {
+        queries::update_state(&mut tx, &ALLOWED, repo.id, "running", None).await?;
+        propagate::begin(&call.plane, &mut tx, call.plane.id(), &[], &[repo.id], false).await?;
+    }
+    let shown = one(&call, &mut tx, repo.id).await?;
+    tx.commit().await?;
+    call.plane.signals.work_changed();
+    Ok(shown)
+}
+
+async fn run(
+    call: Call,
+    Path((project, name)): Path<(ProjectName, RepoName)>,
+    Query(query): Query<RunQuery>,
+) -> Answer<(StatusCode, Json<Pipeline>)> {
+    let (mut tx, repo, row) = locked(&call, project, name, Permission::Write).await?;
+    if row.state == "paused" || row.state == "suspended" {
+        return Err(Failure::new(
+            contract::problem::ProblemKind::Conflict,
+            format!("`{repo}` is {}, so it does not run", row.state),
+        )
+        .hint(format!("howdah pipeline start {repo}")));
+    }
+    let begun = propagate::begin(&call.plane, &mut tx, call.plane.id(), &[], &[repo.id], query.reprocess).await?;
+    if begun.is_empty() {
+        return Err(Failure::new(
+            contract::problem::ProblemKind::Conflict,
+            format!("`{repo}` has an input without a commit, so there is nothing to run on"),
+        )
+        .hint("put something into each of its inputs"));
+    }
+    let shown = one(&call, &mut tx, repo.id).await?;
+    tx.commit().await?;
+    call.plane.signals.work_changed();
+    Ok((StatusCode::OK, shown))
+}
+
+async fn remove(call: Call, Path((project, name)): Path<(ProjectName, RepoName)>) -> Answer<StatusCode> {
+    let (mut tx, repo, _) = locked(&call, project, name, Permission::Admin).await?;
+    let reason = format!("the pipeline was deleted by {}", call.actor().name);
+    for job in queries::unfinished_jobs(&mut tx, &ALLOWED, repo.id).await? {
+        jobs::end::end(&call.plane, &mut tx, JobId::from_uuid(job), JobState::Killed, Some(&reason)).await?;
+    }
+    queries::delete(&mut tx, &ALLOWED, repo.id, call.plane.now()).await?;
+    tx.commit().await?;
+    call.plane.signals.work_changed();
+    call.plane.signals.commits_changed();
+    Ok(StatusCode::NO_CONTENT)
+}
