@@ -4,6 +4,7 @@
 use chassis::process::{self, Shutdown};
 use clap::Parser;
 use contract::config::DataPlaneConfig;
+use data_plane::worker::protocol::WorkerConfig;
 
 /// A tenant's data plane. Started by the control plane; configuration comes as a line of JSON on standard input.
 #[derive(Parser)]
@@ -11,6 +12,8 @@ use contract::config::DataPlaneConfig;
 enum Command {
     /// Serves the API.
     Serve,
+    /// Runs datums for a plane, which starts it.
+    Worker,
     /// Brings the tenant's database to this version's schema and exits.
     Migrate,
 }
@@ -33,6 +36,13 @@ async fn run(command: Command) -> anyhow::Result<()> {
             let shutdown = Shutdown::new();
             shutdown.listen(true)?;
             data_plane::server::serve(config, shutdown).await
+        }
+        Command::Worker => {
+            let config: WorkerConfig = process::read_config()?;
+            let shutdown = Shutdown::new();
+            shutdown.listen(true)?;
+            let storage = data_plane::stores::open(&config.store)?;
+            data_plane::worker::process::run(config, storage, shutdown).await
         }
         Command::Migrate => {
             let config: DataPlaneConfig = process::read_config()?;

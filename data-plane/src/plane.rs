@@ -55,6 +55,8 @@ pub struct Parts {
     pub activity: Activity,
     /// Binds cursors to their callers.
     pub cursor_key: [u8; 32],
+    /// Lets this plane's workers in; another one at each start.
+    pub worker_secret: String,
 }
 
 /// Wake-up calls between parts. They carry nothing: whoever is woken looks into the database, so one that is lost costs
@@ -126,6 +128,7 @@ impl Plane {
             signals: Signals::default(),
             activity: Activity::new(environment.now()),
             cursor_key: blake3::derive_key("howdah data plane 2026 list cursors", config.agent_token.as_bytes()),
+            worker_secret: hex::encode(environment.random::<32>()),
             environment,
             config,
         })))

@@ -16,7 +16,9 @@ use futures::StreamExt;
 use tokio::net::TcpListener;
 
 use crate::plane::Plane;
-use crate::{branches, commits, files, fsck, lineage, permissions, policy, projects, repos, stores};
+use crate::{
+    branches, commits, files, fsck, jobs, lineage, permissions, pipelines, policy, projects, repos, scheduler, stores, worker,
+};
 
 /// How long running requests may go on after the plane was asked to stop.
 const DRAIN: std::time::Duration = std::time::Duration::from_secs(5);
@@ -32,7 +34,10 @@ pub fn router(plane: Plane) -> Router {
         .merge(lineage::routes::router())
         .merge(permissions::routes::router())
         .merge(fsck::router())
+        .merge(pipelines::routes::router())
+        .merge(jobs::routes::router())
         .layer(axum::middleware::from_fn_with_state(plane.clone(), busy))
+        .merge(worker::routes::router())
         .route("/healthz", get(|| async { "ok\n" }))
         .with_state(plane);
     chassis::http::with_common_layers(routes)
@@ -57,6 +62,8 @@ async fn busy(State(plane): State<Plane>, request: Request, next: Next) -> Respo
 pub fn spawn_background(plane: &Plane, shutdown: &Shutdown) {
     shutdown.spawn("policy", policy::follow(plane.clone(), shutdown.clone()));
     shutdown.spawn("heartbeat", policy::send_heartbeats(plane.clone(), shutdown.clone()));
+    shutdown.spawn("scheduler", scheduler::run(plane.clone(), shutdown.clone()));
+    shutdown.spawn("releases", scheduler::releases::follow(plane.clone(), shutdown.clone()));
 }
 
 /// Serves until the shutdown begins.
@@ -76,6 +83,13 @@ pub async fn serve(config: DataPlaneConfig, shutdown: Shutdown) -> anyhow::Resul
         tracing::warn!(error = %error, "the policy of the last run was not used: {error}");
     }
     spawn_background(&plane, &shutdown);
+    let supervisor = worker::supervisor::supervise(
+        plane.clone(),
+        std::env::current_exe()?,
+        format!("http://{address}"),
+        shutdown.clone(),
+    );
+    shutdown.spawn("worker", supervisor);
     let ready = DataPlaneReady {
         url: format!("http://{address}"),
     };

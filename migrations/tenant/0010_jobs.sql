@@ -24,6 +24,7 @@ alter table pipeline_versions
 create table job_inputs (
     job_id uuid not null references jobs (id),
     position integer not null,
+    name text not null,
     commit_id uuid not null references commits (id),
     primary key (job_id, position)
 );
@@ -64,3 +65,6 @@ create table applied_releases (
     release_id uuid primary key,
     applied_at timestamptz not null
 );
+
+-- A retroactive release gives a finished commit another origin set; its record's digest covers the first one.
+alter table commits add column recorded_origin_set_id bigint references origin_sets (id);

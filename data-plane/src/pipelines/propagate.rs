@@ -200,7 +200,7 @@ impl Making<'_> {
             output: new.commit,
             set: self.set,
             reprocess: self.reprocess,
-            inputs: &new.inputs,
+            inputs: new.inputs.iter().map(|(leaf, commit)| (*leaf, name(*leaf), *commit)).collect(),
             at: now,
         };
         queries::insert_job(tx, &SELF, &job).await?;

@@ -220,8 +220,8 @@ pub struct NewJob<'a> {
     pub set: CommitSetId,
     /// Run all datums.
     pub reprocess: bool,
-    /// The commit of each leaf.
-    pub inputs: &'a [(usize, CommitId)],
+    /// The commit of each leaf, with the leaf's name.
+    pub inputs: Vec<(usize, String, CommitId)>,
     /// Now.
     pub at: DateTime<Utc>,
 }
@@ -245,14 +245,19 @@ pub async fn insert_job(conn: &mut PgConnection, _: &System, job: &NewJob<'_>) -
     .bind(job.at)
     .execute(&mut *conn)
     .await?;
-    let positions: Vec<i32> = job.inputs.iter().map(|(leaf, _)| i32::try_from(*leaf).unwrap_or(i32::MAX)).collect();
-    let commits: Vec<Uuid> = job.inputs.iter().map(|(_, commit)| commit.uuid()).collect();
-    sqlx::query("insert into job_inputs (job_id, position, commit_id) select $1, * from unnest($2::int[], $3::uuid[])")
-        .bind(job.id.uuid())
-        .bind(positions)
-        .bind(commits)
-        .execute(conn)
-        .await?;
+    let positions: Vec<i32> = job.inputs.iter().map(|(leaf, ..)| i32::try_from(*leaf).unwrap_or(i32::MAX)).collect();
+    let commits: Vec<Uuid> = job.inputs.iter().map(|(.., commit)| commit.uuid()).collect();
+    let names: Vec<&str> = job.inputs.iter().map(|(_, name, _)| name.as_str()).collect();
+    sqlx::query(
+        "insert into job_inputs (job_id, position, name, commit_id)
+         select $1, * from unnest($2::int[], $3::text[], $4::uuid[])",
+    )
+    .bind(job.id.uuid())
+    .bind(positions)
+    .bind(names)
+    .bind(commits)
+    .execute(conn)
+    .await?;
     Ok(())
 }
 

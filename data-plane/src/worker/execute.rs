@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use chassis::Environment;
 use chrono::{DateTime, Utc};
 use contract::ids::{JobId, LeaseId};
-use sandbox::{Exit, Isolation, Killer, Limits, Network, Outcome, Run, Stdin};
+use sandbox::{Exit, Isolation, Killer, Launcher, Limits, Network, Outcome, Run, Stdin};
 use storage::Storage;
 
 use super::cache::Cache;
@@ -88,7 +88,7 @@ pub struct Ran {
 }
 
 /// Runs a datum; never fails, what goes wrong is in `end`.
-pub async fn run(bench: &Bench, job: Arc<JobShared>, datum: DatumTask, lease: LeaseId) -> Ran {
+pub async fn run(bench: &Bench, launcher: &Arc<Launcher>, job: Arc<JobShared>, datum: DatumTask, lease: LeaseId) -> Ran {
     let place = Place::below(&bench.datums, &format!("{}-{}", lease.uuid().simple(), datum.position));
     let mut ran = Ran {
         started_at: bench.environment.now(),
@@ -109,7 +109,7 @@ pub async fn run(bench: &Bench, job: Arc<JobShared>, datum: DatumTask, lease: Le
     ran.download = began.elapsed();
     ran.started_at = bench.environment.now();
     ran.end = match laid_out {
-        Ok(()) => command(bench, &mut ran).await,
+        Ok(()) => command(bench, launcher, &mut ran).await,
         Err(error) => RunEnd::Lost(error.to_string()),
     };
     ran
@@ -136,13 +136,13 @@ fn names(job: &JobShared, datum: &DatumTask) -> Vec<String> {
 }
 
 /// The command, and `err_cmd` if that fails.
-async fn command(bench: &Bench, ran: &mut Ran) -> RunEnd {
+async fn command(bench: &Bench, launcher: &Arc<Launcher>, ran: &mut Ran) -> RunEnd {
     let task = &ran.job.task;
     let (cmd, stdin) = (task.cmd.clone(), task.stdin.clone());
     let (err_cmd, err_stdin) = (task.err_cmd.clone(), task.err_stdin.clone());
     let log_datum = ran.datum.clone();
     let log = RunLog::new(&bench.outbox, &bench.environment, &log_datum);
-    let outcome = match start(bench, ran, cmd, &stdin, &log).await {
+    let outcome = match start((bench, launcher), ran, cmd, &stdin, &log).await {
         Ok(outcome) => outcome,
         Err(reason) => return RunEnd::Lost(reason),
     };
@@ -162,7 +162,7 @@ async fn command(bench: &Bench, ran: &mut Ran) -> RunEnd {
     if err_cmd.is_empty() {
         return RunEnd::Failed(reason);
     }
-    match start(bench, ran, err_cmd, &err_stdin, &log).await {
+    match start((bench, launcher), ran, err_cmd, &err_stdin, &log).await {
         Ok(Outcome { exit: Exit::Code(0), wall, .. }) => {
             ran.process += wall;
             RunEnd::Recovered
@@ -191,10 +191,16 @@ fn failure(exit: &Exit, task: &JobTask) -> Result<String, String> {
 }
 
 /// Starts one command and waits until nothing of it is left and everything that it printed is kept.
-async fn start(bench: &Bench, ran: &Ran, cmd: Vec<String>, stdin: &[String], log: &RunLog<'_>) -> Result<Outcome, String> {
+async fn start(
+    (bench, launcher): (&Bench, &Arc<Launcher>),
+    ran: &Ran,
+    cmd: Vec<String>,
+    stdin: &[String],
+    log: &RunLog<'_>,
+) -> Result<Outcome, String> {
     let run = sandbox_run(bench, ran, cmd, stdin);
-    let (binary, isolation) = (bench.config.sandbox_binary.clone(), bench.isolation);
-    let spawned = tokio::task::spawn_blocking(move || sandbox::spawn(&binary, isolation, &run)).await;
+    let launcher = Arc::clone(launcher);
+    let spawned = tokio::task::spawn_blocking(move || launcher.spawn(&run)).await;
     let mut running = spawned.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;
     let key = (ran.datum.job, ran.datum.position);
     if let Ok(killer) = running.killer() {

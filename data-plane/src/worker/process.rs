@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use chassis::Environment;
 use chassis::process::Shutdown;
 use contract::ids::{JobId, LeaseId};
+use sandbox::Launcher;
 use storage::Storage;
 use tokio::sync::{Notify, mpsc};
 
@@ -214,6 +215,8 @@ impl Worker {
 
     /// Runs one datum after the other.
     async fn run_loop(self: Arc<Self>, ran: mpsc::Sender<Ran>) {
+        // Keeps the next sandbox ready while a datum runs.
+        let launcher = Arc::new(Launcher::new(self.bench.config.sandbox_binary.clone(), self.bench.isolation));
         loop {
             let woken = self.runnable.notified();
             tokio::pin!(woken);
@@ -224,7 +227,7 @@ impl Worker {
             };
             self.room.notify_one();
             let job = next.datum.job;
-            let result = execute::run(&self.bench, next.job, next.datum, next.lease).await;
+            let result = execute::run(&self.bench, &launcher, next.job, next.datum, next.lease).await;
             self.desk().ran(job);
             // One more of a job with little parallelism may run now.
             self.runnable.notify_waiters();

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::protocol::WorkerConfig;
 use super::queries::{self, Gone};
-use crate::failure::Answer;
+use crate::failure::Failure;
 use crate::permissions::System;
 use crate::plane::Plane;
 
@@ -23,22 +23,11 @@ const CACHE_BYTES_MAX: u64 = 4 << 30;
 const PAUSE_LEAST: Duration = Duration::from_millis(50);
 const PAUSE_MOST: Duration = Duration::from_secs(10);
 
-/// Frees the leases of workers of earlier boots: they died with their plane.
-///
-/// # Errors
-/// When the database is away.
-pub async fn free_all(plane: &Plane) -> Answer<()> {
-    let mut conn = plane.pool.acquire().await?;
-    let freed = queries::free(&mut conn, &SELF, Gone::All).await?;
-    if freed > 0 {
-        tracing::info!(datums = freed, "{freed} datums of an earlier run wait for a worker again");
-    }
-    Ok(())
-}
-
 /// Runs a worker until shutdown; `url` is where it reaches the plane.
 pub async fn supervise(plane: Plane, binary: PathBuf, url: String, shutdown: Shutdown) {
     let mut pause = PAUSE_LEAST;
+    // Workers of an earlier boot died with their plane.
+    release(&plane, Gone::All, &shutdown).await;
     while !shutdown.has_begun() {
         let worker = Uuid::from_bytes(plane.environment.random());
         let began = tokio::time::Instant::now();
@@ -54,7 +43,7 @@ pub async fn supervise(plane: Plane, binary: PathBuf, url: String, shutdown: Shu
             }
             Err(error) => tracing::error!("the worker `{}` could not be started: {error}", binary.display()),
         }
-        release(&plane, worker, &shutdown).await;
+        release(&plane, Gone::Worker(worker), &shutdown).await;
         pause = if began.elapsed() > Duration::from_secs(5) { PAUSE_LEAST } else { (pause * 2).min(PAUSE_MOST) };
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
@@ -101,11 +90,11 @@ async fn stop(mut child: Child) {
 }
 
 /// Frees what a dead worker held; tried until the database answers, because only then the datums go on soon.
-async fn release(plane: &Plane, worker: Uuid, shutdown: &Shutdown) {
+async fn release(plane: &Plane, gone: Gone, shutdown: &Shutdown) {
     while !shutdown.has_begun() {
         let freed = match plane.pool.acquire().await {
-            Ok(mut conn) => queries::free(&mut conn, &SELF, Gone::Worker(worker)).await,
-            Err(error) => Err(error.into()),
+            Ok(mut conn) => queries::free(&mut conn, &SELF, gone).await,
+            Err(error) => Err(Failure::from(error)),
         };
         match freed {
             Ok(freed) => {
@@ -114,7 +103,7 @@ async fn release(plane: &Plane, worker: Uuid, shutdown: &Shutdown) {
                 }
                 return;
             }
-            Err(error) => tracing::warn!("the leases of a dead worker could not be freed yet: {error}"),
+            Err(error) => tracing::warn!("the leases of dead workers could not be freed yet: {error}"),
         }
         tokio::time::sleep(PAUSE_LEAST * 4).await;
     }

@@ -1,0 +1,118 @@
+//! Logs as a stream of JSON lines, read from the database in pages, so that a long one takes no memory. Following ends
+//! with the job; the right to read is asked again for each page (R6).
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use chassis::http::{Path, Query};
+use contract::api::LogLine;
+use contract::ids::JobId;
+use serde::Deserialize;
+
+use super::{queries, state_of};
+use crate::call::{Call, Standing};
+use crate::failure::{Answer, Failure};
+use crate::permissions::System;
+use crate::plane::Plane;
+
+const READABLE: System = System::because("the caller may read the job's output; asked again for each page");
+const PAGE: i64 = 1000;
+/// How long a follower waits for a signal before it looks by itself.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+#[derive(Deserialize)]
+pub(super) struct LogsQuery {
+    datum: Option<String>,
+    #[serde(default)]
+    follow: bool,
+}
+
+struct Reading {
+    plane: Plane,
+    standing: Standing,
+    origins: std::sync::Arc<provenance::origins::OriginSet>,
+    job: JobId,
+    datum: Option<Vec<u8>>,
+    follow: bool,
+    after: i64,
+    over: bool,
+}
+
+pub(super) async fn stream(
+    State(plane): State<Plane>,
+    call: Call,
+    Path(id): Path<JobId>,
+    Query(query): Query<LogsQuery>,
+) -> Answer<Response> {
+    let datum = match &query.datum {
+        None => None,
+        Some(text) => Some(hex::decode(text).map_err(|_| Failure::invalid(format!("`{text}` is no datum id")))?),
+    };
+    let mut conn = plane.pool.acquire().await?;
+    let job = call.job(&mut conn, id).await?;
+    let reading = Reading {
+        standing: call.keep(),
+        origins: job.origins,
+        job: id,
+        datum,
+        follow: query.follow,
+        after: 0,
+        over: false,
+        plane: plane.clone(),
+    };
+    let pages = futures::stream::try_unfold(reading, |mut reading| async move {
+        match reading.next().await {
+            Ok(Some(page)) => Ok(Some((page, reading))),
+            Ok(None) => Ok(None),
+            Err(error) => Err(std::io::Error::other(error.to_string())),
+        }
+    });
+    Ok(([(http::header::CONTENT_TYPE, "application/jsonl")], Body::from_stream(pages)).into_response())
+}
+
+impl Reading {
+    async fn next(&mut self) -> Answer<Option<Bytes>> {
+        let mut changes = self.plane.signals.commits();
+        loop {
+            if self.over || !self.standing.may_still_read(&self.origins) {
+                return Ok(None);
+            }
+            changes.borrow_and_update();
+            let mut conn = self.plane.pool.acquire().await?;
+            // The state first: what was printed before the end is there then.
+            let job = queries::find(&mut conn, &READABLE, self.job).await?;
+            let ended = job.is_none_or(|job| state_of(&job.state).is_terminal());
+            let rows = queries::list_lines(&mut conn, &READABLE, self.job, self.datum.as_deref(), self.after, PAGE).await?;
+            drop(conn);
+            let full = rows.len() as i64 == PAGE;
+            self.over = !full && (ended || !self.follow);
+            if let Some(last) = rows.last() {
+                self.after = last.seq;
+                return Ok(Some(lines(rows)));
+            }
+            if !self.over {
+                let _ = tokio::time::timeout(PATIENCE, changes.changed()).await;
+            }
+        }
+    }
+}
+
+fn lines(rows: Vec<queries::LineRow>) -> Bytes {
+    let mut out = Vec::new();
+    for row in rows {
+        let line = LogLine {
+            at: row.at,
+            datum: hex::encode(row.datum_key),
+            stream: row.stream,
+            text: row.text,
+        };
+        // A struct of texts and a time always serializes.
+        if serde_json::to_writer(&mut out, &line).is_ok() {
+            out.push(b'\n');
+        }
+    }
+    out.into()
+}

@@ -1,0 +1,28 @@
+//! Jobs: one run of a pipeline version on one set of input commits. This folder shows them (to whom may read what they
+//! make, R1), waits for them, streams their logs, and ends them; what happens in between is the scheduler's.
+
+pub mod end;
+pub mod logs;
+pub mod queries;
+pub mod routes;
+pub mod views;
+pub mod wait;
+
+use contract::api::JobState;
+
+/// The state of that word; an unknown one counts as failed.
+pub fn state_of(word: &str) -> JobState {
+    [
+        JobState::Created,
+        JobState::Starting,
+        JobState::Running,
+        JobState::Egressing,
+        JobState::Finishing,
+        JobState::Success,
+        JobState::Killed,
+        JobState::Unrunnable,
+    ]
+    .into_iter()
+    .find(|state| state.as_str() == word)
+    .unwrap_or(JobState::Failure)
+}

@@ -1,0 +1,237 @@
+//! SQL of jobs, datums and logs as people see them. Lists take the origin sets that the caller may read.
+
+use chrono::{DateTime, Utc};
+use contract::ids::JobId;
+use sqlx::{FromRow, PgConnection};
+use uuid::Uuid;
+
+use crate::failure::Answer;
+use crate::permissions::System;
+
+/// A row of `jobs` with its pipeline's name and its output's origins.
+#[derive(Debug, Clone, FromRow)]
+pub struct JobRow {
+    /// Its id.
+    pub id: Uuid,
+    /// Its place among all jobs.
+    pub seq: i64,
+    /// Its pipeline.
+    pub pipeline_id: Uuid,
+    /// The pipeline's project.
+    pub project: String,
+    /// The pipeline's name.
+    pub name: String,
+    /// The version.
+    pub version: i32,
+    /// Its state.
+    pub state: String,
+    /// Why.
+    pub reason: Option<String>,
+    /// The commit it makes.
+    pub output_commit_id: Uuid,
+    /// The commit set.
+    pub commit_set: Uuid,
+    /// Origins of the output.
+    pub origin_set_id: i64,
+    /// All datums.
+    pub datums_total: i64,
+    /// Ran well.
+    pub datums_succeeded: i64,
+    /// Did not have to run.
+    pub datums_skipped: i64,
+    /// `err_cmd` took care of.
+    pub datums_recovered: i64,
+    /// Failed.
+    pub datums_failed: i64,
+    /// Waiting.
+    pub queue_ms: i64,
+    /// Bringing inputs.
+    pub download_ms: i64,
+    /// User code.
+    pub process_ms: i64,
+    /// Storing outputs.
+    pub upload_ms: i64,
+    /// When it was made.
+    pub created_at: DateTime<Utc>,
+    /// When it was planned.
+    pub started_at: Option<DateTime<Utc>>,
+    /// When it ended.
+    pub finished_at: Option<DateTime<Utc>>,
+}
+
+macro_rules! select_jobs {
+    ($tail:literal) => {
+        concat!(
+            "select j.id, j.seq, j.pipeline_id, p.name as project, r.name, j.version, j.state, j.reason, j.output_commit_id,
+                    j.commit_set, c.origin_set_id, j.datums_total, j.datums_succeeded, j.datums_skipped,
+                    j.datums_recovered, j.datums_failed, j.queue_ms, j.download_ms, j.process_ms, j.upload_ms,
+                    j.created_at, j.started_at, j.finished_at
+               from jobs j join commits c on c.id = j.output_commit_id
+               join repos r on r.id = j.pipeline_id join projects p on p.id = r.project_id ",
+            $tail
+        )
+    };
+}
+
+/// The job of that id.
+pub async fn find(conn: &mut PgConnection, _: &System, id: JobId) -> Answer<Option<JobRow>> {
+    let row = sqlx::query_as(select_jobs!("where j.id = $1")).bind(id.uuid()).fetch_optional(conn).await?;
+    Ok(row)
+}
+
+/// Jobs below `before`, newest first, of a pipeline or of all, with these origins.
+pub async fn list(
+    conn: &mut PgConnection,
+    _: &System,
+    pipeline: Option<Uuid>,
+    sets: &[i64],
+    before: Option<i64>,
+    limit: i64,
+) -> Answer<Vec<JobRow>> {
+    let rows = sqlx::query_as(select_jobs!(
+        "where ($1::uuid is null or j.pipeline_id = $1) and c.origin_set_id = any($2)
+           and ($3::bigint is null or j.seq < $3) order by j.seq desc limit $4"
+    ))
+    .bind(pipeline)
+    .bind(sets)
+    .bind(before)
+    .bind(limit)
+    .fetch_all(conn)
+    .await?;
+    Ok(rows)
+}
+
+/// The jobs that make these commits.
+pub async fn of_commits(conn: &mut PgConnection, _: &System, commits: &[Uuid]) -> Answer<Vec<JobRow>> {
+    let rows = sqlx::query_as(select_jobs!("where j.output_commit_id = any($1) order by j.seq"))
+        .bind(commits)
+        .fetch_all(conn)
+        .await?;
+    Ok(rows)
+}
+
+/// The origin sets of all outputs of a pipeline, or of all pipelines.
+pub async fn origin_sets(conn: &mut PgConnection, _: &System, pipeline: Option<Uuid>) -> Answer<Vec<i64>> {
+    // Sets are few: walk from one to the next over the index instead of reading every commit.
+    let rows = sqlx::query_scalar(
+        "select id from origin_sets s where exists (
+             select 1 from commits c where c.origin_set_id = s.id and c.pipeline_id is not null
+                and ($1::uuid is null or c.repo_id = $1))",
+    )
+    .bind(pipeline)
+    .fetch_all(conn)
+    .await?;
+    Ok(rows)
+}
+
+/// Ends a job that is not over; answers its output commit and pipeline.
+pub async fn end_job(
+    conn: &mut PgConnection,
+    _: &System,
+    job: JobId,
+    state: &str,
+    reason: Option<&str>,
+    at: DateTime<Utc>,
+) -> Answer<Option<(Uuid, Uuid)>> {
+    let row = sqlx::query_as(
+        "update jobs set state = $2, reason = $3, finished_at = $4 where id = $1 and finished_at is null
+         returning output_commit_id, pipeline_id",
+    )
+    .bind(job.uuid())
+    .bind(state)
+    .bind(reason)
+    .bind(at)
+    .fetch_optional(conn)
+    .await?;
+    Ok(row)
+}
+
+/// A row of `datums`.
+#[derive(Debug, Clone, FromRow)]
+pub struct DatumRow {
+    /// Its place.
+    pub position: i64,
+    /// Its key.
+    pub key: Vec<u8>,
+    /// What it reads.
+    pub inputs: Vec<u8>,
+    /// Its state.
+    pub state: String,
+    /// Runs of user code.
+    pub attempts: i32,
+    /// Why it failed.
+    pub reason: Option<String>,
+    /// Exit code of the last run.
+    pub exit_code: Option<i32>,
+    /// User code.
+    pub process_ms: i64,
+}
+
+/// Datums of a job behind `after`, in order.
+pub async fn list_datums(
+    conn: &mut PgConnection,
+    _: &System,
+    job: JobId,
+    state: Option<&str>,
+    after: Option<i64>,
+    limit: i64,
+) -> Answer<Vec<DatumRow>> {
+    let rows = sqlx::query_as(
+        "select position, key, inputs, state, attempts, reason, exit_code, process_ms from datums
+          where job_id = $1 and ($2::text is null or state = $2) and position > coalesce($3, -1)
+          order by position limit $4",
+    )
+    .bind(job.uuid())
+    .bind(state)
+    .bind(after)
+    .bind(limit)
+    .fetch_all(conn)
+    .await?;
+    Ok(rows)
+}
+
+/// Name of each leaf of a job's spec by the commits that it reads: position, input name.
+pub async fn input_names(conn: &mut PgConnection, _: &System, job: JobId) -> Answer<Vec<(i32, String)>> {
+    let rows = sqlx::query_as("select position, name from job_inputs where job_id = $1 order by position")
+        .bind(job.uuid())
+        .fetch_all(conn)
+        .await?;
+    Ok(rows)
+}
+
+/// A line of a log.
+#[derive(Debug, Clone, FromRow)]
+pub struct LineRow {
+    /// Its place.
+    pub seq: i64,
+    /// The datum.
+    pub datum_key: Vec<u8>,
+    /// When.
+    pub at: DateTime<Utc>,
+    /// Which stream.
+    pub stream: String,
+    /// The text.
+    pub text: String,
+}
+
+/// Lines of a job behind `after`, in order.
+pub async fn list_lines(
+    conn: &mut PgConnection,
+    _: &System,
+    job: JobId,
+    datum: Option<&[u8]>,
+    after: i64,
+    limit: i64,
+) -> Answer<Vec<LineRow>> {
+    let rows = sqlx::query_as(
+        "select seq, datum_key, at, stream, text from datum_logs
+          where job_id = $1 and seq > $2 and ($3::bytea is null or datum_key = $3) order by seq limit $4",
+    )
+    .bind(job.uuid())
+    .bind(after)
+    .bind(datum)
+    .bind(limit)
+    .fetch_all(conn)
+    .await?;
+    Ok(rows)
+}

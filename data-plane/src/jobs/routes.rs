@@ -1,0 +1,108 @@
+//! `/v1/jobs` and `/v1/wait`.
+
+use axum::Router;
+use axum::extract::State;
+use axum::routing::{get, post};
+use chassis::http::{Json, Path, Query};
+use contract::api::{Datum, Job, JobState, Page};
+use contract::ids::JobId;
+use contract::policy::Permission;
+use contract::reference::RepoRef;
+use serde::Deserialize;
+
+use super::{end, logs, queries, views, wait};
+use crate::call::Call;
+use crate::cursor;
+use crate::failure::{Answer, Failure};
+use crate::permissions::System;
+use crate::plane::Plane;
+use crate::repos;
+
+const READABLE: System = System::because("the caller may read the job's output");
+const FILTERED: System = System::because("only rows with origin sets that the caller may read are asked for");
+
+/// The routes.
+pub fn router() -> Router<Plane> {
+    Router::new()
+        .route("/v1/jobs", get(list))
+        .route("/v1/jobs/{id}", get(show))
+        .route("/v1/jobs/{id}/stop", post(stop))
+        .route("/v1/jobs/{id}/datums", get(datums))
+        .route("/v1/jobs/{id}/logs", get(logs::stream))
+        .route("/v1/wait", get(wait::wait))
+}
+
+#[derive(Deserialize)]
+struct ListQuery {
+    pipeline: Option<String>,
+    limit: Option<u32>,
+    cursor: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct DatumsQuery {
+    state: Option<String>,
+    limit: Option<u32>,
+    cursor: Option<String>,
+}
+
+async fn list(State(plane): State<Plane>, call: Call, Query(query): Query<ListQuery>) -> Answer<Json<Page<Job>>> {
+    let limit = cursor::limit(query.limit)?;
+    let mut conn = plane.pool.acquire().await?;
+    let pipeline = match &query.pipeline {
+        None => None,
+        Some(text) => Some(call.repo(&mut conn, &text.parse::<RepoRef>()?).await?.id.uuid()),
+    };
+    let name = format!("jobs {}", query.pipeline.as_deref().unwrap_or_default());
+    let before: Option<i64> = call.position(&name, query.cursor.as_deref())?;
+    let sets = queries::origin_sets(&mut conn, &FILTERED, pipeline).await?;
+    let sets = call.readable_among(&mut conn, sets).await?;
+    let rows = queries::list(&mut conn, &FILTERED, pipeline, &sets, before, limit as i64 + 1).await?;
+    let page = call.page(&name, rows, limit, |row| row.seq)?;
+    Ok(Json(Page {
+        items: page.items.into_iter().map(views::show).collect::<Answer<_>>()?,
+        next_cursor: page.next_cursor,
+    }))
+}
+
+async fn show(State(plane): State<Plane>, call: Call, Path(id): Path<JobId>) -> Answer<Json<Job>> {
+    let mut conn = plane.pool.acquire().await?;
+    let job = call.job(&mut conn, id).await?;
+    Ok(Json(views::show(job.row)?))
+}
+
+async fn datums(
+    State(plane): State<Plane>,
+    call: Call,
+    Path(id): Path<JobId>,
+    Query(query): Query<DatumsQuery>,
+) -> Answer<Json<Page<Datum>>> {
+    let limit = cursor::limit(query.limit)?;
+    let mut conn = plane.pool.acquire().await?;
+    call.job(&mut conn, id).await?;
+    let list = format!("datums {id} {}", query.state.as_deref().unwrap_or_default());
+    let after: Option<i64> = call.position(&list, query.cursor.as_deref())?;
+    let names = queries::input_names(&mut conn, &READABLE, id).await?;
+    let state = query.state.as_deref();
+    let rows = queries::list_datums(&mut conn, &READABLE, id, state, after, limit as i64 + 1).await?;
+    let page = call.page(&list, rows, limit, |row| row.position)?;
+    Ok(Json(Page {
+        items: page.items.into_iter().map(|row| views::show_datum(id, row, &names)).collect(),
+        next_cursor: page.next_cursor,
+    }))
+}
+
+async fn stop(State(plane): State<Plane>, call: Call, Path(id): Path<JobId>) -> Answer<Json<Job>> {
+    let mut tx = plane.begin().await?;
+    let job = call.job(&mut tx, id).await?;
+    let repo = repos::queries::find_repo_by_id(&mut tx, &READABLE, contract::ids::DomainId::from_uuid(job.row.pipeline_id));
+    let visible = repo.await?.and_then(|row| call.rights().visible(row)).ok_or_else(Failure::not_found)?;
+    call.allowed(&visible, Permission::Write)?;
+    let reason = format!("stopped by {}", call.actor().name);
+    end::end(&plane, &mut tx, id, JobState::Killed, Some(&reason)).await?;
+    let row = queries::find(&mut tx, &READABLE, id).await?.ok_or_else(Failure::not_found)?;
+    tx.commit().await?;
+    plane.signals.work_changed();
+    plane.signals.commits_changed();
+    Ok(Json(views::show(row)?))
+}

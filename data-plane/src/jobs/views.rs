@@ -1,0 +1,128 @@
+//! Jobs and datums as the API shows them, and who may see them: whoever may read what the job makes.
+
+use std::sync::Arc;
+
+use contract::api::{Datum, DatumCounts, DatumState, Job, Timings};
+use contract::ids::{CommitId, CommitSetId, JobId};
+use provenance::access::Readable;
+use provenance::origins::OriginSet;
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::queries::{self, DatumRow, JobRow};
+use super::state_of;
+use crate::call::Call;
+use crate::commits::origins;
+use crate::failure::{Answer, Failure};
+use crate::permissions::System;
+use crate::worker;
+
+const DECIDE: System = System::because("rows are read in order to decide whether the caller may read them");
+
+/// A job that the caller may read, with the proof.
+pub struct ReadableJob {
+    /// The job.
+    pub row: JobRow,
+    /// The origins that were decided on.
+    pub origins: Arc<OriginSet>,
+    /// The proof.
+    pub proof: Readable,
+}
+
+impl Call {
+    /// The job of that id, if the caller may read its output.
+    ///
+    /// # Errors
+    /// 404 for what does not exist or may not be known, else `not-allowed`.
+    pub async fn job(&self, conn: &mut PgConnection, id: JobId) -> Answer<ReadableJob> {
+        let row = queries::find(conn, &DECIDE, id).await?.ok_or_else(Failure::not_found)?;
+        let origins = origins::get(&self.plane, conn, &DECIDE, row.origin_set_id).await?;
+        let commit = Uuid::simple(row.output_commit_id);
+        let proof = self.readable(&origins, &format!("{}/{}@{commit}", row.project, row.name))?;
+        Ok(ReadableJob { row, origins, proof })
+    }
+
+    /// Of these origin sets, those that the caller may read.
+    ///
+    /// # Errors
+    /// When the database is away or a set is damaged.
+    pub async fn readable_among(&self, conn: &mut PgConnection, sets: Vec<i64>) -> Answer<Vec<i64>> {
+        let mut readable = Vec::new();
+        for id in sets {
+            let set = origins::get(&self.plane, conn, &DECIDE, id).await?;
+            if self.readable(&set, "").is_ok() {
+                readable.push(id);
+            }
+        }
+        Ok(readable)
+    }
+}
+
+fn number(n: i64) -> u64 {
+    u64::try_from(n).unwrap_or(0)
+}
+
+/// Shows a job.
+///
+/// # Errors
+/// When a stored name is damaged.
+pub fn show(row: JobRow) -> Answer<Job> {
+    let seconds = |ms: i64| ms as f64 / 1000.0;
+    Ok(Job {
+        id: JobId::from_uuid(row.id),
+        pipeline: row.name.parse()?,
+        project: row.project.parse()?,
+        version: u32::try_from(row.version).unwrap_or(0),
+        state: state_of(&row.state),
+        reason: row.reason,
+        output_commit: CommitId::from_uuid(row.output_commit_id),
+        commit_set: CommitSetId::from_uuid(row.commit_set),
+        datums: DatumCounts {
+            total: number(row.datums_total),
+            succeeded: number(row.datums_succeeded),
+            skipped: number(row.datums_skipped),
+            recovered: number(row.datums_recovered),
+            failed: number(row.datums_failed),
+        },
+        timings: Timings {
+            queue_s: seconds(row.queue_ms),
+            download_s: seconds(row.download_ms),
+            process_s: seconds(row.process_ms),
+            upload_s: seconds(row.upload_ms),
+        },
+        created_at: row.created_at,
+        started_at: row.started_at,
+        finished_at: row.finished_at,
+    })
+}
+
+/// Shows a datum; `names` has the name of each leaf.
+pub fn show_datum(job: JobId, row: DatumRow, names: &[(i32, String)]) -> Datum {
+    let inputs = worker::queries::decode_inputs(&row.inputs);
+    Datum {
+        id: hex::encode(row.key),
+        job,
+        state: match row.state.as_str() {
+            "running" => DatumState::Running,
+            "succeeded" => DatumState::Succeeded,
+            "skipped" => DatumState::Skipped,
+            "failed" => DatumState::Failed,
+            "recovered" => DatumState::Recovered,
+            _ => DatumState::Pending,
+        },
+        inputs: labels(&inputs, names),
+        attempts: u32::try_from(row.attempts).unwrap_or(0),
+        reason: row.reason,
+        exit_code: row.exit_code,
+        process_s: row.process_ms as f64 / 1000.0,
+    }
+}
+
+/// Inputs for people: `images:/a.tif`.
+pub fn labels(inputs: &[worker::protocol::TaskInput], names: &[(i32, String)]) -> Vec<String> {
+    let name = |position: u32| {
+        let found = names.iter().find(|(at, _)| u32::try_from(*at) == Ok(position));
+        found.map_or("?", |(_, name)| name.as_str())
+    };
+    inputs.iter().map(|i| format!("{}:{}", name(i.position), i.path)).collect()
+}

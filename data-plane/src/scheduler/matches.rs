@@ -1,0 +1,116 @@
+//! Matches of globs in trees: all of them, for a first plan, or only those that a change touches.
+
+use std::collections::BTreeMap;
+
+use futures::StreamExt;
+use provenance::datums::{Kind, LeafChange, Match, Touched, changed_matches};
+use provenance::glob::Glob;
+use storage::{Change, EntryKind, FilePath, Storage, SubtreeSummary, TreeRef};
+
+use crate::failure::Answer;
+
+fn summary_match(touched: &Touched, summary: &SubtreeSummary) -> Option<Match> {
+    let kind = match summary.kind {
+        EntryKind::File => Kind::File,
+        EntryKind::Directory => Kind::Directory,
+    };
+    // A path that is a file now and was a directory before is looked up once as each.
+    (kind == touched.kind).then(|| Match {
+        path: touched.path.clone(),
+        kind,
+        digest: *summary.digest.as_bytes(),
+        size: summary.size_bytes,
+        captures: touched.captures.clone(),
+    })
+}
+
+async fn look_up(storage: &Storage, tree: &TreeRef, touched: &Touched) -> Answer<Option<Match>> {
+    let path = if touched.path == "/" { None } else { Some(FilePath::parse(&touched.path)?) };
+    let summary = storage.subtree_digest(tree, path.as_ref()).await?;
+    Ok(summary.and_then(|summary| summary_match(touched, &summary)))
+}
+
+/// All matches of a glob in a tree. Costs a listing of what the glob's literal beginning admits.
+pub async fn all(storage: &Storage, tree: &TreeRef, glob: &Glob) -> Answer<Vec<Match>> {
+    if tree.is_empty() {
+        return Ok(Vec::new());
+    }
+    if glob.is_root() {
+        let root = Touched {
+            path: "/".to_owned(),
+            kind: Kind::Directory,
+            captures: glob.matches("/", true).unwrap_or_default(),
+        };
+        return Ok(look_up(storage, tree, &root).await?.into_iter().collect());
+    }
+    let directory = glob.literal_prefix().rsplit_once('/').map_or("", |(directory, _)| directory);
+    let prefix = if directory.is_empty() { None } else { Some(FilePath::parse(directory)?) };
+    let mut files = BTreeMap::new();
+    let mut listed = storage.list(tree, prefix.as_ref(), None);
+    while let Some(entry) = listed.next().await {
+        let (path, file) = entry?;
+        files.insert(format!("/{path}"), (*file.fingerprint().as_bytes(), file.size));
+    }
+    let mut matches = Vec::new();
+    for touched in changed_matches(glob, files.keys().map(String::as_str)) {
+        match (touched.kind, files.get(&touched.path)) {
+            (Kind::File, Some((digest, size))) => matches.push(Match {
+                path: touched.path,
+                kind: Kind::File,
+                digest: *digest,
+                size: *size,
+                captures: touched.captures,
+            }),
+            _ => matches.extend(look_up(storage, tree, &touched).await?),
+        }
+    }
+    Ok(matches)
+}
+
+/// The files that differ between two trees.
+pub async fn difference(storage: &Storage, old: &TreeRef, new: &TreeRef) -> Answer<Vec<Change>> {
+    if old == new {
+        return Ok(Vec::new());
+    }
+    let mut changes = Vec::new();
+    let mut differing = storage.diff(old, new);
+    while let Some(change) = differing.next().await {
+        changes.push(change?);
+    }
+    Ok(changes)
+}
+
+/// How the matches of a glob change with these files.
+pub async fn changed(
+    storage: &Storage,
+    old: &TreeRef,
+    new: &TreeRef,
+    glob: &Glob,
+    changes: &[Change],
+) -> Answer<LeafChange> {
+    let paths: Vec<String> = changes.iter().map(|c| format!("/{}", c.path)).collect();
+    let by_path: BTreeMap<&str, &Change> = paths.iter().map(String::as_str).zip(changes).collect();
+    let mut leaf = LeafChange::default();
+    for touched in changed_matches(glob, paths.iter().map(String::as_str)) {
+        let (before, after) = match (touched.kind, by_path.get(touched.path.as_str())) {
+            (Kind::File, Some(change)) => {
+                let found = |file: &Option<storage::FileEntry>| {
+                    file.as_ref().map(|file| Match {
+                        path: touched.path.clone(),
+                        kind: Kind::File,
+                        digest: *file.fingerprint().as_bytes(),
+                        size: file.size,
+                        captures: touched.captures.clone(),
+                    })
+                };
+                (found(&change.before), found(&change.after))
+            }
+            _ => (look_up(storage, old, &touched).await?, look_up(storage, new, &touched).await?),
+        };
+        if before.as_ref().map(|m| m.digest) != after.as_ref().map(|m| m.digest) {
+            leaf.removed.extend(before);
+            leaf.added.extend(after);
+        }
+    }
+    Ok(leaf)
+}

@@ -1,0 +1,224 @@
+//! Works out the datums of a job. With a base (the pipeline's last success with the same code and inputs) only the
+//! difference of the input trees is looked at, so one new file in a large repo costs what one file costs. The plan is
+//! written in one transaction; planning that was cut off begins again.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+
+use contract::ids::{DomainId, JobId};
+use provenance::datums::{Datum, LeafChange, Match, enumerate, enumerate_changes, leaves_needed};
+use provenance::spec::PipelineSpec;
+use storage::TreeRef;
+use uuid::Uuid;
+
+use super::queries::{self, NewDatum, Planned, WorkRow};
+use super::{SELF, matches};
+use crate::failure::{Answer, Failure};
+use crate::plane::Plane;
+use crate::worker::protocol::TaskInput;
+use crate::worker::queries::encode_inputs;
+
+/// So many rows go into one statement.
+const CHUNK: usize = 5000;
+
+/// What a job reads, decoded.
+pub struct Inputs {
+    /// The spec of its version.
+    pub spec: PipelineSpec,
+    /// The repo of each leaf.
+    pub domains: Vec<DomainId>,
+    /// The tree of each leaf.
+    pub trees: Vec<TreeRef>,
+    /// The code's part of a datum's key.
+    pub code_digest: [u8; 32],
+}
+
+/// Reads what a job reads.
+///
+/// # Errors
+/// When the database is away or something stored does not decode.
+pub async fn inputs(plane: &Plane, job: Uuid, work: &WorkRow) -> Answer<Inputs> {
+    let mut conn = plane.pool.acquire().await?;
+    let spec = PipelineSpec::parse(&work.spec.0, &work.project.parse()?)
+        .map_err(|errors| Failure::internal(format!("a stored spec is not valid any more: {errors:?}")))?;
+    let leaves = spec.input.leaves().len();
+    // A leaf whose branch had no commit yet matches nothing, in no repo.
+    let mut domains = vec![DomainId::from_uuid(Uuid::nil()); leaves];
+    let mut trees = vec![TreeRef::empty(); leaves];
+    for (position, domain, root) in queries::trees(&mut conn, &SELF, job).await? {
+        if position < leaves {
+            domains[position] = domain;
+            trees[position] = root.map_or(Ok(TreeRef::empty()), |root| TreeRef::from_bytes(&root))?;
+        }
+    }
+    let code_digest = work.code_digest.as_slice().try_into();
+    Ok(Inputs {
+        spec,
+        domains,
+        trees,
+        code_digest: code_digest.map_err(|_| Failure::internal("a stored code digest is no digest"))?,
+    })
+}
+
+/// Every datum of a job's inputs.
+///
+/// # Errors
+/// When storage fails.
+pub async fn everything(plane: &Plane, inputs: &Inputs) -> Answer<Vec<Datum>> {
+    let all = full(plane, inputs, (0..inputs.trees.len()).collect::<Vec<_>>().as_slice()).await?;
+    Ok(enumerate(&inputs.spec.input, &inputs.domains, &|leaf| {
+        all.get(&leaf).cloned().unwrap_or_else(|| Arc::from([]))
+    }))
+}
+
+async fn full(plane: &Plane, inputs: &Inputs, wanted: &[usize]) -> Answer<BTreeMap<usize, Arc<[Match]>>> {
+    let leaves = inputs.spec.input.leaves();
+    let mut found = BTreeMap::new();
+    for leaf in wanted {
+        let all = matches::all(&plane.storage, &inputs.trees[*leaf], &leaves[*leaf].glob).await?;
+        found.insert(*leaf, Arc::from(all));
+    }
+    Ok(found)
+}
+
+/// What differs from the base.
+struct Difference {
+    added: Vec<Datum>,
+    /// Keys whose outputs leave.
+    removed: Vec<[u8; 32]>,
+    /// Datums that are gone.
+    gone: usize,
+    /// Datums of the base that `err_cmd` took care of: they are run again. Key and inputs.
+    again: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+/// Plans a starting job.
+///
+/// # Errors
+/// When the database or storage is away: try again. When something stored is damaged: the job cannot run.
+pub async fn plan(plane: &Plane, job: JobId) -> Answer<()> {
+    let mut conn = plane.pool.acquire().await?;
+    let Some(work) = queries::find_work(&mut conn, &SELF, job).await? else {
+        return Ok(());
+    };
+    let base = if work.reprocess { None } else { queries::find_base(&mut conn, &SELF, &work).await? };
+    drop(conn);
+    let inputs = inputs(plane, job.uuid(), &work).await?;
+    let (total_before, difference) = match base {
+        None => {
+            let added = everything(plane, &inputs).await?;
+            (0, Difference { added, removed: Vec::new(), gone: 0, again: Vec::new() })
+        }
+        Some((base, total)) => (total, difference(plane, &inputs, &work, base).await?),
+    };
+    let mut rows = datums(&difference.added, &inputs.code_digest);
+    rows.extend(difference.again.iter().map(|(key, inputs)| NewDatum {
+        key: key.clone(),
+        inputs: inputs.clone(),
+        skipped: false,
+    }));
+    if !work.reprocess {
+        skip_known(plane, &work, &mut rows).await?;
+    }
+    write(plane, job, base.map(|(id, _)| id), total_before, difference, rows).await
+}
+
+async fn difference(plane: &Plane, new: &Inputs, work: &WorkRow, base: Uuid) -> Answer<Difference> {
+    let old = inputs(plane, base, work).await?;
+    let leaves = new.spec.input.leaves();
+    let mut changes: BTreeMap<usize, LeafChange> = BTreeMap::new();
+    for (at, leaf) in leaves.iter().enumerate() {
+        let files = matches::difference(&plane.storage, &old.trees[at], &new.trees[at]).await?;
+        if !files.is_empty() {
+            let change = matches::changed(&plane.storage, &old.trees[at], &new.trees[at], &leaf.glob, &files).await?;
+            changes.insert(at, change);
+        }
+    }
+    let moves = |leaf: usize| changes.get(&leaf).is_some_and(|c| !c.is_empty());
+    let needed: Vec<usize> = leaves_needed(&new.spec.input, &new.domains, &moves).into_iter().collect();
+    let all = full(plane, new, &needed).await?;
+    let found = enumerate_changes(&new.spec.input, &new.domains, &changes, &|leaf| {
+        all.get(&leaf).cloned().unwrap_or_else(|| Arc::from([]))
+    });
+    let mut removed: Vec<[u8; 32]> = found.removed.iter().map(|d| d.key(&new.code_digest)).collect();
+    let mut conn = plane.pool.acquire().await?;
+    let mut again = queries::recovered(&mut conn, &SELF, base).await?;
+    let gone: HashSet<&[u8]> = removed.iter().map(|k| &k[..]).collect();
+    let recovered: HashSet<Vec<u8>> = again.iter().map(|(key, _)| key.clone()).collect();
+    again.retain(|(key, _)| !gone.contains(&key[..]));
+    // A recovered one gave nothing that could be taken away, but it counted.
+    let count = removed.len();
+    removed.retain(|k| !recovered.contains(&k[..]));
+    Ok(Difference {
+        added: found.added,
+        removed,
+        gone: count,
+        again,
+    })
+}
+
+fn datums(datums: &[Datum], code_digest: &[u8; 32]) -> Vec<NewDatum> {
+    let row = |datum: &Datum| {
+        let inputs: Vec<TaskInput> = datum
+            .inputs
+            .iter()
+            .map(|input| TaskInput {
+                position: u32::try_from(input.leaf).unwrap_or(u32::MAX),
+                path: input.path.clone(),
+                join_on: None,
+                group_by: input.group_by.clone(),
+            })
+            .collect();
+        NewDatum {
+            key: datum.key(code_digest).to_vec(),
+            inputs: encode_inputs(&inputs),
+            skipped: false,
+        }
+    };
+    datums.iter().map(row).collect()
+}
+
+/// The skip rule: what succeeded before in any job of this pipeline is not run again.
+async fn skip_known(plane: &Plane, work: &WorkRow, rows: &mut [NewDatum]) -> Answer<()> {
+    let mut conn = plane.pool.acquire().await?;
+    for chunk in rows.chunks_mut(CHUNK) {
+        let keys: Vec<Vec<u8>> = chunk.iter().map(|r| r.key.clone()).collect();
+        let known: HashSet<Vec<u8>> = queries::known(&mut conn, &SELF, work.pipeline_id, &keys).await?.into_iter().collect();
+        for row in chunk {
+            row.skipped = known.contains(&row.key);
+        }
+    }
+    Ok(())
+}
+
+async fn write(
+    plane: &Plane,
+    job: JobId,
+    base: Option<Uuid>,
+    total_before: i64,
+    difference: Difference,
+    rows: Vec<NewDatum>,
+) -> Answer<()> {
+    let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+    let total = total_before - count(difference.gone) + count(difference.added.len());
+    let open = count(rows.iter().filter(|r| !r.skipped).count());
+    let planned = Planned {
+        base,
+        removed: difference.removed.into_iter().map(|k| k.to_vec()).collect(),
+        total,
+        skipped: total - open,
+        open,
+    };
+    let mut tx = plane.begin().await?;
+    // First, so that it is the only one that writes rows.
+    if !queries::update_planned(&mut tx, &SELF, job, &planned).await? {
+        return Ok(());
+    }
+    let now = plane.now();
+    for (at, chunk) in rows.chunks(CHUNK).enumerate() {
+        queries::insert_datums(&mut tx, &SELF, job, count(at * CHUNK), chunk, now).await?;
+    }
+    tx.commit().await?;
+    plane.signals.work_changed();
+    Ok(())
+}

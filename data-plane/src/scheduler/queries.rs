@@ -1,0 +1,338 @@
+//! SQL of the scheduler.
+
+use chrono::{DateTime, Duration, Utc};
+use contract::api::DatumCounts;
+use contract::ids::{DomainId, JobId};
+use provenance::jobs::FailedDatum;
+use sqlx::types::Json;
+use sqlx::{FromRow, PgConnection};
+use uuid::Uuid;
+
+use crate::failure::Answer;
+use crate::jobs;
+use crate::permissions::System;
+use crate::worker::queries::decode_inputs;
+
+/// The first unfinished job of a pipeline.
+#[derive(Debug, Clone, FromRow)]
+pub struct HeadJob {
+    /// Its id.
+    pub id: Uuid,
+    /// Its state.
+    pub state: String,
+    /// Datums that are not settled.
+    pub datums_open: i64,
+    /// When it was planned.
+    pub started_at: Option<DateTime<Utc>>,
+    /// The longest that it may take.
+    pub job_timeout_ms: Option<i64>,
+    /// Whether all its inputs are finished.
+    pub ready: bool,
+    /// An input that is errored, `project/repo@commit`.
+    pub errored: Option<String>,
+}
+
+impl HeadJob {
+    /// Its limit, if it is over that.
+    pub fn overdue(&self, now: DateTime<Utc>) -> Option<Duration> {
+        let limit = Duration::milliseconds(self.job_timeout_ms?);
+        (now - self.started_at? > limit).then_some(limit)
+    }
+}
+
+/// The first unfinished job of each pipeline.
+pub async fn heads(conn: &mut PgConnection, _: &System) -> Answer<Vec<HeadJob>> {
+    let rows = sqlx::query_as(
+        "select j.id, j.state, j.datums_open, j.started_at, v.job_timeout_ms,
+                not exists (select 1 from job_inputs i join commits c on c.id = i.commit_id
+                             where i.job_id = j.id and c.state <> 'finished') as ready,
+                case when j.state = 'created' then (
+                    select p.name || '/' || r.name || '@' || replace(c.id::text, '-', '') from job_inputs i
+                      join commits c on c.id = i.commit_id join repos r on r.id = c.repo_id
+                      join projects p on p.id = r.project_id
+                     where i.job_id = j.id and c.state = 'errored' order by i.position limit 1) end as errored
+           from (select distinct on (pipeline_id) * from jobs where finished_at is null order by pipeline_id, seq) j
+           join pipeline_versions v on v.pipeline_id = j.pipeline_id and v.version = j.version
+          order by j.seq",
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(rows)
+}
+
+/// Begins a job.
+pub async fn start(conn: &mut PgConnection, _: &System, id: Uuid, at: DateTime<Utc>) -> Answer<bool> {
+    let done = sqlx::query("update jobs set state = 'starting', started_at = $2 where id = $1 and state = 'created'")
+        .bind(id)
+        .bind(at)
+        .execute(conn)
+        .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// Sets the state of a job that is not over.
+pub async fn update_state(conn: &mut PgConnection, _: &System, job: JobId, state: &str) -> Answer<()> {
+    sqlx::query("update jobs set state = $2 where id = $1 and finished_at is null")
+        .bind(job.uuid())
+        .bind(state)
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// Locks a running job without open datums; its counts.
+pub async fn lock_settled(conn: &mut PgConnection, _: &System, job: JobId) -> Answer<Option<DatumCounts>> {
+    let row = sqlx::query_as::<_, (i64, i64, i64, i64, i64)>(
+        "select datums_total, datums_succeeded, datums_skipped, datums_recovered, datums_failed from jobs
+          where id = $1 and state = 'running' and datums_open <= 0 for update",
+    )
+    .bind(job.uuid())
+    .fetch_optional(conn)
+    .await?;
+    let number = |n: i64| u64::try_from(n).unwrap_or(0);
+    Ok(row.map(|(total, succeeded, skipped, recovered, failed)| DatumCounts {
+        total: number(total),
+        succeeded: number(succeeded),
+        skipped: number(skipped),
+        recovered: number(recovered),
+        failed: number(failed),
+    }))
+}
+
+/// Some of the failed datums of a job, for its reason.
+pub async fn failed(conn: &mut PgConnection, system: &System, job: JobId) -> Answer<Vec<FailedDatum>> {
+    let names = jobs::queries::input_names(&mut *conn, system, job).await?;
+    let rows = sqlx::query_as::<_, (Vec<u8>, Vec<u8>, Option<String>)>(
+        "select key, inputs, reason from datums where job_id = $1 and state = 'failed' order by position limit 6",
+    )
+    .bind(job.uuid())
+    .fetch_all(conn)
+    .await?;
+    let failed = rows.into_iter().map(|(key, inputs, reason)| FailedDatum {
+        id: hex::encode(key),
+        inputs: jobs::views::labels(&decode_inputs(&inputs), &names),
+        reason: reason.unwrap_or_default(),
+    });
+    Ok(failed.collect())
+}
+
+/// What planning and finishing need of a job.
+#[derive(Debug, Clone, FromRow)]
+pub struct WorkRow {
+    /// Its pipeline.
+    pub pipeline_id: Uuid,
+    /// The pipeline's project.
+    pub project: String,
+    /// Its place.
+    pub seq: i64,
+    /// Its state.
+    pub state: String,
+    /// The commit it makes.
+    pub output_commit_id: Uuid,
+    /// Run all datums.
+    pub reprocess: bool,
+    /// Code and inputs.
+    pub plan_digest: Vec<u8>,
+    /// The job whose output this one starts from.
+    pub base_job_id: Option<Uuid>,
+    /// Datums of the base that are gone.
+    pub removed_keys: Vec<Vec<u8>>,
+    /// The spec.
+    pub spec: Json<serde_json::Value>,
+    /// The code's part of a datum's key.
+    pub code_digest: Vec<u8>,
+}
+
+/// A job as planning and finishing need it.
+pub async fn find_work(conn: &mut PgConnection, _: &System, job: JobId) -> Answer<Option<WorkRow>> {
+    let row = sqlx::query_as(
+        "select j.pipeline_id, p.name as project, j.seq, j.state, j.output_commit_id, j.reprocess, j.plan_digest,
+                j.base_job_id, j.removed_keys, v.spec, v.code_digest
+           from jobs j join pipeline_versions v on v.pipeline_id = j.pipeline_id and v.version = j.version
+           join repos r on r.id = j.pipeline_id join projects p on p.id = r.project_id
+          where j.id = $1",
+    )
+    .bind(job.uuid())
+    .fetch_optional(conn)
+    .await?;
+    Ok(row)
+}
+
+/// What each leaf of a job reads: position, repo, tree.
+pub async fn trees(
+    conn: &mut PgConnection,
+    _: &System,
+    job: Uuid,
+) -> Answer<Vec<(usize, DomainId, Option<Vec<u8>>)>> {
+    let rows = sqlx::query_as::<_, (i32, Uuid, Option<Vec<u8>>)>(
+        "select i.position, c.repo_id, c.root from job_inputs i join commits c on c.id = i.commit_id where i.job_id = $1",
+    )
+    .bind(job)
+    .fetch_all(conn)
+    .await?;
+    let typed = rows
+        .into_iter()
+        .map(|(position, repo, root)| (usize::try_from(position).unwrap_or(0), DomainId::from_uuid(repo), root));
+    Ok(typed.collect())
+}
+
+/// The job to start from: the last one that succeeded with the same code and inputs, unless everything was run again
+/// since; then results of some datums are newer than its output. Answers its id and number of datums.
+pub async fn find_base(conn: &mut PgConnection, _: &System, work: &WorkRow) -> Answer<Option<(Uuid, i64)>> {
+    let row = sqlx::query_as(
+        "select b.id, b.datums_total from jobs b
+          where b.pipeline_id = $1 and b.state = 'success' and b.plan_digest = $2 and b.seq < $3
+            and b.seq >= coalesce((select max(seq) from jobs where pipeline_id = $1 and reprocess and seq < $3
+                                      and started_at is not null), 0)
+          order by b.seq desc limit 1",
+    )
+    .bind(work.pipeline_id)
+    .bind(&work.plan_digest)
+    .bind(work.seq)
+    .fetch_optional(conn)
+    .await?;
+    Ok(row)
+}
+
+/// Datums of a job that `err_cmd` took care of: key, inputs.
+pub async fn recovered(conn: &mut PgConnection, _: &System, job: Uuid) -> Answer<Vec<(Vec<u8>, Vec<u8>)>> {
+    let rows = sqlx::query_as("select key, inputs from datums where job_id = $1 and state = 'recovered' order by position")
+        .bind(job)
+        .fetch_all(conn)
+        .await?;
+    Ok(rows)
+}
+
+/// Of these keys, those that succeeded before in this pipeline.
+pub async fn known(conn: &mut PgConnection, _: &System, pipeline: Uuid, keys: &[Vec<u8>]) -> Answer<Vec<Vec<u8>>> {
+    let rows = sqlx::query_scalar("select key from datum_results where pipeline_id = $1 and key = any($2)")
+        .bind(pipeline)
+        .bind(keys)
+        .fetch_all(conn)
+        .await?;
+    Ok(rows)
+}
+
+/// A planned datum.
+#[derive(Debug, Clone)]
+pub struct NewDatum {
+    /// Its key.
+    pub key: Vec<u8>,
+    /// What it reads.
+    pub inputs: Vec<u8>,
+    /// It succeeded before.
+    pub skipped: bool,
+}
+
+/// Inserts datums in the order given.
+pub async fn insert_datums(
+    conn: &mut PgConnection,
+    _: &System,
+    job: JobId,
+    first: i64,
+    datums: &[NewDatum],
+    at: DateTime<Utc>,
+) -> Answer<()> {
+    let state = |d: &NewDatum| if d.skipped { "skipped" } else { "pending" };
+    sqlx::query(
+        "insert into datums (job_id, position, key, inputs, state, queued_at)
+         select $1, r.position, r.key, r.inputs, r.state, $6
+           from unnest($2::bigint[], $3::bytea[], $4::bytea[], $5::text[]) r (position, key, inputs, state)",
+    )
+    .bind(job.uuid())
+    .bind((first..).take(datums.len()).collect::<Vec<i64>>())
+    .bind(datums.iter().map(|d| d.key.as_slice()).collect::<Vec<_>>())
+    .bind(datums.iter().map(|d| d.inputs.as_slice()).collect::<Vec<_>>())
+    .bind(datums.iter().map(state).collect::<Vec<_>>())
+    .bind(at)
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// The plan of a job.
+#[derive(Debug)]
+pub struct Planned {
+    /// The job whose output it starts from.
+    pub base: Option<Uuid>,
+    /// Datums of the base that are gone.
+    pub removed: Vec<Vec<u8>>,
+    /// All current datums.
+    pub total: i64,
+    /// Those that need not run.
+    pub skipped: i64,
+    /// Those that run.
+    pub open: i64,
+}
+
+/// Writes down the plan of a starting job; answers whether it was still starting.
+pub async fn update_planned(conn: &mut PgConnection, _: &System, job: JobId, plan: &Planned) -> Answer<bool> {
+    let done = sqlx::query(
+        "update jobs set state = 'running', base_job_id = $2, removed_keys = $3, datums_total = $4, datums_skipped = $5,
+                datums_open = $6 where id = $1 and state = 'starting'",
+    )
+    .bind(job.uuid())
+    .bind(plan.base)
+    .bind(&plan.removed)
+    .bind(plan.total)
+    .bind(plan.skipped)
+    .bind(plan.open)
+    .execute(conn)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// What the datums of a job that succeeded, now or before, have made: key, inputs, outputs; in order.
+pub async fn outputs(
+    conn: &mut PgConnection,
+    _: &System,
+    job: JobId,
+    pipeline: Uuid,
+) -> Answer<Vec<(Vec<u8>, Vec<u8>, Option<Vec<u8>>)>> {
+    let rows = sqlx::query_as(
+        "select d.key, d.inputs, r.outputs from datums d
+           left join datum_results r on r.pipeline_id = $2 and r.key = d.key
+          where d.job_id = $1 and d.state in ('succeeded', 'skipped') order by d.position",
+    )
+    .bind(job.uuid())
+    .bind(pipeline)
+    .fetch_all(conn)
+    .await?;
+    Ok(rows)
+}
+
+/// What datums of these keys have made.
+pub async fn results(
+    conn: &mut PgConnection,
+    _: &System,
+    pipeline: Uuid,
+    keys: &[Vec<u8>],
+) -> Answer<Vec<(Vec<u8>, Vec<u8>)>> {
+    let rows = sqlx::query_as("select key, outputs from datum_results where pipeline_id = $1 and key = any($2)")
+        .bind(pipeline)
+        .bind(keys)
+        .fetch_all(conn)
+        .await?;
+    Ok(rows)
+}
+
+/// The tree that a job made.
+pub async fn output_root(conn: &mut PgConnection, _: &System, job: Uuid) -> Answer<Option<Vec<u8>>> {
+    let root = sqlx::query_scalar::<_, Option<Vec<u8>>>(
+        "select c.root from jobs j join commits c on c.id = j.output_commit_id where j.id = $1",
+    )
+    .bind(job)
+    .fetch_optional(conn)
+    .await?;
+    Ok(root.flatten())
+}
+
+/// Ends a finishing job well; answers whether it was finishing.
+pub async fn succeed(conn: &mut PgConnection, _: &System, job: JobId, at: DateTime<Utc>) -> Answer<bool> {
+    let done = sqlx::query("update jobs set state = 'success', finished_at = $2 where id = $1 and state = 'finishing'")
+        .bind(job.uuid())
+        .bind(at)
+        .execute(conn)
+        .await?;
+    Ok(done.rows_affected() == 1)
+}
