@@ -1,1 +1,130 @@
-//! (skeleton)
+//! The command line: every command of the product as a person or a script types it. It speaks HTTP to the planes and starts
+//! their programs for `howdah up`, but links neither. Names of flags and shapes of `--json` are a contract.
+
+mod clock;
+mod doctor;
+mod failure;
+mod files_of_ours;
+mod output;
+mod service;
+mod settings;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+use failure::{Exit, Failure, Outcome};
+use output::Output;
+use settings::Settings;
+
+/// Versioned data, reproducible pipelines, and access that follows provenance.
+#[derive(Debug, Parser)]
+#[command(name = "howdah", version, propagate_version = true, max_term_width = 100)]
+#[command(
+    after_help = "Environment: HOWDAH_URL, HOWDAH_TOKEN, HOWDAH_ORG, HOWDAH_PROJECT, HOWDAH_HOME.
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 denied or not logged in,
+            5 the job waited for failed, 6 conflict, 7 limit reached, 130 interrupted."
+)]
+struct Arguments {
+    /// Print one JSON document (or JSON lines where it streams) to standard output
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Up(service::Up),
+    /// Stop the service on this machine
+    #[command(after_help = "Example: howdah down")]
+    Down,
+    /// Show whether the service runs and where
+    #[command(after_help = "Example: howdah status --json")]
+    Status,
+    Doctor(doctor::Doctor),
+    /// Print a completion script for a shell
+    #[command(after_help = "Example: howdah completions bash > /etc/bash_completion.d/howdah")]
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return refuse(&error),
+    };
+    let output = Output { json: arguments.json };
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            Failure::new("cannot start", error, "check the limits of this machine").print(output.json);
+            return ExitCode::from(Exit::Failed as u8);
+        }
+    };
+    let done = runtime.block_on(async {
+        match &arguments.command {
+            // It handles signals itself.
+            Command::Up(_) => run(arguments.command, output).await,
+            _ => tokio::select! {
+                done = run(arguments.command, output) => done,
+                _ = tokio::signal::ctrl_c() => std::process::exit(Exit::Interrupted as i32),
+            },
+        }
+    });
+    // A thread that still waits for standard input must not hold the process.
+    runtime.shutdown_background();
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            failure.print(output.json);
+            ExitCode::from(failure.exit as u8)
+        }
+    }
+}
+
+/// Help and version are answers; all else is wrong usage.
+fn refuse(error: &clap::Error) -> ExitCode {
+    let json = std::env::args_os().any(|a| a == "--json");
+    if error.use_stderr() && json {
+        let why = error.to_string();
+        let why = why.lines().next().unwrap_or_default().trim_start_matches("error: ");
+        Failure::usage("wrong usage", why, "see `howdah --help`").print(true);
+    } else {
+        let _ = error.print();
+    }
+    if error.use_stderr() {
+        ExitCode::from(Exit::Usage as u8)
+    } else {
+        ExitCode::SUCCESS
+    }
+}
+
+async fn run(command: Command, output: Output) -> Outcome {
+    if let Command::Completions { shell } = command {
+        clap_complete::generate(shell, &mut Arguments::command(), "howdah", &mut std::io::stdout());
+        return Ok(());
+    }
+    let settings = Settings::from_environment()?;
+    match command {
+        Command::Up(arguments) => service::up(&arguments, &settings, output).await,
+        Command::Down => service::down(&settings, output).await,
+        Command::Status => service::status(&settings, output).await,
+        Command::Doctor(_) => doctor::run(&settings, output).await,
+        Command::Completions { .. } => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Arguments::command().debug_assert();
+    }
+}

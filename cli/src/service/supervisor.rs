@@ -1,0 +1,353 @@
+//! The supervisor: starts PostgreSQL and the control plane, starts them again when they die, and stops them in order. What it
+//! needs to know after it was killed is in files; what it starts either notices its death or is adopted by the next one.
+
+use std::fs::File;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use contract::config::ControlPlaneConfig;
+use private_postgres::{Cluster, Options};
+use tokio::process::{Child, ChildStdin};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::control_plane::{self, Programs, answers, tail};
+use super::detach::Refusal;
+use super::home::{Home, Service, State};
+use super::{address, processes};
+use crate::clock;
+use crate::failure::{Exit, Failure, Outcome};
+use crate::files_of_ours::write_json;
+use crate::output::Output;
+use crate::settings::variable;
+
+const TICK: Duration = Duration::from_millis(500);
+const LONGEST_BACK_OFF: Duration = Duration::from_secs(10);
+const LONGEST_START: Duration = Duration::from_secs(120);
+const LONGEST_STOP: Duration = Duration::from_secs(30);
+
+/// `up` in the foreground.
+///
+/// # Errors
+/// When the service cannot be started.
+pub(super) async fn run(home: &Home, listen: &str, output: Output) -> Outcome {
+    let signals = Signals::listen()?;
+    let spinner = output.spinner("starting PostgreSQL (the first start makes its cluster)");
+    let supervisor = Supervisor::start(home, listen).await;
+    spinner.finish_and_clear();
+    let mut supervisor = supervisor?;
+    let ready = supervisor.wait_until_ready().await;
+    if let Err(failure) = ready {
+        supervisor.stop().await;
+        return Err(failure);
+    }
+    let service = supervisor.service.clone();
+    output.result(&service, || format!("running at {} (Ctrl-C stops it)", service.url))?;
+    supervisor.watch(signals).await;
+    supervisor.stop().await;
+    Ok(())
+}
+
+/// `up --detached`: the same without a terminal; failures go to a file that `up --detach` reads.
+///
+/// # Errors
+/// When the service cannot be started.
+pub(super) async fn run_detached(home: &Home, listen: &str) -> Outcome {
+    let _ = nix::unistd::setsid();
+    let done = run(home, listen, Output { json: true }).await;
+    if let Err(failure) = &done {
+        let refusal = Refusal {
+            what: failure.what.clone(),
+            why: failure.why.clone(),
+            hint: failure.hint.clone(),
+            conflict: failure.exit == Exit::Conflict,
+        };
+        let _ = write_json(&home.failure(), &refusal);
+    }
+    done
+}
+
+/// The signals that stop us, and the hang-up of a terminal, which does not.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+}
+
+impl Signals {
+    fn listen() -> Outcome<Self> {
+        let listen = |kind| signal(kind).map_err(|e| Failure::new("signals cannot be handled", e, "report this"));
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            hang_up: listen(SignalKind::hangup())?,
+        })
+    }
+
+    async fn stop_asked(&mut self) {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+                _ = self.hang_up.recv() => {}
+            }
+        }
+    }
+}
+
+struct Supervisor {
+    home: Home,
+    service: Service,
+    config: ControlPlaneConfig,
+    programs: Programs,
+    cluster: Option<Cluster>,
+    control_plane: Child,
+    pipe: Option<ChildStdin>,
+    restarts: u32,
+    // Held while we live; the kernel releases it when we are killed.
+    _lock: File,
+}
+
+impl Supervisor {
+    async fn start(home: &Home, listen: &str) -> Outcome<Self> {
+        let lock = home.try_lock()?.ok_or_else(|| {
+            Failure::new(
+                "the service is running already",
+                format!("another process holds {}", home.path.join("run/lock").display()),
+                "see `howdah status`",
+            )
+            .with_exit(Exit::Conflict)
+        })?;
+        processes::adopt_orphans();
+        let programs = Programs::find()?;
+        let wanted = address::parse(listen)?;
+        if let Some(pid) = home.service().and_then(|s| s.control_plane) {
+            processes::stop_left_over(pid).await;
+        }
+        let address = free_soon(wanted).await?;
+        let mut service = Service {
+            url: address::public_url(address),
+            listen: address.to_string(),
+            state: State::Starting,
+            pid: std::process::id(),
+            control_plane: None,
+            postgres: None,
+            started_at: clock::now(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        home.write_service(&service)?;
+        let (cluster, database_url) = match start_database(home).await {
+            Ok(started) => started,
+            Err(failure) => {
+                home.forget_service();
+                return Err(failure);
+            }
+        };
+        service.postgres = cluster.as_ref().and_then(Cluster::process_id);
+        let launched = launch(home, &programs, &mut service, database_url).await;
+        let (config, control_plane, pipe) = match launched {
+            Ok(launched) => launched,
+            Err(failure) => {
+                stop_database(cluster).await;
+                home.forget_service();
+                return Err(failure);
+            }
+        };
+        Ok(Self {
+            home: home.clone(),
+            service,
+            config,
+            programs,
+            cluster,
+            control_plane,
+            pipe: Some(pipe),
+            restarts: 0,
+            _lock: lock,
+        })
+    }
+
+    /// The first start must succeed: restarting what cannot work would only hide why.
+    async fn wait_until_ready(&mut self) -> Outcome {
+        let began = Instant::now();
+        let log = self.home.log("control-plane");
+        while !answers(&self.service.url).await {
+            if let Ok(Some(status)) = self.control_plane.try_wait() {
+                return Err(Failure::new(
+                    "the control plane did not start",
+                    format!("it ended ({status}): {}", tail(&log)),
+                    format!("look into {}", log.display()),
+                ));
+            }
+            if began.elapsed() > LONGEST_START {
+                return Err(Failure::new(
+                    "the control plane does not answer",
+                    format!("it was started {} s ago: {}", LONGEST_START.as_secs(), tail(&log)),
+                    format!("look into {}", log.display()),
+                ));
+            }
+            tokio::time::sleep(Duration::from_millis(30)).await;
+        }
+        self.service.state = State::Running;
+        self.home.write_service(&self.service)
+    }
+
+    async fn watch(&mut self, mut signals: Signals) {
+        let mut tick = tokio::time::interval(TICK);
+        let mut steady_since = Instant::now();
+        loop {
+            tokio::select! {
+                () = signals.stop_asked() => return,
+                status = self.control_plane.wait() => {
+                    if steady_since.elapsed() > LONGEST_BACK_OFF * 3 {
+                        self.restarts = 0;
+                    }
+                    eprintln!("{} the control plane ended ({status:?}); starting it again", clock::now());
+                    let pause = back_off(self.restarts);
+                    self.restarts = self.restarts.saturating_add(1);
+                    tokio::select! {
+                        () = signals.stop_asked() => return,
+                        () = tokio::time::sleep(pause) => {}
+                    }
+                    self.restart_control_plane().await;
+                    steady_since = Instant::now();
+                }
+                _ = tick.tick() => {
+                    processes::bury_orphans(&self.control_plane.id().into_iter().collect::<Vec<_>>());
+                    self.keep_database_running().await;
+                }
+            }
+        }
+    }
+
+    async fn restart_control_plane(&mut self) {
+        let log = self.home.log("control-plane");
+        match control_plane::start(&self.programs.control_plane, &self.config, &log).await {
+            Ok((child, pipe)) => {
+                self.control_plane = child;
+                self.pipe = Some(pipe);
+                self.service.control_plane = self.control_plane.id();
+                if let Err(failure) = self.home.write_service(&self.service) {
+                    failure.print(false);
+                }
+            }
+            // The old child stays: waiting for it again ends at once and leads here again, after the pause.
+            Err(failure) => failure.print(false),
+        }
+    }
+
+    async fn keep_database_running(&mut self) {
+        let Some(cluster) = self.cluster.clone() else { return };
+        let mut revived = cluster.clone();
+        let work = tokio::task::spawn_blocking(move || {
+            if cluster.process_id().is_some() {
+                return None;
+            }
+            eprintln!("{} PostgreSQL is gone; starting it again", clock::now());
+            Some(revived.start().map(|()| revived))
+        });
+        match work.await {
+            Ok(Some(Ok(revived))) => {
+                self.service.postgres = revived.process_id();
+                self.cluster = Some(revived);
+                let _ = self.home.write_service(&self.service);
+            }
+            Ok(Some(Err(error))) => eprintln!("{} {error}", clock::now()),
+            Ok(None) => {}
+            Err(error) => eprintln!("{} {error}", clock::now()),
+        }
+    }
+
+    /// The control plane first (it stops its data planes), then what is left of those, then PostgreSQL.
+    async fn stop(&mut self) {
+        self.service.state = State::Stopping;
+        let _ = self.home.write_service(&self.service);
+        drop(self.pipe.take());
+        if let Some(pid) = self.control_plane.id() {
+            processes::terminate(pid);
+        }
+        if tokio::time::timeout(LONGEST_STOP, self.control_plane.wait())
+            .await
+            .is_err()
+        {
+            let _ = self.control_plane.kill().await;
+        }
+        // Adopted children other than PostgreSQL are data planes.
+        processes::stop_orphans().await;
+        stop_database(self.cluster.clone()).await;
+        self.home.forget_service();
+    }
+}
+
+/// Starts the control plane and writes down where everything is.
+async fn launch(
+    home: &Home,
+    programs: &Programs,
+    service: &mut Service,
+    database_url: String,
+) -> Outcome<(ControlPlaneConfig, Child, ChildStdin)> {
+    let idle = variable("HOWDAH_IDLE_SECONDS").and_then(|v| v.parse().ok());
+    let config = ControlPlaneConfig {
+        database_url,
+        listen: service.listen.clone(),
+        public_url: service.url.clone(),
+        home: home.path.clone(),
+        master_key: home.master_key()?,
+        data_plane_binary: programs.data_plane.clone(),
+        sandbox_binary: programs.sandbox.clone(),
+        idle_seconds: idle.unwrap_or(300),
+    };
+    let (child, pipe) = control_plane::start(&programs.control_plane, &config, &home.log("control-plane")).await?;
+    service.control_plane = child.id();
+    home.write_service(service)?;
+    Ok((config, child, pipe))
+}
+
+async fn stop_database(cluster: Option<Cluster>) {
+    let Some(cluster) = cluster else { return };
+    match tokio::task::spawn_blocking(move || cluster.stop()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => eprintln!("{} {error}", clock::now()),
+        Err(error) => eprintln!("{} {error}", clock::now()),
+    }
+}
+
+/// The private cluster, or the server that `DATABASE_URL` names.
+async fn start_database(home: &Home) -> Outcome<(Option<Cluster>, String)> {
+    if let Some(url) = variable("DATABASE_URL") {
+        return Ok((None, url));
+    }
+    let directory = home.postgres();
+    let cluster = tokio::task::spawn_blocking(move || Cluster::ensure_started(&directory, &Options::SERVICE))
+        .await
+        .map_err(|e| Failure::new("PostgreSQL was not started", e, "run `howdah up` again"))??;
+    let url = cluster.url().expose().to_owned();
+    Ok((Some(cluster), url))
+}
+
+/// What a killed service left behind may hold the port for another moment.
+async fn free_soon(wanted: SocketAddr) -> Outcome<SocketAddr> {
+    let began = Instant::now();
+    loop {
+        match address::probe(wanted) {
+            Err(failure) if failure.exit == Exit::Conflict && began.elapsed() < Duration::from_secs(3) => {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            done => return done,
+        }
+    }
+}
+
+fn back_off(restarts: u32) -> Duration {
+    (Duration::from_millis(200) * 2_u32.saturating_pow(restarts.min(16))).min(LONGEST_BACK_OFF)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_up_to_a_limit() {
+        assert_eq!(back_off(0), Duration::from_millis(200));
+        assert_eq!(back_off(2), Duration::from_millis(800));
+        assert_eq!(back_off(40), LONGEST_BACK_OFF);
+    }
+}
