@@ -1,0 +1,352 @@
+//! Who calls and what he may do. `authenticate` turns a secret into an `Actor`; `authorize` turns an actor, an
+//! organization's name and an action into `Allowed<A>`, the proof that every query function asks for. Nothing else can
+//! make one, so a route that forgets to ask does not compile.
+
+mod queries;
+
+use std::marker::PhantomData;
+
+use chrono::{DateTime, Utc};
+use contract::claims::Scope;
+use contract::ids::{OrganizationId, TokenId};
+use contract::names::OrganizationName;
+use contract::policy::{OrganizationRole, OrganizationState, Principal};
+use contract::problem::ProblemKind;
+use contract::token::{SecretToken, TokenKind};
+use sqlx::PgPool;
+
+use crate::database::Tx;
+use crate::refusal::Refusal;
+
+/// By what the caller is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Credential {
+    /// A person who logged in.
+    Session,
+    /// An API token of a person or a service account.
+    ApiToken,
+}
+
+/// An authenticated caller. Only `authenticate` makes one.
+#[derive(Debug, Clone)]
+pub struct Actor {
+    principal: Principal,
+    name: String,
+    token: TokenId,
+    credential: Credential,
+    scopes: Vec<Scope>,
+    organization: Option<OrganizationId>,
+    expires_at: DateTime<Utc>,
+}
+
+impl Actor {
+    /// Who it is.
+    pub fn principal(&self) -> Principal {
+        self.principal
+    }
+
+    /// E-mail address or service account name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The session or token in use.
+    pub fn token(&self) -> TokenId {
+        self.token
+    }
+
+    /// By what the caller is known.
+    pub fn credential(&self) -> Credential {
+        self.credential
+    }
+
+    /// Limits of the token; empty = none.
+    pub fn scopes(&self) -> &[Scope] {
+        &self.scopes
+    }
+
+    /// The one organization that the token is for, if it is bound to one.
+    pub fn organization(&self) -> Option<OrganizationId> {
+        self.organization
+    }
+
+    /// When session or token end.
+    pub fn expires_at(&self) -> DateTime<Utc> {
+        self.expires_at
+    }
+
+    /// Whether the token's scopes cover the verb on the resource (`*`, `project:NAME` or `project/repo`).
+    pub fn covers(&self, verb: &str, resource: &str) -> bool {
+        let project = resource
+            .strip_prefix("project:")
+            .or_else(|| resource.split_once('/').map(|(project, _)| project));
+        self.scopes.is_empty()
+            || self.scopes.iter().any(|scope| {
+                let verb_fits = scope.verb == "*" || scope.verb == verb;
+                let resource_fits = scope.resource == "*"
+                    || scope.resource == resource
+                    || scope
+                        .resource
+                        .strip_prefix("project:")
+                        .is_some_and(|p| Some(p) == project);
+                verb_fits && resource_fits
+            })
+    }
+
+    /// Refuses tokens that are limited by scopes.
+    ///
+    /// # Errors
+    /// `not-allowed` when the token has scopes.
+    pub fn unlimited(&self) -> Result<(), Refusal> {
+        if self.scopes.is_empty() {
+            return Ok(());
+        }
+        Err(Refusal::not_allowed(
+            "this token is limited by scopes and may not do that",
+            "use a session (`howdah login`) or a token without scopes",
+        ))
+    }
+}
+
+/// Something that can be done in an organization.
+pub trait Action: Send + Sync + 'static {
+    /// What a scoped token must be allowed on everything.
+    const VERB: &'static str;
+    /// Whether it changes something: then the organization's row is locked, so that rules hold under concurrency.
+    const CHANGES: bool;
+    /// What it is called in a refusal: "only owners may …".
+    const WHAT: &'static str;
+    /// Which roles may.
+    fn allows(role: OrganizationRole) -> bool;
+}
+
+macro_rules! actions {
+    ($($(#[$doc:meta])* $name:ident($verb:literal, $changes:literal, $what:literal, $allows:expr);)*) => {$(
+        $(#[$doc])*
+        #[derive(Debug)]
+        pub enum $name {}
+        impl Action for $name {
+            const VERB: &'static str = $verb;
+            const CHANGES: bool = $changes;
+            const WHAT: &'static str = $what;
+            fn allows(role: OrganizationRole) -> bool { let allows: fn(OrganizationRole) -> bool = $allows; allows(role) }
+        }
+    )*};
+}
+
+actions! {
+    /// See the organization, its members, teams and plane.
+    ViewOrganization("discover", false, "see the organization", |_| true);
+    /// See the organization's policy as far as the slices show it.
+    ViewPolicy("", false, "see grants and releases", |_| true);
+    /// Change grants, releases and access requests as far as the slices allow it on the resource.
+    ChangePolicy("", true, "change grants and releases", |_| true);
+    /// Leave.
+    Leave("admin", true, "leave", |_| true);
+    /// Members and invitations.
+    ManageMembers("admin", true, "manage members", OrganizationRole::manages);
+    /// Teams.
+    ManageTeams("admin", true, "manage teams", OrganizationRole::manages);
+    /// Service accounts.
+    ManageServiceAccounts("admin", true, "manage service accounts", OrganizationRole::manages);
+    /// Delete the organization.
+    DeleteOrganization("admin", true, "delete the organization", |role| role == OrganizationRole::Owner);
+    /// Get an access token for the organization's data plane.
+    UsePlane("", false, "use the data plane", |_| true);
+}
+
+/// Proof that the caller may do `A` in this organization. Only `authorize` makes one.
+#[derive(Debug)]
+pub struct Allowed<A: Action> {
+    organization: OrganizationId,
+    organization_name: OrganizationName,
+    created_at: DateTime<Utc>,
+    role: OrganizationRole,
+    actor: Actor,
+    action: PhantomData<A>,
+}
+
+impl<A: Action> Allowed<A> {
+    /// The organization.
+    pub fn organization(&self) -> OrganizationId {
+        self.organization
+    }
+
+    /// Its name, as it is written.
+    pub fn organization_name(&self) -> &OrganizationName {
+        &self.organization_name
+    }
+
+    /// When it was made.
+    pub fn created_at(&self) -> DateTime<Utc> {
+        self.created_at
+    }
+
+    /// What the caller is in it.
+    pub fn role(&self) -> OrganizationRole {
+        self.role
+    }
+
+    /// The caller.
+    pub fn actor(&self) -> &Actor {
+        &self.actor
+    }
+}
+
+/// Proof that no caller's rights are in question: the program itself acts, or a route that is open to everybody.
+#[derive(Debug)]
+pub struct System {
+    reason: &'static str,
+}
+
+impl System {
+    /// States why no caller's rights are needed.
+    pub const fn because(reason: &'static str) -> Self {
+        Self { reason }
+    }
+
+    /// The reason, for logs and the audit trail.
+    pub fn reason(&self) -> &'static str {
+        self.reason
+    }
+}
+
+/// Proof that an organization's own data plane calls. Only `authenticate_plane` makes one.
+#[derive(Debug)]
+pub struct AsPlane {
+    organization: OrganizationId,
+}
+
+impl AsPlane {
+    /// The plane's organization.
+    pub fn organization(&self) -> OrganizationId {
+        self.organization
+    }
+}
+
+fn signed_out(detail: &str) -> Refusal {
+    Refusal::new(ProblemKind::SignedOut, detail).hint("log in with `howdah login`, or use another API token")
+}
+
+/// Who holds that secret.
+///
+/// # Errors
+/// `signed-out` when nobody does, `token-expired` when its time is over.
+pub async fn authenticate(pool: &PgPool, secret: &str, now: DateTime<Utc>) -> Result<Actor, Refusal> {
+    let token: SecretToken = secret.parse().map_err(|e: contract::token::ParseTokenError| {
+        signed_out(&format!("the token in the request is not usable: {e}"))
+    })?;
+    let found = match token.kind() {
+        TokenKind::Session => queries::find_session(pool, &token).await?,
+        TokenKind::Personal | TokenKind::ServiceAccount => queries::find_api_token(pool, &token).await?,
+        TokenKind::Ci | TokenKind::Invitation | TokenKind::Agent => None,
+    };
+    let (actor, state) = found.ok_or_else(|| signed_out("the token is not known here, or was revoked"))?;
+    if state.revoked {
+        return Err(signed_out("the token is not known here, or was revoked"));
+    }
+    if now >= actor.expires_at {
+        return Err(Refusal::new(ProblemKind::TokenExpired, "the session or token has expired")
+            .hint("log in again with `howdah login`, or make a new token"));
+    }
+    if state.last_used_at.is_none_or(|at| now - at >= chrono::Duration::minutes(1)) {
+        queries::touch(pool, &actor, now).await?;
+    }
+    Ok(actor)
+}
+
+/// The data plane that holds that agent token.
+///
+/// # Errors
+/// `signed-out` when none does; `not-found` when it is another organization's.
+pub async fn authenticate_plane(pool: &PgPool, secret: &str, path: OrganizationId) -> Result<AsPlane, Refusal> {
+    let token: SecretToken = secret
+        .parse()
+        .map_err(|_| signed_out("the agent token is not usable"))?;
+    let organization = queries::find_plane_of_agent(pool, &token)
+        .await?
+        .ok_or_else(|| signed_out("the agent token is not known here"))?;
+    if organization != path {
+        return Err(Refusal::not_found());
+    }
+    Ok(AsPlane { organization })
+}
+
+/// Whether the actor may do `A` in the organization of that name.
+///
+/// # Errors
+/// `not-found` to who is not a member, `not-allowed` to who may know of it but not do this.
+pub async fn authorize<A: Action>(
+    tx: &mut Tx,
+    actor: &Actor,
+    name: &OrganizationName,
+) -> Result<Allowed<A>, Refusal> {
+    let row = queries::find_membership(tx, actor, name, A::CHANGES).await?;
+    let Some((organization, organization_name, created_at, state, role)) = row else {
+        return Err(Refusal::not_found());
+    };
+    if actor.organization.is_some_and(|bound| bound != organization) {
+        return Err(Refusal::not_found());
+    }
+    if A::CHANGES && state == OrganizationState::Suspended {
+        return Err(Refusal::new(
+            ProblemKind::OrganizationSuspended,
+            format!("the organization `{organization_name}` is suspended, nothing in it can be changed"),
+        ));
+    }
+    if !A::VERB.is_empty() && !actor.covers(A::VERB, "*") {
+        return Err(Refusal::not_allowed(
+            &format!("the token's scopes do not allow to {}", A::WHAT),
+            format!("use a token with the scope `{}:*`", A::VERB),
+        ));
+    }
+    if !A::allows(role) {
+        return Err(Refusal::not_allowed(
+            &format!("your role `{}` in `{organization_name}` does not allow to {}", role.as_str(), A::WHAT),
+            format!("ask an owner or admin of `{organization_name}`"),
+        ));
+    }
+    Ok(Allowed {
+        organization,
+        organization_name,
+        created_at,
+        role,
+        actor: actor.clone(),
+        action: PhantomData,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use contract::ids::AccountId;
+
+    fn actor(scopes: &[&str]) -> Actor {
+        Actor {
+            principal: Principal::Account(AccountId::generate(1, [1; 10])),
+            name: "ada@example.test".to_owned(),
+            token: TokenId::generate(1, [2; 10]),
+            credential: Credential::ApiToken,
+            scopes: scopes.iter().map(|s| s.parse().unwrap()).collect(),
+            organization: None,
+            expires_at: DateTime::UNIX_EPOCH,
+        }
+    }
+
+    #[test]
+    fn scopes_cover_what_they_name_and_what_is_below_it() {
+        for (scopes, verb, resource, expected) in [
+            (&[][..], "admin", "*", true),
+            (&["read:*"], "admin", "*", false),
+            (&["*:*"], "admin", "default/images", true),
+            (&["admin:project:vision"], "admin", "vision/images", true),
+            (&["admin:project:vision"], "admin", "project:vision", true),
+            (&["admin:project:vision"], "admin", "default/images", false),
+            (&["admin:project:vision"], "admin", "*", false),
+            (&["admin:default/images"], "admin", "default/images", true),
+            (&["admin:default/images"], "admin", "project:default", false),
+        ] {
+            assert_eq!(actor(scopes).covers(verb, resource), expected, "{scopes:?} {verb} {resource}");
+        }
+    }
+}

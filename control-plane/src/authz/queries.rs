@@ -1,0 +1,179 @@
+//! SQL of authentication and authorization: the only queries that take a secret or an actor instead of a proof, because
+//! they are what proofs are made of.
+
+use chrono::{DateTime, Utc};
+use contract::claims::Scope;
+use contract::ids::{AccountId, OrganizationId, TokenId};
+use contract::names::OrganizationName;
+use contract::policy::{OrganizationRole, OrganizationState, Principal};
+use contract::token::SecretToken;
+use sqlx::PgPool;
+
+use super::{Actor, Credential};
+use crate::database::{Text, Tx};
+
+/// What is known of a session or token besides who holds it.
+pub(super) struct TokenState {
+    pub revoked: bool,
+    pub last_used_at: Option<DateTime<Utc>>,
+}
+
+type SessionRow = (
+    Text<TokenId>,
+    Text<AccountId>,
+    String,
+    DateTime<Utc>,
+    Option<DateTime<Utc>>,
+    Option<DateTime<Utc>>,
+);
+
+pub(super) async fn find_session(
+    pool: &PgPool,
+    token: &SecretToken,
+) -> Result<Option<(Actor, TokenState)>, sqlx::Error> {
+    let row: Option<SessionRow> = sqlx::query_as(
+        "select s.id, s.account_id, a.email, s.expires_at, s.revoked_at, s.last_used_at
+         from sessions s join accounts a on a.id = s.account_id where s.secret_sha256 = $1",
+    )
+    .bind(token.sha256().as_slice())
+    .fetch_optional(pool)
+    .await?;
+    Ok(row.map(|(id, account, email, expires_at, revoked_at, last_used_at)| {
+        let actor = Actor {
+            principal: Principal::Account(account.0),
+            name: email,
+            token: id.0,
+            credential: Credential::Session,
+            scopes: Vec::new(),
+            organization: None,
+            expires_at,
+        };
+        let state = TokenState {
+            revoked: revoked_at.is_some(),
+            last_used_at,
+        };
+        (actor, state)
+    }))
+}
+
+type TokenRow = (
+    Text<TokenId>,
+    Text<Principal>,
+    Option<Text<OrganizationId>>,
+    Option<String>,
+    Vec<String>,
+    DateTime<Utc>,
+    Option<DateTime<Utc>>,
+    Option<DateTime<Utc>>,
+);
+
+pub(super) async fn find_api_token(
+    pool: &PgPool,
+    token: &SecretToken,
+) -> Result<Option<(Actor, TokenState)>, sqlx::Error> {
+    let row: Option<TokenRow> = sqlx::query_as(
+        "select t.id, t.principal, t.organization_id, coalesce(a.email, s.name), t.scopes, t.expires_at, t.revoked_at, t.last_used_at
+         from api_tokens t
+         left join accounts a on a.id = t.principal
+         left join service_accounts s on s.id = t.principal and s.deleted_at is null
+         where t.secret_sha256 = $1",
+    )
+    .bind(token.sha256().as_slice())
+    .fetch_optional(pool)
+    .await?;
+    let Some((id, principal, organization, Some(name), scopes, expires_at, revoked_at, last_used_at)) = row else {
+        return Ok(None);
+    };
+    let scopes = scopes
+        .iter()
+        .map(|text| text.parse::<Scope>())
+        .collect::<Result<_, _>>()
+        .map_err(|e| sqlx::Error::Decode(Box::new(e)))?;
+    let actor = Actor {
+        principal: principal.0,
+        name,
+        token: id.0,
+        credential: Credential::ApiToken,
+        scopes,
+        organization: organization.map(|o| o.0),
+        expires_at,
+    };
+    let state = TokenState {
+        revoked: revoked_at.is_some(),
+        last_used_at,
+    };
+    Ok(Some((actor, state)))
+}
+
+/// Notes the use of a session or token, to the minute.
+pub(super) async fn touch(pool: &PgPool, actor: &Actor, now: DateTime<Utc>) -> Result<(), sqlx::Error> {
+    let statement = match actor.credential {
+        Credential::Session => "update sessions set last_used_at = date_trunc('minute', $2::timestamptz) where id = $1",
+        Credential::ApiToken => "update api_tokens set last_used_at = date_trunc('minute', $2::timestamptz) where id = $1",
+    };
+    sqlx::query(statement)
+        .bind(actor.token.to_string())
+        .bind(now)
+        .execute(pool)
+        .await
+        .map(|_| ())
+}
+
+pub(super) async fn find_plane_of_agent(
+    pool: &PgPool,
+    token: &SecretToken,
+) -> Result<Option<OrganizationId>, sqlx::Error> {
+    let row: Option<(Text<OrganizationId>,)> =
+        sqlx::query_as("select organization_id from planes where agent_sha256 = $1")
+            .bind(token.sha256().as_slice())
+            .fetch_optional(pool)
+            .await?;
+    Ok(row.map(|(organization,)| organization.0))
+}
+
+pub(super) type Membership = (
+    OrganizationId,
+    OrganizationName,
+    DateTime<Utc>,
+    OrganizationState,
+    OrganizationRole,
+);
+
+pub(super) async fn find_membership(
+    tx: &mut Tx,
+    actor: &Actor,
+    name: &OrganizationName,
+    lock: bool,
+) -> Result<Option<Membership>, sqlx::Error> {
+    if lock {
+        // Before the membership is read: what it was before a change that we waited for does not count.
+        sqlx::query("select 1 from organizations where lower(name) = lower($1) and state <> 'deleted' for update")
+            .bind(name.as_str())
+            .execute(&mut **tx)
+            .await?;
+    }
+    type Row = (
+        Text<OrganizationId>,
+        Text<OrganizationName>,
+        DateTime<Utc>,
+        String,
+        Text<OrganizationRole>,
+    );
+    let row: Option<Row> = sqlx::query_as(
+        "select o.id, o.name, o.created_at, o.state, m.role
+         from organizations o join memberships m on m.organization_id = o.id
+         where lower(o.name) = lower($1) and o.state in ('active', 'suspended') and m.principal = $2",
+    )
+    .bind(name.as_str())
+    .bind(actor.principal.to_string())
+    .fetch_optional(&mut **tx)
+    .await?;
+    Ok(row.map(|(id, name, created_at, state, role)| {
+        let state = if state == "active" {
+            OrganizationState::Active
+        } else {
+            OrganizationState::Suspended
+        };
+        (id.0, name.0, created_at, state, role.0)
+    }))
+}

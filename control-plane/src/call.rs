@@ -1,0 +1,83 @@
+//! One authenticated request: who calls, and the service's parts that handlers need.
+
+use std::sync::Arc;
+
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
+use chrono::{DateTime, Utc};
+use contract::ids::GenerateId;
+use contract::names::OrganizationName;
+
+use crate::app::App;
+use crate::audit::{self, Acting, Event};
+use crate::authz::{self, Action, Actor, Allowed};
+use crate::database::Tx;
+use crate::refusal::Refusal;
+
+/// An authenticated request. As an argument of a handler it refuses everybody else.
+pub struct Call {
+    /// The service.
+    pub app: Arc<App>,
+    /// Who calls.
+    pub actor: Actor,
+}
+
+impl FromRequestParts<Arc<App>> for Call {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Refusal> {
+        let secret = chassis::http::bearer(&parts.headers)?;
+        let actor = authz::authenticate(&app.pool, secret, app.environment.now()).await?;
+        Ok(Self {
+            app: Arc::clone(app),
+            actor,
+        })
+    }
+}
+
+impl Call {
+    /// The time.
+    pub fn now(&self) -> DateTime<Utc> {
+        self.app.environment.now()
+    }
+
+    /// A new id.
+    pub fn id<T: GenerateId>(&self) -> T {
+        self.app.environment.id()
+    }
+
+    /// Begins a transaction.
+    ///
+    /// # Errors
+    /// When the database is away.
+    pub async fn begin(&self) -> Result<Tx, Refusal> {
+        Ok(self.app.pool.begin().await?)
+    }
+
+    /// Whether the caller may do `A` in the organization of that name.
+    ///
+    /// # Errors
+    /// See `authz::authorize`.
+    pub async fn authorize<A: Action>(&self, tx: &mut Tx, org: &OrganizationName) -> Result<Allowed<A>, Refusal> {
+        authz::authorize(tx, &self.actor, org).await
+    }
+
+    /// Writes the audit row of a change.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn record(
+        &self,
+        tx: &mut Tx,
+        proof: &impl Acting,
+        action: &str,
+        subject: String,
+    ) -> Result<(), Refusal> {
+        let event = Event {
+            action,
+            subject,
+            at: self.now(),
+        };
+        Ok(audit::record(tx, proof, &event).await?)
+    }
+}

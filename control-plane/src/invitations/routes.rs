@@ -1,0 +1,154 @@
+//! `POST,GET …/invitations`, `DELETE …/invitations/{id}`, `POST /v1/invitations/accept`.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::http::StatusCode;
+use axum::routing::{delete, post};
+use chassis::http::{Json, Path, Query};
+use contract::api::{Invitation, Organization, Page};
+use contract::ids::InvitationId;
+use contract::names::OrganizationName;
+use contract::policy::{OrganizationRole, Principal};
+use contract::problem::ProblemKind;
+use contract::token::{SecretToken, TokenKind};
+use serde::Deserialize;
+
+use super::{LIFETIME, check_accept, queries};
+use crate::accounts::{self, EmailAddress};
+use crate::app::App;
+use crate::audit::{SystemIn, Who};
+use crate::authz::{ManageMembers, System};
+use crate::call::Call;
+use crate::paging::PageQuery;
+use crate::policy;
+use crate::refusal::Refusal;
+
+/// The routes of this slice.
+pub fn router() -> Router<Arc<App>> {
+    Router::new()
+        .route("/v1/organizations/{org}/invitations", post(create).get(list))
+        .route("/v1/organizations/{org}/invitations/{id}", delete(revoke))
+        .route("/v1/invitations/accept", post(accept))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Invite {
+    email: String,
+    #[serde(default = "member")]
+    role: OrganizationRole,
+}
+
+fn member() -> OrganizationRole {
+    OrganizationRole::Member
+}
+
+async fn create(
+    call: Call,
+    Path(org): Path<OrganizationName>,
+    Json(body): Json<Invite>,
+) -> Result<(StatusCode, Json<Invitation>), Refusal> {
+    let email: EmailAddress = body.email.parse()?;
+    let mut tx = call.begin().await?;
+    let allowed = call.authorize::<ManageMembers>(&mut tx, &org).await?;
+    if body.role == OrganizationRole::Owner && allowed.role() != OrganizationRole::Owner {
+        return Err(crate::members::ChangeMember::OwnersOnly.into());
+    }
+    if queries::is_member(&mut tx, &allowed, &email).await? {
+        return Err(Refusal::new(
+            ProblemKind::AlreadyExists,
+            format!("`{}` is a member of `{org}` already", email.as_str()),
+        )
+        .hint("change the role of a member instead"));
+    }
+    let secret = SecretToken::generate(TokenKind::Invitation, call.app.environment.random());
+    let mut invitation = Invitation {
+        id: call.id(),
+        email: email.as_str().to_owned(),
+        role: body.role,
+        state: "pending".to_owned(),
+        expires_at: call.now() + LIFETIME,
+        token: None,
+    };
+    queries::insert_invitation(&mut tx, &allowed, &invitation, &email, &secret, call.now()).await?;
+    let subject = format!("{} as {}", invitation.email, invitation.role.as_str());
+    call.record(&mut tx, &allowed, "invitation.create", subject).await?;
+    tx.commit().await?;
+    invitation.token = Some(secret.expose().to_owned());
+    Ok((StatusCode::CREATED, Json(invitation)))
+}
+
+async fn list(
+    call: Call,
+    Path(org): Path<OrganizationName>,
+    Query(page): Query<PageQuery>,
+) -> Result<Json<Page<Invitation>>, Refusal> {
+    let window = page.window()?;
+    let mut tx = call.begin().await?;
+    let allowed = call.authorize::<ManageMembers>(&mut tx, &org).await?;
+    let rows = queries::list_invitations(&mut tx, &allowed, &window, call.now()).await?;
+    Ok(Json(window.page(rows, |i| i.id.to_string())))
+}
+
+async fn revoke(call: Call, Path((org, id)): Path<(OrganizationName, String)>) -> Result<StatusCode, Refusal> {
+    let mut tx = call.begin().await?;
+    let allowed = call.authorize::<ManageMembers>(&mut tx, &org).await?;
+    let id: InvitationId = id.parse().map_err(|_| Refusal::not_found())?;
+    let email = queries::revoke_invitation(&mut tx, &allowed, id, call.now())
+        .await?
+        .ok_or_else(Refusal::not_found)?;
+    call.record(&mut tx, &allowed, "invitation.revoke", email).await?;
+    tx.commit().await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Accept {
+    token: String,
+}
+
+async fn accept(call: Call, Json(body): Json<Accept>) -> Result<Json<Organization>, Refusal> {
+    call.actor.unlimited()?;
+    let (Principal::Account(account), None) = (call.actor.principal(), call.actor.organization()) else {
+        return Err(Refusal::not_allowed(
+            "only people accept invitations; this token stands for a service account or is bound to one organization",
+            "log in with `howdah login`",
+        ));
+    };
+    let secret: SecretToken = body
+        .token
+        .trim()
+        .parse()
+        .map_err(|e: contract::token::ParseTokenError| Refusal::invalid("/token", e.to_string()))?;
+    let now = call.now();
+    let mut tx = call.begin().await?;
+    let held = queries::lock_by_secret(&mut tx, &call.actor, &secret, now)
+        .await?
+        .ok_or_else(Refusal::not_found)?;
+    let own_key = accounts::queries::find_own_email_key(&mut tx, &call.actor)
+        .await?
+        .unwrap_or_default();
+    check_accept(held.state, &held.email_key, &own_key, held.organization_name.as_str())?;
+    queries::accept(&mut tx, &call.actor, account, &held, now).await?;
+    let proof = System::because("the secret of an invitation gives the right to join");
+    let acting = SystemIn {
+        system: &proof,
+        organization: held.organization,
+        who: Who {
+            id: account.to_string(),
+            name: call.actor.name().to_owned(),
+            token: call.actor.token().to_string(),
+        },
+    };
+    call.record(&mut tx, &acting, "invitation.accept", held.role.as_str().to_owned())
+        .await?;
+    policy::commit(&call.app, tx, &acting).await?;
+    Ok(Json(Organization {
+        id: held.organization,
+        name: held.organization_name,
+        role: held.role,
+        created_at: held.organization_created_at,
+    }))
+}

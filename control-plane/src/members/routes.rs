@@ -1,0 +1,97 @@
+//! `GET /v1/organizations/{org}/members`, `PATCH,DELETE …/members/{principal}` (an account id or an address).
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::routing::{get, patch};
+use chassis::http::{Json, Path, Query};
+use contract::api::{MemberView, Page, PolicyChanged};
+use contract::names::OrganizationName;
+use contract::policy::OrganizationRole;
+use serde::Deserialize;
+
+use super::{check_change, queries};
+use crate::app::App;
+use crate::authz::{Action, Allowed, Leave, ManageMembers, ViewOrganization};
+use crate::call::Call;
+use crate::database::Tx;
+use crate::paging::PageQuery;
+use crate::policy;
+use crate::refusal::Refusal;
+
+/// The routes of this slice.
+pub fn router() -> Router<Arc<App>> {
+    Router::new()
+        .route("/v1/organizations/{org}/members", get(list))
+        .route("/v1/organizations/{org}/members/{principal}", patch(update).delete(remove))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ChangeRole {
+    role: OrganizationRole,
+}
+
+async fn list(
+    call: Call,
+    Path(org): Path<OrganizationName>,
+    Query(page): Query<PageQuery>,
+) -> Result<Json<Page<MemberView>>, Refusal> {
+    let window = page.window()?;
+    let mut tx = call.begin().await?;
+    let allowed = call.authorize::<ViewOrganization>(&mut tx, &org).await?;
+    let rows = queries::list_members(&mut tx, &allowed, &window).await?;
+    Ok(Json(window.page(rows, |m| m.id.to_string())))
+}
+
+async fn update(
+    call: Call,
+    Path((org, principal)): Path<(OrganizationName, String)>,
+    Json(body): Json<ChangeRole>,
+) -> Result<Json<MemberView>, Refusal> {
+    let mut tx = call.begin().await?;
+    let allowed = call.authorize::<ManageMembers>(&mut tx, &org).await?;
+    let mut member = queries::find_member(&mut tx, &allowed, &principal)
+        .await?
+        .ok_or_else(Refusal::not_found)?;
+    let owners = queries::count_owners(&mut tx, &allowed).await?;
+    check_change(allowed.role(), member.role, Some(body.role), owners)?;
+    queries::update_role(&mut tx, &allowed, &member, body.role).await?;
+    member.role = body.role;
+    let subject = format!("{} to {}", member.name, body.role.as_str());
+    call.record(&mut tx, &allowed, "member.role", subject).await?;
+    policy::commit(&call.app, tx, &allowed).await?;
+    Ok(Json(member))
+}
+
+async fn remove(
+    call: Call,
+    Path((org, principal)): Path<(OrganizationName, String)>,
+) -> Result<Json<PolicyChanged>, Refusal> {
+    let mut tx = call.begin().await?;
+    let own = call.actor.principal().to_string() == principal
+        || call.actor.name().to_lowercase() == principal.to_lowercase();
+    let epoch = if own {
+        let allowed = call.authorize::<Leave>(&mut tx, &org).await?;
+        take_out(&call, tx, &allowed, &principal).await?
+    } else {
+        let allowed = call.authorize::<ManageMembers>(&mut tx, &org).await?;
+        take_out(&call, tx, &allowed, &principal).await?
+    };
+    Ok(Json(PolicyChanged {
+        epoch,
+        acknowledged: None,
+    }))
+}
+
+async fn take_out<A: Action>(call: &Call, mut tx: Tx, allowed: &Allowed<A>, principal: &str) -> Result<u64, Refusal> {
+    let member = queries::find_member(&mut tx, allowed, principal)
+        .await?
+        .ok_or_else(Refusal::not_found)?;
+    let owners = queries::count_owners(&mut tx, allowed).await?;
+    // Whoever leaves acts on himself: the rule about owners asks for the role that he has.
+    check_change(allowed.role(), member.role, None, owners)?;
+    queries::delete_member(&mut tx, allowed, &member, call.now()).await?;
+    call.record(&mut tx, allowed, "member.remove", member.name).await?;
+    policy::commit(&call.app, tx, allowed).await
+}

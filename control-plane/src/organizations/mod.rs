@@ -1,0 +1,69 @@
+//! Organizations: the tenants. Making one also enqueues its data plane in the same transaction; deleting one only states
+//! the wish, and the reconciler takes the tenant apart and writes the receipt.
+
+pub mod queries;
+mod routes;
+
+use contract::api::Organization;
+use contract::ids::AccountId;
+use contract::names::OrganizationName;
+use contract::policy::OrganizationRole;
+use contract::problem::ProblemKind;
+pub use routes::router;
+
+use crate::app::App;
+use crate::audit::{self, Event, SystemIn, Who};
+use crate::authz::System;
+use crate::database::Tx;
+use crate::planes;
+use crate::refusal::Refusal;
+
+/// Names that would be mistaken for parts of the service.
+const RESERVED: [&str; 6] = ["admin", "api", "howdah", "internal", "root", "system"];
+
+/// Makes an organization whose first owner is that account, and enqueues its plane.
+pub(crate) async fn found(
+    app: &App,
+    tx: &mut Tx,
+    owner: AccountId,
+    email: &str,
+    name: OrganizationName,
+) -> Result<Organization, Refusal> {
+    if RESERVED.contains(&name.as_str().to_lowercase().as_str()) {
+        return Err(Refusal::invalid(
+            "/name",
+            format!("`{name}` is reserved: choose another name"),
+        ));
+    }
+    let proof = System::because("anybody may found an organization");
+    let organization = Organization {
+        id: app.environment.id(),
+        name,
+        role: OrganizationRole::Owner,
+        created_at: app.environment.now(),
+    };
+    if !queries::insert_organization(tx, &proof, &organization, owner).await? {
+        return Err(Refusal::new(
+            ProblemKind::AlreadyExists,
+            format!("the name `{}` is taken", organization.name),
+        )
+        .hint("choose another name"));
+    }
+    planes::enqueue(app, tx, &proof, organization.id).await?;
+    let acting = SystemIn {
+        system: &proof,
+        organization: organization.id,
+        who: Who {
+            id: owner.to_string(),
+            name: email.to_owned(),
+            token: String::new(),
+        },
+    };
+    let event = Event {
+        action: "organization.create",
+        subject: organization.name.to_string(),
+        at: organization.created_at,
+    };
+    audit::record(tx, &acting, &event).await?;
+    Ok(organization)
+}

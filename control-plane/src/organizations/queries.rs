@@ -1,0 +1,87 @@
+//! SQL of organizations.
+
+use chrono::{DateTime, Utc};
+use contract::api::Organization;
+use contract::ids::{AccountId, OrganizationId};
+use contract::names::OrganizationName;
+use contract::policy::OrganizationRole;
+
+use crate::authz::{Actor, Allowed, DeleteOrganization, System};
+use crate::database::{Text, Tx};
+
+/// Adds an organization with its first owner. `false` when the name is taken.
+pub(super) async fn insert_organization(
+    tx: &mut Tx,
+    _proof: &System,
+    organization: &Organization,
+    owner: AccountId,
+) -> Result<bool, sqlx::Error> {
+    let done = sqlx::query(
+        "insert into organizations (id, name, state, created_at) values ($1, $2, 'active', $3)
+         on conflict (lower(name)) where state <> 'deleted' do nothing",
+    )
+    .bind(organization.id.to_string())
+    .bind(organization.name.as_str())
+    .bind(organization.created_at)
+    .execute(&mut **tx)
+    .await?;
+    if done.rows_affected() == 0 {
+        return Ok(false);
+    }
+    sqlx::query("insert into members (organization_id, account_id, role, joined_at) values ($1, $2, 'owner', $3)")
+        .bind(organization.id.to_string())
+        .bind(owner.to_string())
+        .bind(organization.created_at)
+        .execute(&mut **tx)
+        .await?;
+    Ok(true)
+}
+
+type Row = (
+    Text<OrganizationId>,
+    Text<OrganizationName>,
+    Text<OrganizationRole>,
+    DateTime<Utc>,
+);
+
+/// The organizations that the caller belongs to, and that his token is good for.
+pub async fn list_own(tx: &mut Tx, actor: &Actor) -> Result<Vec<Organization>, sqlx::Error> {
+    let rows: Vec<Row> = sqlx::query_as(
+        "select o.id, o.name, m.role, o.created_at from organizations o join memberships m on m.organization_id = o.id
+         where m.principal = $1 and o.state in ('active', 'suspended') and ($2::text is null or o.id = $2) order by o.id",
+    )
+    .bind(actor.principal().to_string())
+    .bind(actor.organization().map(|o| o.to_string()))
+    .fetch_all(&mut **tx)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|(id, name, role, created_at)| Organization {
+            id: id.0,
+            name: name.0,
+            role: role.0,
+            created_at,
+        })
+        .collect())
+}
+
+/// States the wish that the organization be gone: nobody sees it any more, its plane is to be taken apart.
+pub(super) async fn begin_deletion(
+    tx: &mut Tx,
+    allowed: &Allowed<DeleteOrganization>,
+    now: DateTime<Utc>,
+) -> Result<(), sqlx::Error> {
+    let id = allowed.organization().to_string();
+    sqlx::query("update organizations set state = 'deleting', epoch = epoch + 1, deleted_at = $2 where id = $1")
+        .bind(&id)
+        .bind(now)
+        .execute(&mut **tx)
+        .await?;
+    sqlx::query(
+        "update planes set wanted = 'deleted', generation = generation + 1, next_try_at = null where organization_id = $1",
+    )
+    .bind(&id)
+    .execute(&mut **tx)
+    .await
+    .map(|_| ())
+}

@@ -1,0 +1,101 @@
+//! How often a stranger may try. Counted by address, and for log-ins by account and address, so that nobody can lock
+//! somebody else out from elsewhere. Loopback is the embedded service and gets more.
+
+use std::net::IpAddr;
+use std::num::NonZeroU32;
+
+use contract::problem::ProblemKind;
+use governor::{DefaultKeyedRateLimiter, Quota};
+
+use crate::refusal::Refusal;
+
+/// The limits, per minute.
+#[derive(Debug, Clone)]
+pub struct RateLimits {
+    /// Log-ins of one account from one address.
+    pub log_ins: u32,
+    /// New accounts from one address.
+    pub sign_ups: u32,
+    /// How many times as much a loopback address may do.
+    pub loopback_factor: u32,
+}
+
+impl Default for RateLimits {
+    fn default() -> Self {
+        Self {
+            log_ins: 10,
+            sign_ups: 5,
+            loopback_factor: 60,
+        }
+    }
+}
+
+/// Counts.
+pub struct Limiters {
+    log_ins: [DefaultKeyedRateLimiter<(String, IpAddr)>; 2],
+    sign_ups: [DefaultKeyedRateLimiter<IpAddr>; 2],
+}
+
+fn per_minute(count: u32) -> Quota {
+    Quota::per_minute(NonZeroU32::new(count).unwrap_or(NonZeroU32::MIN))
+}
+
+impl Limiters {
+    /// Begins to count.
+    pub fn new(limits: &RateLimits) -> Self {
+        let more = limits.loopback_factor;
+        Self {
+            log_ins: [limits.log_ins, limits.log_ins.saturating_mul(more)].map(|n| DefaultKeyedRateLimiter::keyed(per_minute(n))),
+            sign_ups: [limits.sign_ups, limits.sign_ups.saturating_mul(more)].map(|n| DefaultKeyedRateLimiter::keyed(per_minute(n))),
+        }
+    }
+
+    /// Counts a log-in.
+    ///
+    /// # Errors
+    /// `slow-down` when there were too many.
+    pub fn log_in(&self, email_key: &str, address: IpAddr) -> Result<(), Refusal> {
+        self.log_ins[usize::from(address.is_loopback())]
+            .check_key(&(email_key.to_owned(), address))
+            .map_err(|_| slow_down("log-ins for this account"))
+    }
+
+    /// Counts a sign-up.
+    ///
+    /// # Errors
+    /// `slow-down` when there were too many.
+    pub fn sign_up(&self, address: IpAddr) -> Result<(), Refusal> {
+        self.sign_ups[usize::from(address.is_loopback())]
+            .check_key(&address)
+            .map_err(|_| slow_down("new accounts"))
+    }
+
+    /// Forgets addresses that have not tried for long.
+    pub fn forget_old(&self) {
+        self.log_ins.iter().for_each(governor::RateLimiter::retain_recent);
+        self.sign_ups.iter().for_each(governor::RateLimiter::retain_recent);
+    }
+}
+
+fn slow_down(what: &str) -> Refusal {
+    Refusal::new(ProblemKind::SlowDown, format!("too many {what} from this address"))
+        .hint("wait a minute before the next try")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_address_is_not_held_up_by_the_first_one() {
+        let limiters = Limiters::new(&RateLimits {
+            log_ins: 2,
+            ..RateLimits::default()
+        });
+        let [here, there]: [IpAddr; 2] = [[192, 0, 2, 1].into(), [192, 0, 2, 2].into()];
+        assert!(limiters.log_in("ada", here).is_ok() && limiters.log_in("ada", here).is_ok());
+        assert!(limiters.log_in("ada", here).is_err());
+        assert!(limiters.log_in("ada", there).is_ok());
+        assert!(limiters.log_in("bob", here).is_ok());
+    }
+}

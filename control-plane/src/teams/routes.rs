@@ -1,0 +1,127 @@
+//! `POST,GET …/teams`, `DELETE …/teams/{team}`, `PUT,DELETE …/teams/{team}/members/{email or sa:name}`.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::http::StatusCode;
+use axum::routing::{delete, post, put};
+use chassis::http::{Json, Path, Query};
+use contract::api::{Page, PolicyChanged};
+use contract::names::{OrganizationName, TeamName};
+use contract::problem::ProblemKind;
+use serde::Deserialize;
+
+use super::{TeamView, queries};
+use crate::app::App;
+use crate::authz::{ManageTeams, ViewOrganization};
+use crate::call::Call;
+use crate::paging::PageQuery;
+use crate::policy::{self, subjects};
+use crate::refusal::Refusal;
+
+/// The routes of this slice.
+pub fn router() -> Router<Arc<App>> {
+    Router::new()
+        .route("/v1/organizations/{org}/teams", post(create).get(list))
+        .route("/v1/organizations/{org}/teams/{team}", delete(remove))
+        .route(
+            "/v1/organizations/{org}/teams/{team}/members/{member}",
+            put(add_member).delete(remove_member),
+        )
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NewTeam {
+    name: TeamName,
+}
+
+fn changed(epoch: u64) -> Json<PolicyChanged> {
+    Json(PolicyChanged {
+        epoch,
+        acknowledged: None,
+    })
+}
+
+async fn create(
+    call: Call,
+    Path(org): Path<OrganizationName>,
+    Json(body): Json<NewTeam>,
+) -> Result<(StatusCode, Json<TeamView>), Refusal> {
+    let mut tx = call.begin().await?;
+    let allowed = call.authorize::<ManageTeams>(&mut tx, &org).await?;
+    let team = TeamView {
+        id: call.id(),
+        name: body.name,
+        members: Vec::new(),
+        created_at: call.now(),
+    };
+    if !queries::insert_team(&mut tx, &allowed, &team).await? {
+        return Err(Refusal::new(
+            ProblemKind::AlreadyExists,
+            format!("there is a team `{}` in `{org}` already", team.name),
+        ));
+    }
+    call.record(&mut tx, &allowed, "team.create", team.name.to_string()).await?;
+    policy::commit(&call.app, tx, &allowed).await?;
+    Ok((StatusCode::CREATED, Json(team)))
+}
+
+async fn list(
+    call: Call,
+    Path(org): Path<OrganizationName>,
+    Query(page): Query<PageQuery>,
+) -> Result<Json<Page<TeamView>>, Refusal> {
+    let window = page.window()?;
+    let mut tx = call.begin().await?;
+    let allowed = call.authorize::<ViewOrganization>(&mut tx, &org).await?;
+    let rows = queries::list_teams(&mut tx, &allowed, &window).await?;
+    Ok(Json(window.page(rows, |t| t.id.to_string())))
+}
+
+async fn remove(
+    call: Call,
+    Path((org, team)): Path<(OrganizationName, String)>,
+) -> Result<Json<PolicyChanged>, Refusal> {
+    let mut tx = call.begin().await?;
+    let allowed = call.authorize::<ManageTeams>(&mut tx, &org).await?;
+    let (id, name) = queries::find_team(&mut tx, &allowed, &team)
+        .await?
+        .ok_or_else(Refusal::not_found)?;
+    queries::delete_team(&mut tx, &allowed, id).await?;
+    call.record(&mut tx, &allowed, "team.delete", name.to_string()).await?;
+    Ok(changed(policy::commit(&call.app, tx, &allowed).await?))
+}
+
+async fn add_member(
+    call: Call,
+    Path((org, team, member)): Path<(OrganizationName, String, String)>,
+) -> Result<Json<PolicyChanged>, Refusal> {
+    let mut tx = call.begin().await?;
+    let allowed = call.authorize::<ManageTeams>(&mut tx, &org).await?;
+    let (id, name) = queries::find_team(&mut tx, &allowed, &team)
+        .await?
+        .ok_or_else(Refusal::not_found)?;
+    let principal = subjects::find_principal(&mut tx, &allowed, &member).await?;
+    queries::insert_member(&mut tx, &allowed, id, principal).await?;
+    call.record(&mut tx, &allowed, "team.add", format!("{member} to {name}")).await?;
+    Ok(changed(policy::commit(&call.app, tx, &allowed).await?))
+}
+
+async fn remove_member(
+    call: Call,
+    Path((org, team, member)): Path<(OrganizationName, String, String)>,
+) -> Result<Json<PolicyChanged>, Refusal> {
+    let mut tx = call.begin().await?;
+    let allowed = call.authorize::<ManageTeams>(&mut tx, &org).await?;
+    let (id, name) = queries::find_team(&mut tx, &allowed, &team)
+        .await?
+        .ok_or_else(Refusal::not_found)?;
+    let principal = subjects::find_principal(&mut tx, &allowed, &member).await?;
+    if !queries::delete_member(&mut tx, &allowed, id, principal).await? {
+        return Err(Refusal::not_found());
+    }
+    call.record(&mut tx, &allowed, "team.remove", format!("{member} from {name}"))
+        .await?;
+    Ok(changed(policy::commit(&call.app, tx, &allowed).await?))
+}
