@@ -66,13 +66,7 @@ impl Call {
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn record(
-        &self,
-        tx: &mut Tx,
-        proof: &impl Acting,
-        action: &str,
-        subject: String,
-    ) -> Result<(), Refusal> {
+    pub async fn record(&self, tx: &mut Tx, proof: &impl Acting, action: &str, subject: String) -> Result<(), Refusal> {
         let event = Event {
             action,
             subject,

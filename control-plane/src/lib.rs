@@ -1,1 +1,38 @@
-//! (skeleton)
+//! The control plane: who the customers are, what they may do, where their data planes run. One folder per noun, each with
+//! `mod.rs` (types, rules), `routes.rs` (handlers) and `queries.rs` (SQL).
+
+pub mod app;
+pub mod process;
+
+// What every slice stands on.
+pub mod audit;
+pub mod authz;
+pub mod call;
+pub mod database;
+pub mod paging;
+pub mod rate_limits;
+pub mod refusal;
+pub mod vault;
+
+// Who the customers are.
+pub mod accounts;
+pub mod invitations;
+pub mod members;
+pub mod organizations;
+pub mod service_accounts;
+pub mod sessions;
+pub mod teams;
+pub mod tokens;
+
+// What they may do.
+pub mod access_requests;
+pub mod access_tokens;
+pub mod domains;
+pub mod grants;
+pub mod keys;
+pub mod policy;
+pub mod releases;
+
+// Where their planes run.
+pub mod gateway;
+pub mod planes;

@@ -62,10 +62,7 @@ impl Window {
         let limit = usize::try_from(self.fetch - 1).unwrap_or(1);
         let more = rows.len() > limit;
         rows.truncate(limit);
-        let next_cursor = rows
-            .last()
-            .filter(|_| more)
-            .map(|row| URL_SAFE_NO_PAD.encode(key(row)));
+        let next_cursor = rows.last().filter(|_| more).map(|row| URL_SAFE_NO_PAD.encode(key(row)));
         Page {
             items: rows,
             next_cursor,

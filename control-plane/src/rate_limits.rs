@@ -45,8 +45,10 @@ impl Limiters {
     pub fn new(limits: &RateLimits) -> Self {
         let more = limits.loopback_factor;
         Self {
-            log_ins: [limits.log_ins, limits.log_ins.saturating_mul(more)].map(|n| DefaultKeyedRateLimiter::keyed(per_minute(n))),
-            sign_ups: [limits.sign_ups, limits.sign_ups.saturating_mul(more)].map(|n| DefaultKeyedRateLimiter::keyed(per_minute(n))),
+            log_ins: [limits.log_ins, limits.log_ins.saturating_mul(more)]
+                .map(|n| DefaultKeyedRateLimiter::keyed(per_minute(n))),
+            sign_ups: [limits.sign_ups, limits.sign_ups.saturating_mul(more)]
+                .map(|n| DefaultKeyedRateLimiter::keyed(per_minute(n))),
         }
     }
 

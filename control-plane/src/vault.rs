@@ -11,7 +11,9 @@ const NONCE_LENGTH: usize = 24;
 
 /// A stored secret that cannot be opened.
 #[derive(Debug, thiserror::Error)]
-#[error("a stored secret cannot be decrypted: the master key is another one, or the row was changed; start with the master key of this state directory")]
+#[error(
+    "a stored secret cannot be decrypted: the master key is another one, or the row was changed; start with the master key of this state directory"
+)]
 pub struct OpenError;
 
 /// Holds the master key.

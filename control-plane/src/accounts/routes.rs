@@ -35,7 +35,11 @@ async fn sign_up(
     let email: EmailAddress = body.email.parse()?;
     check_password(&body.password, &email)?;
     app.limiters.sign_up(address.ip())?;
-    let password_hash = app.passwords.hash(password).await.map_err(chassis::http::ApiError::internal)?;
+    let password_hash = app
+        .passwords
+        .hash(password)
+        .await
+        .map_err(chassis::http::ApiError::internal)?;
     let account = Account {
         id: app.environment.id(),
         email: email.as_str().to_owned(),

@@ -246,10 +246,15 @@ pub async fn authenticate(pool: &PgPool, secret: &str, now: DateTime<Utc>) -> Re
         return Err(signed_out("the token is not known here, or was revoked"));
     }
     if now >= actor.expires_at {
-        return Err(Refusal::new(ProblemKind::TokenExpired, "the session or token has expired")
-            .hint("log in again with `howdah login`, or make a new token"));
+        return Err(
+            Refusal::new(ProblemKind::TokenExpired, "the session or token has expired")
+                .hint("log in again with `howdah login`, or make a new token"),
+        );
     }
-    if state.last_used_at.is_none_or(|at| now - at >= chrono::Duration::minutes(1)) {
+    if state
+        .last_used_at
+        .is_none_or(|at| now - at >= chrono::Duration::minutes(1))
+    {
         queries::touch(pool, &actor, now).await?;
     }
     Ok(actor)
@@ -276,11 +281,7 @@ pub async fn authenticate_plane(pool: &PgPool, secret: &str, path: OrganizationI
 ///
 /// # Errors
 /// `not-found` to who is not a member, `not-allowed` to who may know of it but not do this.
-pub async fn authorize<A: Action>(
-    tx: &mut Tx,
-    actor: &Actor,
-    name: &OrganizationName,
-) -> Result<Allowed<A>, Refusal> {
+pub async fn authorize<A: Action>(tx: &mut Tx, actor: &Actor, name: &OrganizationName) -> Result<Allowed<A>, Refusal> {
     let row = queries::find_membership(tx, actor, name, A::CHANGES).await?;
     let Some((organization, organization_name, created_at, state, role)) = row else {
         return Err(Refusal::not_found());
@@ -302,7 +303,11 @@ pub async fn authorize<A: Action>(
     }
     if !A::allows(role) {
         return Err(Refusal::not_allowed(
-            &format!("your role `{}` in `{organization_name}` does not allow to {}", role.as_str(), A::WHAT),
+            &format!(
+                "your role `{}` in `{organization_name}` does not allow to {}",
+                role.as_str(),
+                A::WHAT
+            ),
             format!("ask an owner or admin of `{organization_name}`"),
         ));
     }
@@ -346,7 +351,11 @@ mod tests {
             (&["admin:default/images"], "admin", "default/images", true),
             (&["admin:default/images"], "admin", "project:default", false),
         ] {
-            assert_eq!(actor(scopes).covers(verb, resource), expected, "{scopes:?} {verb} {resource}");
+            assert_eq!(
+                actor(scopes).covers(verb, resource),
+                expected,
+                "{scopes:?} {verb} {resource}"
+            );
         }
     }
 }

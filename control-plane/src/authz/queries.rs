@@ -109,7 +109,9 @@ pub(super) async fn find_api_token(
 pub(super) async fn touch(pool: &PgPool, actor: &Actor, now: DateTime<Utc>) -> Result<(), sqlx::Error> {
     let statement = match actor.credential {
         Credential::Session => "update sessions set last_used_at = date_trunc('minute', $2::timestamptz) where id = $1",
-        Credential::ApiToken => "update api_tokens set last_used_at = date_trunc('minute', $2::timestamptz) where id = $1",
+        Credential::ApiToken => {
+            "update api_tokens set last_used_at = date_trunc('minute', $2::timestamptz) where id = $1"
+        }
     };
     sqlx::query(statement)
         .bind(actor.token.to_string())

@@ -15,11 +15,7 @@ pub(super) struct Registered {
     pub deleted: bool,
 }
 
-pub(super) async fn find_domain(
-    tx: &mut Tx,
-    plane: &AsPlane,
-    id: DomainId,
-) -> Result<Option<Registered>, sqlx::Error> {
+pub(super) async fn find_domain(tx: &mut Tx, plane: &AsPlane, id: DomainId) -> Result<Option<Registered>, sqlx::Error> {
     let row: Option<(String, String, bool)> = sqlx::query_as(
         "select project, name, deleted_at is not null from domains where organization_id = $1 and id = $2",
     )
@@ -97,19 +93,13 @@ pub(super) async fn insert_domain(
 }
 
 /// Makes a domain a tombstone. `false` when there is none of that id.
-pub(super) async fn bury(
-    tx: &mut Tx,
-    plane: &AsPlane,
-    id: DomainId,
-    now: DateTime<Utc>,
-) -> Result<bool, sqlx::Error> {
-    let done = sqlx::query(
-        "update domains set deleted_at = coalesce(deleted_at, $3) where organization_id = $1 and id = $2",
-    )
-    .bind(plane.organization().to_string())
-    .bind(id.to_string())
-    .bind(now)
-    .execute(&mut **tx)
-    .await?;
+pub(super) async fn bury(tx: &mut Tx, plane: &AsPlane, id: DomainId, now: DateTime<Utc>) -> Result<bool, sqlx::Error> {
+    let done =
+        sqlx::query("update domains set deleted_at = coalesce(deleted_at, $3) where organization_id = $1 and id = $2")
+            .bind(plane.organization().to_string())
+            .bind(id.to_string())
+            .bind(now)
+            .execute(&mut **tx)
+            .await?;
     Ok(done.rows_affected() == 1)
 }

@@ -49,7 +49,10 @@ async fn register(
         if !same {
             return Err(Refusal::new(
                 ProblemKind::Conflict,
-                format!("the domain `{}` was registered as `{}/{}`", body.id, known.project, known.name),
+                format!(
+                    "the domain `{}` was registered as `{}/{}`",
+                    body.id, known.project, known.name
+                ),
             )
             .hint("make a new id for a new repo"));
         }
@@ -58,14 +61,20 @@ async fn register(
         return Ok(answer(epoch - 1));
     }
     if !queries::is_member(&mut tx, &plane, body.owner).await? {
-        return Err(Refusal::invalid("/owner", "the owner of a domain must belong to the organization"));
+        return Err(Refusal::invalid(
+            "/owner",
+            "the owner of a domain must belong to the organization",
+        ));
     }
     let orphan = queries::bury_orphan(&mut tx, &plane, &body, now).await?;
     queries::insert_domain(&mut tx, &plane, &body, app.environment.id(), epoch, now).await?;
     let replaced = orphan.map_or(String::new(), |id| format!(", in the place of {id}"));
     let event = Event {
         action: "domain.register",
-        subject: format!("{}/{} as {} of {}{replaced}", body.project, body.name, body.id, body.owner),
+        subject: format!(
+            "{}/{} as {} of {}{replaced}",
+            body.project, body.name, body.id, body.owner
+        ),
         at: now,
     };
     audit::record(&mut tx, &plane, &event).await?;

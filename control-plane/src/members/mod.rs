@@ -69,7 +69,11 @@ mod tests {
             (Admin, Member, None, 1, Ok(())),
             (Admin, Admin, Some(Member), 1, Ok(())),
         ] {
-            assert_eq!(check_change(by, from, to, owners), expected, "{by:?} {from:?} {to:?} {owners}");
+            assert_eq!(
+                check_change(by, from, to, owners),
+                expected,
+                "{by:?} {from:?} {to:?} {owners}"
+            );
         }
     }
 }

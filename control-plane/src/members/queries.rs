@@ -56,11 +56,10 @@ pub(super) async fn find_member<A: Action>(
 }
 
 pub(super) async fn count_owners<A: Action>(tx: &mut Tx, allowed: &Allowed<A>) -> Result<u64, sqlx::Error> {
-    let (count,): (i64,) =
-        sqlx::query_as("select count(*) from members where organization_id = $1 and role = 'owner'")
-            .bind(allowed.organization().to_string())
-            .fetch_one(&mut **tx)
-            .await?;
+    let (count,): (i64,) = sqlx::query_as("select count(*) from members where organization_id = $1 and role = 'owner'")
+        .bind(allowed.organization().to_string())
+        .fetch_one(&mut **tx)
+        .await?;
     Ok(unsigned(count))
 }
 

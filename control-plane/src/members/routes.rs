@@ -21,9 +21,10 @@ use crate::refusal::Refusal;
 
 /// The routes of this slice.
 pub fn router() -> Router<Arc<App>> {
-    Router::new()
-        .route("/v1/organizations/{org}/members", get(list))
-        .route("/v1/organizations/{org}/members/{principal}", patch(update).delete(remove))
+    Router::new().route("/v1/organizations/{org}/members", get(list)).route(
+        "/v1/organizations/{org}/members/{principal}",
+        patch(update).delete(remove),
+    )
 }
 
 #[derive(Deserialize)]
@@ -69,8 +70,8 @@ async fn remove(
     Path((org, principal)): Path<(OrganizationName, String)>,
 ) -> Result<Json<PolicyChanged>, Refusal> {
     let mut tx = call.begin().await?;
-    let own = call.actor.principal().to_string() == principal
-        || call.actor.name().to_lowercase() == principal.to_lowercase();
+    let own =
+        call.actor.principal().to_string() == principal || call.actor.name().to_lowercase() == principal.to_lowercase();
     let epoch = if own {
         let allowed = call.authorize::<Leave>(&mut tx, &org).await?;
         take_out(&call, tx, &allowed, &principal).await?

@@ -69,7 +69,8 @@ async fn delete(call: Call, Path(org): Path<OrganizationName>) -> Result<StatusC
     let mut tx = call.begin().await?;
     let allowed = call.authorize::<DeleteOrganization>(&mut tx, &org).await?;
     queries::begin_deletion(&mut tx, &allowed, call.now()).await?;
-    call.record(&mut tx, &allowed, "organization.delete", org.to_string()).await?;
+    call.record(&mut tx, &allowed, "organization.delete", org.to_string())
+        .await?;
     tx.commit().await?;
     call.app.planes.forget_route(allowed.organization());
     call.app.planes.signal(allowed.organization());

@@ -84,7 +84,9 @@ impl Planes {
 
     /// Where the plane is, if it runs.
     pub fn route(&self, organization: OrganizationId) -> Option<Route> {
-        self.table().get(&organization).and_then(|live| live.route.borrow().clone())
+        self.table()
+            .get(&organization)
+            .and_then(|live| live.route.borrow().clone())
     }
 
     /// Whether it runs.

@@ -40,7 +40,11 @@ pub(crate) async fn enqueue(
     let password = SecretToken::generate(TokenKind::Agent, app.environment.random());
     let sealed = app
         .vault
-        .seal(&app.environment, &password_purpose(organization), password.expose().as_bytes())
+        .seal(
+            &app.environment,
+            &password_purpose(organization),
+            password.expose().as_bytes(),
+        )
         .map_err(chassis::http::ApiError::internal)?;
     queries::insert_plane(tx, proof, organization, &sealed, app.environment.now()).await?;
     Ok(())

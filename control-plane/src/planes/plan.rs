@@ -181,7 +181,9 @@ fn plan_deletion(seen: &Seen) -> Vec<Step> {
 /// How long to wait after that many failures in a row: doubling from 200 ms up to a minute, and up to half as much again
 /// by `jitter` (0 to 255), so that planes that failed together do not come back together.
 pub fn back_off(failures: u32, jitter: u8) -> Duration {
-    let base = 200_i64.saturating_mul(1 << failures.saturating_sub(1).min(9)).min(60_000);
+    let base = 200_i64
+        .saturating_mul(1 << failures.saturating_sub(1).min(9))
+        .min(60_000);
     Duration::milliseconds(base + base * i64::from(jitter) / 510)
 }
 

@@ -353,3 +353,17 @@ pub async fn list_receipt(
         .fetch_all(pool)
         .await
 }
+
+/// The name of an organization whose plane may be used.
+pub async fn find_name(
+    pool: &PgPool,
+    _proof: &System,
+    organization: OrganizationId,
+) -> Result<Option<OrganizationName>, sqlx::Error> {
+    let row: Option<(Text<OrganizationName>,)> =
+        sqlx::query_as("select name from organizations where id = $1 and state in ('active', 'suspended')")
+            .bind(organization.to_string())
+            .fetch_optional(pool)
+            .await?;
+    Ok(row.map(|(name,)| name.0))
+}

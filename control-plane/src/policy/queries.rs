@@ -126,14 +126,12 @@ pub(super) async fn find_team<A: Action>(
 
 /// Notes that the plane enforces an epoch.
 pub(super) async fn acknowledge(tx: &mut Tx, plane: &AsPlane, epoch: u64) -> Result<(), sqlx::Error> {
-    sqlx::query(
-        "update planes set acknowledged_epoch = $2 where organization_id = $1 and acknowledged_epoch < $2",
-    )
-    .bind(plane.organization().to_string())
-    .bind(signed(epoch))
-    .execute(&mut **tx)
-    .await
-    .map(|_| ())
+    sqlx::query("update planes set acknowledged_epoch = $2 where organization_id = $1 and acknowledged_epoch < $2")
+        .bind(plane.organization().to_string())
+        .bind(signed(epoch))
+        .execute(&mut **tx)
+        .await
+        .map(|_| ())
 }
 
 /// Everything that the organization's data plane decides access by, as the transaction sees it. The transaction must
@@ -293,21 +291,23 @@ async fn list_releases(tx: &mut Tx, id: &str) -> Result<Vec<Release>, sqlx::Erro
     }
     Ok(rows
         .into_iter()
-        .map(|(id, pipeline, spec_digest, purpose, retroactive, created_at, expires_at, revoked_at)| {
-            let (domains, approvers) = domains.remove(&id.0).unwrap_or_default();
-            Release {
-                id: id.0,
-                domains,
-                pipeline: pipeline.0,
-                spec_digest,
-                purpose,
-                approvers,
-                retroactive,
-                created_at,
-                expires_at,
-                revoked_at,
-            }
-        })
+        .map(
+            |(id, pipeline, spec_digest, purpose, retroactive, created_at, expires_at, revoked_at)| {
+                let (domains, approvers) = domains.remove(&id.0).unwrap_or_default();
+                Release {
+                    id: id.0,
+                    domains,
+                    pipeline: pipeline.0,
+                    spec_digest,
+                    purpose,
+                    approvers,
+                    retroactive,
+                    created_at,
+                    expires_at,
+                    revoked_at,
+                }
+            },
+        )
         .collect())
 }
 

@@ -84,9 +84,12 @@ pub async fn find_target<A: Action>(tx: &mut Tx, allowed: &Allowed<A>, text: &st
             .map(Target::Project)
             .map_err(|e| Refusal::invalid("/resource", format!("{e}")));
     }
-    let repo: RepoRef = text
-        .parse()
-        .map_err(|_| Refusal::invalid("/resource", format!("`{text}` is not a resource: write `org`, `project:NAME` or `[project/]repo`")))?;
+    let repo: RepoRef = text.parse().map_err(|_| {
+        Refusal::invalid(
+            "/resource",
+            format!("`{text}` is not a resource: write `org`, `project:NAME` or `[project/]repo`"),
+        )
+    })?;
     let project = repo.project.unwrap_or_else(ProjectName::default_project);
     let id = queries::find_domain(tx, allowed, &project, &repo.repo)
         .await?
@@ -131,8 +134,16 @@ pub async fn require<A: Action>(
     }
     if !allowed.actor().covers(permission.as_str(), &target.scope()) {
         return Err(Refusal::not_allowed(
-            &format!("the token's scopes do not allow `{}` on `{}`", permission.as_str(), target.shown()),
-            format!("use a token with the scope `{}:{}`", permission.as_str(), target.scope()),
+            &format!(
+                "the token's scopes do not allow `{}` on `{}`",
+                permission.as_str(),
+                target.shown()
+            ),
+            format!(
+                "use a token with the scope `{}:{}`",
+                permission.as_str(),
+                target.scope()
+            ),
         ));
     }
     if own.contains(&permission) || managers && manages {
@@ -149,7 +160,10 @@ pub async fn find_principal<A: Action>(tx: &mut Tx, allowed: &Allowed<A>, text: 
     queries::find_principal(tx, allowed, text).await?.ok_or_else(|| {
         Refusal::new(
             ProblemKind::Invalid,
-            format!("`{text}` is neither a member nor a service account of `{}`", allowed.organization_name()),
+            format!(
+                "`{text}` is neither a member nor a service account of `{}`",
+                allowed.organization_name()
+            ),
         )
         .hint("write an e-mail address or `sa:NAME`; people must accept an invitation first (`howdah org invite`)")
     })

@@ -52,7 +52,11 @@ async fn create(
     // Nothing is held while the hash is worked out: a crowd of log-ins must not take all connections.
     drop(tx);
     let (account, stored) = found.map_or((None, None), |(account, hash)| (Some(account), Some(hash)));
-    let fits = app.passwords.verify(password, stored).await.map_err(ApiError::internal)?;
+    let fits = app
+        .passwords
+        .verify(password, stored)
+        .await
+        .map_err(ApiError::internal)?;
     let Some(account) = account.filter(|_| fits) else {
         return Err(refused());
     };

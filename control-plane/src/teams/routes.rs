@@ -62,7 +62,8 @@ async fn create(
             format!("there is a team `{}` in `{org}` already", team.name),
         ));
     }
-    call.record(&mut tx, &allowed, "team.create", team.name.to_string()).await?;
+    call.record(&mut tx, &allowed, "team.create", team.name.to_string())
+        .await?;
     policy::commit(&call.app, tx, &allowed).await?;
     Ok((StatusCode::CREATED, Json(team)))
 }
@@ -104,7 +105,8 @@ async fn add_member(
         .ok_or_else(Refusal::not_found)?;
     let principal = subjects::find_principal(&mut tx, &allowed, &member).await?;
     queries::insert_member(&mut tx, &allowed, id, principal).await?;
-    call.record(&mut tx, &allowed, "team.add", format!("{member} to {name}")).await?;
+    call.record(&mut tx, &allowed, "team.add", format!("{member} to {name}"))
+        .await?;
     Ok(changed(policy::commit(&call.app, tx, &allowed).await?))
 }
 

@@ -160,3 +160,27 @@ pub struct ApiToken {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret: Option<String>,
 }
+
+/// Where an organization's data plane stands.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PlaneStatus {
+    /// `requested`, `provisioning`, `ready`, `degraded`, `asleep`, `deleting` or `deleted`.
+    pub state: String,
+    /// Its own address while it runs.
+    pub url: Option<String>,
+    /// What is in the way, oldest first.
+    pub conditions: Vec<PlaneCondition>,
+    /// The version of the data plane that brought its schema up to date.
+    pub schema_version: Option<String>,
+}
+
+/// Something that is in a plane's way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlaneCondition {
+    /// Its kind, a fixed word.
+    pub kind: String,
+    /// What, why, what to do.
+    pub reason: String,
+    /// Since when.
+    pub since: DateTime<Utc>,
+}

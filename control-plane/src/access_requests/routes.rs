@@ -1,0 +1,88 @@
+//! `POST,GET …/access-requests`.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::http::StatusCode;
+use axum::routing::post;
+use chassis::http::{Json, Path, Query};
+use contract::api::Page;
+use contract::names::OrganizationName;
+use contract::reference::CommitRef;
+use serde::Deserialize;
+
+use super::{AccessRequestView, queries};
+use crate::app::App;
+use crate::authz::{ChangePolicy, ViewPolicy};
+use crate::call::Call;
+use crate::grants;
+use crate::paging::PageQuery;
+use crate::refusal::Refusal;
+
+const MESSAGE_LENGTH_MAX: usize = 1000;
+const MISSING_MAX: usize = 200;
+
+/// The routes of this slice.
+pub fn router() -> Router<Arc<App>> {
+    Router::new().route("/v1/organizations/{org}/access-requests", post(create).get(list))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NewRequest {
+    #[serde(rename = "ref")]
+    reference: String,
+    #[serde(default)]
+    missing: Vec<String>,
+    #[serde(default)]
+    message: String,
+}
+
+async fn create(
+    call: Call,
+    Path(org): Path<OrganizationName>,
+    Json(body): Json<NewRequest>,
+) -> Result<(StatusCode, Json<AccessRequestView>), Refusal> {
+    let parsed = body.reference.parse::<CommitRef>();
+    parsed.map_err(|e| Refusal::invalid("/ref", e.to_string()))?;
+    if body.message.len() > MESSAGE_LENGTH_MAX {
+        return Err(Refusal::invalid(
+            "/message",
+            format!("a message has at most {MESSAGE_LENGTH_MAX} bytes"),
+        ));
+    }
+    if body.missing.len() > MISSING_MAX || body.missing.iter().any(|m| m.len() > 200) {
+        return Err(Refusal::invalid(
+            "/missing",
+            format!("a request names at most {MISSING_MAX} domains"),
+        ));
+    }
+    let mut tx = call.begin().await?;
+    let allowed = call.authorize::<ChangePolicy>(&mut tx, &org).await?;
+    let new = AccessRequestView {
+        id: call.id(),
+        by: call.actor.name().to_owned(),
+        reference: body.reference,
+        missing: body.missing,
+        message: body.message,
+        created_at: call.now(),
+    };
+    queries::insert_request(&mut tx, &allowed, &new).await?;
+    let subject = format!("{} for {}", new.id, new.reference);
+    call.record(&mut tx, &allowed, "access_request.create", subject).await?;
+    tx.commit().await?;
+    Ok((StatusCode::CREATED, Json(new)))
+}
+
+async fn list(
+    call: Call,
+    Path(org): Path<OrganizationName>,
+    Query(page): Query<PageQuery>,
+) -> Result<Json<Page<AccessRequestView>>, Refusal> {
+    let window = page.window()?;
+    let mut tx = call.begin().await?;
+    let allowed = call.authorize::<ViewPolicy>(&mut tx, &org).await?;
+    let administered = grants::queries::list_administered(&mut tx, &allowed).await?;
+    let rows = queries::list_requests(&mut tx, &allowed, &administered, &window).await?;
+    Ok(Json(window.page(rows, |r| r.id.to_string())))
+}

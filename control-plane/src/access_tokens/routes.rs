@@ -1,0 +1,68 @@
+//! `POST /v1/access-tokens`.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::routing::post;
+use chassis::http::{ApiError, Json};
+use contract::api::{AccessTokenMade, AccessTokenRequest, Organization};
+use contract::names::OrganizationName;
+use contract::problem::ProblemKind;
+
+use crate::app::App;
+use crate::authz::UsePlane;
+use crate::call::Call;
+use crate::database::Tx;
+use crate::refusal::Refusal;
+use crate::{organizations, planes, policy};
+
+/// The routes of this slice.
+pub fn router() -> Router<Arc<App>> {
+    Router::new().route("/v1/access-tokens", post(create))
+}
+
+async fn create(call: Call, Json(body): Json<AccessTokenRequest>) -> Result<Json<AccessTokenMade>, Refusal> {
+    let mut tx = call.begin().await?;
+    let name = match body.organization {
+        Some(name) => name,
+        None => only_organization(&call, &mut tx).await?,
+    };
+    let allowed = call.authorize::<UsePlane>(&mut tx, &name).await?;
+    drop(tx);
+    let app = &call.app;
+    let route = planes::wake(app, allowed.organization()).await?;
+    // Read after the wake: the epoch that the caller must see is the newest one that there is when he gets the token.
+    let mut tx = call.begin().await?;
+    let epoch = policy::queries::get_epoch(&mut tx, &allowed).await?;
+    drop(tx);
+    let jti = format!("{:032x}", u128::from_be_bytes(app.environment.random()));
+    let claims = super::claims(&allowed, &app.public_url, call.now(), jti);
+    Ok(Json(AccessTokenMade {
+        access_token: app.signer.sign(&claims).map_err(ApiError::internal)?,
+        expires_in: u64::try_from(claims.exp - claims.iat).unwrap_or(0),
+        plane_url: format!("{}/o/{}", app.public_url, allowed.organization_name()),
+        direct_url: Some(route.url),
+        epoch,
+        organization: Organization {
+            id: allowed.organization(),
+            name: allowed.organization_name().clone(),
+            role: allowed.role(),
+            created_at: allowed.created_at(),
+        },
+    }))
+}
+
+async fn only_organization(call: &Call, tx: &mut Tx) -> Result<OrganizationName, Refusal> {
+    let mut own = organizations::queries::list_own(tx, &call.actor).await?;
+    let names: Vec<String> = own.iter().map(|o| o.name.to_string()).collect();
+    match (own.pop(), own.is_empty()) {
+        (Some(only), true) => Ok(only.name),
+        (Some(_), false) => Err(Refusal::new(
+            ProblemKind::Invalid,
+            format!("you belong to several organizations: {}", names.join(", ")),
+        )
+        .hint("name one: `organization` in the body, HOWDAH_ORG or `howdah org use NAME`")),
+        (None, _) => Err(Refusal::new(ProblemKind::Invalid, "you belong to no organization yet")
+            .hint("make one with `howdah org create NAME`, or accept an invitation")),
+    }
+}

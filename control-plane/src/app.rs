@@ -1,0 +1,169 @@
+//! The service: what all handlers share, how it is put together from its configuration, and its router.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use anyhow::Context;
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::get;
+use chassis::Environment;
+use chassis::http::{ApiError, Path, with_common_layers};
+use chassis::process::Shutdown;
+use chassis::signed::Signer;
+use contract::config::ControlPlaneConfig;
+use contract::ids::OrganizationId;
+use contract::problem::ProblemKind;
+use sqlx::PgPool;
+use tokio::sync::mpsc;
+
+use crate::accounts::passwords::Passwords;
+use crate::gateway::PlaneClient;
+use crate::planes::Planes;
+use crate::policy::Announcer;
+use crate::rate_limits::{Limiters, RateLimits};
+use crate::vault::Vault;
+use crate::{
+    access_requests, access_tokens, accounts, database, domains, gateway, grants, invitations, keys, members,
+    organizations, planes, policy, releases, service_accounts, sessions, teams, tokens,
+};
+
+/// What all handlers share.
+pub struct App {
+    /// The control plane's database.
+    pub pool: PgPool,
+    /// Time and randomness.
+    pub environment: Environment,
+    /// Encrypts stored secrets.
+    pub vault: Vault,
+    /// Signs access tokens and policies.
+    pub signer: Signer,
+    /// The public keys.
+    pub jwks: serde_json::Value,
+    /// Hashes passwords.
+    pub passwords: Passwords,
+    /// Counts tries.
+    pub limiters: Limiters,
+    /// Epochs and who waits for them.
+    pub policy: Announcer,
+    /// The running planes.
+    pub planes: Arc<Planes>,
+    /// Speaks to data planes.
+    pub plane_client: PlaneClient,
+    /// What people reach the service by; the issuer of its tokens.
+    pub public_url: String,
+    /// A plane that nobody needs for that long is stopped.
+    pub idle_seconds: u64,
+    /// The process's shutdown.
+    pub shutdown: Shutdown,
+}
+
+impl App {
+    /// Opens the database, brings it up to date, reads the keys. The receiver is the reconciler's.
+    ///
+    /// # Errors
+    /// When the database is away or the master key is not its own.
+    pub async fn open(
+        config: &ControlPlaneConfig,
+        public_url: String,
+        environment: Environment,
+        limits: &RateLimits,
+        shutdown: Shutdown,
+    ) -> anyhow::Result<(Arc<Self>, mpsc::UnboundedReceiver<OrganizationId>)> {
+        let pool = database::open(&config.database_url).await?;
+        let vault = Vault::new(&config.master_key)?;
+        let keys = keys::open(&pool, &vault, &environment).await?;
+        let passwords = Passwords::new(environment.clone());
+        passwords.warm_up().await.context("a first password hash")?;
+        let (planes, signals) = Planes::new();
+        let app = Self {
+            pool,
+            vault,
+            signer: keys.signer,
+            jwks: keys.jwks,
+            passwords,
+            limiters: Limiters::new(limits),
+            policy: Announcer::default(),
+            planes: Arc::new(planes),
+            plane_client: gateway::client(),
+            public_url,
+            idle_seconds: config.idle_seconds,
+            environment,
+            shutdown,
+        };
+        Ok((Arc::new(app), signals))
+    }
+
+    /// For how long nobody must have needed a plane before it is stopped.
+    pub fn idle_limit(&self) -> chrono::Duration {
+        chrono::Duration::seconds(i64::try_from(self.idle_seconds).unwrap_or(i64::MAX / 1000))
+    }
+}
+
+/// All routes.
+pub fn router(app: Arc<App>) -> Router {
+    let api = Router::new()
+        .merge(accounts::router())
+        .merge(sessions::router())
+        .merge(organizations::router())
+        .merge(members::router())
+        .merge(invitations::router())
+        .merge(teams::router())
+        .merge(service_accounts::router())
+        .merge(tokens::router())
+        .merge(grants::router())
+        .merge(releases::router())
+        .merge(access_requests::router())
+        .merge(policy::router())
+        .merge(domains::router())
+        .merge(access_tokens::router())
+        .merge(keys::router())
+        .merge(planes::router())
+        .route("/healthz", get(|| async { StatusCode::NO_CONTENT }))
+        .route("/readyz", get(ready))
+        .route("/problems/{slug}", get(problem_page))
+        .merge(gateway::router())
+        .with_state(app);
+    with_common_layers(api)
+}
+
+async fn ready(State(app): State<Arc<App>>) -> Result<StatusCode, ApiError> {
+    sqlx::query("select 1")
+        .execute(&app.pool)
+        .await
+        .map_err(ApiError::overloaded)?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn problem_page(
+    Path(slug): Path<String>,
+) -> Result<([(http::HeaderName, &'static str); 1], &'static str), ApiError> {
+    ProblemKind::ALL
+        .iter()
+        .find(|kind| kind.slug() == slug)
+        .map(|kind| {
+            (
+                [(http::header::CONTENT_TYPE, "text/markdown; charset=utf-8")],
+                kind.page(),
+            )
+        })
+        .ok_or_else(ApiError::not_found)
+}
+
+/// Serves until the shutdown begins, then finishes the requests that are there, but does not wait for ever.
+///
+/// # Errors
+/// When the listener fails.
+pub async fn serve(app: Arc<App>, listener: tokio::net::TcpListener) -> anyhow::Result<()> {
+    let shutdown = app.shutdown.clone();
+    let service = router(app).into_make_service_with_connect_info::<SocketAddr>();
+    let server = axum::serve(listener, service).with_graceful_shutdown(shutdown.begun());
+    tokio::select! {
+        ended = std::future::IntoFuture::into_future(server) => ended.context("the server ended"),
+        () = async {
+            shutdown.begun().await;
+            tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+        } => Ok(()),
+    }
+}

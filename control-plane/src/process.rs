@@ -1,0 +1,145 @@
+//! The process: from its configuration to a serving control plane with its reconciler, and back down again.
+
+use std::path::Path;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use chassis::Environment;
+use chassis::process::Shutdown;
+use contract::config::ControlPlaneConfig;
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{Connection, PgConnection};
+use tokio::net::TcpListener;
+
+use crate::app::{self, App};
+use crate::planes::local::{LocalCloud, LocalSettings};
+use crate::planes::reconciler::Reconciler;
+use crate::rate_limits::RateLimits;
+
+/// Any number that only this service uses: the advisory lock of the one reconciler.
+const RECONCILER_LOCK: i64 = 0x686f_7764_6168;
+
+/// Serves until the shutdown; calls `ready` with the address once requests are answered.
+///
+/// # Errors
+/// When it cannot start, with what to do.
+pub async fn serve(
+    config: ControlPlaneConfig,
+    environment: Environment,
+    shutdown: Shutdown,
+    ready: impl FnOnce(&str),
+) -> anyhow::Result<()> {
+    make_home(&config.home)?;
+    let listener = TcpListener::bind(&config.listen).await.with_context(|| {
+        format!(
+            "the address `{}` cannot be listened on; choose another with `--listen`",
+            config.listen
+        )
+    })?;
+    let local = format!("http://{}", listener.local_addr()?);
+    let public_url = match config.public_url.trim_end_matches('/') {
+        url if url.is_empty() || url.ends_with(":0") => local.clone(),
+        url => url.to_owned(),
+    };
+    let (app, signals) = App::open(
+        &config,
+        public_url,
+        environment,
+        &RateLimits::default(),
+        shutdown.clone(),
+    )
+    .await?;
+    close_own_database(&app).await;
+    let cloud = cloud(&config, &app, local)?;
+    let reconciler = Reconciler::new(Arc::clone(&app), Arc::new(cloud));
+    let (url, stop) = (config.database_url.clone(), shutdown.clone());
+    shutdown.spawn("reconciler", async move {
+        let lease = tokio::select! {
+            lease = lease(&url) => lease,
+            () = stop.begun() => return,
+        };
+        reconciler.run(signals).await;
+        drop(lease);
+    });
+    spawn_forgetting(&app);
+    ready(&app.public_url);
+    let served = app::serve(Arc::clone(&app), listener).await;
+    shutdown.begin();
+    shutdown.finished().await;
+    app.pool.close().await;
+    served
+}
+
+fn cloud(config: &ControlPlaneConfig, app: &Arc<App>, control_url: String) -> anyhow::Result<LocalCloud> {
+    let settings = LocalSettings {
+        home: config.home.clone(),
+        data_plane_binary: config.data_plane_binary.clone(),
+        sandbox_binary: config.sandbox_binary.clone(),
+        control_url,
+        issuer: app.public_url.clone(),
+        jwks: app.jwks.clone(),
+        database: PgConnectOptions::from_str(&config.database_url).context("`database_url` is not a PostgreSQL URL")?,
+    };
+    let planes = Arc::clone(&app.planes);
+    Ok(LocalCloud::new(settings, app.pool.clone(), move |organization| {
+        planes.signal(organization);
+    }))
+}
+
+/// Waits until no other reconciler works on this database. The lock ends with the connection.
+async fn lease(url: &str) -> PgConnection {
+    loop {
+        match try_lease(url).await {
+            Ok(Some(connection)) => return connection,
+            Ok(None) => tracing::info!("another control plane reconciles the planes; waiting for it to end"),
+            Err(error) => tracing::warn!("the reconciler's lease cannot be taken: {error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+}
+
+async fn try_lease(url: &str) -> Result<Option<PgConnection>, sqlx::Error> {
+    let mut connection = PgConnection::connect(url).await?;
+    let (taken,): (bool,) = sqlx::query_as("select pg_try_advisory_lock($1)")
+        .bind(RECONCILER_LOCK)
+        .fetch_one(&mut connection)
+        .await?;
+    Ok(taken.then_some(connection))
+}
+
+/// Tenants' roles have no business in the control plane's database.
+async fn close_own_database(app: &App) {
+    let closed = sqlx::query(
+        "do $$ begin execute format('revoke connect on database %I from public', current_database()); end $$",
+    )
+    .execute(&app.pool)
+    .await;
+    if let Err(error) = closed {
+        tracing::warn!("the control plane's database could not be closed to other roles: {error}");
+    }
+}
+
+fn spawn_forgetting(app: &Arc<App>) {
+    let (app, shutdown) = (Arc::clone(app), app.shutdown.clone());
+    shutdown.clone().spawn("forget old tries", async move {
+        let mut timer = tokio::time::interval(Duration::from_secs(300));
+        loop {
+            tokio::select! {
+                () = shutdown.begun() => return,
+                _ = timer.tick() => app.limiters.forget_old(),
+            }
+        }
+    });
+}
+
+fn make_home(home: &Path) -> anyhow::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        // Others may pass through it, not list it: PostgreSQL runs as another user when root starts the service.
+        .mode(0o711)
+        .create(home)
+        .with_context(|| format!("the state directory `{}` cannot be made", home.display()))
+}

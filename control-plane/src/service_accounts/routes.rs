@@ -1,0 +1,90 @@
+//! `POST,GET …/service-accounts`, `DELETE …/service-accounts/{name}`.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::http::StatusCode;
+use axum::routing::{delete, post};
+use chassis::http::{Json, Path, Query};
+use contract::api::{Page, PolicyChanged};
+use contract::names::{OrganizationName, ServiceAccountName};
+use contract::policy::Principal;
+use contract::problem::ProblemKind;
+use serde::Deserialize;
+
+use super::{ServiceAccountView, queries};
+use crate::app::App;
+use crate::authz::{ManageServiceAccounts, ViewOrganization};
+use crate::call::Call;
+use crate::paging::PageQuery;
+use crate::refusal::Refusal;
+use crate::{members, policy};
+
+/// The routes of this slice.
+pub fn router() -> Router<Arc<App>> {
+    Router::new()
+        .route("/v1/organizations/{org}/service-accounts", post(create).get(list))
+        .route("/v1/organizations/{org}/service-accounts/{name}", delete(remove))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NewServiceAccount {
+    name: ServiceAccountName,
+}
+
+async fn create(
+    call: Call,
+    Path(org): Path<OrganizationName>,
+    Json(body): Json<NewServiceAccount>,
+) -> Result<(StatusCode, Json<ServiceAccountView>), Refusal> {
+    let mut tx = call.begin().await?;
+    let allowed = call.authorize::<ManageServiceAccounts>(&mut tx, &org).await?;
+    let new = ServiceAccountView {
+        id: call.id(),
+        name: body.name,
+        created_at: call.now(),
+    };
+    if !queries::insert_service_account(&mut tx, &allowed, &new).await? {
+        return Err(Refusal::new(
+            ProblemKind::AlreadyExists,
+            format!("there is a service account `{}` in `{org}` already", new.name),
+        ));
+    }
+    call.record(&mut tx, &allowed, "service_account.create", new.name.to_string())
+        .await?;
+    policy::commit(&call.app, tx, &allowed).await?;
+    Ok((StatusCode::CREATED, Json(new)))
+}
+
+async fn list(
+    call: Call,
+    Path(org): Path<OrganizationName>,
+    Query(page): Query<PageQuery>,
+) -> Result<Json<Page<ServiceAccountView>>, Refusal> {
+    let window = page.window()?;
+    let mut tx = call.begin().await?;
+    let allowed = call.authorize::<ViewOrganization>(&mut tx, &org).await?;
+    let rows = queries::list_service_accounts(&mut tx, &allowed, &window).await?;
+    Ok(Json(window.page(rows, |s| s.id.to_string())))
+}
+
+async fn remove(
+    call: Call,
+    Path((org, name)): Path<(OrganizationName, String)>,
+) -> Result<Json<PolicyChanged>, Refusal> {
+    let mut tx = call.begin().await?;
+    let allowed = call.authorize::<ManageServiceAccounts>(&mut tx, &org).await?;
+    let found = queries::find_service_account(&mut tx, &allowed, &name)
+        .await?
+        .ok_or_else(Refusal::not_found)?;
+    members::queries::strip_principal(&mut tx, &allowed, Principal::ServiceAccount(found.id), call.now()).await?;
+    queries::delete_service_account(&mut tx, &allowed, found.id, call.now()).await?;
+    call.record(&mut tx, &allowed, "service_account.delete", found.name.to_string())
+        .await?;
+    let epoch = policy::commit(&call.app, tx, &allowed).await?;
+    Ok(Json(PolicyChanged {
+        epoch,
+        acknowledged: None,
+    }))
+}
