@@ -1,3 +1,5 @@
+//! Tables of inputs and the datums that they yield.
+
 use contract::names::ProjectName;
 use serde_json::{Value, json};
 use uuid::Uuid;

@@ -1,3 +1,5 @@
+//! Tables of globs and paths, one line for each statement about the language.
+
 use super::*;
 
 fn yes(glob: &str, path: &str) -> Vec<String> {

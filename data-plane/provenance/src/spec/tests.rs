@@ -1,3 +1,5 @@
+//! What specs are read, refused, and told apart by their digests.
+
 use serde_json::json;
 
 use super::*;

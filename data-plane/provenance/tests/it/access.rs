@@ -430,3 +430,41 @@ fn a_cached_decision_dies_with_the_epoch_and_with_the_release() {
     });
     assert!(!allowed(&revoked.policy, day(2)));
 }
+
+#[test]
+fn a_witness_does_not_go_through_a_released_edge() {
+    let s = story(|_| {});
+    let own = OriginSet::own(domain(IMAGES));
+    let released = OriginSet::combine(domain(SCORE_RED), &[(&own, s.edge.clone())]);
+    let long = OriginSet::combine(domain(TRUTH), &[(&own, Edge::plain())]);
+    let longer = OriginSet::combine(domain(DETECT_RED), &[(&long, Edge::plain())]);
+    let end = OriginSet::combine(
+        domain(CODE_RED),
+        &[(&released, Edge::plain()), (&longer, Edge::plain())],
+    );
+    let mut lineage = lineage(&s.edge);
+    lineage.object = commit(CODE_RED);
+    for (to, from) in [
+        (SCORE_RED, vec![IMAGES]),
+        (TRUTH, vec![IMAGES]),
+        (DETECT_RED, vec![TRUTH]),
+        (CODE_RED, vec![SCORE_RED, DETECT_RED]),
+    ] {
+        let node = lineage.nodes.get_mut(&commit(to)).unwrap();
+        node.inputs = from.into_iter().map(commit).collect();
+    }
+    let told = explain(
+        &s.policy,
+        &person(HOST),
+        &person(BLUE),
+        Verb::Read,
+        &end,
+        &lineage,
+        day(2),
+    )
+    .unwrap();
+    let images = told.missing.iter().find(|m| m.domain == "default/images").unwrap();
+    let commits: Vec<&str> = images.witness.iter().map(|s| s.split_once('@').unwrap().1).collect();
+    let expected = [IMAGES, TRUTH, DETECT_RED, CODE_RED].map(|n| commit(n).to_string());
+    assert_eq!(commits, expected);
+}

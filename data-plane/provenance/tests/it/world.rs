@@ -63,9 +63,7 @@ impl World {
     }
 
     fn random_commit(&self, seed: &mut Seed, n: usize, domains: &[Domain]) -> MadeCommit {
-        let mut inputs: Vec<usize> = (0..seed.below(4))
-            .filter_map(|_| (n > 0).then(|| seed.below(n)))
-            .collect();
+        let mut inputs: Vec<usize> = (0..seed.below(4)).filter(|_| n > 0).map(|_| seed.below(n)).collect();
         inputs.sort_unstable();
         inputs.dedup();
         let mut made = MadeCommit {
@@ -140,15 +138,20 @@ impl World {
         if made.domain == domain {
             return true;
         }
-        let excused = made.digest.as_ref().is_some_and(|digest| {
+        !self.naively_excuses(commit, domain) && made.inputs.iter().any(|i| self.naively_exposes(*i, domain))
+    }
+
+    /// Whether the edges into that commit are released for the domain.
+    pub fn naively_excuses(&self, commit: usize, domain: DomainId) -> bool {
+        let made = &self.commits[commit];
+        made.digest.as_ref().is_some_and(|digest| {
             self.policy.snapshot().releases.iter().any(|r| {
                 let there = r.pipeline == made.domain && r.spec_digest == *digest && r.domains.contains(&domain);
                 let since = r.retroactive || r.created_at <= made.at;
                 let still = |at| at < r.expires_at && r.revoked_at.is_none_or(|revoked| at < revoked);
                 there && since && still(made.at) && still(self.now)
             })
-        });
-        !excused && made.inputs.iter().any(|i| self.naively_exposes(*i, domain))
+        })
     }
 
     /// The grants, looked through one by one.
