@@ -4,6 +4,8 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 /// The cgroup this process joined, and where it came from.
 pub(super) struct Group {
@@ -54,8 +56,20 @@ impl Group {
     pub(super) fn leave(self) -> bool {
         let killed = has_killed(&self.events());
         // A group that cannot be removed is empty and harmless.
-        let _ = enter(&self.home).and_then(|()| fs::remove_dir(&self.path));
+        if enter(&self.home).is_ok() {
+            remove(&self.path);
+        }
         killed
+    }
+}
+
+/// Removes an empty group. The kernel may take a process out of its group a moment after its parent was told of its end.
+fn remove(group: &Path) {
+    for wait_ms in [0, 1, 2, 5, 10, 20, 50, 100] {
+        thread::sleep(Duration::from_millis(wait_ms));
+        if !matches!(fs::remove_dir(group), Err(error) if error.kind() == io::ErrorKind::ResourceBusy) {
+            return;
+        }
     }
 }
 
