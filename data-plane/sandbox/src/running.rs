@@ -173,6 +173,7 @@ fn start(binary: &Path, isolation: Isolation, spec: &mut Spec) -> Result<Started
     let (socket, theirs) = UnixStream::pair().map_err(start_error)?;
     command
         .env_clear()
+        .env(inside::ONE_ARENA.0, inside::ONE_ARENA.1)
         .current_dir("/")
         .stdin(Stdio::from(OwnedFd::from(theirs)))
         .stdout(Stdio::piped())

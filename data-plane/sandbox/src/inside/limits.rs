@@ -12,6 +12,8 @@ use crate::run::Limits;
 
 /// Against fork bombs when the specification says nothing.
 const DEFAULT_PROCESSES: u64 = 4096;
+/// What the supervisor runs itself under the same limit: its own thread, one that watches and one that feeds.
+const SUPERVISOR_THREADS: u64 = 3;
 /// The kernel takes user code before any daemon when the whole machine runs out of memory.
 const OOM_SCORE_ADJUSTMENT: &str = "500";
 
@@ -22,6 +24,7 @@ pub(super) fn apply(limits: &Limits, own_count: bool) -> Setup<()> {
     // Best effort: refused where /proc is not writable, and only a courtesy.
     let _ = fs::write("/proc/self/oom_score_adj", OOM_SCORE_ADJUSTMENT);
     let processes = limits.processes.or(own_count.then_some(DEFAULT_PROCESSES));
+    let processes = processes.map(|processes| processes.saturating_add(SUPERVISOR_THREADS));
     let wanted = [
         // Not 0: where crashes go to a program of the host, only 1 keeps the kernel from starting that program.
         (Resource::RLIMIT_CORE, Some(1)),

@@ -24,6 +24,7 @@ use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::unistd::{Gid, Uid};
 
+use self::supervise::{Scope, Supervisor};
 use crate::isolation::Isolation;
 use crate::run::Network;
 use crate::wire::{self, Report, Spec, StdinSpec};
@@ -31,6 +32,8 @@ use crate::wire::{self, Report, Spec, StdinSpec};
 /// Where `bwrap` shows this binary to run in it, and the file that is standard input.
 const BINARY_IN_BUBBLEWRAP: &str = "/run/howdah-sandbox";
 const STDIN_IN_BUBBLEWRAP: &str = "/run/howdah-stdin";
+/// Keeps the C library from reserving 64 MiB per thread of ours, which `RLIMIT_AS` would count.
+pub(crate) const ONE_ARENA: (&str, &str) = ("MALLOC_ARENA_MAX", "1");
 /// Top-level entries of the host that programs need; read-only, and nothing else of the host is visible.
 const PROGRAM_DIRECTORIES: [&str; 9] = [
     "/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc", "/opt",
@@ -217,6 +220,7 @@ fn enter_as_user(network: &str) -> Setup<()> {
 fn start_init(mode: &str, network: &str) -> Setup<()> {
     Command::new("/proc/self/exe")
         .args(["init", mode, network])
+        .env(ONE_ARENA.0, ONE_ARENA.1)
         .stdin(Stdio::inherit())
         .status()
         .map(drop)
@@ -252,8 +256,9 @@ fn run_as_init(socket: &UnixStream, root: bool, no_network: bool) -> Setup<()> {
     };
     // Changing ids forgets the wish to die with the parent.
     die_with_parent()?;
+    let supervisor = Supervisor::new(&spec, input, Scope::Namespace, socket)?;
     limits::apply(&spec.limits, nested)?;
-    supervise::run(&spec, input, supervise::Scope::Namespace, socket)
+    supervisor.run(&spec)
 }
 
 /// The only stage without namespaces of our own: on a machine that allows none, or inside `bwrap`. Does not ask to die
@@ -268,8 +273,9 @@ fn run_plain(socket: &UnixStream) -> Setup<()> {
         identity::drop_to(spec.uid_gid)?;
     }
     prctl::set_dumpable(false).step(|| "hide the supervisor's memory".to_owned())?;
+    let supervisor = Supervisor::new(&spec, input, Scope::Descendants, socket)?;
     limits::apply(&spec.limits, false)?;
-    supervise::run(&spec, input, supervise::Scope::Descendants, socket)
+    supervisor.run(&spec)
 }
 
 /// The kernel kills this process when its parent dies.

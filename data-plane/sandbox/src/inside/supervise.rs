@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::mpsc::{Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -52,7 +53,7 @@ pub(super) enum Scope {
 
 /// Standard input, opened while the host is still visible.
 pub(super) enum Input {
-    Ready(Stdio),
+    File(File),
     Bytes(Vec<u8>),
 }
 
@@ -62,44 +63,89 @@ pub(super) fn open_input(stdin: &StdinSpec, inline: Vec<u8>) -> Setup<Input> {
         StdinSpec::Empty => Input::Bytes(Vec::new()),
         StdinSpec::Inline(_) => Input::Bytes(inline),
         StdinSpec::File(path) => {
-            let file = File::open(path).step(|| format!("open standard input `{}`", path.display()))?;
-            Input::Ready(Stdio::from(file))
+            Input::File(File::open(path).step(|| format!("open standard input `{}`", path.display()))?)
         }
     })
 }
 
-/// Runs the command to its end and reports; returns when nothing of the run is left.
-pub(super) fn run(spec: &Spec, input: Input, scope: Scope, socket: &UnixStream) -> Setup<()> {
-    let started = Instant::now();
-    let killed = Arc::new(AtomicU8::new(NOT_KILLED));
-    let end = match start(spec, input)? {
-        Started::Refused(code) => End::Code(code),
-        Started::As(pid) => {
-            watch(spec.limits, started, scope, socket, &killed)?;
-            reap_until(pid)?
-        }
-    };
-    let wall = started.elapsed();
-    kill_all(scope);
-    reap_rest(scope);
-    let end = match killed.load(Ordering::SeqCst) {
-        TIMED_OUT => End::TimedOut,
-        MEMORY_EXCEEDED => End::MemoryExceeded,
-        HUNG_UP => End::Signal(Signal::SIGKILL as i32),
-        _ => end,
-    };
+/// The supervisor before it starts the command. All its threads run already: user code at its limit of processes, which
+/// counts ours too, could else keep them from being started.
+pub(super) struct Supervisor<'a> {
+    scope: Scope,
+    socket: &'a UnixStream,
+    stdin: Stdio,
+    begin: Sender<Instant>,
+    killed: Arc<AtomicU8>,
+}
+
+impl<'a> Supervisor<'a> {
+    /// Starts the threads that feed and watch the command to come.
+    pub(super) fn new(spec: &Spec, input: Input, scope: Scope, socket: &'a UnixStream) -> Setup<Self> {
+        let killed = Arc::new(AtomicU8::new(NOT_KILLED));
+        let begin = watch(spec.limits, scope, socket, &killed)?;
+        Ok(Self {
+            scope,
+            socket,
+            stdin: feed(input)?,
+            begin,
+            killed,
+        })
+    }
+
+    /// Runs the command to its end and reports; returns when nothing of the run is left.
+    pub(super) fn run(self, spec: &Spec) -> Setup<()> {
+        let started = Instant::now();
+        let end = match start(spec, self.stdin)? {
+            Started::Refused(code) => End::Code(code),
+            Started::As(pid) => {
+                // Fails only when the watcher is gone, which ends when it killed everything.
+                let _ = self.begin.send(started);
+                reap_until(pid)?
+            }
+        };
+        let wall = started.elapsed();
+        kill_all(self.scope);
+        reap_rest(self.scope);
+        let end = match self.killed.load(Ordering::SeqCst) {
+            TIMED_OUT => End::TimedOut,
+            MEMORY_EXCEEDED => End::MemoryExceeded,
+            HUNG_UP => End::Signal(Signal::SIGKILL as i32),
+            _ => end,
+        };
+        // The worker may be gone: then nobody asks.
+        let _ = wire::report(&mut &*self.socket, &finished(end, wall)?);
+        Ok(())
+    }
+}
+
+/// The report, with what all processes that were reaped used.
+fn finished(end: End, wall: Duration) -> Setup<Report> {
     let usage = getrusage(UsageWho::RUSAGE_CHILDREN).step(|| "read resource usage".to_owned())?;
     let microseconds = |time: nix::sys::time::TimeVal| time.tv_sec() * 1_000_000 + time.tv_usec();
-    let report = Report::Finished {
+    Ok(Report::Finished {
         end,
         cpu_us: u64::try_from(microseconds(usage.user_time()) + microseconds(usage.system_time())).unwrap_or(0),
         // Linux counts kibibytes.
         max_rss_bytes: u64::try_from(usage.max_rss()).unwrap_or(0) * 1024,
         wall_us: u64::try_from(wall.as_micros()).unwrap_or(u64::MAX),
+    })
+}
+
+/// Makes standard input of bytes, by a thread when a pipe does not hold them.
+fn feed(input: Input) -> Setup<Stdio> {
+    let bytes = match input {
+        Input::File(file) => return Ok(Stdio::from(file)),
+        Input::Bytes(bytes) if bytes.is_empty() => return Ok(Stdio::null()),
+        Input::Bytes(bytes) => bytes,
     };
-    // The worker may be gone: then nobody asks.
-    let _ = wire::report(&mut &*socket, &report);
-    Ok(())
+    let (reader, mut writer) = std::io::pipe().step(|| "make a pipe".to_owned())?;
+    if bytes.len() <= PIPE_BYTES {
+        writer.write_all(&bytes).step(|| "fill standard input".to_owned())?;
+    } else {
+        // A command that does not read its input to the end is no error.
+        background(move || drop(writer.write_all(&bytes)))?;
+    }
+    Ok(Stdio::from(reader))
 }
 
 enum Started {
@@ -108,7 +154,7 @@ enum Started {
     Refused(i32),
 }
 
-fn start(spec: &Spec, input: Input) -> Setup<Started> {
+fn start(spec: &Spec, stdin: Stdio) -> Setup<Started> {
     let refuse = |code: i32, message: String| {
         let _ = writeln!(std::io::stderr(), "howdah: {message}");
         Ok(Started::Refused(code))
@@ -134,19 +180,6 @@ fn start(spec: &Spec, input: Input) -> Setup<Started> {
     let Some(file) = find_program(program, path) else {
         return refuse(127, format!("no program `{program}` in `{path}`"));
     };
-    let (stdin, rest) = match input {
-        Input::Ready(stdin) => (stdin, None),
-        Input::Bytes(bytes) if bytes.is_empty() => (Stdio::null(), None),
-        Input::Bytes(bytes) => {
-            let (reader, mut writer) = std::io::pipe().step(|| "make a pipe".to_owned())?;
-            if bytes.len() <= PIPE_BYTES {
-                writer.write_all(&bytes).step(|| "fill standard input".to_owned())?;
-                (Stdio::from(reader), None)
-            } else {
-                (Stdio::from(reader), Some((writer, bytes)))
-            }
-        }
-    };
     let mut command = Command::new(&file);
     command
         .args(arguments)
@@ -156,15 +189,9 @@ fn start(spec: &Spec, input: Input) -> Setup<Started> {
         .current_dir(&spec.working_dir)
         .stdin(stdin);
     match command.spawn() {
-        Ok(child) => {
-            if let Some((mut writer, bytes)) = rest {
-                // A command that does not read its input to the end is no error.
-                background(move || drop(writer.write_all(&bytes)))?;
-            }
-            Ok(Started::As(Pid::from_raw(
-                i32::try_from(child.id()).step(|| "number the process".to_owned())?,
-            )))
-        }
+        Ok(child) => Ok(Started::As(Pid::from_raw(
+            i32::try_from(child.id()).step(|| "number the process".to_owned())?,
+        ))),
         Err(error) if error.kind() == ErrorKind::NotFound => refuse(
             127,
             format!("cannot run `{program}`: {error} (or its interpreter is not there)"),
@@ -188,11 +215,16 @@ fn find_program(program: &str, path: &str) -> Option<PathBuf> {
         .find(executable)
 }
 
-/// Watches the life line, the clock and the memory in a thread, and kills everything when one of them says so.
-fn watch(limits: Limits, started: Instant, scope: Scope, socket: &UnixStream, killed: &Arc<AtomicU8>) -> Setup<()> {
+/// Starts the thread that watches the life line, the clock and the memory, and kills everything when one of them says
+/// so. It begins when it is told when the command was started.
+fn watch(limits: Limits, scope: Scope, socket: &UnixStream, killed: &Arc<AtomicU8>) -> Setup<Sender<Instant>> {
     let mut socket = socket.try_clone().step(|| "watch the worker".to_owned())?;
     let killed = Arc::clone(killed);
+    let (begin, begun) = channel();
     background(move || {
+        let Ok(started): Result<Instant, _> = begun.recv() else {
+            return;
+        };
         let reason = loop {
             let rest = limits.wall.map(|wall| wall.saturating_sub(started.elapsed()));
             if rest.is_some_and(|rest| rest.is_zero()) {
@@ -215,14 +247,13 @@ fn watch(limits: Limits, started: Instant, scope: Scope, socket: &UnixStream, ki
         };
         killed.store(reason, Ordering::SeqCst);
         kill_all(scope);
-    })
+    })?;
+    Ok(begin)
 }
 
 fn background(body: impl FnOnce() + Send + 'static) -> Setup<()> {
     let thread = thread::Builder::new().stack_size(WATCHER_STACK_BYTES).spawn(body);
-    thread
-        .map(drop)
-        .step(|| "start a thread (is the address space limit too small?)".to_owned())
+    thread.map(drop).step(|| "start a thread".to_owned())
 }
 
 /// Reaps whatever ends until it is the command.

@@ -144,11 +144,14 @@ fn the_death_of_the_outer_process_kills_the_run() {
         return;
     }
     let sleep = marker();
-    let datum = Datum::shell(&format!("exec sleep {sleep}"));
+    let datum = Datum::new(&["sleep", &sleep]);
     let running = datum.start();
-    eventually("the command to run", || processes_with(&sleep).len() == 1);
-    // The newest child of this process that is a sandbox of ours, found by its only descendant with the marker.
-    let outer = outermost_below(std::process::id(), &processes_with(&sleep)[0]);
+    let mut found = Vec::new();
+    eventually("the command to run", || {
+        found = processes_with(&sleep);
+        found.len() == 1
+    });
+    let outer = outermost_below(std::process::id(), &found[0]);
     kill(Pid::from_raw(outer), Signal::SIGKILL).expect("kill the outer process");
     let exit = running.wait().exit;
     assert!(matches!(exit, Exit::SandboxFailed(_)), "{exit:?}");
