@@ -11,7 +11,8 @@
 //!
 //! Not done: limits of processor time share and of disk space (only of each file's size), a filter of system calls,
 //! session keyrings, and exact memory limits for ordinary users (measured every 20 ms instead; `/dev/shm` is limited by
-//! itself). Under `bwrap` before 0.8 the command can make user namespaces of its own.
+//! itself). Under `bwrap` the command can make user namespaces of its own, in which it finds nothing new. Without
+//! namespaces a command survives the `kill -9` of its supervisor, though not that of the worker.
 
 pub mod inside;
 mod isolation;
