@@ -1,8 +1,8 @@
 //! Whether the plane has something to do. An idle plane is stopped by the control plane, so a request counts until the
 //! last byte of its answer is gone, and a job until it has ended.
 
-use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 
 use chrono::{DateTime, Utc};
 
@@ -45,7 +45,9 @@ impl Activity {
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        self.0.last_ended_ms.store(self.1.now().timestamp_millis(), Ordering::SeqCst);
+        self.0
+            .last_ended_ms
+            .store(self.1.now().timestamp_millis(), Ordering::SeqCst);
         self.0.running.fetch_sub(1, Ordering::SeqCst);
     }
 }

@@ -100,8 +100,11 @@ async fn believed(plane: &Plane, token: &str) -> Answer<AccessClaims> {
     let claims = answer.map_err(|error| match error {
         VerifyError::Expired => Failure::new(ProblemKind::TokenExpired, "the access token has expired")
             .hint("exchange the session or API token for a new one"),
-        other => Failure::new(ProblemKind::SignedOut, format!("the access token is not valid: {other}"))
-            .hint("exchange the session or API token for an access token of this organization"),
+        other => Failure::new(
+            ProblemKind::SignedOut,
+            format!("the access token is not valid: {other}"),
+        )
+        .hint("exchange the session or API token for an access token of this organization"),
     })?;
     if claims.org != plane.organization {
         return Err(Failure::new(
@@ -117,11 +120,10 @@ fn standing(policy: &Policy, claims: &AccessClaims) -> Answer<()> {
         return Err(Failure::new(ProblemKind::SignedOut, "the token was revoked").hint("log in again"));
     }
     if policy.member(claims.sub).is_none() {
-        return Err(Failure::new(
-            ProblemKind::NotAllowed,
-            "you are not a member of this organization",
-        )
-        .hint("ask an owner of the organization for an invitation"));
+        return Err(
+            Failure::new(ProblemKind::NotAllowed, "you are not a member of this organization")
+                .hint("ask an owner of the organization for an invitation"),
+        );
     }
     if !policy.is_active() {
         return Err(Failure::new(
@@ -138,12 +140,13 @@ impl FromRequestParts<Plane> for Call {
 
     async fn from_request_parts(parts: &mut Parts, plane: &Plane) -> Result<Self, Failure> {
         let token = bearer(&parts.headers)?.to_owned();
-        let epoch = match parts.headers.get(&EPOCH) {
-            None => None,
-            Some(value) => Some(value.to_str().ok().and_then(|v| v.parse::<u64>().ok()).ok_or_else(|| {
-                ApiError::new(ProblemKind::Malformed, "the header `Howdah-Epoch` is not a number")
-            })?),
-        };
+        let epoch =
+            match parts.headers.get(&EPOCH) {
+                None => None,
+                Some(value) => Some(value.to_str().ok().and_then(|v| v.parse::<u64>().ok()).ok_or_else(|| {
+                    ApiError::new(ProblemKind::Malformed, "the header `Howdah-Epoch` is not a number")
+                })?),
+            };
         Self::admit(plane.clone(), &token, epoch).await
     }
 }

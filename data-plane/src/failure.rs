@@ -82,8 +82,11 @@ impl From<sqlx::Error> for Failure {
         if let Some(database) = error.as_database_error()
             && database.code().is_some_and(|code| code.starts_with("53100"))
         {
-            return Self::new(ProblemKind::StorageFull, "the database's disk is full; nothing was kept")
-                .hint("free space on the database's disk, then repeat the request");
+            return Self::new(
+                ProblemKind::StorageFull,
+                "the database's disk is full; nothing was kept",
+            )
+            .hint("free space on the database's disk, then repeat the request");
         }
         if is_away(&error) {
             return Self(ApiError::overloaded(&error));
@@ -102,9 +105,9 @@ pub fn is_away(error: &sqlx::Error) -> bool {
         | sqlx::Error::PoolClosed
         | sqlx::Error::WorkerCrashed => true,
         // 08 connection, 40 serialization and deadlock, 53 resources, 57P shutdown and start-up.
-        sqlx::Error::Database(database) => database.code().is_some_and(|code| {
-            ["08", "40", "53", "57P"].iter().any(|class| code.starts_with(class))
-        }),
+        sqlx::Error::Database(database) => database
+            .code()
+            .is_some_and(|code| ["08", "40", "53", "57P"].iter().any(|class| code.starts_with(class))),
         _ => false,
     }
 }
@@ -162,7 +165,11 @@ impl<T> OnConstraint<T> for Result<T, sqlx::Error> {
     fn on_constraint(self, name: &str, replacement: impl FnOnce() -> Failure) -> Answer<T> {
         self.map_err(|error| {
             let violated = error.as_database_error().and_then(|e| e.constraint());
-            if violated == Some(name) { replacement() } else { error.into() }
+            if violated == Some(name) {
+                replacement()
+            } else {
+                error.into()
+            }
         })
     }
 }

@@ -3,6 +3,8 @@
 //! [`call::Call`] (who), gets proofs from [`permissions`] (may they), and passes them to what shows or changes something.
 //! Start reading at `commits/mod.rs`, then `files/upload.rs`.
 
+pub use chassis::Environment;
+
 pub mod activity;
 pub mod branches;
 pub mod call;

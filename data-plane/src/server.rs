@@ -106,10 +106,7 @@ pub async fn serve(config: DataPlaneConfig, shutdown: Shutdown) -> anyhow::Resul
 }
 
 /// Streams may go on for ever, so waiting for running requests has an end.
-async fn with_deadline(
-    server: impl Future<Output = std::io::Result<()>>,
-    shutdown: &Shutdown,
-) -> std::io::Result<()> {
+async fn with_deadline(server: impl Future<Output = std::io::Result<()>>, shutdown: &Shutdown) -> std::io::Result<()> {
     tokio::select! {
         ended = server => ended,
         () = async { shutdown.begun().await; tokio::time::sleep(DRAIN).await } => Ok(()),
@@ -126,7 +123,10 @@ pub async fn migrate(config: &DataPlaneConfig) -> anyhow::Result<()> {
         .connect(&config.database_url)
         .await
         .context("the tenant's database did not answer")?;
-    MIGRATIONS.run(&pool).await.context("a migration failed; nothing of it was kept")?;
+    MIGRATIONS
+        .run(&pool)
+        .await
+        .context("a migration failed; nothing of it was kept")?;
     pool.close().await;
     Ok(())
 }

@@ -48,13 +48,12 @@ pub async fn list_branches(
 
 /// Whether the branch is there.
 pub async fn branch_exists(conn: &mut PgConnection, repo: &Visible, name: &BranchName) -> Answer<bool> {
-    let found = sqlx::query_scalar::<_, bool>(
-        "select exists (select 1 from branches where repo_id = $1 and name = $2)",
-    )
-    .bind(repo.id.uuid())
-    .bind(name.as_str())
-    .fetch_one(conn)
-    .await?;
+    let found =
+        sqlx::query_scalar::<_, bool>("select exists (select 1 from branches where repo_id = $1 and name = $2)")
+            .bind(repo.id.uuid())
+            .bind(name.as_str())
+            .fetch_one(conn)
+            .await?;
     Ok(found)
 }
 
@@ -79,12 +78,7 @@ pub async fn insert_branch(
 }
 
 /// Moves a branch.
-pub async fn update_head(
-    conn: &mut PgConnection,
-    allowed: &Allowed,
-    name: &BranchName,
-    head: CommitId,
-) -> Answer<()> {
+pub async fn update_head(conn: &mut PgConnection, allowed: &Allowed, name: &BranchName, head: CommitId) -> Answer<()> {
     sqlx::query("update branches set head_id = $3 where repo_id = $1 and name = $2")
         .bind(allowed.domain().uuid())
         .bind(name.as_str())

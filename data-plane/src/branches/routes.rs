@@ -173,11 +173,10 @@ async fn move_head(
         .await?
         .ok_or_else(Failure::not_found)?;
     if head.as_ref().is_some_and(|h| h.state == CommitState::Open) {
-        return Err(Failure::new(
-            ProblemKind::Conflict,
-            format!("`{repo}@{branch}` has an open commit"),
-        )
-        .hint(format!("howdah commit finish {repo}@{branch}")));
+        return Err(
+            Failure::new(ProblemKind::Conflict, format!("`{repo}@{branch}` has an open commit"))
+                .hint(format!("howdah commit finish {repo}@{branch}")),
+        );
     }
     let to = target(&call, &mut tx, &repo, &body.to).await?;
     let id = to.id;

@@ -26,7 +26,9 @@ pub async fn finish_in_transaction(
     tree: &TreeRef,
     at: DateTime<Utc>,
 ) -> Answer<CommitRow> {
-    let commit = queries::lock_commit(tx, system, id).await?.ok_or_else(Failure::not_found)?;
+    let commit = queries::lock_commit(tx, system, id)
+        .await?
+        .ok_or_else(Failure::not_found)?;
     if commit.state != CommitState::Open {
         return Err(finished_already(id));
     }

@@ -152,7 +152,12 @@ async fn changes(plane: &Plane, conn: &mut PgConnection, row: &CommitRow, path: 
     let summary = |tree: TreeRef| {
         let storage = plane.storage.clone();
         let path = path.clone();
-        async move { storage.subtree_digest(&tree, Some(&path)).await.map(|s| s.map(|s| s.digest)) }
+        async move {
+            storage
+                .subtree_digest(&tree, Some(&path))
+                .await
+                .map(|s| s.map(|s| s.digest))
+        }
     };
     Ok(summary(before).await? != summary(row.tree()?).await?)
 }

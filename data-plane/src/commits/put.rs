@@ -72,7 +72,9 @@ impl Head {
 /// # Errors
 /// When the database is away or the stored tree does not decode.
 pub async fn head(conn: &mut PgConnection, allowed: &Allowed, branch: &BranchName) -> Answer<Head> {
-    let commit = queries::find_head(conn, &PUT, allowed.domain(), branch).await?.flatten();
+    let commit = queries::find_head(conn, &PUT, allowed.domain(), branch)
+        .await?
+        .flatten();
     let finished = match &commit {
         None => None,
         Some(head) if head.state == CommitState::Finished => Some(head.clone()),
@@ -107,7 +109,10 @@ pub async fn commit(call: &Call, writer: &Writer, change: Change<'_>) -> Answer<
     }
     Err(Failure::new(
         ProblemKind::BranchMoved,
-        format!("`{}@{}` was moved by others all the time; nothing was committed", change.repo, change.branch),
+        format!(
+            "`{}@{}` was moved by others all the time; nothing was committed",
+            change.repo, change.branch
+        ),
     )
     .hint("repeat the request"))
 }
@@ -118,7 +123,9 @@ async fn commit_onto(call: &Call, writer: &Writer, change: &Change<'_>, head: &H
     let tree = plane.storage.apply(writer, &head.tree, steps).await?;
     writer.flush().await?;
     let mut tx = begin_change(call, change).await?;
-    let now = queries::find_head(&mut tx, &PUT, change.repo.id, change.branch).await?.flatten();
+    let now = queries::find_head(&mut tx, &PUT, change.repo.id, change.branch)
+        .await?
+        .flatten();
     if now.map(|c| c.id) != head.commit.as_ref().map(|c| c.id) {
         return Ok(None);
     }
@@ -174,7 +181,11 @@ async fn new_commit(
     change: &Change<'_>,
     parent: Option<&CommitRow>,
 ) -> Answer<NewCommit> {
-    let mut from = change.sources.iter().map(|s| Arc::clone(&s.origins)).collect::<Vec<_>>();
+    let mut from = change
+        .sources
+        .iter()
+        .map(|s| Arc::clone(&s.origins))
+        .collect::<Vec<_>>();
     if let Some(parent) = parent {
         from.push(origins::get(plane, tx, &PUT, parent.origin_set).await?);
     }
@@ -210,7 +221,10 @@ async fn add_to(call: &Call, change: &Change<'_>, id: CommitId) -> Answer<Option
     let encoded = change::encode(&change.changes)?;
     let mut tx = plane.begin().await?;
     still_allowed(call, &mut tx, change.repo).await?;
-    let Some(open) = queries::lock_commit(&mut tx, &PUT, id).await?.filter(|c| c.state == CommitState::Open) else {
+    let Some(open) = queries::lock_commit(&mut tx, &PUT, id)
+        .await?
+        .filter(|c| c.state == CommitState::Open)
+    else {
         return Ok(None);
     };
     if !change.changes.is_empty() {
@@ -237,17 +251,24 @@ async fn add_to(call: &Call, change: &Change<'_>, id: CommitId) -> Answer<Option
 pub async fn start(call: &Call, change: Change<'_>) -> Answer<CommitRow> {
     let plane = &call.plane;
     let mut tx = begin_change(call, &change).await?;
-    let parent = queries::find_head(&mut tx, &PUT, change.repo.id, change.branch).await?.flatten();
+    let parent = queries::find_head(&mut tx, &PUT, change.repo.id, change.branch)
+        .await?
+        .flatten();
     if let Some(open) = parent.as_ref().filter(|p| p.state == CommitState::Open) {
         return Err(Failure::new(
             ProblemKind::Conflict,
-            format!("`{}@{}` has the open commit `{}` already", change.repo, change.branch, open.id),
+            format!(
+                "`{}@{}` has the open commit `{}` already",
+                change.repo, change.branch, open.id
+            ),
         )
         .hint(format!("howdah commit finish {}@{}", change.repo, change.branch)));
     }
     let new = new_commit(plane, call, &mut tx, &change, parent.as_ref()).await?;
     queries::insert_commit(&mut tx, &PUT, &new).await?;
-    let row = queries::find_commit(&mut tx, &PUT, new.id).await?.ok_or_else(Failure::not_found)?;
+    let row = queries::find_commit(&mut tx, &PUT, new.id)
+        .await?
+        .ok_or_else(Failure::not_found)?;
     tx.commit().await?;
     plane.signals.commits_changed();
     Ok(row)
@@ -278,7 +299,9 @@ pub async fn finish(call: &Call, repo: &Visible, _: &Allowed, id: CommitId) -> A
         let mut tx = plane.begin().await?;
         lock_dag(&mut tx).await?;
         still_allowed(call, &mut tx, repo).await?;
-        let open = queries::lock_commit(&mut tx, &PUT, id).await?.ok_or_else(Failure::not_found)?;
+        let open = queries::lock_commit(&mut tx, &PUT, id)
+            .await?
+            .ok_or_else(Failure::not_found)?;
         if open.state == CommitState::Open && queries::last_fileset(&mut tx, &PUT, id).await? != seen {
             continue;
         }

@@ -325,15 +325,14 @@ pub async fn update_errored(
     reason: &str,
     at: chrono::DateTime<chrono::Utc>,
 ) -> Answer<bool> {
-    let done = sqlx::query(
-        "update commits set state = $2, reason = $3, finished_at = $4 where id = $1 and state = 'open'",
-    )
-    .bind(id.uuid())
-    .bind(state_word(CommitState::Errored))
-    .bind(reason)
-    .bind(at)
-    .execute(conn)
-    .await?;
+    let done =
+        sqlx::query("update commits set state = $2, reason = $3, finished_at = $4 where id = $1 and state = 'open'")
+            .bind(id.uuid())
+            .bind(state_word(CommitState::Errored))
+            .bind(reason)
+            .bind(at)
+            .execute(conn)
+            .await?;
     Ok(done.rows_affected() == 1)
 }
 

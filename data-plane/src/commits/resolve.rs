@@ -50,7 +50,8 @@ impl Call {
         let default = ProjectName::default_project();
         let project = reference.project.as_ref().unwrap_or(&default);
         let row = repos::queries::find_repo(conn, &DECIDE, project, &reference.repo).await?;
-        row.and_then(|row| self.rights().visible(row)).ok_or_else(Failure::not_found)
+        row.and_then(|row| self.rights().visible(row))
+            .ok_or_else(Failure::not_found)
     }
 
     /// The commit that a reference names; `repo@branch` is the newest finished commit there.
@@ -63,10 +64,11 @@ impl Call {
         match self.walk(conn, &repo, reference).await? {
             Ok(commit) => Ok(Located { repo, commit, name }),
             // Which branches and commits there are is told only to who may read the repo.
-            Err(why) if self.rights().can(Permission::Read, repo.id) => {
-                Err(Failure::new(ProblemKind::NotFound, format!("`{name}` names nothing: {why}"))
-                    .hint(format!("howdah log {repo}, howdah branch list {repo}")))
-            }
+            Err(why) if self.rights().can(Permission::Read, repo.id) => Err(Failure::new(
+                ProblemKind::NotFound,
+                format!("`{name}` names nothing: {why}"),
+            )
+            .hint(format!("howdah log {repo}, howdah branch list {repo}"))),
             Err(_) => Err(crate::permissions::denied(
                 &provenance::access::Denial {
                     cause: provenance::access::Cause::Missing,
@@ -120,7 +122,9 @@ impl Call {
                 },
             },
             Base::Commit(id) => {
-                let found = queries::find_commit(conn, &DECIDE, *id).await?.filter(|c| c.repo == repo.id);
+                let found = queries::find_commit(conn, &DECIDE, *id)
+                    .await?
+                    .filter(|c| c.repo == repo.id);
                 let found = match found {
                     Some(found) => Some(found),
                     None => queries::find_in_set(conn, &DECIDE, repo.id, CommitSetId::from_uuid(id.uuid())).await?,
@@ -136,9 +140,7 @@ impl Call {
             Some(Step::Ancestor(n)) => queries::find_ancestor(conn, &DECIDE, start.id, *n).await?,
             Some(Step::FromRoot(n)) => queries::find_from_root(conn, &DECIDE, start.id, *n).await?,
             Some(Step::AsOf(at)) => queries::find_finished_at(conn, &DECIDE, start.id, *at).await?,
-            Some(Step::Ago(ago)) => {
-                queries::find_finished_at(conn, &DECIDE, start.id, self.plane.now() - *ago).await?
-            }
+            Some(Step::Ago(ago)) => queries::find_finished_at(conn, &DECIDE, start.id, self.plane.now() - *ago).await?,
         };
         Ok(found.ok_or_else(|| "its history does not go back that far".to_owned()))
     }

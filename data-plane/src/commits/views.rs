@@ -22,7 +22,9 @@ const NAMES: System = System::because("names of repos whose commits the caller m
 /// When the database is away.
 pub async fn show(conn: &mut PgConnection, rights: &Rights, _: &Readable, row: CommitRow) -> Answer<api::Commit> {
     let mut shown = show_all(conn, rights, vec![row]).await?;
-    shown.pop().ok_or_else(|| Failure::internal("a commit got lost on its way out"))
+    shown
+        .pop()
+        .ok_or_else(|| Failure::internal("a commit got lost on its way out"))
 }
 
 /// Shows a commit to who has just made it, and may write without reading.
@@ -31,7 +33,9 @@ pub async fn show(conn: &mut PgConnection, rights: &Rights, _: &Readable, row: C
 /// When the database is away.
 pub async fn show_to_maker(conn: &mut PgConnection, rights: &Rights, row: CommitRow) -> Answer<api::Commit> {
     let mut shown = show_all(conn, rights, vec![row]).await?;
-    shown.pop().ok_or_else(|| Failure::internal("a commit got lost on its way out"))
+    shown
+        .pop()
+        .ok_or_else(|| Failure::internal("a commit got lost on its way out"))
 }
 
 /// Shows commits that the caller may read: the rows came from a query that was given the readable origin sets.
@@ -74,11 +78,16 @@ pub(crate) async fn show_all(
     }
     rows.into_iter()
         .map(|row| {
-            let (project, repo) = names.get(&row.repo).cloned().ok_or_else(|| {
-                Failure::internal(format!("commit {} is in a repo without a row", row.id))
-            })?;
+            let (project, repo) = names
+                .get(&row.repo)
+                .cloned()
+                .ok_or_else(|| Failure::internal(format!("commit {} is in a repo without a row", row.id)))?;
             let provenance = inputs.remove(&row.id).unwrap_or_default();
-            let pipeline = row.pipeline.as_ref().and_then(|p| names.get(&p.id)).map(|(_, name)| name.clone());
+            let pipeline = row
+                .pipeline
+                .as_ref()
+                .and_then(|p| names.get(&p.id))
+                .map(|(_, name)| name.clone());
             one(row, project, repo, provenance, pipeline)
         })
         .collect()

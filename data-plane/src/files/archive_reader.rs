@@ -125,7 +125,11 @@ impl<R: AsyncRead + Unpin> ArchiveReader<R> {
         let mut scratch = [0; 16 * BLOCK];
         while rest > 0 {
             let most = scratch.len().min(usize::try_from(rest).unwrap_or(usize::MAX));
-            let read = self.source.read(&mut scratch[..most]).await.map_err(|e| broken_off(&e))?;
+            let read = self
+                .source
+                .read(&mut scratch[..most])
+                .await
+                .map_err(|e| broken_off(&e))?;
             if read == 0 {
                 return Err(malformed("the archive has no end: the upload broke off"));
             }
@@ -199,9 +203,8 @@ async fn extend<R: AsyncRead + Unpin>(
 /// Where a member goes; `None` for a directory, which exists by the files below it.
 fn place(kind: EntryType, bytes: &[u8]) -> Answer<Option<FilePath>> {
     let shown = || String::from_utf8_lossy(bytes).chars().take(200).collect::<String>();
-    let text = std::str::from_utf8(bytes).map_err(|_| {
-        Failure::invalid(format!("path `{}` is not UTF-8", shown())).hint("rename the file")
-    })?;
+    let text = std::str::from_utf8(bytes)
+        .map_err(|_| Failure::invalid(format!("path `{}` is not UTF-8", shown())).hint("rename the file"))?;
     // `./a` and `/a` are `a`; `..` is left for the path's own parser to refuse.
     let parts: Vec<&str> = text.split('/').filter(|p| !p.is_empty() && *p != ".").collect();
     let what = match kind {
@@ -220,8 +223,10 @@ fn place(kind: EntryType, bytes: &[u8]) -> Answer<Option<FilePath>> {
         EntryType::Fifo => "a pipe",
         _ => "neither a file nor a directory",
     };
-    Err(Failure::invalid(format!("`{}` is {what}: only files can be stored", shown()))
-        .hint("leave it out, or put the file that it stands for"))
+    Err(
+        Failure::invalid(format!("`{}` is {what}: only files can be stored", shown()))
+            .hint("leave it out, or put the file that it stands for"),
+    )
 }
 
 /// The bytes of one member.
@@ -281,7 +286,11 @@ mod tests {
         let mut found = Vec::new();
         while let Some(member) = reader.next().await? {
             let mut content = Vec::new();
-            reader.body().read_to_end(&mut content).await.map_err(|e| broken_off(&e))?;
+            reader
+                .body()
+                .read_to_end(&mut content)
+                .await
+                .map_err(|e| broken_off(&e))?;
             found.push((member.path.to_string(), content));
         }
         Ok(found)

@@ -4,7 +4,9 @@
 use std::collections::BTreeMap;
 
 use futures::TryStreamExt;
-use storage::{FileEntry, FilePath, Storage, StorageError, TreeChange, TreeRef, Writer, decode_entries, encode_entries};
+use storage::{
+    FileEntry, FilePath, Storage, StorageError, TreeChange, TreeRef, Writer, decode_entries, encode_entries,
+};
 use tokio_util::io::StreamReader;
 
 use crate::failure::{Answer, Failure};

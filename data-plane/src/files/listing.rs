@@ -65,7 +65,10 @@ pub async fn list(storage: &Storage, commit: &ReadableCommit, listing: &Listing<
         match storage.kind(&tree, path).await? {
             None => return Err(nothing_at(commit, path)),
             Some(EntryKind::File) => {
-                let entry = storage.get(&tree, path).await?.ok_or_else(|| nothing_at(commit, path))?;
+                let entry = storage
+                    .get(&tree, path)
+                    .await?
+                    .ok_or_else(|| nothing_at(commit, path))?;
                 return Ok(vec![file(path, &entry)]);
             }
             Some(EntryKind::Directory) => {}
@@ -87,7 +90,9 @@ pub async fn list(storage: &Storage, commit: &ReadableCommit, listing: &Listing<
         return Ok(lines);
     }
     let after = listing.after.as_ref().map(|a| a.path.name());
-    let entries = storage.list_directory(&tree, listing.path, after, listing.limit).await?;
+    let entries = storage
+        .list_directory(&tree, listing.path, after, listing.limit)
+        .await?;
     Ok(entries.iter().map(line).collect())
 }
 

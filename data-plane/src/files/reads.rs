@@ -117,7 +117,10 @@ pub(super) async fn content(
     let same = headers
         .get(header::IF_RANGE)
         .is_none_or(|v| v.to_str().is_ok_and(|v| v == etag));
-    let asked = headers.get(header::RANGE).filter(|_| same).and_then(|v| v.to_str().ok());
+    let asked = headers
+        .get(header::RANGE)
+        .filter(|_| same)
+        .and_then(|v| v.to_str().ok());
     let range = match asked.map(|text| parse_range(text, entry.size)) {
         None | Some(Asked::All) => None,
         Some(Asked::Part(range)) => Some(range),
@@ -156,7 +159,12 @@ fn send(
     )
         .into_response();
     if range.is_some() {
-        let text = format!("bytes {}-{}/{}", from_to.start, from_to.end.saturating_sub(1), entry.size);
+        let text = format!(
+            "bytes {}-{}/{}",
+            from_to.start,
+            from_to.end.saturating_sub(1),
+            entry.size
+        );
         if let Ok(value) = text.parse() {
             response.headers_mut().insert(header::CONTENT_RANGE, value);
         }
@@ -182,7 +190,11 @@ fn parse_range(text: &str, size: u64) -> Asked {
         (Err(_), Ok(last)) if from.is_empty() => size.saturating_sub(last)..size,
         _ => return Asked::All,
     };
-    if range.start >= range.end { Asked::Outside } else { Asked::Part(range) }
+    if range.start >= range.end {
+        Asked::Outside
+    } else {
+        Asked::Part(range)
+    }
 }
 
 pub(super) async fn archive(

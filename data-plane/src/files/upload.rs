@@ -149,7 +149,11 @@ pub async fn receive(
             };
             let entry = match before {
                 None => writer.write_file(archive.body(), member.executable).await?,
-                Some(before) => writer.write_file_over(&before, archive.body(), member.executable).await?,
+                Some(before) => {
+                    writer
+                        .write_file_over(&before, archive.body(), member.executable)
+                        .await?
+                }
             };
             large.push((place, path, entry));
         }

@@ -153,7 +153,10 @@ async fn deletions(storage: &Storage, place: &Place, path: Option<&FilePath>) ->
         if !place.head.is_open() && storage.kind(tree, path).await?.is_none() {
             return Err(Failure::new(
                 ProblemKind::NotFound,
-                format!("there is no file or directory `/{path}` in `{}@{}`", place.repo, place.branch),
+                format!(
+                    "there is no file or directory `/{path}` in `{}@{}`",
+                    place.repo, place.branch
+                ),
             ));
         }
         return Ok(vec![FileChange::Delete(path.clone())]);
@@ -203,12 +206,7 @@ pub(super) async fn copy(
 
 /// References to the bytes of one file or directory, at their new paths. A target that ends in `/` is a directory to copy
 /// into.
-async fn copies(
-    storage: &Storage,
-    source: &ReadableCommit,
-    from_path: &str,
-    to_path: &str,
-) -> Answer<Vec<FileChange>> {
+async fn copies(storage: &Storage, source: &ReadableCommit, from_path: &str, to_path: &str) -> Answer<Vec<FileChange>> {
     let tree = source.commit.tree()?;
     let (from, to) = (directory_path(from_path)?, directory_path(to_path)?);
     let kind = match &from {

@@ -43,12 +43,18 @@ impl PolicyHolder {
     /// # Errors
     /// When the configured JWKS is not one.
     pub fn new(config: &DataPlaneConfig) -> anyhow::Result<Self> {
-        let verifier = Verifier::new(config.jwks.clone(), &config.issuer, &plane_audience(config.organization))?;
+        let verifier = Verifier::new(
+            config.jwks.clone(),
+            &config.issuer,
+            &plane_audience(config.organization),
+        )?;
         Ok(Self {
             organization: config.organization,
             issuer: config.issuer.clone(),
             path: config.home.join("policy.jws"),
-            fail_closed: chrono::Duration::seconds(i64::try_from(config.fail_closed_seconds).unwrap_or(i64::MAX / 1000)),
+            fail_closed: chrono::Duration::seconds(
+                i64::try_from(config.fail_closed_seconds).unwrap_or(i64::MAX / 1000),
+            ),
             verifier: RwLock::new(verifier),
             current: watch::Sender::new(None),
             heard_at: Mutex::new(None),

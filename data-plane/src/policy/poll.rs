@@ -32,6 +32,8 @@ pub async fn follow(plane: Plane, shutdown: Shutdown) {
             }
             Err(error) => {
                 tracing::warn!(error = %error, "the policy could not be read: {error}");
+                // Once it is back it shall say so at once, not at the end of a long poll.
+                first = true;
                 refresh_keys(&plane).await;
                 tokio::select! {
                     () = tokio::time::sleep(pause) => {}

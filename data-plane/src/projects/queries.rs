@@ -14,10 +14,12 @@ impl FromRow<'_, PgRow> for ProjectRow {
         let name: &str = row.try_get("name")?;
         Ok(Self {
             id: ProjectId::from_uuid(row.try_get("id")?),
-            name: name.parse().map_err(|e: contract::names::ParseNameError| sqlx::Error::ColumnDecode {
-                index: "name".to_owned(),
-                source: e.to_string().into(),
-            })?,
+            name: name
+                .parse()
+                .map_err(|e: contract::names::ParseNameError| sqlx::Error::ColumnDecode {
+                    index: "name".to_owned(),
+                    source: e.to_string().into(),
+                })?,
             created_at: row.try_get("created_at")?,
         })
     }

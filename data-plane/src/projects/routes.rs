@@ -75,7 +75,10 @@ async fn list(State(plane): State<Plane>, call: Call, Query(query): Query<ListQu
 async fn remove(State(plane): State<Plane>, call: Call, Path(project): Path<ProjectName>) -> Answer<StatusCode> {
     call.manages("delete projects")?;
     if project == ProjectName::default_project() {
-        return Err(Failure::new(ProblemKind::Conflict, "the project `default` always exists"));
+        return Err(Failure::new(
+            ProblemKind::Conflict,
+            "the project `default` always exists",
+        ));
     }
     let mut tx = plane.begin().await?;
     let row = queries::find_project(&mut tx, &MANAGERS, &project)

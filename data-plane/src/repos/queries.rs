@@ -103,15 +103,17 @@ pub async fn branches_of(
     repos: &[DomainId],
 ) -> Answer<HashMap<DomainId, Vec<contract::names::BranchName>>> {
     let ids: Vec<Uuid> = repos.iter().map(|r| r.uuid()).collect();
-    let rows = sqlx::query_as::<_, (Uuid, String)>(
-        "select repo_id, name from branches where repo_id = any($1) order by name",
-    )
-    .bind(ids)
-    .fetch_all(conn)
-    .await?;
+    let rows =
+        sqlx::query_as::<_, (Uuid, String)>("select repo_id, name from branches where repo_id = any($1) order by name")
+            .bind(ids)
+            .fetch_all(conn)
+            .await?;
     let mut branches: HashMap<DomainId, Vec<_>> = HashMap::new();
     for (repo, name) in rows {
-        branches.entry(DomainId::from_uuid(repo)).or_default().push(name.parse()?);
+        branches
+            .entry(DomainId::from_uuid(repo))
+            .or_default()
+            .push(name.parse()?);
     }
     Ok(branches)
 }
@@ -180,11 +182,7 @@ pub fn taken(name: &RepoName) -> Failure {
 }
 
 /// Marks a repo as deleted and drops its branches. Its commits stay: others may be made from them.
-pub async fn delete_repo(
-    conn: &mut PgConnection,
-    allowed: &Allowed,
-    at: chrono::DateTime<chrono::Utc>,
-) -> Answer<()> {
+pub async fn delete_repo(conn: &mut PgConnection, allowed: &Allowed, at: chrono::DateTime<chrono::Utc>) -> Answer<()> {
     sqlx::query("delete from branches where repo_id = $1")
         .bind(allowed.domain().uuid())
         .execute(&mut *conn)

@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::queries::{self, NewRepo};
 use super::RepoRow;
+use super::queries::{self, NewRepo};
 use crate::call::Call;
 use crate::commits::lock::lock_dag;
 use crate::cursor;
@@ -113,7 +113,10 @@ async fn create(
     let found = {
         let mut conn = plane.pool.acquire().await?;
         let found = projects::queries::find_project(&mut conn, &CREATE, &project).await?;
-        if queries::find_repo(&mut conn, &CREATE, &project, &body.name).await?.is_some() {
+        if queries::find_repo(&mut conn, &CREATE, &project, &body.name)
+            .await?
+            .is_some()
+        {
             return Err(queries::taken(&body.name));
         }
         found.ok_or_else(Failure::not_found)?
@@ -241,11 +244,11 @@ async fn remove(
     }
     lock_dag(&mut tx).await?;
     if !query.force && queries::has_descendants(&mut tx, &allowed).await? {
-        return Err(Failure::new(
-            ProblemKind::Conflict,
-            format!("other commits were made from `{repo}`"),
-        )
-        .hint("with `--force` it goes away; what was made from it keeps its provenance and still needs its grants"));
+        return Err(
+            Failure::new(ProblemKind::Conflict, format!("other commits were made from `{repo}`")).hint(
+                "with `--force` it goes away; what was made from it keeps its provenance and still needs its grants",
+            ),
+        );
     }
     queries::delete_repo(&mut tx, &allowed, plane.now()).await?;
     tx.commit().await?;

@@ -1,0 +1,192 @@
+//! A control plane for tests: signs tokens and snapshots with a key of its own, answers the internal routes over HTTP.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use axum::routing::{delete, get, post};
+use axum::{Json, Router};
+use chassis::signed::Signer;
+use contract::api::RegisterDomain;
+use contract::claims::{AccessClaims, plane_audience};
+use contract::ids::{DomainId, OrganizationId};
+use contract::policy::{
+    Domain, Grant, Grantee, OrganizationState, PolicyAnswer, PolicyClaims, PolicySnapshot, Principal, Resource, Role,
+};
+use data_plane::Environment;
+use tokio::sync::watch;
+
+pub const ISSUER: &str = "http://control.test";
+
+#[derive(Clone)]
+pub struct FakeControl {
+    pub organization: OrganizationId,
+    pub url: String,
+    environment: Environment,
+    signer: Arc<Signer>,
+    snapshot: Arc<Mutex<PolicySnapshot>>,
+    epoch: watch::Sender<u64>,
+    away: watch::Sender<bool>,
+}
+
+#[derive(serde::Deserialize)]
+struct Poll {
+    after: u64,
+    wait_seconds: u64,
+}
+
+impl FakeControl {
+    pub async fn start(environment: &Environment) -> Self {
+        let organization = environment.id();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let control = Self {
+            organization,
+            url: format!("http://{}", listener.local_addr().unwrap()),
+            environment: environment.clone(),
+            signer: Arc::new(Signer::from_seed(&environment.random()).unwrap()),
+            snapshot: Arc::new(Mutex::new(PolicySnapshot {
+                organization,
+                state: OrganizationState::Active,
+                epoch: 1,
+                members: Vec::new(),
+                teams: Vec::new(),
+                domains: Vec::new(),
+                grants: Vec::new(),
+                releases: Vec::new(),
+                revoked_tokens: Vec::new(),
+            })),
+            epoch: watch::Sender::new(1),
+            away: watch::Sender::new(false),
+        };
+        let router = Router::new()
+            .route("/internal/v1/planes/{org}/policy", get(policy))
+            .route("/internal/v1/planes/{org}/domains", post(register))
+            .route("/internal/v1/planes/{org}/domains/{id}", delete(bury))
+            .route(
+                "/internal/v1/planes/{org}/heartbeat",
+                post(|| async { StatusCode::NO_CONTENT }),
+            )
+            .route("/.well-known/jwks.json", get(jwks))
+            .with_state(control.clone());
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        control
+    }
+
+    pub fn jwks(&self) -> serde_json::Value {
+        serde_json::json!({ "keys": [self.signer.jwk()] })
+    }
+
+    /// Answers nobody any more, or again.
+    pub fn set_away(&self, away: bool) {
+        self.away.send_replace(away);
+    }
+
+    fn snapshot(&self) -> MutexGuard<'_, PolicySnapshot> {
+        self.snapshot.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the policy; answers its new epoch.
+    pub fn change(&self, change: impl FnOnce(&mut PolicySnapshot)) -> u64 {
+        let epoch = {
+            let mut snapshot = self.snapshot();
+            change(&mut snapshot);
+            snapshot.epoch += 1;
+            snapshot.epoch
+        };
+        self.epoch.send_replace(epoch);
+        epoch
+    }
+
+    pub fn epoch(&self) -> u64 {
+        *self.epoch.borrow()
+    }
+
+    pub fn sign_token(&self, claims: &AccessClaims) -> String {
+        self.signer.sign(claims).unwrap()
+    }
+
+    fn sign_policy(&self) -> PolicyAnswer {
+        let snapshot = self.snapshot().clone();
+        PolicyAnswer {
+            epoch: snapshot.epoch,
+            signed_snapshot: Some(
+                self.signer
+                    .sign(&PolicyClaims {
+                        iss: ISSUER.to_owned(),
+                        aud: plane_audience(self.organization),
+                        iat: self.environment.now().timestamp(),
+                        policy: snapshot,
+                    })
+                    .unwrap(),
+            ),
+        }
+    }
+}
+
+async fn policy(
+    State(control): State<FakeControl>,
+    Query(poll): Query<Poll>,
+) -> Result<Json<PolicyAnswer>, StatusCode> {
+    let (mut epoch, mut away) = (control.epoch.subscribe(), control.away.subscribe());
+    tokio::select! {
+        _ = epoch.wait_for(|e| *e > poll.after) => {}
+        _ = away.wait_for(|away| *away) => {}
+        () = tokio::time::sleep(Duration::from_secs(poll.wait_seconds)) => {}
+    }
+    if *away.borrow() {
+        return Err(StatusCode::SERVICE_UNAVAILABLE);
+    }
+    if control.epoch() > poll.after {
+        return Ok(Json(control.sign_policy()));
+    }
+    Ok(Json(PolicyAnswer {
+        epoch: control.epoch(),
+        signed_snapshot: None,
+    }))
+}
+
+async fn register(
+    State(control): State<FakeControl>,
+    Json(body): Json<RegisterDomain>,
+) -> Result<Json<PolicyAnswer>, StatusCode> {
+    if *control.away.borrow() {
+        return Err(StatusCode::SERVICE_UNAVAILABLE);
+    }
+    let grantee = match body.owner {
+        Principal::Account(id) => Grantee::Account(id),
+        Principal::ServiceAccount(id) => Grantee::ServiceAccount(id),
+    };
+    let id = control.environment.id();
+    let epoch = control.change(|snapshot| {
+        snapshot.domains.push(Domain {
+            id: body.id,
+            project: body.project,
+            name: body.name,
+            deleted: false,
+        });
+        snapshot.grants.push(Grant {
+            id,
+            grantee,
+            role: Role::Owner,
+            resource: Resource::Domain(body.id),
+        });
+    });
+    Ok(Json(PolicyAnswer {
+        epoch,
+        signed_snapshot: None,
+    }))
+}
+
+async fn bury(State(control): State<FakeControl>, Path((_, id)): Path<(String, DomainId)>) -> StatusCode {
+    control.change(|snapshot| {
+        for domain in snapshot.domains.iter_mut().filter(|d| d.id == id) {
+            domain.deleted = true;
+        }
+    });
+    StatusCode::NO_CONTENT
+}
+
+async fn jwks(State(control): State<FakeControl>) -> Json<serde_json::Value> {
+    Json(control.jwks())
+}
