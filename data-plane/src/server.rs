@@ -33,7 +33,7 @@ pub fn router(plane: Plane) -> Router {
         .merge(files::routes::router())
         .merge(lineage::routes::router())
         .merge(permissions::routes::router())
-        .merge(fsck::router())
+        .merge(fsck::routes::router())
         .merge(pipelines::routes::router())
         .merge(jobs::routes::router())
         .layer(axum::middleware::from_fn_with_state(plane.clone(), busy))

@@ -1,3 +1,152 @@
-//! Provenance upward and impact downward.
+//! Lineage: what a commit was made from, and what was made from it. An edge leads from a commit to what it was made of; a
+//! commit that people made has its own sources and those of the commits before it on its branch, because their content is
+//! in it. A pipeline's output has its job's inputs alone. Walks go level by level, one query each.
 
+pub mod queries;
 pub mod routes;
+
+use std::collections::{HashMap, HashSet};
+
+use contract::api;
+use contract::ids::CommitId;
+use contract::policy::Permission;
+use sqlx::PgConnection;
+
+use crate::commits::CommitRow;
+use crate::failure::Answer;
+use crate::permissions::{Rights, System};
+use crate::repos;
+
+const WALK: System = System::because("the walk sees everything, what is shown of it is filtered");
+
+/// The way to walk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// To what it was made from.
+    Up,
+    /// To what was made from it.
+    Down,
+}
+
+/// What a walk found, nearest first; the commit that it began at is not in it.
+pub struct Found {
+    /// The commits.
+    pub commits: Vec<CommitRow>,
+    /// The sources of each commit, that of the beginning too.
+    pub inputs: HashMap<CommitId, Vec<CommitId>>,
+}
+
+/// Walks everything up- or downstream of a commit.
+///
+/// # Errors
+/// When the database is away.
+pub async fn walk(conn: &mut PgConnection, from: CommitId, direction: Direction) -> Answer<Found> {
+    let mut found = Found {
+        commits: Vec::new(),
+        inputs: HashMap::new(),
+    };
+    let mut seen = HashSet::from([from]);
+    let mut level = vec![from];
+    while !level.is_empty() {
+        let edges = match direction {
+            Direction::Up => queries::list_sources(conn, &WALK, &level).await?,
+            Direction::Down => queries::list_results(conn, &WALK, &level).await?,
+        };
+        let mut next = Vec::new();
+        for (made, source) in edges {
+            let inputs = found.inputs.entry(made).or_default();
+            if !inputs.contains(&source) {
+                inputs.push(source);
+            }
+            let reached = if direction == Direction::Up { source } else { made };
+            if seen.insert(reached) {
+                next.push(reached);
+            }
+        }
+        found.commits.extend(queries::list_commits(conn, &WALK, &next).await?);
+        level = next;
+    }
+    Ok(found)
+}
+
+/// What the caller may see of a walk. Hidden commits are left out; several in a row count as one step.
+///
+/// # Errors
+/// When the database is away.
+pub async fn shown(
+    conn: &mut PgConnection,
+    rights: &Rights,
+    from: CommitId,
+    direction: Direction,
+    found: &Found,
+) -> Answer<api::Lineage> {
+    let mut domains: Vec<_> = found.commits.iter().map(|c| c.repo).collect();
+    domains.extend(found.commits.iter().filter_map(|c| c.pipeline.as_ref().map(|p| p.id)));
+    let names = repos::queries::names_of(conn, &WALK, &domains).await?;
+    let visible: HashSet<CommitId> = found
+        .commits
+        .iter()
+        .filter(|c| rights.can(Permission::Discover, c.repo))
+        .map(|c| c.id)
+        .chain([from])
+        .collect();
+    let depths = depths(from, direction, found, &visible);
+    let mut upstream: Vec<api::UpstreamCommit> = Vec::new();
+    for commit in found.commits.iter().filter(|c| visible.contains(&c.id)) {
+        let Some((project, repo)) = names.get(&commit.repo) else {
+            continue;
+        };
+        let stamp = commit.pipeline.as_ref();
+        let inputs = found.inputs.get(&commit.id).into_iter().flatten();
+        upstream.push(api::UpstreamCommit {
+            repo: repo.clone(),
+            project: project.clone(),
+            commit: commit.id,
+            pipeline: stamp.and_then(|s| names.get(&s.id)).map(|(_, name)| name.clone()),
+            pipeline_version: stamp.and_then(|s| u32::try_from(s.version).ok()),
+            image_digest: stamp.and_then(|s| s.image_digest.clone()),
+            code_revision: stamp.and_then(|s| s.code_revision.clone()),
+            depth: depths.get(&commit.id).copied().unwrap_or(0),
+            inputs: inputs.filter(|i| visible.contains(i)).copied().collect(),
+        });
+    }
+    upstream.sort_by(|a, b| (a.depth, &a.project, &a.repo, a.commit).cmp(&(b.depth, &b.project, &b.repo, b.commit)));
+    Ok(api::Lineage {
+        commit: from,
+        restricted: upstream.len() < found.commits.len(),
+        upstream,
+    })
+}
+
+/// How many steps away each commit is, at the least; a step from one hidden commit to another is none.
+fn depths(
+    from: CommitId,
+    direction: Direction,
+    found: &Found,
+    visible: &HashSet<CommitId>,
+) -> HashMap<CommitId, u32> {
+    let mut neighbours: HashMap<CommitId, Vec<CommitId>> = HashMap::new();
+    for (made, sources) in &found.inputs {
+        for source in sources {
+            let (near, far) = match direction {
+                Direction::Up => (*made, *source),
+                Direction::Down => (*source, *made),
+            };
+            neighbours.entry(near).or_default().push(far);
+        }
+    }
+    let mut depths = HashMap::from([(from, 0)]);
+    let mut queue = std::collections::VecDeque::from([from]);
+    while let Some(at) = queue.pop_front() {
+        let depth = depths[&at];
+        for far in neighbours.get(&at).into_iter().flatten() {
+            let free = !visible.contains(&at) && !visible.contains(far);
+            let reached = depth + u32::from(!free);
+            if depths.get(far).is_none_or(|known| *known > reached) {
+                depths.insert(*far, reached);
+                if free { queue.push_front(*far) } else { queue.push_back(*far) }
+            }
+        }
+    }
+    depths
+}

@@ -1,10 +1,172 @@
-//! Handlers.
+//! `/v1/access/explain` and `/v1/access/who-can-read`: the rule in words, by the function that enforces it (R11, R12).
+
+use std::collections::HashMap;
+use std::sync::Arc;
 
 use axum::Router;
+use axum::extract::State;
+use axum::routing::get;
+use chassis::http::{Json, Query};
+use contract::api::{Explanation, Page, Reader};
+use contract::ids::{CommitId, DomainId};
+use contract::policy::{Permission, Principal};
+use contract::reference::CommitRef;
+use provenance::access::{Lineage, LineageNode, Subject, Verb, explain, who_can_read};
+use provenance::origins::{Edge, OriginSet, matching_releases};
+use serde::Deserialize;
+use sqlx::PgConnection;
 
+use super::{System, Visible};
+use crate::call::Call;
+use crate::commits::{CommitRow, origins};
+use crate::cursor;
+use crate::failure::{Answer, Failure};
+use crate::lineage::{self, Direction};
 use crate::plane::Plane;
+
+const EXPLAIN: System = System::because("an explanation names what its reader may discover, and nothing else");
 
 /// The routes.
 pub fn router() -> Router<Plane> {
     Router::new()
+        .route("/v1/access/explain", get(explained))
+        .route("/v1/access/who-can-read", get(readers))
+}
+
+#[derive(Deserialize)]
+struct ExplainQuery {
+    #[serde(rename = "ref")]
+    reference: String,
+    subject: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct ReadersQuery {
+    #[serde(rename = "ref")]
+    reference: String,
+    limit: Option<u32>,
+    cursor: Option<String>,
+}
+
+/// What a question is about.
+struct Object {
+    repo: Visible,
+    set: Arc<OriginSet>,
+    lineage: Lineage,
+}
+
+async fn explained(
+    State(plane): State<Plane>,
+    call: Call,
+    Query(query): Query<ExplainQuery>,
+) -> Answer<Json<Explanation>> {
+    let reference: CommitRef = query.reference.parse()?;
+    let mut conn = plane.pool.acquire().await?;
+    let object = object(&plane, &call, &mut conn, &reference).await?;
+    let rights = call.rights();
+    let asked = match &query.subject {
+        None => rights.subject.clone(),
+        Some(text) => Subject::unlimited(principal(&call, text).ok_or_else(Failure::not_found)?),
+    };
+    explain(
+        &rights.policy,
+        &rights.subject,
+        &asked,
+        Verb::Read,
+        &object.set,
+        &object.lineage,
+        plane.now(),
+    )
+    .map(Json)
+    .ok_or_else(Failure::not_found)
+}
+
+async fn readers(
+    State(plane): State<Plane>,
+    call: Call,
+    Query(query): Query<ReadersQuery>,
+) -> Answer<Json<Page<Reader>>> {
+    let limit = cursor::limit(query.limit)?;
+    let reference: CommitRef = query.reference.parse()?;
+    let list = format!("who-can-read {}", query.reference);
+    let skip: usize = call.position(&list, query.cursor.as_deref())?.unwrap_or(0);
+    let mut conn = plane.pool.acquire().await?;
+    let object = object(&plane, &call, &mut conn, &reference).await?;
+    call.allowed(&object.repo, Permission::Admin)?;
+    let readers = who_can_read(&call.rights().policy, &object.set, plane.now());
+    let rest: Vec<Reader> = readers.into_iter().skip(skip).take(limit + 1).collect();
+    Ok(Json(call.page(&list, rest, limit, |_| skip + limit)?))
+}
+
+/// The commit that is asked about. Where there is none yet, or the caller may not know which there are, the question is
+/// about the repo itself.
+async fn object(plane: &Plane, call: &Call, conn: &mut PgConnection, reference: &CommitRef) -> Answer<Object> {
+    let repo = call.repo(conn, &reference.repo).await?;
+    let Ok(located) = call.locate(conn, reference).await else {
+        let id: CommitId = plane.id();
+        let node = LineageNode {
+            domain: repo.id,
+            pipeline: None,
+            inputs: Vec::new(),
+            edge: Edge::plain(),
+        };
+        let lineage = Lineage {
+            object: id,
+            nodes: HashMap::from([(id, node)]),
+        };
+        return Ok(Object {
+            set: Arc::new(OriginSet::own(repo.id)),
+            repo,
+            lineage,
+        });
+    };
+    let set = origins::get(plane, conn, &EXPLAIN, located.commit.origin_set).await?;
+    let lineage = lineage_of(call, conn, located.commit).await?;
+    Ok(Object {
+        repo: located.repo,
+        set,
+        lineage,
+    })
+}
+
+/// Everything upstream of a commit with the releases on each edge.
+async fn lineage_of(call: &Call, conn: &mut PgConnection, commit: CommitRow) -> Answer<Lineage> {
+    let found = lineage::walk(conn, commit.id, Direction::Up).await?;
+    let object = commit.id;
+    let mut commits = found.commits;
+    commits.push(commit);
+    let pipelines: Vec<DomainId> = commits.iter().filter_map(|c| c.pipeline.as_ref().map(|p| p.id)).collect();
+    let digests = lineage::queries::list_spec_digests(conn, &EXPLAIN, &pipelines).await?;
+    let digests: HashMap<(DomainId, i32), String> = digests.into_iter().map(|(p, v, d)| ((p, v), d)).collect();
+    let policy = &call.rights().policy;
+    let node = |commit: &CommitRow| {
+        let pipeline = commit.pipeline.as_ref();
+        let digest = pipeline.and_then(|p| digests.get(&(p.id, p.version)).map(|d| (p.id, d)));
+        LineageNode {
+            domain: commit.repo,
+            pipeline: pipeline.map(|p| p.id),
+            inputs: found.inputs.get(&commit.id).cloned().unwrap_or_default(),
+            edge: digest.map_or_else(Edge::plain, |(id, digest)| {
+                matching_releases(policy, id, digest, commit.started_at)
+            }),
+        }
+    };
+    Ok(Lineage {
+        object,
+        nodes: commits.iter().map(|c| (c.id, node(c))).collect(),
+    })
+}
+
+/// `user:E`, `sa:S`, or the id or name alone.
+fn principal(call: &Call, text: &str) -> Option<Principal> {
+    let members = &call.rights().policy.snapshot().members;
+    if let Ok(id) = text.parse::<Principal>() {
+        return members.iter().find(|m| m.principal == id).map(|m| m.principal);
+    }
+    let fits = |p: &Principal, name: &str| match text.split_once(':') {
+        Some(("user", user)) => matches!(p, Principal::Account(_)) && name == user,
+        Some(("sa", account)) => matches!(p, Principal::ServiceAccount(_)) && name == account,
+        _ => name == text,
+    };
+    members.iter().find(|m| fits(&m.principal, &m.name)).map(|m| m.principal)
 }

@@ -1,0 +1,133 @@
+//! Verification of everything that is stored: trees and their packs, the chain of record digests, origin sets against
+//! provenance. Findings are lines as they are found. Managers of the organization may run it; since they are not readers
+//! (R14), a finding names a path only in a commit that the caller may read.
+
+pub mod queries;
+pub mod routes;
+
+use std::collections::{HashMap, HashSet};
+
+use contract::api::CommitState;
+use contract::ids::CommitId;
+use provenance::origins::OriginSet;
+use serde::Serialize;
+
+use crate::call::Call;
+use crate::commits::finish::ancestry;
+use crate::commits::{CommitRow, origins, record_digest};
+use crate::failure::Answer;
+use crate::permissions::System;
+
+const CHECK: System = System::because("the check sees everything; findings are filtered for who reads them");
+
+/// One line of the answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Line {
+    /// `ok`, `warning` or `error`.
+    pub severity: &'static str,
+    /// What it is about.
+    pub subject: String,
+    /// What is wrong and what to do.
+    pub message: String,
+}
+
+fn error(subject: &str, message: impl Into<String>) -> Line {
+    Line {
+        severity: "error",
+        subject: subject.to_owned(),
+        message: message.into(),
+    }
+}
+
+/// What is known of trees that were checked already: most commits share most of their nodes, some all.
+#[derive(Default)]
+pub struct Checked {
+    roots: HashSet<Vec<u8>>,
+    /// Record digests by commit.
+    pub commits: usize,
+}
+
+/// Checks one commit.
+///
+/// # Errors
+/// When the database is away; damage is no error but a line.
+pub async fn check_commit(call: &Call, commit: &CommitRow, deep: bool, checked: &mut Checked) -> Answer<Vec<Line>> {
+    checked.commits += 1;
+    let subject = format!("commit {}", commit.id);
+    let mut lines = Vec::new();
+    let mut tx = call.plane.begin().await?;
+    let set = match origins::get(&call.plane, &mut tx, &CHECK, commit.origin_set).await {
+        Ok(set) => set,
+        Err(failure) => return Ok(vec![error(&subject, failure.detail())]),
+    };
+    lines.extend(check_origins(call, &mut tx, commit, &set, &subject).await?);
+    if commit.state != CommitState::Finished {
+        return Ok(lines);
+    }
+    let tree = match commit.tree() {
+        Ok(tree) => tree,
+        Err(failure) => {
+            lines.push(error(&subject, failure.detail()));
+            return Ok(lines);
+        }
+    };
+    let ancestry = ancestry(&call.plane, &mut tx, &CHECK, commit, &tree).await?;
+    let finished_at = commit.finished_at.unwrap_or(commit.started_at);
+    let digest = record_digest(commit, finished_at, &ancestry);
+    if commit.digest.as_deref() != Some(&digest[..]) {
+        lines.push(error(
+            &subject,
+            "its record does not have the digest that was stored with it: the row, its inputs or its parent were changed; restore the database from a backup",
+        ));
+    }
+    drop(tx);
+    let root = commit.root.clone().unwrap_or_default();
+    if checked.roots.insert(root) {
+        let readable = call.readable(&set, "").is_ok();
+        for finding in call.plane.storage.verify(&tree, deep).await? {
+            let place = match (&finding.path, readable) {
+                (Some(path), true) => format!("{subject} /{path}"),
+                _ => subject.clone(),
+            };
+            let pack = finding.pack.map(|p| format!(" (packs/{p})")).unwrap_or_default();
+            let message = match (readable, &finding.path) {
+                // The words may hold a path.
+                (false, Some(_)) => format!("a file is damaged{pack}; restore the object from a backup"),
+                _ => format!("{}{pack}", finding.problem),
+            };
+            lines.push(error(&place, message));
+        }
+    }
+    Ok(lines)
+}
+
+/// Every domain of what a commit was made from is among its origins (R3), its own too.
+async fn check_origins(
+    call: &Call,
+    tx: &mut crate::plane::Tx,
+    commit: &CommitRow,
+    set: &OriginSet,
+    subject: &str,
+) -> Answer<Vec<Line>> {
+    let mut lines = Vec::new();
+    if set.home() != commit.repo {
+        lines.push(error(subject, "its origin set is that of another repo"));
+    }
+    let mut sources: HashMap<CommitId, i64> = queries::list_input_sets(tx, &CHECK, commit.id).await?;
+    if let Some(parent) = commit.parent.filter(|_| commit.pipeline.is_none()) {
+        sources.extend(queries::find_set(tx, &CHECK, parent).await?.map(|set| (parent, set)));
+    }
+    for (source, id) in sources {
+        let Ok(from) = origins::get(&call.plane, tx, &CHECK, id).await else {
+            lines.push(error(subject, format!("the origin set of its input `{source}` is damaged")));
+            continue;
+        };
+        if from.domains().any(|d| set.get(d).is_none()) {
+            lines.push(error(
+                subject,
+                format!("its origins lack a domain of `{source}`, which it was made from: readers may see too much; restore the database from a backup"),
+            ));
+        }
+    }
+    Ok(lines)
+}

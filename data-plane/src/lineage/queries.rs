@@ -1,0 +1,91 @@
+//! SQL of lineage.
+
+use contract::ids::{CommitId, DomainId};
+use provenance::origins::OriginSet;
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use crate::commits::CommitRow;
+use crate::commits::log::uuids;
+use crate::commits::queries::select_commits;
+use crate::failure::Answer;
+use crate::permissions::System;
+
+type Edges = Vec<(CommitId, CommitId)>;
+
+fn edges(rows: Vec<(Uuid, Uuid)>) -> Edges {
+    let edge = |(made, source)| (CommitId::from_uuid(made), CommitId::from_uuid(source));
+    rows.into_iter().map(edge).collect()
+}
+
+/// The bytes of an origin set that holds its own domain and nothing else: behind a commit that has such a one, no line
+/// of parents holds anything that was copied.
+fn own_bytes() -> i32 {
+    let own = OriginSet::own(DomainId::from_uuid(Uuid::nil())).encode().len();
+    i32::try_from(own).unwrap_or(0)
+}
+
+/// The sources of these commits: their direct inputs, and those of the commits before them on their branch where people
+/// made them. Pairs of (what was made, what it was made from).
+pub async fn list_sources(conn: &mut PgConnection, _: &System, commits: &[CommitId]) -> Answer<Edges> {
+    let rows = sqlx::query_as(
+        "with recursive line (made, id) as (
+            select id, id from commits where id = any($1)
+            union all
+            select line.made, p.id from line join commits c on c.id = line.id join commits p on p.id = c.parent_id
+              join origin_sets o on o.id = p.origin_set_id
+             where c.pipeline_id is null and octet_length(o.entries) > $2
+         ) select distinct line.made, i.input_id from line join commit_inputs i on i.commit_id = line.id",
+    )
+    .bind(uuids(commits))
+    .bind(own_bytes())
+    .fetch_all(conn)
+    .await?;
+    Ok(edges(rows))
+}
+
+/// What was made from these commits: the same edges, seen from the other end.
+pub async fn list_results(conn: &mut PgConnection, _: &System, commits: &[CommitId]) -> Answer<Edges> {
+    let rows = sqlx::query_as(
+        "with recursive line (made, source) as (
+            select commit_id, input_id from commit_inputs where input_id = any($1)
+            union
+            select c.id, line.source from line join commits c on c.parent_id = line.made where c.pipeline_id is null
+         ) select distinct made, source from line",
+    )
+    .bind(uuids(commits))
+    .fetch_all(conn)
+    .await?;
+    Ok(edges(rows))
+}
+
+/// These commits.
+pub async fn list_commits(conn: &mut PgConnection, _: &System, commits: &[CommitId]) -> Answer<Vec<CommitRow>> {
+    if commits.is_empty() {
+        return Ok(Vec::new());
+    }
+    let rows = sqlx::query_as(select_commits!("commits c where c.id = any($1) order by c.seq desc"))
+        .bind(uuids(commits))
+        .fetch_all(conn)
+        .await?;
+    Ok(rows)
+}
+
+/// The spec digest, hex, of each version of these pipelines.
+pub async fn list_spec_digests(
+    conn: &mut PgConnection,
+    _: &System,
+    pipelines: &[DomainId],
+) -> Answer<Vec<(DomainId, i32, String)>> {
+    let ids: Vec<Uuid> = pipelines.iter().map(|p| p.uuid()).collect();
+    let rows = sqlx::query_as::<_, (Uuid, i32, Vec<u8>)>(
+        "select pipeline_id, version, spec_digest from pipeline_versions where pipeline_id = any($1)",
+    )
+    .bind(ids)
+    .fetch_all(conn)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|(id, version, digest)| (DomainId::from_uuid(id), version, hex::encode(digest)))
+        .collect())
+}
