@@ -113,13 +113,14 @@ pub(super) fn distinct(datums: impl Iterator<Item = Datum>) -> Vec<Datum> {
     datums.filter(|d| seen.insert(d.identity())).collect()
 }
 
-/// One datum for each key, with everything of that key.
+/// One datum for each key, with everything of that key. Two keys can hold the same files where one repo is read twice
+/// under one name: user code would see the same, so it is one datum.
 fn groups(datums: impl Iterator<Item = Datum>) -> Vec<Datum> {
     let mut by_key: BTreeMap<Vec<String>, Vec<DatumInput>> = BTreeMap::new();
     for datum in datums {
         by_key.entry(key(&datum)).or_default().extend(datum.inputs);
     }
-    by_key.into_values().map(Datum::new).collect()
+    distinct(by_key.into_values().map(Datum::new))
 }
 
 /// The key of a datum under a group: the different keys of its inputs. A group inside a group has one already.

@@ -44,7 +44,10 @@ fn random_input(seed: &mut Seed, depth: usize, grouped: bool, next: &mut usize) 
                 && let Some(pfs) = first.get("pfs")
             {
                 let mut twin = pfs.clone();
-                twin["glob"] = json!("/(*)");
+                twin["glob"] = json!("/(?)(*)");
+                if grouped {
+                    twin["group_by"] = json!("$2");
+                }
                 parts.push(json!({ "pfs": twin }));
             }
             json!({ "union": parts })
@@ -179,6 +182,8 @@ proptest! {
             let lists: Vec<_> = (0..leaves.len()).map(|l| all_matches(&leaves[l].glob, &trees[repo(l)])).collect();
             let datums = enumerate(&input, &domains, &|l| lists[l].clone());
             assert!(datums.is_sorted(), "seed {number}");
+            let keys: BTreeSet<_> = datums.iter().map(|d| d.key(&[0; 32])).collect();
+            assert_eq!(keys.len(), datums.len(), "seed {number}");
             datums.into_iter().collect()
         };
         let (before, after) = (side(&old), side(&new));
