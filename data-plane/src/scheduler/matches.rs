@@ -25,6 +25,10 @@ fn summary_match(touched: &Touched, summary: &SubtreeSummary) -> Option<Match> {
 }
 
 async fn look_up(storage: &Storage, tree: &TreeRef, touched: &Touched) -> Answer<Option<Match>> {
+    // As in `all`: an empty repo has no match, not even of `/`.
+    if tree.is_empty() {
+        return Ok(None);
+    }
     let path = if touched.path == "/" { None } else { Some(FilePath::parse(&touched.path)?) };
     let summary = storage.subtree_digest(tree, path.as_ref()).await?;
     Ok(summary.and_then(|summary| summary_match(touched, &summary)))
