@@ -39,16 +39,31 @@ impl FileBuilder {
 
     /// Takes the next bytes; cuts all chunks whose ends no later byte can move.
     pub(crate) fn push(&mut self, bytes: &[u8]) -> Result<()> {
-        let mut carry = std::mem::take(&mut self.carry);
-        carry.extend_from_slice(bytes);
         let mut at = 0;
-        while carry.len() - at >= CHUNK_BYTES_MAX {
-            let end = at + cut(&carry[at..]);
-            self.store(&carry[at..end])?;
+        if !self.carry.is_empty() {
+            // The chunk across the border is put together; the others are cut where they lie.
+            let mut carry = std::mem::take(&mut self.carry);
+            let before = carry.len();
+            carry.extend_from_slice(&bytes[..bytes.len().min(CHUNK_BYTES_MAX)]);
+            let mut start = 0;
+            while start < before && carry.len() - start >= CHUNK_BYTES_MAX {
+                let end = start + cut(&carry[start..]);
+                self.store(&carry[start..end])?;
+                start = end;
+            }
+            if start < before {
+                carry.drain(..start);
+                self.carry = carry;
+                return Ok(());
+            }
+            at = start - before;
+        }
+        while bytes.len() - at >= CHUNK_BYTES_MAX {
+            let end = at + cut(&bytes[at..]);
+            self.store(&bytes[at..end])?;
             at = end;
         }
-        carry.drain(..at);
-        self.carry = carry;
+        self.carry.extend_from_slice(&bytes[at..]);
         Ok(())
     }
 

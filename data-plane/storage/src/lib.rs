@@ -9,7 +9,10 @@
 
 #![warn(missing_docs)]
 
+mod buffer;
 mod codec;
+#[cfg(test)]
+mod decoder_tests;
 mod digest;
 mod entry;
 mod entry_codec;

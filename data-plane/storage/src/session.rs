@@ -5,9 +5,9 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bytes::Bytes;
 use tokio::runtime::Handle;
 
+use crate::buffer::Frozen;
 use crate::digest::Digest;
 use crate::entry::Extent;
 use crate::error::{Result, StorageError};
@@ -66,7 +66,7 @@ impl Window {
 
 impl Session {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        shared.sessions.fetch_add(1, Ordering::Relaxed);
+        shared.pool.enter();
         Self {
             shared,
             id: SESSIONS.fetch_add(1, Ordering::Relaxed),
@@ -131,7 +131,9 @@ impl Session {
                 return Err(error);
             }
         }
-        let slot = state.open.get_or_insert_with(|| Arc::new(PackSlot::new(self.id)));
+        let slot = state
+            .open
+            .get_or_insert_with(|| Arc::new(PackSlot::new(self.id, &self.shared.pool)));
         let (bytes, digest) = encode(slot)?;
         let bytes = bytes.as_ref();
         let offset = slot.append(kind, digest, bytes)?;
@@ -148,7 +150,7 @@ impl Session {
 
     /// Many sessions at once fill smaller packs, so that they do not fill the memory.
     fn pack_bytes(&self) -> usize {
-        let sessions = self.shared.sessions.load(Ordering::Relaxed).max(2);
+        let sessions = self.shared.pool.sessions().max(2);
         let most = self.shared.options.pack_bytes;
         (most * 2 / sessions).max(PACK_BYTES_MIN.min(most))
     }
@@ -211,7 +213,7 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        self.shared.sessions.fetch_sub(1, Ordering::Relaxed);
+        self.shared.pool.leave();
     }
 }
 
@@ -225,7 +227,7 @@ struct Upload {
 }
 
 impl Upload {
-    async fn run(mut self, bytes: Bytes) {
+    async fn run(mut self, bytes: Frozen) {
         let Ok(permit) = self.shared.uploads.acquire().await else {
             return;
         };

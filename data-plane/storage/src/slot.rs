@@ -3,11 +3,12 @@
 //! pack has a name hold the slot, so they can be read and, once durable, be stored.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use tokio::sync::watch;
 
+use crate::buffer::{Buffer, Frozen, Pool};
 use crate::digest::Digest;
 use crate::error::{Result, StorageError};
 use crate::pack::{HEADER, Piece, PieceKind, encode_end};
@@ -24,8 +25,8 @@ pub(crate) struct PackSlot {
 }
 
 enum State {
-    Open { bytes: Vec<u8>, pieces: Vec<Piece> },
-    Sealed { id: Digest, bytes: Bytes },
+    Open { bytes: Buffer, pieces: Vec<Piece> },
+    Sealed { id: Digest, bytes: Frozen },
     Durable { id: Digest },
     Failed(StorageError),
 }
@@ -37,12 +38,14 @@ pub(crate) enum SlotBytes {
 }
 
 impl PackSlot {
-    pub(crate) fn new(session: usize) -> Self {
+    pub(crate) fn new(session: usize, pool: &Arc<Pool>) -> Self {
+        let mut bytes = Buffer::new(pool);
+        bytes.extend(HEADER);
         Self {
             serial: SERIAL.fetch_add(1, Ordering::Relaxed),
             session,
             state: Mutex::new(State::Open {
-                bytes: HEADER.to_vec(),
+                bytes,
                 pieces: Vec::new(),
             }),
             outcome: watch::Sender::new(None),
@@ -108,7 +111,7 @@ impl PackSlot {
             State::Open { bytes, pieces } => {
                 let offset = u32::try_from(bytes.len()).map_err(|_| StorageError::NotFlushed)?;
                 let length = u32::try_from(piece.len()).map_err(|_| StorageError::NotFlushed)?;
-                bytes.extend_from_slice(piece);
+                bytes.extend(piece);
                 pieces.push(Piece { kind, length, digest });
                 Ok(offset)
             }
@@ -127,14 +130,14 @@ impl PackSlot {
     }
 
     /// Gives an open pack its end and its name; `None` if it is not open.
-    pub(crate) fn seal(&self) -> Option<(Digest, Bytes)> {
+    pub(crate) fn seal(&self) -> Option<(Digest, Frozen)> {
         let mut state = self.state();
         let State::Open { bytes, pieces } = &mut *state else {
             return None;
         };
         let (end, id) = encode_end(pieces);
-        bytes.extend_from_slice(&end);
-        let bytes = Bytes::from(std::mem::take(bytes));
+        bytes.extend(&end);
+        let bytes = bytes.take().freeze();
         *state = State::Sealed {
             id,
             bytes: bytes.clone(),
@@ -167,18 +170,14 @@ impl PackSlot {
 
     /// Bytes from memory while the pack is open or on its way, its name afterwards.
     pub(crate) fn read(&self, offset: u32, length: u32) -> Result<SlotBytes> {
-        let (from, to) = (offset as usize, offset as usize + length as usize);
+        let (from, length) = (offset as usize, length as usize);
         let outside = || StorageError::Undecodable {
             what: "reference",
             why: "it points behind its pack".to_owned(),
         };
         match &*self.state() {
-            State::Open { bytes, .. } => {
-                let slice = bytes.get(from..to).ok_or_else(outside)?;
-                Ok(SlotBytes::Memory(Bytes::copy_from_slice(slice)))
-            }
-            State::Sealed { bytes, .. } if to <= bytes.len() => Ok(SlotBytes::Memory(bytes.slice(from..to))),
-            State::Sealed { .. } => Err(outside()),
+            State::Open { bytes, .. } => bytes.copy(from, length).map(SlotBytes::Memory).ok_or_else(outside),
+            State::Sealed { bytes, .. } => bytes.copy(from, length).map(SlotBytes::Memory).ok_or_else(outside),
             State::Durable { id } => Ok(SlotBytes::Stored(*id)),
             State::Failed(error) => Err(error.clone()),
         }

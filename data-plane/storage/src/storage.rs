@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::{Bytes, BytesMut};
@@ -11,6 +10,7 @@ use futures::stream::BoxStream;
 use moka::sync::Cache;
 use tokio::sync::{Semaphore, watch};
 
+use crate::buffer::Pool;
 use crate::digest::Digest;
 use crate::entry::{BlockRef, FileEntry};
 use crate::error::{Result, StorageError};
@@ -63,7 +63,7 @@ pub(crate) struct Shared {
     /// Sealed packs whose bytes are still in memory.
     pub(crate) unsettled: watch::Sender<usize>,
     pub(crate) uploads: Semaphore,
-    pub(crate) sessions: AtomicUsize,
+    pub(crate) pool: Arc<Pool>,
     /// Sealed packs that are not durable yet: records that refer to them by name can be read already.
     in_flight: Mutex<HashMap<Digest, Arc<PackSlot>>>,
 }
@@ -103,7 +103,7 @@ impl Storage {
             subtrees,
             unsettled,
             uploads,
-            sessions: AtomicUsize::new(0),
+            pool: Arc::default(),
             in_flight: Mutex::default(),
         };
         Self {

@@ -11,6 +11,7 @@ use object_store::memory::InMemory;
 use object_store::path::Path as ObjectPath;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutPayload};
 
+use crate::buffer::Frozen;
 use crate::digest::Digest;
 use crate::error::{Result, StorageError};
 
@@ -66,7 +67,7 @@ impl Store {
     }
 
     /// Stores a pack. That it is there already is no error: packs are named by content.
-    pub(crate) async fn put_pack(&self, id: Digest, bytes: Bytes) -> Result<()> {
+    pub(crate) async fn put_pack(&self, id: Digest, bytes: Frozen) -> Result<()> {
         if let Some(local) = &self.local {
             let local = Arc::clone(local);
             return tokio::task::spawn_blocking(move || local.put(id, &bytes))
@@ -75,12 +76,9 @@ impl Store {
         }
         let path = object_path(id);
         let length = bytes.len() as u64;
+        let payload: PutPayload = bytes.parts().iter().cloned().collect();
         let create = PutMode::Create.into();
-        match self
-            .objects
-            .put_opts(&path, PutPayload::from_bytes(bytes.clone()), create)
-            .await
-        {
+        match self.objects.put_opts(&path, payload.clone(), create).await {
             Ok(_) => return Ok(()),
             Err(object_store::Error::AlreadyExists { .. }) => {
                 let found = self
@@ -96,7 +94,6 @@ impl Store {
             Err(error) => return Err(failed("write", path.as_ref(), &error)),
         }
         // A stunted object under this name, or a store without conditional puts: the same content again does no harm.
-        let payload = PutPayload::from_bytes(bytes);
         self.objects
             .put(&path, payload)
             .await

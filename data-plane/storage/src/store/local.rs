@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use super::{PACKS, failed};
+use crate::buffer::Frozen;
 use crate::digest::Digest;
 use crate::error::Result;
 
@@ -41,7 +42,7 @@ impl Directory {
         &self.root
     }
 
-    pub(super) fn put(&self, id: Digest, bytes: &[u8]) -> Result<()> {
+    pub(super) fn put(&self, id: Digest, bytes: &Frozen) -> Result<()> {
         let packs = self.root.join(PACKS);
         let target = packs.join(id.to_string());
         let serial = self.serial.fetch_add(1, Ordering::Relaxed);
@@ -78,9 +79,11 @@ impl Directory {
     }
 }
 
-fn write_durably(temporary: &Path, target: &Path, directory: &Path, bytes: &[u8]) -> io::Result<()> {
+fn write_durably(temporary: &Path, target: &Path, directory: &Path, bytes: &Frozen) -> io::Result<()> {
     let mut file = File::options().write(true).create_new(true).open(temporary)?;
-    file.write_all(bytes)?;
+    for part in bytes.parts() {
+        file.write_all(part)?;
+    }
     file.sync_all()?;
     drop(file);
     fs::rename(temporary, target)?;

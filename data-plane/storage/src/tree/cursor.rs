@@ -15,6 +15,7 @@ use crate::storage::Shared;
 
 /// So much is read at once when leaves are walked one after the other.
 const AHEAD_BYTES_MAX: u64 = 256 << 10;
+const AHEAD_LEAVES_MAX: usize = 64;
 
 /// A position between files.
 pub(crate) struct Cursor {
@@ -22,8 +23,8 @@ pub(crate) struct Cursor {
     tree: TreeRef,
     /// The way from the root to the next file; the index in the last node is that file's.
     way: Vec<(Arc<Node>, usize)>,
-    /// Set after the first step from one leaf to the next.
-    scanning: bool,
+    /// How many leaves to read at once; grows with each that is walked to its end.
+    ahead: usize,
 }
 
 impl Cursor {
@@ -33,7 +34,7 @@ impl Cursor {
             shared: Arc::clone(shared),
             tree: tree.clone(),
             way: Vec::new(),
-            scanning: false,
+            ahead: 0,
         }
     }
 
@@ -95,7 +96,7 @@ impl Cursor {
                 }
             }
             self.way.pop();
-            self.scanning = true;
+            self.ahead = (self.ahead * 2).clamp(1, AHEAD_LEAVES_MAX);
         }
     }
 
@@ -125,12 +126,12 @@ impl Cursor {
         let PackRef::Stored(pack) = &first.pack else {
             return Ok(());
         };
-        if !self.scanning || self.shared.cached_node(first).is_some() {
+        if self.ahead < 2 || self.shared.cached_node(first).is_some() {
             return Ok(());
         }
         let mut end = first.end();
         let mut count = 1;
-        for child in &children[index + 1..] {
+        for child in children[index + 1..].iter().take(self.ahead - 1) {
             let here = &child.location;
             let beside = here.offset() == end && matches!(&here.pack, PackRef::Stored(id) if id == pack);
             if !beside || here.end() - first.offset() > AHEAD_BYTES_MAX {

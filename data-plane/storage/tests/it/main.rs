@@ -1,5 +1,7 @@
 //! Tests of storage through its public API.
 
+#![expect(clippy::unwrap_used, reason = "a test that fails may panic, its helpers included")]
+
 mod conformance;
 mod corruption;
 mod crash;

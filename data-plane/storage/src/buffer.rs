@@ -1,0 +1,161 @@
+//! Memory of packs that are being filled or written: segments of one size from a pool, so that
+//! gigabytes can pass through without growing, fragmenting or faulting in new memory each time.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+
+const SEGMENT_BYTES: usize = 1 << 20;
+/// So many idle segments are kept while there are write sessions.
+const IDLE_MAX: usize = 64;
+
+/// Idle segments.
+#[derive(Default)]
+pub(crate) struct Pool {
+    idle: Mutex<Vec<Vec<u8>>>,
+    sessions: AtomicUsize,
+}
+
+impl Pool {
+    /// Write sessions that are open now.
+    pub(crate) fn sessions(&self) -> usize {
+        self.sessions.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn enter(&self) {
+        self.sessions.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Gives the memory back when the last session ends.
+    pub(crate) fn leave(&self) {
+        if self.sessions.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        }
+    }
+
+    fn take(&self) -> Vec<u8> {
+        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        idle.unwrap_or_else(|| Vec::with_capacity(SEGMENT_BYTES))
+    }
+
+    fn put(&self, mut segment: Vec<u8>) {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.sessions() > 0 && idle.len() < IDLE_MAX {
+            segment.clear();
+            idle.push(segment);
+        }
+    }
+}
+
+/// One piece of memory; returns to its pool by itself.
+struct Segment {
+    bytes: Vec<u8>,
+    pool: Arc<Pool>,
+}
+
+impl AsRef<[u8]> for Segment {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Segment {
+    fn drop(&mut self) {
+        self.pool.put(std::mem::take(&mut self.bytes));
+    }
+}
+
+/// A sequence of bytes that only grows. All segments but the last are full.
+pub(crate) struct Buffer {
+    pool: Arc<Pool>,
+    segments: Vec<Segment>,
+    length: usize,
+}
+
+impl Buffer {
+    pub(crate) fn new(pool: &Arc<Pool>) -> Self {
+        Self {
+            pool: Arc::clone(pool),
+            segments: Vec::new(),
+            length: 0,
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.length
+    }
+
+    pub(crate) fn extend(&mut self, mut bytes: &[u8]) {
+        self.length += bytes.len();
+        while !bytes.is_empty() {
+            let full = self
+                .segments
+                .last()
+                .is_none_or(|last| last.bytes.len() == SEGMENT_BYTES);
+            if full {
+                self.segments.push(Segment {
+                    bytes: self.pool.take(),
+                    pool: Arc::clone(&self.pool),
+                });
+            }
+            let Some(last) = self.segments.last_mut() else { return };
+            let (head, tail) = bytes.split_at(bytes.len().min(SEGMENT_BYTES - last.bytes.len()));
+            last.bytes.extend_from_slice(head);
+            bytes = tail;
+        }
+    }
+
+    /// A copy of these bytes, if they are there.
+    pub(crate) fn copy(&self, from: usize, length: usize) -> Option<Bytes> {
+        copy(&self.segments, from, length)
+    }
+
+    /// What is in it; leaves it empty.
+    pub(crate) fn take(&mut self) -> Self {
+        std::mem::replace(self, Self::new(&Arc::clone(&self.pool)))
+    }
+
+    /// The bytes as they will be written.
+    pub(crate) fn freeze(self) -> Frozen {
+        Frozen {
+            length: self.length,
+            parts: self.segments.into_iter().map(Bytes::from_owner).collect(),
+        }
+    }
+}
+
+/// The bytes of a sealed pack. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Frozen {
+    parts: Arc<[Bytes]>,
+    length: usize,
+}
+
+impl Frozen {
+    pub(crate) fn len(&self) -> usize {
+        self.length
+    }
+
+    pub(crate) fn parts(&self) -> &[Bytes] {
+        &self.parts
+    }
+
+    /// A copy of these bytes, if they are there.
+    pub(crate) fn copy(&self, from: usize, length: usize) -> Option<Bytes> {
+        copy(&self.parts, from, length)
+    }
+}
+
+fn copy(segments: &[impl AsRef<[u8]>], from: usize, length: usize) -> Option<Bytes> {
+    let mut copied = Vec::with_capacity(length);
+    let mut at = from;
+    while copied.len() < length {
+        let segment = segments.get(at / SEGMENT_BYTES)?.as_ref();
+        let rest = segment.get(at % SEGMENT_BYTES..).filter(|rest| !rest.is_empty())?;
+        let part = &rest[..rest.len().min(length - copied.len())];
+        copied.extend_from_slice(part);
+        at += part.len();
+    }
+    Some(Bytes::from(copied))
+}
