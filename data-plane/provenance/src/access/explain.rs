@@ -56,7 +56,7 @@ pub fn explain(
     }
     let active = policy.active_releases(now);
     let weighed = weigh(policy, asked, verb, set, &active);
-    let mut teller = Teller {
+    let teller = Teller {
         policy,
         viewer,
         you: about_oneself,
@@ -64,7 +64,6 @@ pub fn explain(
         set,
         lineage,
         active: &active,
-        numbers: HashMap::new(),
     };
     let (decision, missing) = match &weighed.denial {
         None => (Decision::Allow, Vec::new()),
@@ -86,11 +85,10 @@ struct Teller<'a> {
     set: &'a OriginSet,
     lineage: &'a Lineage,
     active: &'a ActiveReleases,
-    numbers: HashMap<DomainId, u32>,
 }
 
 impl Teller<'_> {
-    fn missing(&mut self, denial: &Denial, asked: &Subject) -> Vec<MissingDomain> {
+    fn missing(&self, denial: &Denial, asked: &Subject) -> Vec<MissingDomain> {
         let who = if self.you {
             "you".to_owned()
         } else {
@@ -120,7 +118,7 @@ impl Teller<'_> {
         missing
     }
 
-    fn one(&mut self, domain: DomainId, who: &str) -> MissingDomain {
+    fn one(&self, domain: DomainId, who: &str) -> MissingDomain {
         let name = self.name(domain);
         let verb = self.verb.as_str();
         let hidden = !self.shows(domain);
@@ -144,32 +142,11 @@ impl Teller<'_> {
         can(self.policy, self.viewer, Permission::Discover, domain)
     }
 
-    fn name(&mut self, domain: DomainId) -> String {
-        match self.policy.name_of(domain) {
-            Some(name) if self.shows(domain) => name,
-            _ => format!("{RESTRICTED}{}", self.number(domain)),
-        }
+    fn name(&self, domain: DomainId) -> String {
+        shown_name(self.policy, self.viewer, domain)
     }
 
-    /// A number that is the same in all explanations for this viewer and tells nothing: not how many hidden domains there
-    /// are, not their order, and to two viewers not that they look at the same one.
-    fn number(&mut self, domain: DomainId) -> u32 {
-        if let Some(number) = self.numbers.get(&domain) {
-            return *number;
-        }
-        let mut hasher = blake3::Hasher::new();
-        hasher.update(self.viewer.principal.to_string().as_bytes());
-        hasher.update(domain.uuid().as_bytes());
-        let bytes = *hasher.finalize().as_bytes();
-        let mut number = u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]) % 9000 + 1000;
-        while self.numbers.values().any(|n| *n == number) {
-            number += 1;
-        }
-        self.numbers.insert(domain, number);
-        number
-    }
-
-    fn step(&mut self, commit: CommitId, domain: DomainId) -> String {
+    fn step(&self, commit: CommitId, domain: DomainId) -> String {
         let name = self.name(domain);
         if self.shows(domain) {
             format!("{name}@{commit}")
@@ -179,7 +156,7 @@ impl Teller<'_> {
     }
 
     /// One path from the domain to the object, as text. Hidden steps that follow each other are one.
-    fn witness(&mut self, domain: DomainId) -> Vec<String> {
+    fn witness(&self, domain: DomainId) -> Vec<String> {
         let path = shortest(self.lineage, domain, self.active)
             // Where the lineage does not tell of releases, any path shows how the domain gets there.
             .or_else(|| shortest(self.lineage, domain, &ActiveReleases::default()))
@@ -200,6 +177,23 @@ impl Teller<'_> {
 }
 
 const RESTRICTED: &str = "restricted upstream #";
+
+/// What a viewer is told of a domain: `project/repo` where he may discover it, else `restricted upstream #n`. The number
+/// is the same in everything this viewer is told and tells nothing else: not how many hidden domains there are, not their
+/// order, and to two viewers not that they look at the same one.
+pub fn shown_name(policy: &Policy, viewer: &Subject, domain: DomainId) -> String {
+    match policy.name_of(domain) {
+        Some(name) if can(policy, viewer, Permission::Discover, domain) => name,
+        _ => {
+            let mut hasher = blake3::Hasher::new_derive_key("howdah restricted upstream v1");
+            hasher.update(viewer.principal.to_string().as_bytes());
+            hasher.update(domain.uuid().as_bytes());
+            let bytes = *hasher.finalize().as_bytes();
+            let number = u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]) % 900_000 + 100_000;
+            format!("{RESTRICTED}{number}")
+        }
+    }
+}
 
 /// The shortest path from a commit of the domain down to the object on which no active release excuses the domain.
 fn shortest(lineage: &Lineage, domain: DomainId, active: &ActiveReleases) -> Option<Vec<CommitId>> {
