@@ -1,1 +1,10 @@
-//! End-to-end stories through the real binaries.
+//! End-to-end stories: the real binaries, a real PostgreSQL, real sandboxes, spoken to through the command line as people
+//! and scripts do.
+
+mod bad_input;
+mod challenge;
+mod crashes;
+mod embedded;
+mod harness;
+mod tenancy;
+mod user_code;
