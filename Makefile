@@ -1,0 +1,29 @@
+# Everything a newcomer needs. `make help` lists it.
+.PHONY: help setup build demo test bench down
+
+BINARIES := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/release
+# Tests have homes of their own, so they must be told where PostgreSQL was unpacked, if it was.
+WITH_POSTGRES = export PG_BIN_DIR="$${PG_BIN_DIR:-$$(demo/setup where)}";
+
+help: ## lists these commands
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: ## installs what is missing (PostgreSQL)
+	@demo/setup
+
+build: ## builds the release binaries
+	@echo "building (the first time takes several minutes)"
+	@cargo build --release --workspace --locked
+
+demo: ## builds, starts the service, plays the satellite challenge, leaves the service running
+	@image=$$(demo/setup demo) && $(MAKE) --no-print-directory build && HOWDAH_BINARIES=$(BINARIES) demo/run "$$image"
+
+test: setup ## runs all tests, with what they need
+	@$(WITH_POSTGRES) cargo test --workspace --locked
+
+bench: setup build ## prints ratios against floors measured in the same run
+	@$(WITH_POSTGRES) cargo bench --workspace --locked --benches
+	@$(WITH_POSTGRES) bench/service --binaries $(BINARIES)
+
+down: ## stops the service
+	@$(BINARIES)/howdah down
