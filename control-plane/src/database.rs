@@ -10,7 +10,8 @@ use sqlx::{Decode, PgPool, Postgres, Type};
 /// A transaction on the control plane's database.
 pub type Tx = sqlx::Transaction<'static, Postgres>;
 
-static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../migrations/control");
+/// The control plane's schema.
+pub static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../migrations/control");
 
 /// How many connections one process holds at most.
 const CONNECTIONS_MAX: u32 = 16;

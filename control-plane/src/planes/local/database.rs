@@ -48,7 +48,7 @@ pub(super) async fn create(pool: &PgPool, name: &str, password: &str) -> anyhow:
     anyhow::ensure!(plain, "the password of `{name}` has a character that needs quoting");
     let made = run(
         pool,
-        format!("create role {name} login nosuperuser nocreatedb nocreaterole noinherit"),
+        format!("create role {name} login nosuperuser nocreatedb nocreaterole"),
     )
     .await;
     made.or_else(|e| if is_duplicate(&e) { Ok(()) } else { Err(e) })
