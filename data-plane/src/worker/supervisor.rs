@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use chassis::process::Shutdown;
 use tokio::io::AsyncWriteExt;
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStdin, Command};
 use uuid::Uuid;
 
 use super::protocol::WorkerConfig;
@@ -32,10 +32,11 @@ pub async fn supervise(plane: Plane, binary: PathBuf, url: String, shutdown: Shu
         let worker = Uuid::from_bytes(plane.environment.random());
         let began = tokio::time::Instant::now();
         match start(&plane, &binary, &url, worker).await {
-            Ok(mut child) => {
+            Ok((mut child, pipe)) => {
                 tokio::select! {
                     ended = child.wait() => tracing::warn!("the worker ended ({ended:?}), it is started again"),
                     () = shutdown.begun() => {
+                        drop(pipe);
                         stop(child).await;
                         return;
                     }
@@ -52,7 +53,7 @@ pub async fn supervise(plane: Plane, binary: PathBuf, url: String, shutdown: Shu
     }
 }
 
-async fn start(plane: &Plane, binary: &PathBuf, url: &str, worker: Uuid) -> std::io::Result<Child> {
+async fn start(plane: &Plane, binary: &PathBuf, url: &str, worker: Uuid) -> std::io::Result<(Child, ChildStdin)> {
     let config = WorkerConfig {
         plane_url: url.to_owned(),
         secret: plane.worker_secret.clone(),
@@ -73,17 +74,16 @@ async fn start(plane: &Plane, binary: &PathBuf, url: &str, worker: Uuid) -> std:
         .spawn()?;
     let mut line = serde_json::to_vec(&config)?;
     line.push(b'\n');
-    if let Some(stdin) = &mut child.stdin {
-        stdin.write_all(&line).await?;
-        stdin.flush().await?;
-    }
+    // Taken out, because waiting for a child closes what is left in it.
+    let mut pipe = child.stdin.take().ok_or_else(|| std::io::Error::other("the worker has no standard input"))?;
+    pipe.write_all(&line).await?;
+    pipe.flush().await?;
     tracing::info!(worker.pid = child.id(), "started worker {:?}", child.id());
-    Ok(child)
+    Ok((child, pipe))
 }
 
-/// The end of the pipe asks the worker to stop; one that does not is killed.
+/// The end of the pipe has asked the worker to stop; one that does not is killed.
 async fn stop(mut child: Child) {
-    drop(child.stdin.take());
     if tokio::time::timeout(Duration::from_secs(5), child.wait()).await.is_err() {
         let _ = child.kill().await;
     }

@@ -4,5 +4,10 @@
 mod app;
 mod control;
 mod files;
+mod jobs_crashes;
+mod jobs_datums;
+mod jobs_pipelines;
+mod jobs_rig;
+mod jobs_sets;
 mod repos;
 mod revocation;
