@@ -19,7 +19,7 @@ use testkit::postgres::TestDatabase;
 use crate::control::{FakeControl, ISSUER};
 
 /// How long anything may take on a crowded machine.
-pub const LIMIT: Duration = Duration::from_secs(30);
+pub const LIMIT: Duration = Duration::from_secs(90);
 
 /// A running plane.
 pub struct Rig {
