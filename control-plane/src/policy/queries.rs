@@ -207,7 +207,8 @@ where
 }
 
 async fn list_domains(tx: &mut Tx, id: &str) -> Result<Vec<Domain>, sqlx::Error> {
-    let rows: Vec<(Text<DomainId>, Text<ProjectName>, Text<RepoName>, bool)> = sqlx::query_as(
+    type Row = (Text<DomainId>, Text<ProjectName>, Text<RepoName>, bool);
+    let rows: Vec<Row> = sqlx::query_as(
         "select id, project, name, deleted_at is not null from domains where organization_id = $1 order by id",
     )
     .bind(id)
@@ -274,7 +275,8 @@ async fn list_releases(tx: &mut Tx, id: &str) -> Result<Vec<Release>, sqlx::Erro
     .bind(id)
     .fetch_all(&mut **tx)
     .await?;
-    let parts: Vec<(Text<ReleaseId>, Text<DomainId>, Option<Text<Principal>>)> = sqlx::query_as(
+    type Part = (Text<ReleaseId>, Text<DomainId>, Option<Text<Principal>>);
+    let parts: Vec<Part> = sqlx::query_as(
         "select d.release_id, d.domain_id, d.approved_by from release_domains d join releases r on r.id = d.release_id
          where r.organization_id = $1 and r.activated_at is not null order by d.domain_id",
     )

@@ -34,7 +34,8 @@ pub(super) async fn list_teams(
     allowed: &Allowed<ViewOrganization>,
     window: &Window,
 ) -> Result<Vec<TeamView>, sqlx::Error> {
-    let rows: Vec<(Text<TeamId>, Text<TeamName>, DateTime<Utc>, Vec<String>)> = sqlx::query_as(
+    type Row = (Text<TeamId>, Text<TeamName>, DateTime<Utc>, Vec<String>);
+    let rows: Vec<Row> = sqlx::query_as(
         "select t.id, t.name, t.created_at,
              coalesce(array_agg(case when m.principal like 'sa\\_%' then 'sa:' || m.name else m.name end order by m.name)
                  filter (where m.name is not null), '{}')

@@ -1,6 +1,8 @@
 //! The control plane against a real PostgreSQL: slices through HTTP, the reconciler against a cloud that fails, and the
 //! real process with a data plane that is a script.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 mod accounts;
 mod app;
 mod authorization;
