@@ -1,18 +1,39 @@
 //! The command line: every command of the product as a person or a script types it. It speaks HTTP to the planes and starts
 //! their programs for `howdah up`, but links neither. Names of flags and shapes of `--json` are a contract.
 
+mod access;
+mod account;
+mod api_token;
+mod client;
 mod clock;
+mod commit;
+mod credentials;
 mod doctor;
 mod failure;
+mod files;
 mod files_of_ours;
+mod fsck;
+mod get;
+mod grant;
+mod job;
+mod lineage;
+mod organization;
 mod output;
+mod pipeline;
+mod project;
+mod put;
+mod references;
+mod release;
 mod service;
 mod settings;
+mod team;
+mod template;
 
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
+use client::Client;
 use failure::{Exit, Failure, Outcome};
 use output::Output;
 use settings::Settings;
@@ -42,7 +63,56 @@ enum Command {
     /// Show whether the service runs and where
     #[command(after_help = "Example: howdah status --json")]
     Status,
+    Signup(account::Signup),
+    Login(account::Login),
+    /// End the session and forget it
+    #[command(after_help = "Example: howdah logout")]
+    Logout,
+    /// Show who you are and where
+    #[command(after_help = "Example: howdah whoami")]
+    Whoami,
+    #[command(subcommand)]
+    Org(organization::Org),
+    #[command(subcommand)]
+    Team(team::Team),
+    #[command(subcommand)]
+    ServiceAccount(team::ServiceAccount),
+    #[command(subcommand)]
+    Token(api_token::Token),
+    #[command(subcommand)]
+    Grant(grant::Grant),
+    #[command(subcommand)]
+    Access(access::Access),
+    #[command(subcommand)]
+    Release(release::Release),
+    #[command(subcommand)]
+    Project(project::Project),
+    #[command(subcommand)]
+    Repo(project::Repo),
+    #[command(subcommand)]
+    Branch(project::Branch),
+    #[command(subcommand)]
+    Commit(commit::Commit),
+    Log(commit::Log),
+    Put(put::Put),
+    Get(get::Get),
+    Cat(get::Cat),
+    Ls(files::Ls),
+    Rm(files::Rm),
+    Cp(files::Cp),
+    Diff(files::Diff),
+    Provenance(lineage::Provenance),
+    Impact(lineage::Impact),
+    #[command(subcommand)]
+    Pipeline(pipeline::Pipeline),
+    #[command(subcommand)]
+    Job(job::Job),
+    #[command(subcommand)]
+    Datum(job::Datum),
+    Logs(job::Logs),
+    Wait(job::Wait),
     Doctor(doctor::Doctor),
+    Fsck(fsck::Fsck),
     /// Print a completion script for a shell
     #[command(after_help = "Example: howdah completions bash > /etc/bash_completion.d/howdah")]
     Completions {
@@ -115,7 +185,45 @@ async fn run(command: Command, output: Output) -> Outcome {
         Command::Down => service::down(&settings, output).await,
         Command::Status => service::status(&settings, output).await,
         Command::Doctor(_) => doctor::run(&settings, output).await,
-        Command::Completions { .. } => Ok(()),
+        other => ask(other, &Client::new(settings, output)?, output).await,
+    }
+}
+
+/// Commands that ask a service.
+async fn ask(command: Command, client: &Client, output: Output) -> Outcome {
+    match command {
+        Command::Signup(arguments) => account::signup(arguments, client, output).await,
+        Command::Login(arguments) => account::login(arguments, client, output).await,
+        Command::Logout => account::logout(client, output).await,
+        Command::Whoami => account::whoami(client, output).await,
+        Command::Org(command) => organization::run(command, client, output).await,
+        Command::Team(command) => team::run(command, client, output).await,
+        Command::ServiceAccount(command) => team::run_service_accounts(command, client, output).await,
+        Command::Token(command) => api_token::run(command, client, output).await,
+        Command::Grant(command) => grant::run(command, client, output).await,
+        Command::Access(command) => access::run(command, client, output).await,
+        Command::Release(command) => release::run(command, client, output).await,
+        Command::Project(command) => project::run(command, client, output).await,
+        Command::Repo(command) => project::run_repo(command, client, output).await,
+        Command::Branch(command) => project::run_branch(command, client, output).await,
+        Command::Commit(command) => commit::run(command, client, output).await,
+        Command::Log(arguments) => commit::log(arguments, client, output).await,
+        Command::Put(arguments) => put::run(arguments, client, output).await,
+        Command::Get(arguments) => get::run(arguments, client, output).await,
+        Command::Cat(arguments) => get::cat(arguments, client).await,
+        Command::Ls(arguments) => files::ls(arguments, client, output).await,
+        Command::Rm(arguments) => files::rm(arguments, client, output).await,
+        Command::Cp(arguments) => files::cp(arguments, client, output).await,
+        Command::Diff(arguments) => files::diff(arguments, client, output).await,
+        Command::Provenance(arguments) => lineage::provenance(arguments, client, output).await,
+        Command::Impact(arguments) => lineage::impact(arguments, client, output).await,
+        Command::Pipeline(command) => pipeline::run(command, client, output).await,
+        Command::Job(command) => job::run(command, client, output).await,
+        Command::Datum(command) => job::run_datum(command, client, output).await,
+        Command::Logs(arguments) => job::logs(arguments, client, output).await,
+        Command::Wait(arguments) => job::wait(arguments, client, output).await,
+        Command::Fsck(_) => fsck::run(client, output).await,
+        Command::Up(_) | Command::Down | Command::Status | Command::Doctor(_) | Command::Completions { .. } => Ok(()),
     }
 }
 

@@ -315,7 +315,6 @@ fn unnamed_file() -> std::io::Result<File> {
     let path = std::env::temp_dir().join(name);
     let file = OpenOptions::new()
         .read(true)
-        .write(true)
         .append(true)
         .create_new(true)
         .mode(0o600)

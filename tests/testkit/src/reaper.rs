@@ -26,6 +26,10 @@ kill -QUIT "$pid"
 
 /// Watches over the server of `data` for as long as the returned pipe is open. With locks, the server is shared: the last
 /// of its users stops it.
+#[expect(
+    clippy::zombie_processes,
+    reason = "it ends after this process, so nobody here can wait for it"
+)]
 pub(crate) fn watch(data: &Path, locks: Option<(&Path, &Path)>) -> ChildStdin {
     let mut command = Command::new("/bin/sh");
     command.args(["-c", SCRIPT, "sh"]).arg(data);

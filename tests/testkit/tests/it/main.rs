@@ -2,9 +2,9 @@
 
 use testkit::postgres;
 
-async fn one(url: &str) -> i32 {
-    let pool = sqlx::PgPool::connect(url).await.unwrap();
-    sqlx::query_scalar("select 1").fetch_one(&pool).await.unwrap()
+async fn one(url: &str) -> Result<i32, sqlx::Error> {
+    let pool = sqlx::PgPool::connect(url).await?;
+    sqlx::query_scalar("select 1").fetch_one(&pool).await
 }
 
 #[tokio::test]
@@ -30,17 +30,18 @@ async fn two_tests_get_two_databases_and_a_dropped_one_is_gone() {
 #[tokio::test]
 async fn a_dedicated_server_can_be_killed_and_comes_back_at_the_same_address() {
     let server = postgres::dedicated().await;
-    assert_eq!(one(&server.url).await, 1);
+    assert_eq!(one(&server.url).await.unwrap(), 1);
     server.kill9();
     assert_eq!(server.process_id(), None);
     server.start();
-    assert_eq!(one(&server.url).await, 1);
+    assert_eq!(one(&server.url).await.unwrap(), 1);
 }
 
 #[tokio::test]
 async fn a_killed_process_is_gone() {
-    let child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+    let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
     assert!(testkit::processes::is_alive(child.id()));
     testkit::processes::kill9(child.id());
     assert!(!testkit::processes::is_alive(child.id()));
+    child.wait().unwrap();
 }

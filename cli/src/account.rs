@@ -1,0 +1,197 @@
+//! Accounts: sign up, log in, log out, and who one is.
+
+use std::io::{IsTerminal, Read};
+
+use clap::Args;
+use contract::api::{LogIn, Organization, SessionMade, SignUp, WhoAmI};
+
+use crate::client::{Client, Request};
+use crate::failure::{Exit, Failure, Outcome};
+use crate::output::{Output, table};
+
+/// Make an account and log in.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example: echo \"$PASSWORD\" | howdah signup --email me@example.org --password-stdin --org acme"
+)]
+pub struct Signup {
+    /// The address
+    #[arg(long)]
+    email: String,
+    /// Read the password from standard input instead of asking for it
+    #[arg(long)]
+    password_stdin: bool,
+    /// An organization to make at once
+    #[arg(long, value_name = "NAME")]
+    org: Option<String>,
+}
+
+/// Log in.
+#[derive(Debug, Args)]
+#[command(after_help = "Example: howdah login --email me@example.org")]
+pub struct Login {
+    /// The address; asked for when it is missing
+    #[arg(long)]
+    email: Option<String>,
+    /// Read the password from standard input instead of asking for it
+    #[arg(long)]
+    password_stdin: bool,
+}
+
+/// `howdah signup`.
+///
+/// # Errors
+/// What the service answers.
+pub async fn signup(arguments: Signup, client: &Client, output: Output) -> Outcome {
+    let organization = arguments
+        .org
+        .map(|name| name.parse())
+        .transpose()
+        .map_err(|e| Failure::usage("wrong usage", e, "choose another name for --org"))?;
+    let request = Request::post("/v1/accounts").body(&SignUp {
+        email: arguments.email,
+        password: password(arguments.password_stdin, true)?,
+        organization,
+    })?;
+    let made: SessionMade = client.control_anonymous(request).await?;
+    remember(client, output, &made, "signed up and logged in")
+}
+
+/// `howdah login`.
+///
+/// # Errors
+/// What the service answers.
+pub async fn login(arguments: Login, client: &Client, output: Output) -> Outcome {
+    let email = match arguments.email {
+        Some(email) => email,
+        None => ask("E-mail: ")?,
+    };
+    let request = Request::post("/v1/sessions").body(&LogIn {
+        email,
+        password: password(arguments.password_stdin, false)?,
+    })?;
+    let made: SessionMade = client.control_anonymous(request).await?;
+    remember(client, output, &made, "logged in")
+}
+
+/// Keeps the session; of several organizations, the one in use before stays in use.
+fn remember(client: &Client, output: Output, made: &SessionMade, what: &str) -> Outcome {
+    let names: Vec<String> = made.organizations.iter().map(|o| o.name.to_string()).collect();
+    client.credentials.change(|login| {
+        let same = login.email.as_deref() == Some(&made.account.email);
+        let kept = login.organization.take().filter(|name| same && names.contains(name));
+        login.organization = kept.or_else(|| (names.len() == 1).then(|| names[0].clone()));
+        login.session_token = Some(made.session_token.clone());
+        login.email = Some(made.account.email.clone());
+        login.access.clear();
+    })?;
+    let shown = serde_json::json!({
+        "account": made.account, "organizations": made.organizations, "expires_at": made.expires_at,
+    });
+    output.result(&shown, || {
+        let of = if names.is_empty() {
+            String::new()
+        } else {
+            format!(" ({})", names.join(", "))
+        };
+        format!("{what} as {}{of}", made.account.email)
+    })
+}
+
+/// `howdah logout`.
+///
+/// # Errors
+/// When the stored login cannot be removed.
+pub async fn logout(client: &Client, output: Output) -> Outcome {
+    let known = client.credentials.read().session_token.is_some();
+    if known && client.settings.token.is_none() {
+        // A session that the service does not know any more is as good as ended.
+        let _ = client.control_done(Request::delete("/v1/sessions/current")).await;
+    }
+    client
+        .credentials
+        .change(|login| *login = crate::credentials::Login::default())?;
+    output.result(&serde_json::json!({ "logged_out": known }), || {
+        if known { "logged out" } else { "was not logged in" }.to_owned()
+    })
+}
+
+/// `howdah whoami`.
+///
+/// # Errors
+/// Exit code 4 when not logged in.
+pub async fn whoami(client: &Client, output: Output) -> Outcome {
+    let who: WhoAmI = client.control(Request::get("/v1/account")).await?;
+    let in_use = client.credentials.read().organization;
+    output.result(&who, || {
+        let rows: Vec<Vec<String>> = who.organizations.iter().map(|o| row(o, in_use.as_deref())).collect();
+        format!(
+            "{} at {}\n{}",
+            who.name,
+            client.settings.url,
+            table(&["organization", "role", ""], &rows)
+        )
+    })
+}
+
+fn row(organization: &Organization, in_use: Option<&str>) -> Vec<String> {
+    let mark = if in_use == Some(organization.name.as_str()) {
+        "in use"
+    } else {
+        ""
+    };
+    vec![
+        organization.name.to_string(),
+        organization.role.as_str().to_owned(),
+        mark.to_owned(),
+    ]
+}
+
+fn password(from_stdin: bool, twice: bool) -> Outcome<String> {
+    if from_stdin {
+        let mut text = String::new();
+        std::io::stdin()
+            .read_to_string(&mut text)
+            .map_err(|e| Failure::new("cannot read the password", e, "send it as text to standard input"))?;
+        let text = text.strip_suffix('\n').unwrap_or(&text);
+        return Ok(text.strip_suffix('\r').unwrap_or(text).to_owned());
+    }
+    let first = ask_secret("Password: ")?;
+    if twice && ask_secret("The same again: ")? != first {
+        return Err(Failure::usage(
+            "cannot sign up",
+            "the two passwords differ",
+            "try again",
+        ));
+    }
+    Ok(first)
+}
+
+fn needs_terminal() -> Failure {
+    Failure::usage(
+        "cannot ask for the password",
+        "standard input is no terminal",
+        "give --email and send the password with --password-stdin",
+    )
+    .with_exit(Exit::Usage)
+}
+
+fn ask_secret(prompt: &str) -> Outcome<String> {
+    if !std::io::stdin().is_terminal() {
+        return Err(needs_terminal());
+    }
+    rpassword::prompt_password(prompt)
+        .map_err(|e| Failure::new("cannot ask for the password", e, "use --password-stdin"))
+}
+
+fn ask(prompt: &str) -> Outcome<String> {
+    if !std::io::stdin().is_terminal() {
+        return Err(needs_terminal());
+    }
+    eprint!("{prompt}");
+    let mut text = String::new();
+    std::io::stdin()
+        .read_line(&mut text)
+        .map_err(|e| Failure::new("cannot read the address", e, "use --email"))?;
+    Ok(text.trim().to_owned())
+}

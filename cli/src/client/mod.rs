@@ -1,0 +1,452 @@
+//! Speaks to the control plane and, with short-lived access tokens, to data planes. What can be repeated safely is repeated:
+//! a plane that wakes up, a token that ran out, a plane that moved. Everything else is the caller's to decide.
+
+mod request;
+mod stream;
+
+use std::time::{Duration, Instant};
+
+use chrono::TimeDelta;
+use contract::api::{AccessTokenMade, Page, WhoAmI};
+use contract::problem::{Problem, ProblemKind};
+use reqwest::{Method, Response, StatusCode};
+use serde::de::DeserializeOwned;
+
+use crate::clock;
+use crate::credentials::{CachedAccess, Credentials, Login};
+use crate::failure::{Exit, Failure, Outcome};
+use crate::output::Output;
+use crate::service::home::Home;
+use crate::settings::Settings;
+pub use request::{Request, segment};
+pub use stream::blocking_reader;
+
+const EPOCH: &str = "howdah-epoch";
+/// How long a plane may take to wake, and a busy service to answer.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a control plane that died may take to come back.
+const RESTART_PATIENCE: Duration = Duration::from_secs(15);
+
+/// The client of one run.
+pub struct Client {
+    http: reqwest::Client,
+    /// What the environment says.
+    pub settings: Settings,
+    /// What is remembered.
+    pub credentials: Credentials,
+    output: Output,
+    access: tokio::sync::Mutex<Option<CachedAccess>>,
+}
+
+/// Which address a request goes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Target {
+    Control,
+    Plane,
+    /// The plane itself where it can be reached: for bulk bytes.
+    Direct,
+}
+
+impl Client {
+    /// A client with the settings of the environment.
+    ///
+    /// # Errors
+    /// When the HTTP library cannot start.
+    pub fn new(settings: Settings, output: Output) -> Outcome<Self> {
+        let http = reqwest::Client::builder()
+            .user_agent(concat!("howdah/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(Duration::from_secs(10))
+            .build()
+            .map_err(|e| Failure::new("cannot start", e, "check this machine's certificates"))?;
+        Ok(Self {
+            http,
+            credentials: Credentials::new(&settings.config, &settings.url),
+            settings,
+            output,
+            access: tokio::sync::Mutex::new(None),
+        })
+    }
+
+    /// Asks the control plane.
+    ///
+    /// # Errors
+    /// What it answers.
+    pub async fn control<T: DeserializeOwned>(&self, request: Request) -> Outcome<T> {
+        read(self.send(Target::Control, &request).await?).await
+    }
+
+    /// Asks the control plane without a token: to sign up or log in.
+    ///
+    /// # Errors
+    /// What it answers.
+    pub async fn control_anonymous<T: DeserializeOwned>(&self, request: Request) -> Outcome<T> {
+        read(self.send(Target::Control, &request.anonymous()).await?).await
+    }
+
+    /// Asks the organization's data plane.
+    ///
+    /// # Errors
+    /// What it answers.
+    pub async fn plane<T: DeserializeOwned>(&self, request: Request) -> Outcome<T> {
+        read(self.send(Target::Plane, &request).await?).await
+    }
+
+    /// Asks for something whose answer is nothing.
+    ///
+    /// # Errors
+    /// What the plane answers.
+    pub async fn plane_done(&self, request: Request) -> Outcome {
+        self.send(Target::Plane, &request).await.map(drop)
+    }
+
+    /// The same at the control plane; an answer with an epoch is remembered.
+    ///
+    /// # Errors
+    /// What it answers.
+    pub async fn control_done(&self, request: Request) -> Outcome {
+        let response = self.send(Target::Control, &request).await?;
+        let bytes = response.bytes().await.unwrap_or_default();
+        if let Ok(value) = serde_json::from_slice::<serde_json::Value>(&bytes)
+            && let Some(epoch) = value.get("epoch").and_then(serde_json::Value::as_u64)
+        {
+            self.saw_epoch(epoch).await?;
+        }
+        Ok(())
+    }
+
+    /// All pages of a list of the control plane.
+    ///
+    /// # Errors
+    /// What it answers.
+    pub async fn control_list<T: DeserializeOwned>(&self, request: Request) -> Outcome<Vec<T>> {
+        self.pages(Target::Control, request, None).await
+    }
+
+    /// All pages of a list of the data plane, or as many rows as asked for.
+    ///
+    /// # Errors
+    /// What it answers.
+    pub async fn plane_list<T: DeserializeOwned>(&self, request: Request, limit: Option<usize>) -> Outcome<Vec<T>> {
+        self.pages(Target::Plane, request, limit).await
+    }
+
+    async fn pages<T: DeserializeOwned>(
+        &self,
+        target: Target,
+        request: Request,
+        most: Option<usize>,
+    ) -> Outcome<Vec<T>> {
+        let mut items: Vec<T> = Vec::new();
+        let mut cursor: Option<String> = None;
+        loop {
+            let left = most.map_or(200, |most| most.saturating_sub(items.len()).min(200));
+            if left == 0 {
+                return Ok(items);
+            }
+            let mut request = request.clone().query("limit", left);
+            if let Some(cursor) = &cursor {
+                request = request.query("cursor", cursor);
+            }
+            let page: Page<T> = read(self.send(target, &request).await?).await?;
+            items.extend(page.items);
+            cursor = page.next_cursor;
+            if cursor.is_none() {
+                return Ok(items);
+            }
+        }
+    }
+
+    /// One page: the items and where the next begins.
+    ///
+    /// # Errors
+    /// What the plane answers.
+    pub async fn plane_page<T: DeserializeOwned>(&self, request: Request) -> Outcome<Page<T>> {
+        self.plane(request).await
+    }
+
+    async fn send(&self, target: Target, request: &Request) -> Outcome<Response> {
+        let began = Instant::now();
+        let spinner = self.output.spinner("");
+        let mut renewed = false;
+        loop {
+            let (builder, base) = self.prepare(target, request).await?;
+            let response = match builder.send().await {
+                Ok(response) => response,
+                Err(error) if error.is_connect() && target == Target::Direct && !renewed => {
+                    // It slept or moved: a new access token wakes it and tells where it is.
+                    renewed = true;
+                    self.forget_access().await?;
+                    continue;
+                }
+                Err(error) if error.is_connect() && self.is_restarting(began) => {
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                    continue;
+                }
+                Err(error) => return Err(unreachable(&base, &error)),
+            };
+            if let Some(epoch) = epoch_of(&response) {
+                self.saw_epoch(epoch).await?;
+            }
+            if response.status().is_success() || response.status() == StatusCode::PARTIAL_CONTENT {
+                return Ok(response);
+            }
+            let pause = retry_after(&response);
+            let failure = problem_of(response).await;
+            let expired = failure.is(ProblemKind::TokenExpired) || failure.is(ProblemKind::SignedOut);
+            if expired && target != Target::Control && !renewed {
+                renewed = true;
+                self.forget_access().await?;
+            } else if may_repeat(&failure, &request.method) && began.elapsed() < PATIENCE {
+                spinner.set_message(failure.what.clone());
+                tokio::time::sleep(pause).await;
+            } else {
+                return Err(failure);
+            }
+        }
+    }
+
+    async fn prepare(&self, target: Target, request: &Request) -> Outcome<(reqwest::RequestBuilder, String)> {
+        let (base, token, epoch) = match target {
+            Target::Control if request.anonymous => (self.settings.url.clone(), None, None),
+            Target::Control => (self.settings.url.clone(), Some(self.token()?), None),
+            Target::Plane | Target::Direct => {
+                let access = self.access().await?;
+                let direct = access.direct_url.filter(|_| target == Target::Direct);
+                let epoch = self.credentials.read().epochs.get(&access.organization).copied();
+                (direct.unwrap_or(access.plane_url), Some(access.access_token), epoch)
+            }
+        };
+        let mut builder = self
+            .http
+            .request(request.method.clone(), format!("{base}{}", request.path))
+            .query(&request.query);
+        if let Some(token) = token {
+            builder = builder.bearer_auth(token);
+        }
+        if let Some(epoch) = epoch {
+            builder = builder.header(EPOCH, epoch);
+        }
+        if let Some(body) = &request.body {
+            builder = builder.json(body);
+        }
+        Ok((builder, base))
+    }
+
+    /// `HOWDAH_TOKEN`, else the stored session.
+    ///
+    /// # Errors
+    /// Exit code 4 when there is neither.
+    pub fn token(&self) -> Outcome<String> {
+        if let Some(token) = &self.settings.token {
+            return Ok(token.clone());
+        }
+        self.credentials.read().session_token.ok_or_else(|| {
+            Failure::new(
+                "not logged in",
+                format!("there is no stored login for {}", self.settings.url),
+                "log in with `howdah login`, sign up with `howdah signup`, or set HOWDAH_TOKEN",
+            )
+            .with_exit(Exit::Denied)
+        })
+    }
+
+    /// The organization that commands are about.
+    ///
+    /// # Errors
+    /// When there are none or several and none was chosen.
+    pub async fn organization(&self) -> Outcome<String> {
+        let remembered = || {
+            self.credentials
+                .read()
+                .organization
+                .filter(|_| self.settings.token.is_none())
+        };
+        if let Some(name) = self.settings.organization.clone().or_else(remembered) {
+            return Ok(name);
+        }
+        let who: WhoAmI = self.control(Request::get("/v1/account")).await?;
+        let names: Vec<String> = who.organizations.iter().map(|o| o.name.to_string()).collect();
+        match names.as_slice() {
+            [only] => Ok(only.clone()),
+            [] => Err(Failure::usage(
+                "no organization",
+                "you are not a member of any",
+                "make one with `howdah org create NAME`, or accept an invitation with `howdah org accept TOKEN`",
+            )),
+            several => Err(Failure::usage(
+                "several organizations",
+                format!("you are a member of {}", several.join(", ")),
+                "choose one with `howdah org use NAME` or HOWDAH_ORG",
+            )),
+        }
+    }
+
+    async fn access(&self) -> Outcome<CachedAccess> {
+        let mut held = self.access.lock().await;
+        let soon = clock::now() + TimeDelta::seconds(30);
+        if let Some(access) = held.as_ref().filter(|a| a.expires_at > soon) {
+            return Ok(access.clone());
+        }
+        let login = self.credentials.read();
+        let key = self.access_key(&login)?;
+        if let Some(access) = login.access.get(&key).filter(|a| a.expires_at > soon) {
+            *held = Some(access.clone());
+            return Ok(access.clone());
+        }
+        let made = self.exchange(&login).await?;
+        let access = CachedAccess {
+            access_token: made.access_token,
+            expires_at: clock::now() + TimeDelta::seconds(i64::try_from(made.expires_in).unwrap_or(0)),
+            organization: made.organization.name.to_string(),
+            plane_url: made.plane_url,
+            direct_url: made.direct_url,
+        };
+        self.credentials.change(|login| {
+            let now = clock::now();
+            login.access.retain(|_, a| a.expires_at > now);
+            login.access.insert(key, access.clone());
+            raise(login, &access.organization, made.epoch);
+        })?;
+        *held = Some(access.clone());
+        Ok(access)
+    }
+
+    async fn exchange(&self, login: &Login) -> Outcome<AccessTokenMade> {
+        let own = login.organization.clone().filter(|_| self.settings.token.is_none());
+        let organization = self.settings.organization.clone().or(own);
+        let body = serde_json::json!({ "organization": organization });
+        let request = Request::post("/v1/access-tokens").body(&body)?;
+        // Boxed: asking for a token is a request too.
+        read(Box::pin(self.send(Target::Control, &request)).await?).await
+    }
+
+    /// Whom and what a cached access token is for. The last characters of a token are its checksum, no secret.
+    fn access_key(&self, login: &Login) -> Outcome<String> {
+        let token = self.token()?;
+        let checksum = token.get(token.len().saturating_sub(6)..).unwrap_or_default();
+        let own = login.organization.as_ref().filter(|_| self.settings.token.is_none());
+        let organization = self.settings.organization.as_ref().or(own);
+        Ok(format!("{checksum}@{}", organization.map_or("", String::as_str)))
+    }
+
+    async fn forget_access(&self) -> Outcome {
+        *self.access.lock().await = None;
+        let key = self.access_key(&self.credentials.read())?;
+        self.credentials.change(|login| {
+            login.access.remove(&key);
+        })
+    }
+
+    /// Remembers the epoch of a change, so that what is read next is at least that new.
+    ///
+    /// # Errors
+    /// When it cannot be written down.
+    pub async fn saw_epoch(&self, epoch: u64) -> Outcome {
+        let login = self.credentials.read();
+        let current = self.access.lock().await.as_ref().map(|a| a.organization.clone());
+        let Some(name) = current
+            .or(self.settings.organization.clone())
+            .or(login.organization.clone())
+        else {
+            return Ok(());
+        };
+        if login.epochs.get(&name).is_some_and(|known| *known >= epoch) {
+            return Ok(());
+        }
+        self.credentials.change(|login| raise(login, &name, epoch))
+    }
+
+    fn is_restarting(&self, began: Instant) -> bool {
+        began.elapsed() < RESTART_PATIENCE && Home::new(&self.settings.home).is_supervised()
+    }
+}
+
+fn raise(login: &mut Login, organization: &str, epoch: u64) {
+    let known = login.epochs.entry(organization.to_owned()).or_default();
+    *known = (*known).max(epoch);
+}
+
+fn epoch_of(response: &Response) -> Option<u64> {
+    response.headers().get(EPOCH)?.to_str().ok()?.parse().ok()
+}
+
+fn retry_after(response: &Response) -> Duration {
+    let header = response
+        .headers()
+        .get("retry-after")
+        .and_then(|v| v.to_str().ok()?.parse().ok());
+    // A plane wakes in less than the second that the header can say at the least.
+    match header {
+        Some(0 | 1) | None => Duration::from_millis(200),
+        Some(seconds) => Duration::from_secs(seconds).min(Duration::from_secs(10)),
+    }
+}
+
+/// Whether nothing has happened yet, or asking again changes nothing.
+fn may_repeat(failure: &Failure, method: &Method) -> bool {
+    let kind = failure.problem.as_ref().and_then(|p| p.kind());
+    match kind {
+        Some(ProblemKind::PlaneStarting | ProblemKind::SlowDown | ProblemKind::PolicyUnreachable) => true,
+        Some(ProblemKind::Overloaded | ProblemKind::UpstreamTimeout) => *method == Method::GET,
+        _ => false,
+    }
+}
+
+async fn read<T: DeserializeOwned>(response: Response) -> Outcome<T> {
+    let bytes = response.bytes().await.map_err(|e| broken(&e))?;
+    serde_json::from_slice(&bytes).map_err(|e| {
+        Failure::new(
+            "the service's answer was not understood",
+            e,
+            "check that `howdah version` and the service's version fit",
+        )
+    })
+}
+
+/// A connection that broke in the middle of an answer.
+pub fn broken(error: &reqwest::Error) -> Failure {
+    Failure::new(
+        "the connection broke",
+        chain(error),
+        "repeat the command; see `howdah status`",
+    )
+}
+
+fn unreachable(base: &str, error: &reqwest::Error) -> Failure {
+    if error.is_connect() || error.is_timeout() {
+        return Failure::new(
+            format!("cannot reach {base}"),
+            chain(error),
+            "start the service with `howdah up --detach`, or set HOWDAH_URL",
+        );
+    }
+    Failure::new(
+        format!("the request to {base} failed"),
+        chain(error),
+        "repeat the command; see `howdah status`",
+    )
+}
+
+/// The innermost cause: the outer ones only repeat that a request failed.
+fn chain(error: &reqwest::Error) -> String {
+    let mut inner: &dyn std::error::Error = error;
+    while let Some(source) = inner.source() {
+        inner = source;
+    }
+    inner.to_string()
+}
+
+/// What an answer that is no success says.
+pub async fn problem_of(response: Response) -> Failure {
+    let status = response.status();
+    let url = response.url().clone();
+    let bytes = response.bytes().await.unwrap_or_default();
+    if let Ok(problem) = serde_json::from_slice::<Problem>(&bytes) {
+        return Failure::from_problem(problem);
+    }
+    Failure::new(
+        "the service answered with an error",
+        format!("{status} from {}", url.path()),
+        "check that HOWDAH_URL is a Howdah service; see `howdah status`",
+    )
+}

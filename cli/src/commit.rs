@@ -1,0 +1,171 @@
+//! Commits, and the log of a branch or path.
+
+use clap::{Args, Subcommand};
+use contract::api::{Commit as CommitView, CommitState};
+
+use crate::client::{Client, Request};
+use crate::failure::Outcome;
+use crate::output::{Output, or_dash, size, time};
+use crate::references::{commit, commit_and_path, place};
+
+/// Commits
+#[derive(Debug, Subcommand)]
+pub enum Commit {
+    /// Begin a commit that several commands add to
+    #[command(after_help = "Example: howdah commit start images@main -m \"October\"")]
+    Start {
+        /// `REPO@BRANCH`
+        branch: String,
+        /// What it is about
+        #[arg(short, long, default_value = "")]
+        message: String,
+    },
+    /// Finish the open commit of a branch
+    #[command(after_help = "Example: howdah commit finish images@main")]
+    Finish {
+        /// Branch or commit
+        reference: String,
+    },
+    /// Show a commit
+    #[command(after_help = "Example: howdah commit show score-red@main --json")]
+    Show {
+        /// Branch or commit
+        reference: String,
+    },
+    /// List the commits of a branch, newest first
+    #[command(after_help = "Example: howdah commit list images@main -n 5")]
+    List {
+        /// Branch or commit to begin with
+        reference: String,
+        /// At most so many
+        #[arg(short = 'n', long, value_name = "N")]
+        limit: Option<usize>,
+    },
+}
+
+/// Show the commits of a branch, or those that changed a path, newest first.
+#[derive(Debug, Args)]
+#[command(after_help = "Example: howdah log images@main:/tile-01.ppm -n 10")]
+pub struct Log {
+    /// `REF` or `REF:/PATH`
+    reference: String,
+    /// At most so many
+    #[arg(short = 'n', long, value_name = "N")]
+    limit: Option<usize>,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// What the service answers.
+pub async fn run(command: Commit, client: &Client, output: Output) -> Outcome {
+    let default = &client.settings.project;
+    let shown = match command {
+        Commit::Start { branch, message } => {
+            let target = place(&branch, default)?;
+            let body = serde_json::json!({ "repo": target.repo, "branch": target.branch, "message": message });
+            client
+                .plane::<CommitView>(Request::post("/v1/commits").body(&body)?)
+                .await?
+        }
+        Commit::Finish { reference } => {
+            let request = Request::post("/v1/commits/finish").query("ref", commit(&reference, default)?);
+            client.plane(request).await?
+        }
+        Commit::Show { reference } => {
+            let request = Request::get("/v1/commits").query("ref", commit(&reference, default)?);
+            let found: CommitView = client.plane(request).await?;
+            return output.result(&found, || describe(&found));
+        }
+        Commit::List { reference, limit } => {
+            return list(&commit(&reference, default)?, None, limit, client, output).await;
+        }
+    };
+    output.result(&shown, || name(&shown))
+}
+
+/// `howdah log`.
+///
+/// # Errors
+/// What the service answers.
+pub async fn log(arguments: Log, client: &Client, output: Output) -> Outcome {
+    let (reference, path) = commit_and_path(&arguments.reference, &client.settings.project)?;
+    list(&reference, path, arguments.limit, client, output).await
+}
+
+async fn list(reference: &str, path: Option<String>, limit: Option<usize>, client: &Client, output: Output) -> Outcome {
+    let request = Request::get("/v1/log").query("ref", reference).query_if("path", path);
+    let items: Vec<CommitView> = client.plane_list(request, limit).await?;
+    output.list(
+        &items,
+        &["commit", "state", "finished", "size", "files", "by", "message"],
+        |c| {
+            vec![
+                c.id.to_string(),
+                state(c.state).to_owned(),
+                or_dash(c.finished_at.as_ref().map(time)),
+                size(c.size_bytes),
+                c.files.to_string(),
+                c.pipeline
+                    .as_ref()
+                    .map_or_else(|| c.actor.name.clone(), |p| format!("pipeline {p}")),
+                c.message.clone(),
+            ]
+        },
+    )
+}
+
+/// The word of a state.
+pub fn state(state: CommitState) -> &'static str {
+    match state {
+        CommitState::Open => "open",
+        CommitState::Finished => "finished",
+        CommitState::Errored => "errored",
+    }
+}
+
+/// How other commands name this commit.
+pub fn name(commit: &CommitView) -> String {
+    if commit.project.as_str() == "default" {
+        return format!("{}@{}", commit.repo, commit.id);
+    }
+    format!("{}/{}@{}", commit.project, commit.repo, commit.id)
+}
+
+fn describe(commit: &CommitView) -> String {
+    let mut lines = vec![
+        format!("commit      {}", name(commit)),
+        format!("branch      {}", commit.branch),
+        format!("commit set  {}", commit.commit_set),
+        format!("state       {}", state(commit.state)),
+    ];
+    if let Some(reason) = &commit.reason {
+        lines.push(format!("reason      {reason}"));
+    }
+    lines.push(format!("started     {}", time(&commit.started_at)));
+    lines.push(format!(
+        "finished    {}",
+        or_dash(commit.finished_at.as_ref().map(time))
+    ));
+    lines.push(format!(
+        "content     {} in {} files, digest {}",
+        size(commit.size_bytes),
+        commit.files,
+        or_dash(commit.digest.as_ref())
+    ));
+    lines.push(format!("by          {}", commit.actor.name));
+    if let Some(pipeline) = &commit.pipeline {
+        let version = or_dash(commit.pipeline_version);
+        lines.push(format!(
+            "pipeline    {pipeline} version {version}, code {}",
+            or_dash(commit.code_revision.as_ref())
+        ));
+    }
+    if !commit.message.is_empty() {
+        lines.push(format!("message     {}", commit.message));
+    }
+    for input in &commit.provenance {
+        lines.push(format!("made from   {}/{}@{}", input.project, input.repo, input.commit));
+    }
+    lines.join("\n")
+}

@@ -1,0 +1,46 @@
+//! `howdah fsck`: checks what is stored.
+
+use clap::Args;
+use serde::{Deserialize, Serialize};
+
+use crate::client::{Client, Request};
+use crate::failure::{Failure, Outcome};
+use crate::output::Output;
+
+/// Check that everything that is stored is whole.
+#[derive(Debug, Args)]
+#[command(after_help = "Example: howdah fsck")]
+pub struct Fsck {}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Finding {
+    severity: String,
+    subject: String,
+    message: String,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Exit code 1 when something is damaged.
+pub async fn run(client: &Client, output: Output) -> Outcome {
+    let mut damaged = 0_u64;
+    let request = Request::get("/v1/fsck");
+    client
+        .lines(&request, |finding: Finding| {
+            damaged += u64::from(finding.severity == "error");
+            output.streamed(&finding, || {
+                format!("{}: {}: {}", finding.severity, finding.subject, finding.message)
+            })
+        })
+        .await?;
+    if damaged == 0 {
+        output.hint("everything is whole");
+        return Ok(());
+    }
+    Err(Failure::new(
+        "stored data is damaged",
+        format!("{damaged} findings are errors"),
+        "restore what is named from a backup, or put it again",
+    ))
+}

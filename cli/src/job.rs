@@ -1,0 +1,299 @@
+//! Jobs, their datums and what user code printed; and waiting for them.
+
+use std::time::{Duration, Instant};
+
+use clap::{Args, Subcommand};
+use contract::api::{CommitState, Datum as DatumView, DatumState, Job as JobView, JobState, LogLine, Page, WaitAnswer};
+use contract::ids::{CommitSetId, JobId};
+
+use crate::client::{Client, Request, segment};
+use crate::failure::{Exit, Failure, Outcome};
+use crate::output::{Output, or_dash, time};
+use crate::references::{commit, duration, full_repo};
+
+/// Jobs
+#[derive(Debug, Subcommand)]
+pub enum Job {
+    /// List jobs, newest first
+    #[command(after_help = "Example: howdah job list --pipeline score-red -n 5")]
+    List {
+        /// Of that pipeline only
+        #[arg(long, value_name = "PIPELINE")]
+        pipeline: Option<String>,
+        /// At most so many
+        #[arg(short = 'n', long, value_name = "N", default_value = "50")]
+        limit: usize,
+    },
+    /// Show a job
+    #[command(after_help = "Example: howdah job show job_…")]
+    Show {
+        /// Its id
+        job: String,
+    },
+    /// Stop a job; its output commit is errored
+    #[command(after_help = "Example: howdah job stop job_…")]
+    Stop {
+        /// Its id
+        job: String,
+    },
+}
+
+/// Datums
+#[derive(Debug, Subcommand)]
+pub enum Datum {
+    /// List the datums of a job
+    #[command(after_help = "Example: howdah datum list job_… --state failed")]
+    List {
+        /// The job's id
+        job: String,
+        /// pending, running, succeeded, skipped, failed or recovered
+        #[arg(long)]
+        state: Option<String>,
+    },
+}
+
+/// Show what the code of a job printed.
+#[derive(Debug, Args)]
+#[command(after_help = "Example: howdah logs job_… -f\n         howdah logs score-red")]
+pub struct Logs {
+    /// A job's id, or a pipeline for its newest job
+    job: String,
+    /// Of that datum only
+    #[arg(long)]
+    datum: Option<String>,
+    /// Go on until the job ends
+    #[arg(short, long)]
+    follow: bool,
+}
+
+/// Wait for a commit, a commit set or a job.
+#[derive(Debug, Args)]
+#[command(after_help = "Example: howdah wait score-red@main --timeout 10m")]
+pub struct Wait {
+    /// A reference, a commit set's id or a job's id
+    target: String,
+    /// Give up after that long
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "10m")]
+    timeout: Duration,
+}
+
+/// Runs a command on jobs.
+///
+/// # Errors
+/// What the service answers.
+pub async fn run(command: Job, client: &Client, output: Output) -> Outcome {
+    match command {
+        Job::List { pipeline, limit } => {
+            let items = jobs(client, pipeline.as_deref(), limit).await?;
+            output.list(&items, &["id", "pipeline", "state", "datums", "made", "reason"], |j| {
+                vec![
+                    j.id.to_string(),
+                    format!("{} v{}", j.pipeline, j.version),
+                    j.state.as_str().to_owned(),
+                    counts(j),
+                    time(&j.created_at),
+                    j.reason.clone().unwrap_or_default(),
+                ]
+            })
+        }
+        Job::Show { job } => {
+            let found: JobView = client
+                .plane(Request::get(format!("/v1/jobs/{}", segment(&job))))
+                .await?;
+            output.result(&found, || describe(&found))
+        }
+        Job::Stop { job } => {
+            let found: JobView = client
+                .plane(Request::post(format!("/v1/jobs/{}/stop", segment(&job))))
+                .await?;
+            output.result(&found, || format!("{} {}", found.id, found.state.as_str()))
+        }
+    }
+}
+
+async fn jobs(client: &Client, pipeline: Option<&str>, limit: usize) -> Outcome<Vec<JobView>> {
+    let pipeline = pipeline.map(|p| full_repo(p, &client.settings.project)).transpose()?;
+    client
+        .plane_list(Request::get("/v1/jobs").query_if("pipeline", pipeline), Some(limit))
+        .await
+}
+
+fn counts(job: &JobView) -> String {
+    let d = &job.datums;
+    let mut text = format!("{} total, {} ran, {} skipped", d.total, d.succeeded, d.skipped);
+    if d.failed > 0 {
+        text.push_str(&format!(", {} failed", d.failed));
+    }
+    if d.recovered > 0 {
+        text.push_str(&format!(", {} recovered", d.recovered));
+    }
+    text
+}
+
+fn describe(job: &JobView) -> String {
+    let t = &job.timings;
+    let mut lines = vec![
+        format!("job         {}", job.id),
+        format!("pipeline    {}/{} version {}", job.project, job.pipeline, job.version),
+        format!("state       {}", job.state.as_str()),
+    ];
+    if let Some(reason) = &job.reason {
+        lines.push(format!("reason      {reason}"));
+    }
+    lines.push(format!("output      {}@{}", job.pipeline, job.output_commit));
+    lines.push(format!("commit set  {}", job.commit_set));
+    lines.push(format!("datums      {}", counts(job)));
+    lines.push(format!(
+        "time        queue {:.2} s, download {:.2} s, process {:.2} s, upload {:.2} s",
+        t.queue_s, t.download_s, t.process_s, t.upload_s
+    ));
+    lines.push(format!("started     {}", or_dash(job.started_at.as_ref().map(time))));
+    lines.push(format!("finished    {}", or_dash(job.finished_at.as_ref().map(time))));
+    lines.join("\n")
+}
+
+/// Runs a command on datums.
+///
+/// # Errors
+/// What the service answers.
+pub async fn run_datum(command: Datum, client: &Client, output: Output) -> Outcome {
+    let Datum::List { job, state } = command;
+    let request = Request::get(format!("/v1/jobs/{}/datums", segment(&job)))
+        .query_if("state", state)
+        .query("limit", 200);
+    let mut cursor: Option<String> = None;
+    loop {
+        let page: Page<DatumView> = client.plane_page(request.clone().query_if("cursor", cursor)).await?;
+        for datum in &page.items {
+            output.streamed(datum, || {
+                let reason = datum.reason.as_ref().map_or_else(String::new, |r| format!("  {r}"));
+                let id = datum.id.get(..16).unwrap_or(&datum.id);
+                format!("{id}  {:9}  {}{reason}", word(datum.state), datum.inputs.join(" "))
+            })?;
+        }
+        cursor = page.next_cursor;
+        if cursor.is_none() {
+            return Ok(());
+        }
+    }
+}
+
+fn word(state: DatumState) -> &'static str {
+    match state {
+        DatumState::Pending => "pending",
+        DatumState::Running => "running",
+        DatumState::Succeeded => "succeeded",
+        DatumState::Skipped => "skipped",
+        DatumState::Failed => "failed",
+        DatumState::Recovered => "recovered",
+    }
+}
+
+/// `howdah logs`.
+///
+/// # Errors
+/// What the service answers.
+pub async fn logs(arguments: Logs, client: &Client, output: Output) -> Outcome {
+    let job = if arguments.job.starts_with("job_") {
+        arguments.job
+    } else {
+        let newest = jobs(client, Some(&arguments.job), 1).await?;
+        newest.first().map(|j| j.id.to_string()).ok_or_else(|| {
+            Failure::new(
+                "not found",
+                format!("{} has no job yet", arguments.job),
+                "put something into its inputs",
+            )
+            .with_exit(Exit::NotFound)
+        })?
+    };
+    let request = Request::get(format!("/v1/jobs/{}/logs", segment(&job)))
+        .query_if("datum", arguments.datum)
+        .query("follow", arguments.follow);
+    client
+        .lines(&request, |line: LogLine| {
+            output.streamed(&line, || {
+                let datum = line.datum.get(..8).unwrap_or(&line.datum);
+                format!(
+                    "{} {datum} {}: {}",
+                    line.at.format("%H:%M:%S%.3f"),
+                    line.stream,
+                    line.text
+                )
+            })
+        })
+        .await
+}
+
+/// `howdah wait`.
+///
+/// # Errors
+/// Exit code 5 when a job failed, 1 when it took too long.
+pub async fn wait(arguments: Wait, client: &Client, output: Output) -> Outcome {
+    let text = &arguments.target;
+    let target = if text.parse::<JobId>().is_ok() || text.parse::<CommitSetId>().is_ok() {
+        text.clone()
+    } else {
+        commit(text, &client.settings.project)?
+    };
+    let began = Instant::now();
+    let spinner = output.spinner(&format!("waiting for {text}"));
+    loop {
+        let left = arguments.timeout.saturating_sub(began.elapsed());
+        let request = Request::get("/v1/wait")
+            .query("target", &target)
+            .query("timeout_seconds", left.as_secs().min(30));
+        let answer: WaitAnswer = client.plane(request).await?;
+        if answer.done {
+            spinner.finish_and_clear();
+            output.result(&answer, || in_words(&answer))?;
+            return verdict(&answer);
+        }
+        if began.elapsed() >= arguments.timeout {
+            return Err(Failure::new(
+                format!("{text} is not finished"),
+                format!("it took longer than {} s", arguments.timeout.as_secs()),
+                "wait again with a longer --timeout, or see `howdah job list`",
+            ));
+        }
+        let running = answer.jobs.iter().find(|j| !j.state.is_terminal());
+        if let Some(job) = running {
+            spinner.set_message(format!("{} {}: {}", job.pipeline, job.state.as_str(), counts(job)));
+        }
+    }
+}
+
+fn in_words(answer: &WaitAnswer) -> String {
+    let jobs = answer.jobs.iter().map(|j| {
+        let reason = j.reason.as_ref().map_or_else(String::new, |r| format!(": {r}"));
+        format!("{} {} ({}){reason}", j.pipeline, j.state.as_str(), counts(j))
+    });
+    let commits = answer
+        .commits
+        .iter()
+        .map(|c| format!("{} {}", crate::commit::name(c), crate::commit::state(c.state)));
+    let lines: Vec<String> = commits.chain(jobs).collect();
+    lines.join("\n")
+}
+
+fn verdict(answer: &WaitAnswer) -> Outcome {
+    let failed = answer.jobs.iter().find(|j| j.state != JobState::Success);
+    let errored = answer.commits.iter().find(|c| c.state == CommitState::Errored);
+    let (what, reason, hint) = match (failed, errored) {
+        (Some(job), _) => (
+            format!("job {} of {} ended as {}", job.id, job.pipeline, job.state.as_str()),
+            job.reason.clone(),
+            format!(
+                "see `howdah datum list {} --state failed` and `howdah logs {}`",
+                job.id, job.id
+            ),
+        ),
+        (None, Some(commit)) => (
+            format!("{} is errored", crate::commit::name(commit)),
+            commit.reason.clone(),
+            "see `howdah job list`".to_owned(),
+        ),
+        (None, None) => return Ok(()),
+    };
+    Err(Failure::new(what, reason.unwrap_or_else(|| "no reason was given".to_owned()), hint).with_exit(Exit::JobFailed))
+}

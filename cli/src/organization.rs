@@ -1,0 +1,232 @@
+//! Organizations, their members and invitations.
+
+use clap::{Args, Subcommand};
+use contract::api::{Invitation, MemberView, Organization};
+
+use crate::client::{Client, Request, segment};
+use crate::failure::{Failure, Outcome};
+use crate::output::{Output, time};
+
+/// Organizations, invitations and members
+#[derive(Debug, Subcommand)]
+pub enum Org {
+    /// Make an organization and use it from now on
+    #[command(after_help = "Example: howdah org create acme")]
+    Create {
+        /// Its name
+        name: String,
+    },
+    /// List your organizations
+    #[command(after_help = "Example: howdah org list")]
+    List,
+    /// Show an organization
+    #[command(after_help = "Example: howdah org show acme")]
+    Show {
+        /// Its name; the one in use when it is missing
+        name: Option<String>,
+    },
+    /// Use an organization from now on
+    #[command(after_help = "Example: howdah org use acme")]
+    Use {
+        /// Its name
+        name: String,
+    },
+    /// Delete an organization with everything in it
+    #[command(after_help = "Example: howdah org delete acme --yes")]
+    Delete {
+        /// Its name
+        name: String,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Invite somebody; prints the token to send to them
+    #[command(after_help = "Example: howdah org invite red@example.org --role member")]
+    Invite {
+        /// The address
+        email: String,
+        /// member, auditor, billing, admin or owner
+        #[arg(long, default_value = "member")]
+        role: String,
+    },
+    /// Accept an invitation
+    #[command(after_help = "Example: howdah org accept hwd_inv_…")]
+    Accept {
+        /// The token of the invitation
+        token: String,
+    },
+    /// Members
+    #[command(subcommand)]
+    Member(Member),
+}
+
+/// Members of the organization in use
+#[derive(Debug, Subcommand)]
+pub enum Member {
+    /// List the members
+    #[command(after_help = "Example: howdah org member list")]
+    List,
+    /// Remove a member
+    #[command(after_help = "Example: howdah org member remove red@example.org")]
+    Remove(Who),
+    /// Change a member's role
+    #[command(after_help = "Example: howdah org member role red@example.org admin")]
+    Role {
+        #[command(flatten)]
+        who: Who,
+        /// member, auditor, billing, admin or owner
+        role: String,
+    },
+}
+
+/// A member.
+#[derive(Debug, Args)]
+pub struct Who {
+    /// Address or id
+    member: String,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// What the service answers.
+pub async fn run(command: Org, client: &Client, output: Output) -> Outcome {
+    match command {
+        Org::Create { name } => {
+            let request = Request::post("/v1/organizations").body(&serde_json::json!({ "name": name }))?;
+            let made: Organization = client.control(request).await?;
+            use_organization(client, made.name.as_str())?;
+            output.result(&made, || format!("made {}; it is in use now", made.name))
+        }
+        Org::List => {
+            let items: Vec<Organization> = client.control_list(Request::get("/v1/organizations")).await?;
+            let in_use = client.credentials.read().organization;
+            output.list(&items, &["name", "role", "since", ""], |o| {
+                let mark = if in_use.as_deref() == Some(o.name.as_str()) {
+                    "in use"
+                } else {
+                    ""
+                };
+                vec![
+                    o.name.to_string(),
+                    o.role.as_str().to_owned(),
+                    time(&o.created_at),
+                    mark.to_owned(),
+                ]
+            })
+        }
+        Org::Show { name } => {
+            let name = match name {
+                Some(name) => name,
+                None => client.organization().await?,
+            };
+            let found: Organization = client.control(Request::get(path(&name, ""))).await?;
+            output.result(&found, || {
+                format!(
+                    "{} (you are {}) since {}",
+                    found.name,
+                    found.role.as_str(),
+                    time(&found.created_at)
+                )
+            })
+        }
+        Org::Use { name } => {
+            let found: Organization = client.control(Request::get(path(&name, ""))).await?;
+            use_organization(client, found.name.as_str())?;
+            output.result(&found, || format!("{} is in use now", found.name))
+        }
+        Org::Delete { name, yes } => delete(&name, yes, client, output).await,
+        Org::Invite { email, role } => {
+            let organization = client.organization().await?;
+            let body = serde_json::json!({ "email": email, "role": role });
+            let request = Request::post(path(&organization, "/invitations")).body(&body)?;
+            let made: Invitation = client.control(request).await?;
+            output.hint(&format!(
+                "send this token to {}; it is accepted with `howdah org accept TOKEN`",
+                made.email
+            ));
+            output.result(&made, || made.token.clone().unwrap_or_default())
+        }
+        Org::Accept { token } => {
+            let request = Request::post("/v1/invitations/accept").body(&serde_json::json!({ "token": token }))?;
+            let joined: Organization = client.control(request).await?;
+            use_organization(client, joined.name.as_str())?;
+            output.result(&joined, || {
+                format!("you are {} of {} now; it is in use", joined.role.as_str(), joined.name)
+            })
+        }
+        Org::Member(command) => members(command, client, output).await,
+    }
+}
+
+async fn delete(name: &str, yes: bool, client: &Client, output: Output) -> Outcome {
+    if !yes {
+        return Err(Failure::usage(
+            format!("`{name}` was not deleted"),
+            "this removes all repos, pipelines and data of the organization for good",
+            format!("repeat with --yes: `howdah org delete {name} --yes`"),
+        ));
+    }
+    client.control_done(Request::delete(path(name, ""))).await?;
+    client.credentials.change(|login| {
+        login.organization.take_if(|n| n == name);
+        login.access.clear();
+    })?;
+    output.result(&serde_json::json!({ "deleted": name }), || format!("deleted {name}"))
+}
+
+async fn members(command: Member, client: &Client, output: Output) -> Outcome {
+    let organization = client.organization().await?;
+    let list = Request::get(path(&organization, "/members"));
+    let items: Vec<MemberView> = client.control_list(list).await?;
+    let find = |who: &Who| {
+        let found = items
+            .iter()
+            .find(|m| m.name == who.member || m.id.to_string() == who.member);
+        found.cloned().ok_or_else(|| {
+            Failure::new(
+                "not found",
+                format!("`{}` is not a member of {organization}", who.member),
+                "see `howdah org member list`",
+            )
+            .with_exit(crate::failure::Exit::NotFound)
+        })
+    };
+    match command {
+        Member::List => output.list(&items, &["name", "role", "since", "id"], |m| {
+            vec![
+                m.name.clone(),
+                m.role.as_str().to_owned(),
+                time(&m.joined_at),
+                m.id.to_string(),
+            ]
+        }),
+        Member::Remove(who) => {
+            let member = find(&who)?;
+            let address = path(&organization, &format!("/members/{}", segment(&member.id.to_string())));
+            client.control_done(Request::delete(address)).await?;
+            output.result(&serde_json::json!({ "removed": member.name }), || {
+                format!("removed {}", member.name)
+            })
+        }
+        Member::Role { who, role } => {
+            let member = find(&who)?;
+            let address = path(&organization, &format!("/members/{}", segment(&member.id.to_string())));
+            let request = Request::patch(address).body(&serde_json::json!({ "role": role }))?;
+            client.control_done(request).await?;
+            let shown = serde_json::json!({ "name": member.name, "role": role });
+            output.result(&shown, || format!("{} is {role} now", member.name))
+        }
+    }
+}
+
+fn use_organization(client: &Client, name: &str) -> Outcome {
+    client
+        .credentials
+        .change(|login| login.organization = Some(name.to_owned()))
+}
+
+/// A path below an organization.
+pub fn path(organization: &str, rest: &str) -> String {
+    format!("/v1/organizations/{}{rest}", segment(organization))
+}

@@ -1,0 +1,203 @@
+//! Pipelines: applied from files, declaratively.
+
+use std::io::Read;
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use contract::api::{AppliedPipeline, ApplyPipelines, Page, Pipeline as PipelineView, PipelineState};
+
+use crate::client::{Client, Request};
+use crate::failure::{Failure, Outcome, io};
+use crate::output::{Output, or_dash, time};
+use crate::references::{full_repo, repo};
+use crate::template::{Setting, set_project, setting, specs};
+
+/// Pipelines
+#[derive(Debug, Subcommand)]
+pub enum Pipeline {
+    /// Make the pipelines what a file says; all of them or none
+    Apply(Apply),
+    /// List the pipelines
+    #[command(after_help = "Example: howdah pipeline list")]
+    List,
+    /// Show a pipeline with its spec
+    #[command(after_help = "Example: howdah pipeline show score-red --json")]
+    Show(Name),
+    /// Delete a pipeline; its output stays
+    #[command(after_help = "Example: howdah pipeline delete score-red")]
+    Delete {
+        #[command(flatten)]
+        name: Name,
+        /// Also when others depend on it
+        #[arg(long)]
+        force: bool,
+    },
+    /// Stop a pipeline: new data starts no jobs
+    #[command(after_help = "Example: howdah pipeline stop score-red")]
+    Stop(Name),
+    /// Start a stopped pipeline: one job for what is there now
+    #[command(after_help = "Example: howdah pipeline start score-red")]
+    Start(Name),
+    /// Run a pipeline once for what is there now
+    #[command(after_help = "Example: howdah pipeline run score-red")]
+    Run(Name),
+    /// Show the versions of a pipeline
+    #[command(after_help = "Example: howdah pipeline history score-red")]
+    History(Name),
+}
+
+/// A pipeline.
+#[derive(Debug, Args)]
+pub struct Name {
+    /// `[project/]name`
+    pipeline: String,
+}
+
+/// Make the pipelines what a file says; all of them or none.
+#[derive(Debug, Args)]
+#[command(after_help = "Example: howdah pipeline apply -f challenge.yaml --set competitor=red --dry-run")]
+pub struct Apply {
+    /// YAML or JSON, several specs separated by `---`; `-` is standard input
+    #[arg(short, long)]
+    file: PathBuf,
+    /// Fill in `{{ key }}`; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = setting)]
+    settings: Vec<Setting>,
+    /// The image to run, whatever the file says
+    #[arg(long)]
+    image: Option<String>,
+    /// The git revision of the code, kept in the provenance
+    #[arg(long, value_name = "SHA")]
+    code_revision: Option<String>,
+    /// Change nothing, say what would happen
+    #[arg(long)]
+    dry_run: bool,
+    /// Run all datums again
+    #[arg(long)]
+    reprocess: bool,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// What the service answers.
+pub async fn run(command: Pipeline, client: &Client, output: Output) -> Outcome {
+    let path = |name: &Name, rest: &str| {
+        let (project, name) = repo(&name.pipeline, &client.settings.project)?;
+        Ok::<_, Failure>(format!("/v1/pipelines/{project}/{name}{rest}"))
+    };
+    match command {
+        Pipeline::Apply(arguments) => apply(arguments, client, output).await,
+        Pipeline::List => list(Request::get("/v1/pipelines"), client, output).await,
+        Pipeline::History(name) => list(Request::get(path(&name, "/history")?), client, output).await,
+        Pipeline::Show(name) => {
+            let found: PipelineView = client.plane(Request::get(path(&name, "")?)).await?;
+            output.result(&found, || describe(&found))
+        }
+        Pipeline::Delete { name, force } => {
+            client
+                .plane_done(Request::delete(path(&name, "")?).query("force", force))
+                .await?;
+            let full = full_repo(&name.pipeline, &client.settings.project)?;
+            output.result(&serde_json::json!({ "deleted": full }), || format!("deleted {full}"))
+        }
+        Pipeline::Stop(name) => act(path(&name, "/stop")?, "stopped", client, output).await,
+        Pipeline::Start(name) => act(path(&name, "/start")?, "started", client, output).await,
+        Pipeline::Run(name) => act(path(&name, "/run")?, "running", client, output).await,
+    }
+}
+
+async fn act(path: String, word: &str, client: &Client, output: Output) -> Outcome {
+    let changed: PipelineView = client.plane(Request::post(path)).await?;
+    output.result(&changed, || format!("{word} {}/{}", changed.project, changed.name))
+}
+
+async fn list(request: Request, client: &Client, output: Output) -> Outcome {
+    let items: Vec<PipelineView> = client.plane_list(request, None).await?;
+    output.list(
+        &items,
+        &["project", "name", "version", "state", "applied", "by", "reason"],
+        |p| {
+            vec![
+                p.project.to_string(),
+                p.name.to_string(),
+                p.version.to_string(),
+                state(p.state).to_owned(),
+                time(&p.created_at),
+                p.actor.name.clone(),
+                p.reason.clone().unwrap_or_default(),
+            ]
+        },
+    )
+}
+
+async fn apply(arguments: Apply, client: &Client, output: Output) -> Outcome {
+    let name = arguments.file.display().to_string();
+    let text = if name == "-" {
+        let mut text = String::new();
+        std::io::stdin()
+            .read_to_string(&mut text)
+            .map_err(|e| Failure::new("cannot read standard input", e, "send the specs as text"))?;
+        text
+    } else {
+        std::fs::read_to_string(&arguments.file).map_err(io("read", &arguments.file))?
+    };
+    let mut specs = specs(&name, &text, &arguments.settings)?;
+    set_project(&mut specs, &client.settings.project);
+    let body = ApplyPipelines {
+        specs,
+        dry_run: arguments.dry_run,
+        image: arguments.image,
+        code_revision: arguments.code_revision,
+        reprocess: arguments.reprocess,
+    };
+    let applied: Page<AppliedPipeline> = client.plane(Request::post("/v1/pipelines").body(&body)?).await?;
+    output.result(&applied, || {
+        let lines: Vec<String> = applied.items.iter().map(|p| outcome(p, arguments.dry_run)).collect();
+        lines.join("\n")
+    })
+}
+
+fn outcome(applied: &AppliedPipeline, dry_run: bool) -> String {
+    let would = if dry_run && applied.change != "unchanged" {
+        "would be "
+    } else {
+        ""
+    };
+    let mut lines = vec![format!(
+        "{}/{} {would}{}, version {}",
+        applied.project, applied.name, applied.change, applied.version
+    )];
+    if !applied.differences.is_empty() && applied.change == "updated" {
+        lines.push(format!("  changed: {}", applied.differences.join(", ")));
+    }
+    lines.extend(applied.impact.iter().map(|text| format!("  impact: {text}")));
+    if let Some(job) = applied.job {
+        lines.push(format!("  job {job}, commit set {}", or_dash(applied.commit_set)));
+    }
+    lines.join("\n")
+}
+
+fn state(state: PipelineState) -> &'static str {
+    match state {
+        PipelineState::Running => "running",
+        PipelineState::Paused => "paused",
+        PipelineState::Suspended => "suspended",
+        PipelineState::Failure => "failure",
+    }
+}
+
+fn describe(found: &PipelineView) -> String {
+    let reason = found.reason.as_ref().map_or_else(String::new, |r| format!(": {r}"));
+    let spec = serde_json::to_string_pretty(&found.spec).unwrap_or_default();
+    format!(
+        "{}/{} version {}, {}{reason}\napplied {} by {}\nspec digest {}\n{spec}",
+        found.project,
+        found.name,
+        found.version,
+        state(found.state),
+        time(&found.created_at),
+        found.actor.name,
+        found.spec_digest
+    )
+}

@@ -1,0 +1,233 @@
+//! Projects, repos and branches.
+
+use clap::Subcommand;
+use contract::api::{Branch as BranchView, Project as ProjectView, Repo as RepoView};
+
+use crate::client::{Client, Request, segment};
+use crate::failure::Outcome;
+use crate::output::{Output, or_dash, time};
+use crate::references::{commit, full_repo, place, project, repo};
+
+/// Projects
+#[derive(Debug, Subcommand)]
+pub enum Project {
+    /// Make a project
+    #[command(after_help = "Example: howdah project create challenge")]
+    Create {
+        /// Its name
+        name: String,
+    },
+    /// List the projects
+    #[command(after_help = "Example: howdah project list")]
+    List,
+    /// Delete an empty project
+    #[command(after_help = "Example: howdah project delete challenge")]
+    Delete {
+        /// Its name
+        name: String,
+    },
+}
+
+/// Repos
+#[derive(Debug, Subcommand)]
+pub enum Repo {
+    /// Make a repo
+    #[command(after_help = "Example: howdah repo create images --description \"satellite images\"")]
+    Create {
+        /// `[project/]name`
+        name: String,
+        /// What it is for
+        #[arg(long, default_value = "")]
+        description: String,
+    },
+    /// List the repos that you may know of, of all projects or of HOWDAH_PROJECT
+    #[command(after_help = "Example: howdah repo list")]
+    List,
+    /// Show a repo
+    #[command(after_help = "Example: howdah repo show images")]
+    Show {
+        /// `[project/]name`
+        name: String,
+    },
+    /// Delete a repo
+    #[command(after_help = "Example: howdah repo delete images")]
+    Delete {
+        /// `[project/]name`
+        name: String,
+        /// Also when pipelines or data derived from it remain
+        #[arg(long)]
+        force: bool,
+    },
+}
+
+/// Branches
+#[derive(Debug, Subcommand)]
+pub enum Branch {
+    /// Make a branch
+    #[command(after_help = "Example: howdah branch create images@staging --from images@main")]
+    Create {
+        /// `REPO@BRANCH`
+        branch: String,
+        /// Where it points to at first
+        #[arg(long, value_name = "REF")]
+        from: Option<String>,
+    },
+    /// List the branches of a repo
+    #[command(after_help = "Example: howdah branch list images")]
+    List {
+        /// `[project/]name`
+        repo: String,
+    },
+    /// Move a branch to another commit
+    #[command(after_help = "Example: howdah branch move images@main --to images@staging^3")]
+    Move {
+        /// `REPO@BRANCH`
+        branch: String,
+        /// Where it points to then
+        #[arg(long, value_name = "REF")]
+        to: String,
+    },
+    /// Delete a branch; its commits stay
+    #[command(after_help = "Example: howdah branch delete images@staging")]
+    Delete {
+        /// `REPO@BRANCH`
+        branch: String,
+    },
+}
+
+/// Runs a command on projects.
+///
+/// # Errors
+/// What the service answers.
+pub async fn run(command: Project, client: &Client, output: Output) -> Outcome {
+    match command {
+        Project::Create { name } => {
+            let body = serde_json::json!({ "name": name });
+            let made: ProjectView = client.plane(Request::post("/v1/projects").body(&body)?).await?;
+            output.result(&made, || format!("made project {}", made.name))
+        }
+        Project::List => {
+            let items: Vec<ProjectView> = client.plane_list(Request::get("/v1/projects"), None).await?;
+            output.list(&items, &["name", "since"], |p| {
+                vec![p.name.to_string(), time(&p.created_at)]
+            })
+        }
+        Project::Delete { name } => {
+            client
+                .plane_done(Request::delete(format!("/v1/projects/{}", project(&name)?)))
+                .await?;
+            output.result(&serde_json::json!({ "deleted": name }), || format!("deleted {name}"))
+        }
+    }
+}
+
+/// The path of a repo.
+fn repo_path(name: &str, client: &Client, rest: &str) -> Outcome<String> {
+    let (project, name) = repo(name, &client.settings.project)?;
+    Ok(format!("/v1/projects/{project}/repos/{name}{rest}"))
+}
+
+/// Runs a command on repos.
+///
+/// # Errors
+/// What the service answers.
+pub async fn run_repo(command: Repo, client: &Client, output: Output) -> Outcome {
+    match command {
+        Repo::Create { name, description } => {
+            let (project, name) = repo(&name, &client.settings.project)?;
+            let body = serde_json::json!({ "name": name, "description": description });
+            let request = Request::post(format!("/v1/projects/{project}/repos")).body(&body)?;
+            let made: RepoView = client.plane(request).await?;
+            output.result(&made, || format!("made {}/{}", made.project, made.name))
+        }
+        Repo::List => {
+            let request = match crate::settings::variable("HOWDAH_PROJECT") {
+                Some(name) => Request::get(format!("/v1/projects/{}/repos", project(&name)?)),
+                None => Request::get("/v1/repos"),
+            };
+            let items: Vec<RepoView> = client.plane_list(request, None).await?;
+            output.list(&items, &["project", "name", "", "since", "description"], |r| {
+                let kind = if r.pipeline { "pipeline" } else { "" };
+                let (project, name) = (r.project.to_string(), r.name.to_string());
+                vec![
+                    project,
+                    name,
+                    kind.to_owned(),
+                    time(&r.created_at),
+                    r.description.clone(),
+                ]
+            })
+        }
+        Repo::Show { name } => {
+            let found: RepoView = client.plane(Request::get(repo_path(&name, client, "")?)).await?;
+            output.result(&found, || {
+                let branches: Vec<String> = found.branches.iter().map(ToString::to_string).collect();
+                let by = if found.pipeline { "\nwritten by a pipeline" } else { "" };
+                format!(
+                    "{}/{} {}\nsince {}\nbranches: {}{by}",
+                    found.project,
+                    found.name,
+                    found.description,
+                    time(&found.created_at),
+                    branches.join(", ")
+                )
+            })
+        }
+        Repo::Delete { name, force } => {
+            let request = Request::delete(repo_path(&name, client, "")?).query("force", force);
+            client.plane_done(request).await?;
+            let full = full_repo(&name, &client.settings.project)?;
+            output.result(&serde_json::json!({ "deleted": full }), || format!("deleted {full}"))
+        }
+    }
+}
+
+/// Runs a command on branches.
+///
+/// # Errors
+/// What the service answers.
+pub async fn run_branch(command: Branch, client: &Client, output: Output) -> Outcome {
+    let default = &client.settings.project;
+    let show = |branch: &BranchView| {
+        format!(
+            "{}/{}@{} -> {}",
+            branch.project,
+            branch.repo,
+            branch.name,
+            or_dash(branch.head)
+        )
+    };
+    match command {
+        Branch::Create { branch, from } => {
+            let target = place(&branch, default)?;
+            let from = from.map(|r| commit(&r, default)).transpose()?;
+            let body = serde_json::json!({ "name": target.branch, "from": from });
+            let request = Request::post(repo_path(&target.repo, client, "/branches")?).body(&body)?;
+            let made: BranchView = client.plane(request).await?;
+            output.result(&made, || show(&made))
+        }
+        Branch::List { repo } => {
+            let request = Request::get(repo_path(&repo, client, "/branches")?);
+            let items: Vec<BranchView> = client.plane_list(request, None).await?;
+            output.list(&items, &["name", "head"], |b| vec![b.name.to_string(), or_dash(b.head)])
+        }
+        Branch::Move { branch, to } => {
+            let target = place(&branch, default)?;
+            let rest = format!("/branches/{}", segment(target.branch.as_str()));
+            let body = serde_json::json!({ "to": commit(&to, default)? });
+            let request = Request::patch(repo_path(&target.repo, client, &rest)?).body(&body)?;
+            let moved: BranchView = client.plane(request).await?;
+            output.result(&moved, || show(&moved))
+        }
+        Branch::Delete { branch } => {
+            let target = place(&branch, default)?;
+            let rest = format!("/branches/{}", segment(target.branch.as_str()));
+            client
+                .plane_done(Request::delete(repo_path(&target.repo, client, &rest)?))
+                .await?;
+            output.result(&serde_json::json!({ "deleted": branch }), || {
+                format!("deleted {branch}")
+            })
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! `howdah put`: files, directories and standard input as one tar stream that becomes one atomic commit. Nothing is held in
+//! memory but the chunk under way; a source that changes or vanishes while it is read breaks the stream, so that nothing
+//! half-read is ever committed.
+
+mod sources;
+mod tarball;
+
+use clap::Args;
+use contract::api::Commit;
+use tokio::sync::mpsc;
+
+use crate::client::{Client, Request};
+use crate::failure::{Failure, Outcome};
+use crate::output::Output;
+use crate::references::place;
+use sources::Source;
+
+/// Chunks on their way between the disk and the connection.
+const CHUNKS_AHEAD: usize = 8;
+
+/// Put files into a branch as one commit; prints the commit.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example: howdah put images@main tiles -r -m \"October\"\n         howdah put images@main:/a/tile.ppm tile.ppm\n         date | howdah put notes@main:/now.txt -"
+)]
+pub struct Put {
+    /// `REPO@BRANCH[:/PATH]`
+    target: String,
+    /// Files, directories (with -r), or `-` for standard input
+    #[arg(required = true)]
+    sources: Vec<String>,
+    /// Put what is in directories, and below
+    #[arg(short, long)]
+    recursive: bool,
+    /// What the commit is about
+    #[arg(short, long, default_value = "")]
+    message: String,
+    /// Put the content behind what is there instead of replacing it
+    #[arg(long)]
+    append: bool,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// What cannot be read, and what the service answers.
+pub async fn run(arguments: Put, client: &Client, output: Output) -> Outcome {
+    let target = place(&arguments.target, &client.settings.project)?;
+    let path = target.path.clone();
+    let (given, recursive) = (arguments.sources, arguments.recursive);
+    let sources = tokio::task::spawn_blocking(move || sources::find(&given, path.as_deref(), recursive))
+        .await
+        .map_err(|e| Failure::new("the sources could not be read", e, "repeat the command"))??;
+    let bar = output.bytes(Some(sources.iter().map(Source::size).sum()));
+    let (sender, receiver) = mpsc::channel(CHUNKS_AHEAD);
+    let counted = bar.clone();
+    let reading = tokio::task::spawn_blocking(move || tarball::write(sources, &sender, &counted));
+    let request = Request::post("/v1/files")
+        .query("repo", &target.repo)
+        .query("branch", &target.branch)
+        .query("path", "/")
+        .query("message", &arguments.message)
+        .query("append", arguments.append);
+    let sent = client.upload::<Commit>(&request, receiver).await;
+    // The reader's failure is the cause of the connection's.
+    let read = reading
+        .await
+        .unwrap_or_else(|e| Err(Failure::new("the sources could not be read", e, "repeat the command")));
+    bar.finish_and_clear();
+    let commit = match (sent, read) {
+        (Ok(commit), Ok(())) => commit,
+        (Err(sent), Err(read)) if sent.problem.is_none() => return Err(read),
+        (Err(failure), _) | (Ok(_), Err(failure)) => return Err(failure),
+    };
+    output.result(&commit, || crate::commit::name(&commit))
+}
