@@ -17,7 +17,8 @@ use tokio::net::TcpListener;
 
 use crate::plane::Plane;
 use crate::{
-    branches, commits, files, fsck, jobs, lineage, permissions, pipelines, policy, projects, repos, scheduler, stores, worker,
+    branches, commits, files, fsck, jobs, lineage, permissions, pipelines, policy, projects, repos, scheduler, stores,
+    worker,
 };
 
 /// How long running requests may go on after the plane was asked to stop.

@@ -129,7 +129,7 @@ pub(super) async fn content(
             return Ok((StatusCode::RANGE_NOT_SATISFIABLE, [(header::CONTENT_RANGE, all)]).into_response());
         }
     };
-    Ok(send(&plane, &call, &commit, &entry, etag, range))
+    Ok(send(&plane, &call, &commit, &entry, etag, range.as_ref()))
 }
 
 fn send(
@@ -138,9 +138,9 @@ fn send(
     commit: &ReadableCommit,
     entry: &FileEntry,
     etag: String,
-    range: Option<Range<u64>>,
+    range: Option<&Range<u64>>,
 ) -> Response {
-    let (status, from_to) = match &range {
+    let (status, from_to) = match range {
         None => (StatusCode::OK, 0..entry.size),
         Some(range) => (StatusCode::PARTIAL_CONTENT, range.clone()),
     };

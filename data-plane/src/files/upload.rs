@@ -35,15 +35,16 @@ pub struct Destination<'a> {
     pub open: bool,
 }
 
-type Named = Vec<(usize, FilePath)>;
+/// Files with their places in the archive.
+type Stored = Vec<(usize, FilePath, FileEntry)>;
 
 struct Batches {
     writer: Writer,
-    names: Named,
+    names: Vec<(usize, FilePath)>,
     files: Vec<(Bytes, bool)>,
     bytes: usize,
-    running: VecDeque<JoinHandle<Answer<Vec<(usize, FilePath, FileEntry)>>>>,
-    done: Vec<(usize, FilePath, FileEntry)>,
+    running: VecDeque<JoinHandle<Answer<Stored>>>,
+    done: Stored,
 }
 
 impl Batches {
@@ -100,7 +101,7 @@ impl Batches {
         }
     }
 
-    async fn finish(mut self, may_embed: bool) -> Answer<Vec<(usize, FilePath, FileEntry)>> {
+    async fn finish(mut self, may_embed: bool) -> Answer<Stored> {
         if may_embed && self.running.is_empty() && self.done.is_empty() && self.bytes <= EMBEDDED_BYTES_MAX {
             self.embed();
         }

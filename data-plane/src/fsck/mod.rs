@@ -119,7 +119,10 @@ async fn check_origins(
     }
     for (source, id) in sources {
         let Ok(from) = origins::get(&call.plane, tx, &CHECK, id).await else {
-            lines.push(error(subject, format!("the origin set of its input `{source}` is damaged")));
+            lines.push(error(
+                subject,
+                format!("the origin set of its input `{source}` is damaged"),
+            ));
             continue;
         };
         if from.domains().any(|d| set.get(d).is_none()) {

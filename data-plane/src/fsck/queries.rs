@@ -22,18 +22,17 @@ pub async fn list_commits(conn: &mut PgConnection, _: &System, after: i64, limit
 }
 
 /// The origin sets of a commit's inputs.
-pub async fn list_input_sets(
-    conn: &mut PgConnection,
-    _: &System,
-    commit: CommitId,
-) -> Answer<HashMap<CommitId, i64>> {
+pub async fn list_input_sets(conn: &mut PgConnection, _: &System, commit: CommitId) -> Answer<HashMap<CommitId, i64>> {
     let rows = sqlx::query_as::<_, (Uuid, i64)>(
         "select c.id, c.origin_set_id from commit_inputs i join commits c on c.id = i.input_id where i.commit_id = $1",
     )
     .bind(commit.uuid())
     .fetch_all(conn)
     .await?;
-    Ok(rows.into_iter().map(|(id, set)| (CommitId::from_uuid(id), set)).collect())
+    Ok(rows
+        .into_iter()
+        .map(|(id, set)| (CommitId::from_uuid(id), set))
+        .collect())
 }
 
 /// The origin set of a commit.

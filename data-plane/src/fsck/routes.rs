@@ -98,7 +98,11 @@ impl Run {
                 vec![Line {
                     severity: "error",
                     subject: "check".to_owned(),
-                    message: format!("it broke off after {} commits: {}", self.checked.commits, failure.detail()),
+                    message: format!(
+                        "it broke off after {} commits: {}",
+                        self.checked.commits,
+                        failure.detail()
+                    ),
                 }]
             }
         }
@@ -107,13 +111,17 @@ impl Run {
     async fn next(&mut self) -> Answer<Option<Vec<Line>>> {
         if self.rows.is_empty() {
             let mut conn = self.plane.pool.acquire().await?;
-            self.rows = queries::list_commits(&mut conn, &CHECK, self.after, READ_AT_ONCE).await?.into();
+            self.rows = queries::list_commits(&mut conn, &CHECK, self.after, READ_AT_ONCE)
+                .await?
+                .into();
         }
         let Some(commit) = self.rows.pop_front() else {
             return Ok(None);
         };
         self.after = commit.seq;
-        check_commit(&self.call, &commit, self.deep, &mut self.checked).await.map(Some)
+        check_commit(&self.call, &commit, self.deep, &mut self.checked)
+            .await
+            .map(Some)
     }
 
     fn summary(&self) -> Line {

@@ -119,12 +119,7 @@ pub async fn shown(
 }
 
 /// How many steps away each commit is, at the least; a step from one hidden commit to another is none.
-fn depths(
-    from: CommitId,
-    direction: Direction,
-    found: &Found,
-    visible: &HashSet<CommitId>,
-) -> HashMap<CommitId, u32> {
+fn depths(from: CommitId, direction: Direction, found: &Found, visible: &HashSet<CommitId>) -> HashMap<CommitId, u32> {
     let mut neighbours: HashMap<CommitId, Vec<CommitId>> = HashMap::new();
     for (made, sources) in &found.inputs {
         for source in sources {
@@ -144,7 +139,11 @@ fn depths(
             let reached = depth + u32::from(!free);
             if depths.get(far).is_none_or(|known| *known > reached) {
                 depths.insert(*far, reached);
-                if free { queue.push_front(*far) } else { queue.push_back(*far) }
+                if free {
+                    queue.push_front(*far)
+                } else {
+                    queue.push_back(*far)
+                }
             }
         }
     }

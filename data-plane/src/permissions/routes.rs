@@ -135,7 +135,10 @@ async fn lineage_of(call: &Call, conn: &mut PgConnection, commit: CommitRow) -> 
     let object = commit.id;
     let mut commits = found.commits;
     commits.push(commit);
-    let pipelines: Vec<DomainId> = commits.iter().filter_map(|c| c.pipeline.as_ref().map(|p| p.id)).collect();
+    let pipelines: Vec<DomainId> = commits
+        .iter()
+        .filter_map(|c| c.pipeline.as_ref().map(|p| p.id))
+        .collect();
     let digests = lineage::queries::list_spec_digests(conn, &EXPLAIN, &pipelines).await?;
     let digests: HashMap<(DomainId, i32), String> = digests.into_iter().map(|(p, v, d)| ((p, v), d)).collect();
     let policy = &call.rights().policy;
@@ -168,5 +171,8 @@ fn principal(call: &Call, text: &str) -> Option<Principal> {
         Some(("sa", account)) => matches!(p, Principal::ServiceAccount(_)) && name == account,
         _ => name == text,
     };
-    members.iter().find(|m| fits(&m.principal, &m.name)).map(|m| m.principal)
+    members
+        .iter()
+        .find(|m| fits(&m.principal, &m.name))
+        .map(|m| m.principal)
 }

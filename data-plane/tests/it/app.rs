@@ -66,10 +66,6 @@ impl Reply {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
-    pub fn problem(&self) -> Option<ProblemKind> {
-        serde_json::from_slice::<Problem>(&self.body).ok()?.kind()
-    }
-
     #[track_caller]
     pub fn refused(&self, kind: ProblemKind) -> Problem {
         let problem: Problem =
@@ -99,6 +95,24 @@ pub fn config(control: &FakeControl, database_url: &str, directory: &std::path::
         slots: 1,
         sandbox_uid: 65_534,
         fail_closed_seconds: 60,
+    }
+}
+
+/// Claims of somebody new.
+pub fn claims(control: &FakeControl, environment: &Environment, name: &str, role: OrganizationRole) -> AccessClaims {
+    let now = environment.now().timestamp();
+    AccessClaims {
+        iss: ISSUER.to_owned(),
+        aud: plane_audience(control.organization),
+        sub: Principal::Account(environment.id()),
+        name: name.to_owned(),
+        org: control.organization,
+        role,
+        token: environment.id::<TokenId>(),
+        scopes: Vec::new(),
+        iat: now,
+        exp: now + 100_000_000,
+        jti: "1".to_owned(),
     }
 }
 
@@ -169,22 +183,8 @@ impl App {
 
     /// Somebody with a token who is no member.
     pub fn stranger(&self, name: &str, role: OrganizationRole) -> Person {
-        let principal = Principal::Account(self.environment.id());
-        let now = self.environment.now().timestamp();
-        let claims = AccessClaims {
-            iss: ISSUER.to_owned(),
-            aud: plane_audience(self.control.organization),
-            sub: principal,
-            name: name.to_owned(),
-            org: self.control.organization,
-            role,
-            token: self.environment.id::<TokenId>(),
-            scopes: Vec::new(),
-            iat: now,
-            exp: now + 100_000_000,
-            jti: "1".to_owned(),
-        };
-        self.person(principal, claims)
+        let claims = claims(&self.control, &self.environment, name, role);
+        self.person(claims.sub, claims)
     }
 
     fn person(&self, principal: Principal, claims: AccessClaims) -> Person {

@@ -1,13 +1,18 @@
 //! The data plane's tests against a real PostgreSQL: its router in this process, with a control plane that signs real
 //! tokens and snapshots over real HTTP, and the real binary where a process is killed.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
+
+mod access;
 mod app;
 mod control;
+mod crashes;
 mod files;
 mod jobs_crashes;
 mod jobs_datums;
 mod jobs_pipelines;
 mod jobs_rig;
 mod jobs_sets;
+mod model;
 mod repos;
 mod revocation;

@@ -1,0 +1,380 @@
+//! The access rule on every route of versioned data.
+
+use axum::body::Body;
+use axum::http::{Request, StatusCode};
+use contract::api::{Branch, Commit, Decision, Explanation, Lineage, Page, Reader};
+use contract::claims::plane_audience;
+use contract::policy::{OrganizationRole, Role};
+use contract::problem::ProblemKind;
+use serde_json::json;
+
+use crate::app::{App, Person, archive};
+
+/// Statuses for: nobody, stranger, discoverer, viewer, owner, a token of another organization, an expired token.
+type Row<'a> = (&'a str, &'a str, &'a str, [u16; 7]);
+
+const REPO: &str = "/v1/projects/default/repos/r";
+
+/// The table is read from top to bottom: what it deletes stands at its end.
+const TABLE: &[Row<'_>] = &[
+    ("GET", "/v1/projects", "", [401, 200, 200, 200, 200, 401, 401]),
+    (
+        "POST",
+        "/v1/projects",
+        r#"{"name":"p"}"#,
+        [401, 403, 403, 403, 403, 401, 401],
+    ),
+    ("DELETE", "/v1/projects/p", "", [401, 403, 403, 403, 403, 401, 401]),
+    ("GET", "/v1/repos", "", [401, 200, 200, 200, 200, 401, 401]),
+    (
+        "GET",
+        "/v1/projects/default/repos",
+        "",
+        [401, 200, 200, 200, 200, 401, 401],
+    ),
+    ("GET", REPO, "", [401, 404, 200, 200, 200, 401, 401]),
+    (
+        "GET",
+        "/v1/projects/default/repos/r/branches",
+        "",
+        [401, 404, 200, 200, 200, 401, 401],
+    ),
+    (
+        "POST",
+        "/v1/projects/default/repos/r/branches",
+        r#"{"name":"b"}"#,
+        [401, 404, 403, 403, 201, 401, 401],
+    ),
+    (
+        "PATCH",
+        "/v1/projects/default/repos/r/branches/b",
+        r#"{"to":"r@main"}"#,
+        [401, 404, 403, 403, 200, 401, 401],
+    ),
+    (
+        "DELETE",
+        "/v1/projects/default/repos/r/branches/b",
+        "",
+        [401, 404, 403, 403, 204, 401, 401],
+    ),
+    ("GET", "/v1/commits?ref=r", "", [401, 404, 403, 200, 200, 401, 401]),
+    (
+        "GET",
+        "/v1/commits?ref=r@nothing",
+        "",
+        [401, 404, 403, 404, 404, 401, 401],
+    ),
+    ("GET", "/v1/log?ref=r", "", [401, 404, 403, 200, 200, 401, 401]),
+    ("GET", "/v1/files?ref=r", "", [401, 404, 403, 200, 200, 401, 401]),
+    (
+        "GET",
+        "/v1/files?ref=r&recursive=true",
+        "",
+        [401, 404, 403, 200, 200, 401, 401],
+    ),
+    (
+        "GET",
+        "/v1/files?ref=r&glob=/*",
+        "",
+        [401, 404, 403, 200, 200, 401, 401],
+    ),
+    (
+        "GET",
+        "/v1/content?ref=r&path=a",
+        "",
+        [401, 404, 403, 200, 200, 401, 401],
+    ),
+    (
+        "GET",
+        "/v1/content?ref=r&path=nothing",
+        "",
+        [401, 404, 403, 404, 404, 401, 401],
+    ),
+    ("GET", "/v1/archive?ref=r", "", [401, 404, 403, 200, 200, 401, 401]),
+    ("GET", "/v1/diff?a=r&b=r", "", [401, 404, 403, 200, 200, 401, 401]),
+    ("GET", "/v1/provenance?ref=r", "", [401, 404, 403, 200, 200, 401, 401]),
+    ("GET", "/v1/impact?ref=r", "", [401, 404, 403, 200, 200, 401, 401]),
+    (
+        "GET",
+        "/v1/access/explain?ref=r",
+        "",
+        [401, 404, 200, 200, 200, 401, 401],
+    ),
+    (
+        "GET",
+        "/v1/access/explain?ref=r&subject=user:owner",
+        "",
+        [401, 404, 404, 404, 200, 401, 401],
+    ),
+    (
+        "GET",
+        "/v1/access/who-can-read?ref=r",
+        "",
+        [401, 404, 403, 403, 200, 401, 401],
+    ),
+    ("GET", "/v1/fsck", "", [401, 403, 403, 403, 403, 401, 401]),
+    (
+        "POST",
+        "/v1/files?repo=r&path=new",
+        "tar",
+        [401, 404, 403, 403, 201, 401, 401],
+    ),
+    (
+        "POST",
+        "/v1/copies",
+        r#"{"from_ref":"r","from_path":"/a","repo":"r","path":"/copy"}"#,
+        [401, 404, 403, 403, 201, 401, 401],
+    ),
+    (
+        "POST",
+        "/v1/commits",
+        r#"{"repo":"r","branch":"open"}"#,
+        [401, 404, 403, 403, 201, 401, 401],
+    ),
+    (
+        "POST",
+        "/v1/commits/finish?ref=r@open",
+        "",
+        [401, 404, 403, 403, 200, 401, 401],
+    ),
+    (
+        "DELETE",
+        "/v1/files?repo=r&path=a",
+        "",
+        [401, 404, 403, 403, 200, 401, 401],
+    ),
+    ("DELETE", REPO, "", [401, 404, 403, 403, 204, 401, 401]),
+    ("GET", REPO, "", [401, 404, 404, 404, 404, 401, 401]),
+];
+
+async fn status(app: &App, person: Option<&Person>, row: &Row<'_>) -> StatusCode {
+    let body = match row.2 {
+        "tar" => Body::from(archive(&[("x", b"1")])),
+        text => Body::from(text.to_owned()),
+    };
+    match person {
+        Some(person) => app.call(person, row.0, row.1, body).await.status,
+        None => {
+            let request = Request::builder().method(row.0).uri(row.1).body(body).unwrap();
+            app.send(request).await.status
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_route_answers_every_kind_of_caller_as_the_table_says() {
+    let app = App::start().await;
+    let owner = app.member("owner").await;
+    let repo = app.repo(&owner, "r").await;
+    app.put(&owner, "r", &[("a", b"1")]).await.ok();
+    let stranger = app.member("stranger").await;
+    let (discoverer, viewer) = (app.member("discoverer").await, app.member("viewer").await);
+    app.grant(&discoverer, Role::Discoverer, &repo).await;
+    app.grant(&viewer, Role::Viewer, &repo).await;
+    let foreign = app.environment.id();
+    let foreign = app.with_claims(&owner, |c| {
+        c.org = foreign;
+        c.aud = plane_audience(foreign);
+    });
+    let expired = app.with_claims(&owner, |c| c.exp = c.iat - 60);
+    let callers = [
+        None,
+        Some(&stranger),
+        Some(&discoverer),
+        Some(&viewer),
+        Some(&owner),
+        Some(&foreign),
+        Some(&expired),
+    ];
+    let mut wrong = Vec::new();
+    for row in TABLE {
+        // The owner last: what he may do changes what the others would see.
+        for at in [0, 1, 2, 3, 5, 6, 4] {
+            let found = status(&app, callers[at], row).await.as_u16();
+            if found != row.3[at] {
+                wrong.push(format!(
+                    "{} {} for caller {at}: {found}, not {}",
+                    row.0, row.1, row.3[at]
+                ));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[tokio::test]
+async fn what_may_not_be_known_is_answered_as_if_it_had_never_been() {
+    let app = App::start().await;
+    let (ada, bob) = (app.member("ada").await, app.member("bob").await);
+    app.repo(&ada, "hidden").await;
+    let commit: Commit = app.put(&ada, "hidden", &[("a", b"1")]).await.json();
+    let id = commit.id.to_string();
+    for uri in [
+        "/v1/projects/default/repos/REPO".to_owned(),
+        "/v1/projects/default/repos/REPO/branches".to_owned(),
+        "/v1/files?ref=REPO@main".to_owned(),
+        format!("/v1/files?ref=REPO@{id}"),
+        "/v1/content?ref=REPO&path=/a".to_owned(),
+        "/v1/log?ref=REPO".to_owned(),
+        "/v1/provenance?ref=REPO".to_owned(),
+        "/v1/access/explain?ref=REPO".to_owned(),
+        "/v1/diff?a=REPO&b=REPO".to_owned(),
+    ] {
+        let mut answers = Vec::new();
+        for name in ["hidden", "nowhere"] {
+            let reply = app
+                .send(
+                    Request::get(uri.replace("REPO", name))
+                        .header("authorization", format!("Bearer {}", bob.token))
+                        .header("x-request-id", "same")
+                        .body(Body::empty())
+                        .unwrap(),
+                )
+                .await;
+            answers.push((reply.status, format!("{:?}", reply.headers), reply.text()));
+        }
+        assert_eq!(answers[0].0, StatusCode::NOT_FOUND, "{uri}");
+        assert_eq!(answers[0], answers[1], "{uri}");
+    }
+}
+
+#[tokio::test]
+async fn a_copy_needs_everything_it_was_made_from_and_the_explanation_says_what_is_missing() {
+    let app = App::start().await;
+    let (ada, bob) = (app.member("ada").await, app.member("bob").await);
+    let secret = app.repo(&ada, "secret").await;
+    let shared = app.repo(&ada, "shared").await;
+    app.put(&ada, "secret", &[("plan", b"x")]).await.ok();
+    let before: Commit = app.put(&ada, "shared", &[("a", b"1")]).await.json();
+    app.grant(&bob, Role::Viewer, &shared).await;
+    app.cat(&bob, "shared", "a").await.ok();
+
+    let copy = json!({"from_ref": "secret", "from_path": "/plan", "repo": "shared", "path": "/plan"});
+    app.post(&ada, "/v1/copies", copy).await.ok();
+    app.put(&ada, "shared", &[("later", b"2")]).await.ok();
+
+    for uri in [
+        "/v1/files?ref=shared",
+        "/v1/archive?ref=shared",
+        "/v1/log?ref=shared",
+        "/v1/provenance?ref=shared",
+    ] {
+        let problem = app.get(&bob, uri).await.refused(ProblemKind::NotAllowed);
+        assert!(problem.hint.unwrap().contains("howdah access explain"), "{uri}");
+    }
+    app.cat(&bob, "shared@main^2", "a").await.ok();
+    let branches: Page<Branch> = app.get(&bob, "/v1/projects/default/repos/shared/branches").await.json();
+    assert_eq!(branches.items[0].head, None);
+    let log: Vec<Commit> = app.all(&bob, &format!("/v1/log?ref=shared@{}", before.id)).await;
+    assert_eq!(log.len(), 1);
+
+    let explanation: Explanation = app.get(&bob, "/v1/access/explain?ref=shared").await.json();
+    assert_eq!(explanation.decision, Decision::Deny);
+    assert!(explanation.missing[0].domain.starts_with("restricted upstream #"));
+    app.grant(&bob, Role::Discoverer, &secret).await;
+    let explanation: Explanation = app.get(&bob, "/v1/access/explain?ref=shared").await.json();
+    let missing = &explanation.missing[0];
+    assert_eq!(
+        (missing.domain.as_str(), missing.who_can_grant.as_slice()),
+        ("default/secret", &["ada".to_owned()][..])
+    );
+    assert!(
+        missing.witness.first().unwrap().starts_with("default/secret@"),
+        "{:?}",
+        missing.witness
+    );
+    assert!(
+        missing.witness.last().unwrap().starts_with("default/shared@"),
+        "{:?}",
+        missing.witness
+    );
+
+    app.grant(&bob, Role::Viewer, &secret).await;
+    app.cat(&bob, "shared", "plan").await.ok();
+    let explanation: Explanation = app.get(&bob, "/v1/access/explain?ref=shared").await.json();
+    assert_eq!(explanation.decision, Decision::Allow);
+    let lineage: Lineage = app.get(&bob, "/v1/provenance?ref=shared").await.json();
+    assert_eq!(
+        lineage.upstream.iter().map(|u| u.repo.as_str()).collect::<Vec<_>>(),
+        ["secret"]
+    );
+    let impact: Lineage = app.get(&ada, "/v1/impact?ref=secret").await.json();
+    assert_eq!(impact.upstream.len(), 2);
+    let readers: Page<Reader> = app.get(&ada, "/v1/access/who-can-read?ref=shared").await.json();
+    assert_eq!(
+        readers.items.iter().map(|r| r.name.as_str()).collect::<Vec<_>>(),
+        ["ada", "bob"]
+    );
+}
+
+#[tokio::test]
+async fn hidden_ancestors_are_left_out_of_a_lineage_and_said_to_be_there() {
+    let app = App::start().await;
+    let (ada, bob) = (app.member("ada").await, app.member("bob").await);
+    for name in ["a", "b", "c"] {
+        app.repo(&ada, name).await;
+    }
+    app.put(&ada, "a", &[("f", b"1")]).await.ok();
+    for (from, to) in [("a", "b"), ("b", "c")] {
+        let copy = json!({"from_ref": from, "from_path": "/f", "repo": to, "path": "/f"});
+        app.post(&ada, "/v1/copies", copy).await.ok();
+    }
+    let up: Lineage = app.get(&ada, "/v1/provenance?ref=c").await.json();
+    let seen: Vec<_> = up.upstream.iter().map(|u| (u.repo.to_string(), u.depth)).collect();
+    assert_eq!(
+        (seen, up.restricted),
+        (vec![("b".to_owned(), 1), ("a".to_owned(), 2)], false)
+    );
+
+    // Who may read `a` alone sees it, and nothing of what others made of it.
+    let a: contract::api::Repo = app.get(&ada, "/v1/projects/default/repos/a").await.json();
+    app.grant(&bob, Role::Viewer, &a).await;
+    let down: Lineage = app.get(&bob, "/v1/impact?ref=a").await.json();
+    assert_eq!((down.upstream.len(), down.restricted), (0, true));
+    let down: Lineage = app.get(&ada, "/v1/impact?ref=a").await.json();
+    assert_eq!((down.upstream.len(), down.restricted), (2, false));
+}
+
+#[tokio::test]
+async fn a_scoped_token_reaches_no_further_than_its_scopes() {
+    let app = App::start().await;
+    let ada = app.member_as("ada", OrganizationRole::Owner).await;
+    app.repo(&ada, "r").await;
+    app.put(&ada, "r", &[("a", b"1")]).await.ok();
+    let reader = app.scoped(&ada, &["read:default/r"]);
+    app.cat(&reader, "r", "a").await.ok();
+    app.put(&reader, "r", &[("a", b"2")])
+        .await
+        .refused(ProblemKind::NotAllowed);
+    app.post(&reader, "/v1/projects/default/repos", json!({"name": "x"}))
+        .await
+        .refused(ProblemKind::NotAllowed);
+    app.post(&reader, "/v1/projects", json!({"name": "x"}))
+        .await
+        .refused(ProblemKind::NotAllowed);
+    let elsewhere = app.scoped(&ada, &["read:default/other"]);
+    app.cat(&elsewhere, "r", "a").await.refused(ProblemKind::NotFound);
+}
+
+#[tokio::test]
+async fn who_manages_the_organization_reads_nothing_by_that_and_checks_everything() {
+    let app = App::start().await;
+    let ada = app.member("ada").await;
+    let boss = app.member_as("boss", OrganizationRole::Owner).await;
+    app.repo(&ada, "r").await;
+    app.put(&ada, "r", &[("a", b"1")]).await.ok();
+    let copy = json!({"from_ref": "r", "from_path": "/a", "repo": "r", "path": "/b"});
+    app.post(&ada, "/v1/copies", copy).await.ok();
+    app.cat(&boss, "r", "a").await.refused(ProblemKind::NotFound);
+    let text = app.get(&boss, "/v1/fsck?deep=true").await.text();
+    assert!(
+        text.contains(r#""severity":"ok""#) && text.contains("2 commits checked"),
+        "{text}"
+    );
+    sqlx::query("update commits set message = 'something else' where message = ''")
+        .execute(&app.plane.pool)
+        .await
+        .unwrap();
+    let text = app.get(&boss, "/v1/fsck").await.text();
+    assert!(text.contains("digest") && text.contains("2 things are wrong"), "{text}");
+}

@@ -1,0 +1,221 @@
+//! The file system against a `BTreeMap`: random programs over the API, every commit compared with what it should hold,
+//! all earlier ones again at the end.
+
+use std::collections::BTreeMap;
+
+use contract::api::{Commit, CommitState};
+use contract::ids::CommitId;
+use contract::problem::ProblemKind;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use serde_json::json;
+
+use crate::app::{App, Person, Reply, escape};
+
+type Files = BTreeMap<String, Vec<u8>>;
+
+const PATHS: [&str; 9] = ["a", "b", "d", "d/x", "d/y", "d/e/z", "d/e", "\u{fc}", "long name"];
+const STEPS: usize = 60;
+
+#[derive(Clone, Default)]
+struct Branch {
+    files: Files,
+    /// What an open commit will hold.
+    open: Option<Files>,
+}
+
+impl Branch {
+    fn target(&mut self) -> &mut Files {
+        self.open.as_mut().unwrap_or(&mut self.files)
+    }
+}
+
+/// A path is a file and a directory at once.
+fn conflicts(files: &Files) -> bool {
+    files
+        .keys()
+        .any(|p| files.range(format!("{p}/")..format!("{p}0")).next().is_some())
+}
+
+fn delete(files: &mut Files, path: &str) -> bool {
+    let before = files.len();
+    files.retain(|p, _| p != path && !p.starts_with(&format!("{path}/")));
+    files.len() < before
+}
+
+struct Run {
+    app: App,
+    ada: Person,
+    rng: StdRng,
+    branches: BTreeMap<&'static str, Branch>,
+    history: Vec<(CommitId, Files)>,
+}
+
+impl Run {
+    fn path(&mut self) -> &'static str {
+        PATHS[self.rng.random_range(0..PATHS.len())]
+    }
+
+    fn branch(&mut self) -> &'static str {
+        if self.rng.random_bool(0.7) { "main" } else { "side" }
+    }
+
+    fn bytes(&mut self) -> Vec<u8> {
+        let size = match self.rng.random_range(0..10) {
+            0 => 0,
+            1 => self.rng.random_range(100_000..400_000),
+            _ => self.rng.random_range(1..2000),
+        };
+        let mut bytes = vec![0; size];
+        self.rng.fill(&mut bytes[..]);
+        bytes
+    }
+
+    /// What a change that would give `wanted` must answer, and the model after it.
+    fn settle(&mut self, name: &'static str, reply: &Reply, wanted: Files) {
+        let branch = self.branches.entry(name).or_default();
+        if branch.open.is_some() {
+            reply.ok();
+            *branch.target() = wanted;
+            return;
+        }
+        if conflicts(&wanted) {
+            reply.refused(ProblemKind::Conflict);
+            return;
+        }
+        let commit: Commit = reply.json();
+        assert_eq!(commit.state, CommitState::Finished);
+        assert_eq!(commit.files, wanted.len() as u64);
+        branch.files = wanted.clone();
+        self.history.push((commit.id, wanted));
+    }
+
+    async fn put(&mut self, append: bool) {
+        let name = self.branch();
+        let count = self.rng.random_range(1..4);
+        let files: Vec<(&str, Vec<u8>)> = (0..count).map(|_| (self.path(), self.bytes())).collect();
+        let mut wanted = self.branches.entry(name).or_default().target().clone();
+        for (path, bytes) in &files {
+            let file = wanted.entry((*path).to_owned()).or_default();
+            if !append {
+                file.clear();
+            }
+            file.extend(bytes);
+        }
+        // An open commit finds a conflict when it is finished; the model keeps out of that.
+        if self.branches[name].open.is_some() && conflicts(&wanted) {
+            return;
+        }
+        let files: Vec<(&str, &[u8])> = files.iter().map(|(p, b)| (*p, b.as_slice())).collect();
+        let query = format!("repo=r&branch={name}&append={append}");
+        let reply = self.app.put_with(&self.ada, &query, &files).await;
+        self.settle(name, &reply, wanted);
+    }
+
+    async fn delete(&mut self) {
+        let (name, path) = (self.branch(), self.path());
+        let mut wanted = self.branches.entry(name).or_default().target().clone();
+        let was_there = delete(&mut wanted, path);
+        let uri = format!("/v1/files?repo=r&branch={name}&path={}", escape(path));
+        let reply = self.app.delete(&self.ada, &uri).await;
+        if !was_there && self.branches[name].open.is_none() {
+            reply.refused(ProblemKind::NotFound);
+            return;
+        }
+        self.settle(name, &reply, wanted);
+    }
+
+    async fn copy(&mut self) {
+        if self.history.is_empty() {
+            return;
+        }
+        let (commit, files) = self.history[self.rng.random_range(0..self.history.len())].clone();
+        let (name, from, to) = (self.branch(), self.path(), self.path());
+        let mut wanted = self.branches.entry(name).or_default().target().clone();
+        let below = format!("{from}/");
+        let copied: Files = files
+            .iter()
+            .filter(|(p, _)| **p == from || p.starts_with(&below))
+            .map(|(p, b)| (format!("{to}{}", &p[from.len()..]), b.clone()))
+            .collect();
+        wanted.extend(copied.clone());
+        if self.branches[name].open.is_some() && conflicts(&wanted) {
+            return;
+        }
+        let body = json!({"from_ref": format!("r@{commit}"), "from_path": format!("/{from}"), "repo": "r",
+            "branch": name, "path": format!("/{to}")});
+        let reply = self.app.post(&self.ada, "/v1/copies", body).await;
+        if copied.is_empty() {
+            reply.refused(ProblemKind::NotFound);
+            return;
+        }
+        self.settle(name, &reply, wanted);
+    }
+
+    async fn start_or_finish(&mut self) {
+        let name = self.branch();
+        let branch = self.branches.entry(name).or_default();
+        match branch.open.take() {
+            None => {
+                branch.open = Some(branch.files.clone());
+                let body = json!({"repo": "r", "branch": name});
+                self.app.post(&self.ada, "/v1/commits", body).await.ok();
+            }
+            Some(wanted) => {
+                let uri = format!("/v1/commits/finish?ref=r@{name}");
+                let reply = self.app.call(&self.ada, "POST", &uri, "".into()).await;
+                self.settle(name, &reply, wanted);
+            }
+        }
+    }
+
+    async fn check(&self, reference: &str, files: &Files) {
+        let mut expected: Vec<String> = files.keys().map(|p| format!("/{p}")).collect();
+        expected.sort();
+        let query = format!("ref={}&recursive=true&limit=3", escape(reference));
+        assert_eq!(self.app.ls(&self.ada, &query).await, expected, "{reference}");
+        for (path, bytes) in files {
+            let found = self.app.cat(&self.ada, reference, path).await.body;
+            assert!(
+                found == *bytes,
+                "{reference} {path}: {} bytes, not {}",
+                found.len(),
+                bytes.len()
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn random_programs_give_what_a_map_gives() {
+    let seed = std::env::var("SEED")
+        .ok()
+        .and_then(|s| s.parse().ok())
+        .unwrap_or_else(rand::random::<u32>);
+    println!("again with: SEED={seed}");
+    let app = App::start().await;
+    let ada = app.member("ada").await;
+    app.repo(&ada, "r").await;
+    let mut run = Run {
+        app,
+        ada,
+        rng: StdRng::seed_from_u64(seed.into()),
+        branches: BTreeMap::new(),
+        history: Vec::new(),
+    };
+    for _ in 0..STEPS {
+        match run.rng.random_range(0..10) {
+            0..=3 => run.put(false).await,
+            4 => run.put(true).await,
+            5 | 6 => run.delete().await,
+            7 => run.copy().await,
+            _ => run.start_or_finish().await,
+        }
+        if let Some((commit, files)) = run.history.last() {
+            run.check(&format!("r@{commit}"), files).await;
+        }
+    }
+    for (commit, files) in &run.history {
+        run.check(&format!("r@{commit}"), files).await;
+    }
+}
