@@ -3,6 +3,7 @@
 
 use std::ops::Deref;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use chassis::Environment;
 use chrono::{DateTime, Utc};
 use contract::config::DataPlaneConfig;
 use contract::ids::{GenerateId, OrganizationId};
-use sqlx::postgres::{PgPool, PgPoolOptions};
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{Postgres, Transaction};
 use storage::Storage;
 use tokio::sync::watch;
@@ -112,11 +113,13 @@ impl Plane {
     /// # Errors
     /// When the configuration makes no sense (database URL, JWKS, bucket).
     pub fn new(config: DataPlaneConfig, storage: Storage, environment: Environment) -> anyhow::Result<Self> {
+        // What is answered must survive a killed server, however that server is set up.
+        let options = PgConnectOptions::from_str(&config.database_url)?.options([("synchronous_commit", "on")]);
         let pool = PgPoolOptions::new()
             .max_connections(24)
             .min_connections(0)
             .acquire_timeout(Duration::from_secs(5))
-            .connect_lazy(&config.database_url)?;
+            .connect_lazy_with(options);
         Ok(Self(Arc::new(Parts {
             organization: config.organization,
             pool,
