@@ -9,6 +9,7 @@
 
 #![warn(missing_docs)]
 
+mod batch;
 mod buffer;
 mod codec;
 #[cfg(test)]

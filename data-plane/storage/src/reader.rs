@@ -210,7 +210,7 @@ async fn fetch(shared: Arc<Shared>, batch: Batch) -> Result<VecDeque<Bytes>> {
     Ok(parts)
 }
 
-fn verify_chunk(shared: &Shared, location: &Location, digest: &Digest, chunk: &[u8]) -> Result<()> {
+pub(crate) fn verify_chunk(shared: &Shared, location: &Location, digest: &Digest, chunk: &[u8]) -> Result<()> {
     if Digest::of(chunk) == *digest {
         return Ok(());
     }

@@ -14,7 +14,7 @@ use crate::error::{Result, StorageError};
 use crate::location::{Location, PackRef};
 use crate::pack::PieceKind;
 use crate::slot::PackSlot;
-use crate::storage::Shared;
+use crate::storage::{Shared, UPLOAD_UNIT_BYTES};
 use crate::writer::WriteReport;
 
 /// A generation of the window of known chunks; two are kept: about 25 MiB at most.
@@ -162,11 +162,12 @@ impl Session {
         self.shared.in_flight().insert(id, Arc::clone(&slot));
         state.report.packs += 1;
         state.waiting.push(Arc::clone(&slot));
-        self.shared.unsettled.send_modify(|packs| *packs += 1);
+        self.shared.unsettled.send_modify(|held| *held += bytes.len());
         let previous = state.sealed.replace(Arc::clone(&slot));
         let upload = Upload {
             shared: Arc::clone(&self.shared),
             id,
+            length: bytes.len(),
             slot,
             previous,
             outcome: None,
@@ -176,9 +177,9 @@ impl Session {
 
     /// Waits while too many packs are on their way.
     pub(crate) async fn room(&self) {
-        let most = self.shared.options.packs_in_flight;
+        let most = self.shared.options.packs_in_flight * self.shared.options.pack_bytes;
         // An error would mean that the sender, which we hold, is gone.
-        let _ = self.shared.unsettled.subscribe().wait_for(|packs| *packs <= most).await;
+        let _ = self.shared.unsettled.subscribe().wait_for(|held| *held <= most).await;
     }
 
     /// Notes chunks that are stored already, in a file that is likely to be similar to what comes.
@@ -221,6 +222,7 @@ impl Drop for Session {
 struct Upload {
     shared: Arc<Shared>,
     id: Digest,
+    length: usize,
     slot: Arc<PackSlot>,
     previous: Option<Arc<PackSlot>>,
     outcome: Option<Result<()>>,
@@ -228,7 +230,15 @@ struct Upload {
 
 impl Upload {
     async fn run(mut self, bytes: Frozen) {
-        let Ok(permit) = self.shared.uploads.acquire().await else {
+        // A pack may exceed its nominal size by its index; the last unit is not worth waiting for.
+        let most = self.shared.options.packs_in_flight * (self.shared.options.pack_bytes / UPLOAD_UNIT_BYTES).max(1);
+        let units = (self.length / UPLOAD_UNIT_BYTES).clamp(1, most);
+        let Ok(permit) = self
+            .shared
+            .uploads
+            .acquire_many(u32::try_from(units).unwrap_or(u32::MAX))
+            .await
+        else {
             return;
         };
         let mut outcome = self.shared.store.put_pack(self.id, bytes).await;
@@ -255,6 +265,6 @@ impl Drop for Upload {
             in_flight.remove(&self.id);
         }
         drop(in_flight);
-        self.shared.unsettled.send_modify(|packs| *packs -= 1);
+        self.shared.unsettled.send_modify(|held| *held -= self.length);
     }
 }

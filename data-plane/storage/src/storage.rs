@@ -17,12 +17,12 @@ use crate::error::{Result, StorageError};
 use crate::extents::Block;
 use crate::location::{Location, PackRef};
 use crate::path::FilePath;
-use crate::reader;
 use crate::slot::{PackSlot, SlotBytes};
 use crate::store::Store;
 use crate::tree::node::Node;
 use crate::tree::{self, Change, DirectoryEntry, Finding, SubtreeSummary, TreeChange, TreeRef};
 use crate::writer::Writer;
+use crate::{batch, reader};
 
 /// Limits of a [`Storage`].
 #[derive(Debug, Clone)]
@@ -31,7 +31,7 @@ pub struct Options {
     pub cache_bytes: u64,
     /// A pack is sealed when it reaches this size; at most 64 MiB.
     pub pack_bytes: usize,
-    /// So many sealed packs may wait for the disk or the object store; writers wait when there are more.
+    /// The bytes of so many full packs may wait for the disk or the object store; writers wait when there are more.
     pub packs_in_flight: usize,
 }
 
@@ -46,6 +46,8 @@ impl Default for Options {
 }
 
 const PACK_BYTES_MAX: usize = 64 << 20;
+/// What one permit to upload stands for.
+pub(crate) const UPLOAD_UNIT_BYTES: usize = 1 << 20;
 const PACK_BYTES_MIN: usize = 64 << 10;
 
 /// Versioned storage over a [`Store`]. Cheap to clone.
@@ -60,8 +62,10 @@ pub(crate) struct Shared {
     pub(crate) options: Options,
     cache: Cache<(Digest, u32), Cached>,
     subtrees: Cache<(Digest, Option<FilePath>), Option<SubtreeSummary>>,
-    /// Sealed packs whose bytes are still in memory.
+    /// Bytes of sealed packs that are still in memory.
     pub(crate) unsettled: watch::Sender<usize>,
+    /// How much may be on its way to the store at once, in units of [`UPLOAD_UNIT_BYTES`]: few large packs or many
+    /// small ones.
     pub(crate) uploads: Semaphore,
     pub(crate) pool: Arc<Pool>,
     /// Sealed packs that are not durable yet: records that refer to them by name can be read already.
@@ -93,7 +97,7 @@ impl Storage {
             .max_capacity(options.cache_bytes)
             .weigher(|_, cached: &Cached| cached.weight())
             .build();
-        let uploads = Semaphore::new(options.packs_in_flight);
+        let uploads = Semaphore::new(options.packs_in_flight * options.pack_bytes.div_ceil(UPLOAD_UNIT_BYTES));
         let subtrees = Cache::new(20_000);
         let unsettled = watch::Sender::new(0);
         let shared = Shared {
@@ -152,6 +156,12 @@ impl Storage {
             all.extend_from_slice(&part);
         }
         Ok(all.freeze())
+    }
+
+    /// The whole contents of many small files, each with its index in `files`, in whatever order reads fastest: files
+    /// that were stored together are fetched together. Hold each until it is used, so mind the sum of their sizes.
+    pub fn read_many(&self, files: Vec<FileEntry>) -> BoxStream<'static, Result<(usize, Bytes)>> {
+        batch::read_many(&self.shared, files)
     }
 
     /// Files in path order: all, or the file `prefix`, or what lies below the directory `prefix`; only those behind

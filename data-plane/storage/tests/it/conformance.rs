@@ -32,6 +32,7 @@ pub async fn suite(store: Store) {
     references_outlive_the_process(&store).await;
     replaced_and_appended_files_share_chunks(&store).await;
     concurrent_writers(&store).await;
+    many_small_files(&store).await;
     a_missing_pack_is_named(&store).await;
 }
 
@@ -179,6 +180,27 @@ async fn concurrent_writers(store: &Store) {
     let tree = storage.apply(&writer, &TreeRef::empty(), changes).await.unwrap();
     writer.flush().await.unwrap();
     assert_eq!(open(store).verify(&tree, true).await.unwrap(), []);
+}
+
+async fn many_small_files(store: &Store) {
+    let storage = open(store);
+    let writer = storage.writer();
+    let contents: Vec<Bytes> = (0..700u64).map(|seed| noise(seed, seed as usize * 3)).collect();
+    let files = contents.iter().map(|content| (content.clone(), false)).collect();
+    let mut entries = writer.write_small_files(files).await.unwrap();
+    entries.push(FileEntry::embedded(Bytes::from_static(b"embedded"), false));
+    entries.push(writer.write_bytes(noise(9, 900_000), false).await.unwrap());
+    writer.flush().await.unwrap();
+    let stored: Vec<_> = entries.into_iter().map(|entry| (path("x"), entry)).collect();
+    let decoded = decode_entries(&encode_entries(&stored).unwrap()).unwrap();
+    let entries: Vec<FileEntry> = decoded.into_iter().map(|(_, entry)| entry).rev().collect();
+    let mut found: Vec<(usize, Bytes)> = open(store).read_many(entries).try_collect().await.unwrap();
+    found.sort_by_key(|(index, _)| std::cmp::Reverse(*index));
+    let found: Vec<Bytes> = found.into_iter().map(|(_, content)| content).collect();
+    let expected = contents
+        .into_iter()
+        .chain([Bytes::from_static(b"embedded"), noise(9, 900_000)]);
+    assert!(found.into_iter().eq(expected));
 }
 
 async fn a_missing_pack_is_named(store: &Store) {
