@@ -10,16 +10,19 @@ use crate::error::Result;
 use crate::extents::ExtentTree;
 use crate::session::Session;
 
-const CHUNK_BYTES_MIN: usize = 16 << 10;
+/// Half of the average: bytes in front of the least end are passed over, which is most of the speed.
+const CHUNK_BYTES_MIN: usize = 32 << 10;
+/// From here on it pays to digest on several threads.
+const PARALLEL_BYTES_MIN: usize = 1 << 20;
 const CHUNK_BYTES_AVERAGE: usize = 64 << 10;
 /// The longest chunk.
 pub(crate) const CHUNK_BYTES_MAX: usize = 256 << 10;
 
-/// Turns a stream of bytes into a file entry. Blocking: digests are computed on the calling thread.
+/// Turns a stream of bytes into a file entry. Blocking: chunks are found and digested on the calling thread; the digest
+/// of the whole is the caller's, who may compute it on another one meanwhile.
 pub(crate) struct FileBuilder {
     session: Arc<Session>,
     extents: ExtentTree,
-    whole: blake3::Hasher,
     size: u64,
     /// What has not been cut yet.
     carry: Vec<u8>,
@@ -27,11 +30,9 @@ pub(crate) struct FileBuilder {
 
 impl FileBuilder {
     pub(crate) fn new(session: Arc<Session>) -> Self {
-        let whole = blake3::Hasher::new();
         Self {
             session,
             extents: ExtentTree::default(),
-            whole,
             size: 0,
             carry: Vec::new(),
         }
@@ -68,13 +69,16 @@ impl FileBuilder {
     }
 
     /// Cuts the rest and returns the entry.
-    pub(crate) fn finish(mut self, executable: bool) -> Result<FileEntry> {
+    pub(crate) fn finish(mut self, digest: Digest, executable: bool) -> Result<FileEntry> {
         let rest = std::mem::take(&mut self.carry);
-        if self.size == 0 {
-            return whole_file(&self.session, &rest, executable);
-        }
         self.store_all(&rest)?;
-        self.done(executable)
+        let content = self.extents.finish(&self.session)?;
+        Ok(FileEntry {
+            size: self.size,
+            digest,
+            executable,
+            content,
+        })
     }
 
     fn store_all(&mut self, rest: &[u8]) -> Result<()> {
@@ -88,20 +92,9 @@ impl FileBuilder {
     }
 
     fn store(&mut self, chunk: &[u8]) -> Result<()> {
-        self.whole.update(chunk);
         self.size += chunk.len() as u64;
         let extent = self.session.chunk(Digest::of(chunk), chunk)?;
         self.extents.push(&self.session, extent)
-    }
-
-    fn done(self, executable: bool) -> Result<FileEntry> {
-        let content = self.extents.finish(&self.session)?;
-        Ok(FileEntry {
-            size: self.size,
-            digest: self.whole.finalize().into(),
-            executable,
-            content,
-        })
     }
 }
 
@@ -110,7 +103,13 @@ pub(crate) fn whole_file(session: &Arc<Session>, bytes: &[u8], executable: bool)
     if cut(bytes) < bytes.len() {
         let mut builder = FileBuilder::new(Arc::clone(session));
         builder.store_all(bytes)?;
-        return builder.done(executable);
+        let mut whole = blake3::Hasher::new();
+        if bytes.len() < PARALLEL_BYTES_MIN {
+            whole.update(bytes);
+        } else {
+            whole.update_rayon(bytes);
+        }
+        return builder.finish(whole.finalize().into(), executable);
     }
     let digest = Digest::of(bytes);
     let extents = if bytes.is_empty() {

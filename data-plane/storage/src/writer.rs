@@ -15,7 +15,7 @@ use crate::session::Session;
 use crate::storage::{Shared, Storage};
 
 const BUFFER_BYTES_FIRST: usize = 64 << 10;
-const BUFFER_BYTES_MAX: usize = 1 << 20;
+const BUFFER_BYTES_MAX: usize = 2 << 20;
 /// Files up to this size are chunked where they are, without a trip to another thread.
 const INLINE_BYTES_MAX: usize = 64 << 10;
 /// How many chunks of a replaced file are looked at for what it has in common with its successor.
@@ -58,13 +58,17 @@ impl Writer {
             self.session.room().await;
             return whole_file(&self.session, &buffer, executable);
         }
-        // The next buffer is read while the last one is cut, digested and packed on another thread.
+        // The next buffer is read while the last one is cut and packed on one thread and digested on another.
+        let mut whole = blake3::Hasher::new();
         while !buffer.is_empty() {
             self.session.room().await;
-            let job = spawn_blocking(move || {
-                builder.push(&buffer)?;
-                Ok::<_, StorageError>((builder, buffer))
+            let full = Arc::new(buffer);
+            let (to_digest, to_cut) = (Arc::clone(&full), Arc::clone(&full));
+            let digesting = spawn_blocking(move || {
+                whole.update(&to_digest);
+                whole
             });
+            let cutting = spawn_blocking(move || builder.push(&to_cut).map(|()| builder));
             target = (target * 4).min(BUFFER_BYTES_MAX);
             spare.clear();
             let filled = if ended {
@@ -72,11 +76,15 @@ impl Writer {
             } else {
                 fill(&mut reader, &mut spare, target).await
             };
-            (builder, buffer) = job.await.unwrap_or(Err(StorageError::Cancelled))?;
+            whole = digesting.await.map_err(|_| StorageError::Cancelled)?;
+            builder = cutting.await.unwrap_or(Err(StorageError::Cancelled))?;
             ended = filled?;
+            // Both threads have let go of it, so the memory comes back.
+            buffer = Arc::try_unwrap(full).unwrap_or_default();
             std::mem::swap(&mut buffer, &mut spare);
         }
-        spawn_blocking(move || builder.finish(executable))
+        let digest = whole.finalize().into();
+        spawn_blocking(move || builder.finish(digest, executable))
             .await
             .unwrap_or(Err(StorageError::Cancelled))
     }
