@@ -70,7 +70,11 @@ pub(super) async fn stream(
             Err(error) => Err(std::io::Error::other(error.to_string())),
         }
     });
-    Ok(([(http::header::CONTENT_TYPE, "application/jsonl")], Body::from_stream(pages)).into_response())
+    Ok((
+        [(http::header::CONTENT_TYPE, "application/jsonl")],
+        Body::from_stream(pages),
+    )
+        .into_response())
 }
 
 impl Reading {
@@ -85,7 +89,8 @@ impl Reading {
             // The state first: what was printed before the end is there then.
             let job = queries::find(&mut conn, &READABLE, self.job).await?;
             let ended = job.is_none_or(|job| state_of(&job.state).is_terminal());
-            let rows = queries::list_lines(&mut conn, &READABLE, self.job, self.datum.as_deref(), self.after, PAGE).await?;
+            let rows =
+                queries::list_lines(&mut conn, &READABLE, self.job, self.datum.as_deref(), self.after, PAGE).await?;
             drop(conn);
             let full = rows.len() as i64 == PAGE;
             self.over = !full && (ended || !self.follow);

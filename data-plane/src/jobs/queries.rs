@@ -75,7 +75,10 @@ macro_rules! select_jobs {
 
 /// The job of that id.
 pub async fn find(conn: &mut PgConnection, _: &System, id: JobId) -> Answer<Option<JobRow>> {
-    let row = sqlx::query_as(select_jobs!("where j.id = $1")).bind(id.uuid()).fetch_optional(conn).await?;
+    let row = sqlx::query_as(select_jobs!("where j.id = $1"))
+        .bind(id.uuid())
+        .fetch_optional(conn)
+        .await?;
     Ok(row)
 }
 

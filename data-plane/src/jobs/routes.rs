@@ -87,7 +87,11 @@ async fn datums(
     let rows = queries::list_datums(&mut conn, &READABLE, id, state, after, limit as i64 + 1).await?;
     let page = call.page(&list, rows, limit, |row| row.position)?;
     Ok(Json(Page {
-        items: page.items.into_iter().map(|row| views::show_datum(id, row, &names)).collect(),
+        items: page
+            .items
+            .into_iter()
+            .map(|row| views::show_datum(id, row, &names))
+            .collect(),
         next_cursor: page.next_cursor,
     }))
 }
@@ -95,12 +99,21 @@ async fn datums(
 async fn stop(State(plane): State<Plane>, call: Call, Path(id): Path<JobId>) -> Answer<Json<Job>> {
     let mut tx = plane.begin().await?;
     let job = call.job(&mut tx, id).await?;
-    let repo = repos::queries::find_repo_by_id(&mut tx, &READABLE, contract::ids::DomainId::from_uuid(job.row.pipeline_id));
-    let visible = repo.await?.and_then(|row| call.rights().visible(row)).ok_or_else(Failure::not_found)?;
+    let repo = repos::queries::find_repo_by_id(
+        &mut tx,
+        &READABLE,
+        contract::ids::DomainId::from_uuid(job.row.pipeline_id),
+    );
+    let visible = repo
+        .await?
+        .and_then(|row| call.rights().visible(row))
+        .ok_or_else(Failure::not_found)?;
     call.allowed(&visible, Permission::Write)?;
     let reason = format!("stopped by {}", call.actor().name);
     end::end(&plane, &mut tx, id, JobState::Killed, Some(&reason)).await?;
-    let row = queries::find(&mut tx, &READABLE, id).await?.ok_or_else(Failure::not_found)?;
+    let row = queries::find(&mut tx, &READABLE, id)
+        .await?
+        .ok_or_else(Failure::not_found)?;
     tx.commit().await?;
     plane.signals.work_changed();
     plane.signals.commits_changed();

@@ -124,5 +124,8 @@ pub fn labels(inputs: &[worker::protocol::TaskInput], names: &[(i32, String)]) -
         let found = names.iter().find(|(at, _)| u32::try_from(*at) == Ok(position));
         found.map_or("?", |(_, name)| name.as_str())
     };
-    inputs.iter().map(|i| format!("{}:{}", name(i.position), i.path)).collect()
+    inputs
+        .iter()
+        .map(|i| format!("{}:{}", name(i.position), i.path))
+        .collect()
 }

@@ -73,7 +73,11 @@ async fn target(call: &Call, conn: &mut PgConnection, text: &str) -> Answer<Targ
     {
         let set = CommitSetId::from_uuid(id.uuid());
         let members = commits::queries::list_set(conn, &FILTERED, set).await?;
-        return Ok(if members.is_empty() { Target::Commit(id) } else { Target::Set(set) });
+        return Ok(if members.is_empty() {
+            Target::Commit(id)
+        } else {
+            Target::Set(set)
+        });
     }
     let reference: CommitRef = text.parse()?;
     // Waiting for a branch means its newest commit, whatever its state.
@@ -92,10 +96,16 @@ async fn look(plane: &Plane, call: &Call, target: &Target) -> Answer<WaitAnswer>
         Target::Job(id) => {
             let job = call.job(&mut conn, *id).await?;
             let commit = CommitId::from_uuid(job.row.output_commit_id);
-            commits::queries::find_commit(&mut conn, &FILTERED, commit).await?.into_iter().collect()
+            commits::queries::find_commit(&mut conn, &FILTERED, commit)
+                .await?
+                .into_iter()
+                .collect()
         }
         Target::Set(set) => commits::queries::list_set(&mut conn, &FILTERED, *set).await?,
-        Target::Commit(id) => commits::queries::find_commit(&mut conn, &FILTERED, *id).await?.into_iter().collect(),
+        Target::Commit(id) => commits::queries::find_commit(&mut conn, &FILTERED, *id)
+            .await?
+            .into_iter()
+            .collect(),
     };
     let sets: std::collections::BTreeSet<i64> = rows.iter().map(|c| c.origin_set).collect();
     let readable = call.readable_among(&mut conn, sets.into_iter().collect()).await?;

@@ -83,7 +83,9 @@ fn parse(body: &ApplyPipelines) -> Answer<Vec<Parsed>> {
         match PipelineSpec::parse(&value, &ProjectName::default_project()) {
             Ok(spec) => {
                 let image = spec.transform.image.as_deref();
-                let image_digest = image.and_then(|i| i.split_once('@')).map(|(_, digest)| digest.to_owned());
+                let image_digest = image
+                    .and_then(|i| i.split_once('@'))
+                    .map(|(_, digest)| digest.to_owned());
                 specs.push(Parsed {
                     image_digest: image_digest.filter(|d| d.starts_with("sha256:")),
                     spec,
@@ -93,7 +95,11 @@ fn parse(body: &ApplyPipelines) -> Answer<Vec<Parsed>> {
             Err(found) => errors.extend(found.into_iter().map(|e| field(index, &e.pointer, e.message))),
         }
     }
-    if errors.is_empty() { Ok(specs) } else { Err(invalid(errors)) }
+    if errors.is_empty() {
+        Ok(specs)
+    } else {
+        Err(invalid(errors))
+    }
 }
 
 async fn write(call: &Call, specs: &[Parsed], ids: &[DomainId], body: &ApplyPipelines) -> Answer<Vec<AppliedPipeline>> {
@@ -121,13 +127,7 @@ async fn write(call: &Call, specs: &[Parsed], ids: &[DomainId], body: &ApplyPipe
     Ok(applied.collect())
 }
 
-async fn save(
-    call: &Call,
-    tx: &mut Tx,
-    one: &Examined,
-    parsed: &Parsed,
-    code_revision: Option<&str>,
-) -> Answer<()> {
+async fn save(call: &Call, tx: &mut Tx, one: &Examined, parsed: &Parsed, code_revision: Option<&str>) -> Answer<()> {
     let now = call.plane.now();
     let actor = call.actor();
     let spec = &parsed.spec;

@@ -67,12 +67,16 @@ pub fn field(index: usize, pointer: &str, message: impl Into<String>) -> FieldEr
 /// The answer to specs that make no sense.
 pub fn invalid(errors: Vec<FieldError>) -> Failure {
     let count = errors.len();
-    let first = errors.first().map(|e| format!("{}: {}", e.pointer, e.message)).unwrap_or_default();
+    let first = errors
+        .first()
+        .map(|e| format!("{}: {}", e.pointer, e.message))
+        .unwrap_or_default();
     let detail = match count {
         1 => format!("the pipeline spec is not valid at {first}"),
         n => format!("the pipeline specs have {n} mistakes, the first at {first}"),
     };
-    let mut problem = Problem::new(ProblemKind::Invalid, detail).with_hint("nothing was applied; correct them and apply again");
+    let mut problem =
+        Problem::new(ProblemKind::Invalid, detail).with_hint("nothing was applied; correct them and apply again");
     problem.errors = errors;
     problem.into()
 }
@@ -126,7 +130,10 @@ impl Examination<'_> {
     ) -> Answer<Examined> {
         let project = projects::queries::find_project(self.conn, &DECIDE, &self.spec.project).await?;
         let project = project.ok_or_else(|| {
-            let message = format!("there is no project `{}`; make it with `howdah project create`", self.spec.project);
+            let message = format!(
+                "there is no project `{}`; make it with `howdah project create`",
+                self.spec.project
+            );
             invalid(vec![field(self.index, "/pipeline/project", message)])
         })?;
         let (id, new_repo, before) = self.output(fresh).await?;
@@ -199,7 +206,9 @@ impl Examination<'_> {
         if is(&self.spec.project, &self.spec.name) {
             return Ok((own, Arc::new(OriginSet::own(own))));
         }
-        let earlier = self.specs[..self.index].iter().position(|p| is(&p.spec.project, &p.spec.name));
+        let earlier = self.specs[..self.index]
+            .iter()
+            .position(|p| is(&p.spec.project, &p.spec.name));
         if let Some(at) = earlier {
             let made = &self.earlier[at];
             if self.specs[at].spec.output_branch == leaf.branch {
@@ -217,7 +226,9 @@ impl Examination<'_> {
             problem.errors = vec![field(self.index, "/input", &problem.detail)];
             return Err(problem.into());
         };
-        let head = commits::queries::find_head(self.conn, &DECIDE, repo.id, &leaf.branch).await?.flatten();
+        let head = commits::queries::find_head(self.conn, &DECIDE, repo.id, &leaf.branch)
+            .await?
+            .flatten();
         let set = match head {
             None => Arc::new(OriginSet::own(repo.id)),
             Some(head) => origins::get(&self.call.plane, self.conn, &DECIDE, head.origin_set).await?,
@@ -245,7 +256,12 @@ impl Examination<'_> {
                 if *d == id {
                     return format!("{}/{}", self.spec.project, self.spec.name);
                 }
-                let known = self.call.rights().can(Permission::Discover, *d).then(|| self.policy.name_of(*d)).flatten();
+                let known = self
+                    .call
+                    .rights()
+                    .can(Permission::Discover, *d)
+                    .then(|| self.policy.name_of(*d))
+                    .flatten();
                 known.unwrap_or_else(|| "another pipeline".to_owned())
             };
             let round: Vec<String> = cycle.pipelines.iter().map(name).collect();
@@ -282,11 +298,22 @@ impl Examination<'_> {
         }
         whom.sort();
         whom.dedup();
-        let direct: Vec<&str> = inputs.iter().filter(|i| missing.contains(&i.1)).map(|i| i.0.as_str()).collect();
-        let through = if direct.is_empty() { " (the inputs were made from it)" } else { "" };
+        let direct: Vec<&str> = inputs
+            .iter()
+            .filter(|i| missing.contains(&i.1))
+            .map(|i| i.0.as_str())
+            .collect();
+        let through = if direct.is_empty() {
+            " (the inputs were made from it)"
+        } else {
+            ""
+        };
         let mut problem = Problem::new(
             ProblemKind::NotAllowed,
-            format!("a pipeline with these inputs needs `derive` on {}{through}", names.join(", ")),
+            format!(
+                "a pipeline with these inputs needs `derive` on {}{through}",
+                names.join(", ")
+            ),
         )
         .with_hint(if whom.is_empty() {
             "ask the owners of the inputs".to_owned()
@@ -300,7 +327,9 @@ impl Examination<'_> {
     /// Who can read outputs made so far (or would, by grants on the output alone) and not those to come.
     async fn impact(&mut self, id: DomainId, new: &OriginSet) -> Answer<Vec<String>> {
         let active = self.policy.active_releases(self.call.plane.now());
-        let head = commits::queries::find_head(self.conn, &DECIDE, id, &self.spec.output_branch).await?.flatten();
+        let head = commits::queries::find_head(self.conn, &DECIDE, id, &self.spec.output_branch)
+            .await?
+            .flatten();
         let old = match head {
             None => vec![id],
             Some(head) => {
@@ -316,11 +345,17 @@ impl Examination<'_> {
                 .missing
                 .iter()
                 .map(|d| {
-                    let name = names.entry(*d).or_insert_with(|| self.policy.name_of(*d).unwrap_or_else(|| d.to_string()));
+                    let name = names
+                        .entry(*d)
+                        .or_insert_with(|| self.policy.name_of(*d).unwrap_or_else(|| d.to_string()));
                     format!("`{name}` (ask {})", self.policy.owners(*d).join(", "))
                 })
                 .collect();
-            told.push(format!("{} can't read future outputs: read is missing on {}", loss.name, lacking.join(", ")));
+            told.push(format!(
+                "{} can't read future outputs: read is missing on {}",
+                loss.name,
+                lacking.join(", ")
+            ));
         }
         Ok(told)
     }

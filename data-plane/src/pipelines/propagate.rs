@@ -107,7 +107,11 @@ pub async fn begin(
         return Ok(Vec::new());
     }
     let ids: Vec<Uuid> = planned.iter().map(|p| p.pipeline.uuid()).collect();
-    let runs: HashMap<Uuid, RunRow> = queries::runs(tx, &SELF, &ids).await?.into_iter().map(|r| (r.id, r)).collect();
+    let runs: HashMap<Uuid, RunRow> = queries::runs(tx, &SELF, &ids)
+        .await?
+        .into_iter()
+        .map(|r| (r.id, r))
+        .collect();
     let mut making = Making {
         plane,
         set,
@@ -118,7 +122,9 @@ pub async fn begin(
     };
     let mut begun = Vec::new();
     for commit in planned {
-        let run = runs.get(&commit.pipeline.uuid()).ok_or_else(|| Failure::internal("a pipeline has no version"))?;
+        let run = runs
+            .get(&commit.pipeline.uuid())
+            .ok_or_else(|| Failure::internal("a pipeline has no version"))?;
         begun.push(making.make(tx, run, &commit).await?);
     }
     Ok(begun)
@@ -129,11 +135,16 @@ fn with_heads(dag: &Dag, heads: &BTreeMap<BranchOf, CommitId>, started: &[Domain
     let mut fit: Vec<DomainId> = Vec::new();
     loop {
         let before = fit.len();
-        for node in dag.pipelines.iter().filter(|n| started.contains(&n.pipeline) && !n.stopped) {
+        for node in dag
+            .pipelines
+            .iter()
+            .filter(|n| started.contains(&n.pipeline) && !n.stopped)
+        {
             let has = |b: &BranchOf| {
-                let made = dag.pipelines.iter().any(|up| {
-                    up.pipeline == b.repo && up.output_branch == b.branch && fit.contains(&up.pipeline)
-                });
+                let made = dag
+                    .pipelines
+                    .iter()
+                    .any(|up| up.pipeline == b.repo && up.output_branch == b.branch && fit.contains(&up.pipeline));
                 heads.contains_key(b) || made
             };
             if !fit.contains(&node.pipeline) && node.inputs.iter().all(has) {
@@ -200,7 +211,11 @@ impl Making<'_> {
             output: new.commit,
             set: self.set,
             reprocess: self.reprocess,
-            inputs: new.inputs.iter().map(|(leaf, commit)| (*leaf, name(*leaf), *commit)).collect(),
+            inputs: new
+                .inputs
+                .iter()
+                .map(|(leaf, commit)| (*leaf, name(*leaf), *commit))
+                .collect(),
             at: now,
         };
         queries::insert_job(tx, &SELF, &job).await?;
@@ -228,7 +243,10 @@ impl Making<'_> {
         let mut parents = Vec::new();
         for (_, commit) in &new.inputs {
             // A parent that is not there: nobody could be allowed what came of it (R2).
-            let set = self.sets.get(commit).ok_or_else(|| Failure::internal("an input commit is missing"))?;
+            let set = self
+                .sets
+                .get(commit)
+                .ok_or_else(|| Failure::internal("an input commit is missing"))?;
             parents.push((set.as_ref(), edge.clone()));
         }
         Ok(OriginSet::combine(new.pipeline, &parents))
@@ -236,7 +254,13 @@ impl Making<'_> {
 
     /// R5: what the pipeline's own guard says of these origins.
     fn violation(&self, run: &RunRow, set: &OriginSet) -> Answer<Option<String>> {
-        if run.spec.0.get("max_origins").or_else(|| run.spec.0.get("maxOrigins")).is_none() {
+        if run
+            .spec
+            .0
+            .get("max_origins")
+            .or_else(|| run.spec.0.get("maxOrigins"))
+            .is_none()
+        {
             return Ok(None);
         }
         let spec = PipelineSpec::parse(&run.spec.0, &run.project.parse()?)
@@ -248,7 +272,10 @@ impl Making<'_> {
         if foreign.is_empty() {
             return Ok(None);
         }
-        let names: Vec<String> = foreign.iter().map(|d| policy.name_of(*d).unwrap_or_else(|| d.to_string())).collect();
+        let names: Vec<String> = foreign
+            .iter()
+            .map(|d| policy.name_of(*d).unwrap_or_else(|| d.to_string()))
+            .collect();
         Ok(Some(format!(
             "OriginGuardViolated: max_origins does not admit {}; change the inputs, the guard, or release them",
             names.join(", ")

@@ -245,7 +245,11 @@ pub async fn insert_job(conn: &mut PgConnection, _: &System, job: &NewJob<'_>) -
     .bind(job.at)
     .execute(&mut *conn)
     .await?;
-    let positions: Vec<i32> = job.inputs.iter().map(|(leaf, ..)| i32::try_from(*leaf).unwrap_or(i32::MAX)).collect();
+    let positions: Vec<i32> = job
+        .inputs
+        .iter()
+        .map(|(leaf, ..)| i32::try_from(*leaf).unwrap_or(i32::MAX))
+        .collect();
     let commits: Vec<Uuid> = job.inputs.iter().map(|(.., commit)| commit.uuid()).collect();
     let names: Vec<&str> = job.inputs.iter().map(|(_, name, _)| name.as_str()).collect();
     sqlx::query(
@@ -353,10 +357,11 @@ pub async fn insert_version(conn: &mut PgConnection, _: &System, new: &NewVersio
 
 /// The highest version that a pipeline ever had, 0 when there was none.
 pub async fn last_version(conn: &mut PgConnection, _: &System, id: DomainId) -> Answer<i32> {
-    let last = sqlx::query_scalar::<_, Option<i32>>("select max(version) from pipeline_versions where pipeline_id = $1")
-        .bind(id.uuid())
-        .fetch_one(conn)
-        .await?;
+    let last =
+        sqlx::query_scalar::<_, Option<i32>>("select max(version) from pipeline_versions where pipeline_id = $1")
+            .bind(id.uuid())
+            .fetch_one(conn)
+            .await?;
     Ok(last.unwrap_or(0))
 }
 

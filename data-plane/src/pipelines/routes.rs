@@ -97,7 +97,9 @@ async fn found(
 }
 
 async fn one(call: &Call, conn: &mut PgConnection, id: DomainId) -> Answer<Json<Pipeline>> {
-    let row = queries::find(conn, &VISIBLE, id, true).await?.ok_or_else(Failure::not_found)?;
+    let row = queries::find(conn, &VISIBLE, id, true)
+        .await?
+        .ok_or_else(Failure::not_found)?;
     let mut shown = views::show_all(conn, call.rights(), vec![row]).await?;
     Ok(Json(shown.pop().ok_or_else(Failure::not_found)?))
 }
@@ -194,7 +196,14 @@ async fn remove(call: Call, Path((project, name)): Path<(ProjectName, RepoName)>
     let (mut tx, repo, _) = locked(&call, project, name, Permission::Admin).await?;
     let reason = format!("the pipeline was deleted by {}", call.actor().name);
     for job in queries::unfinished_jobs(&mut tx, &ALLOWED, repo.id).await? {
-        jobs::end::end(&call.plane, &mut tx, JobId::from_uuid(job), JobState::Killed, Some(&reason)).await?;
+        jobs::end::end(
+            &call.plane,
+            &mut tx,
+            JobId::from_uuid(job),
+            JobState::Killed,
+            Some(&reason),
+        )
+        .await?;
     }
     queries::delete(&mut tx, &ALLOWED, repo.id, call.plane.now()).await?;
     tx.commit().await?;

@@ -23,7 +23,10 @@ pub async fn show_all(conn: &mut PgConnection, rights: &Rights, rows: Vec<Pipeli
     let inputs = queries::inputs(conn, &SHOW, Some(&ids)).await?;
     let mut shown = Vec::new();
     for row in rows {
-        let own = inputs.iter().filter(|i| i.0 == row.id).map(|i| DomainId::from_uuid(i.3));
+        let own = inputs
+            .iter()
+            .filter(|i| i.0 == row.id)
+            .map(|i| DomainId::from_uuid(i.3));
         let domains: Vec<DomainId> = own.chain([DomainId::from_uuid(row.id)]).collect();
         let all = |permission| domains.iter().all(|d| rights.can(permission, *d));
         shown.push(view(row, all(Permission::Discover), all(Permission::Read))?);

@@ -8,9 +8,9 @@ use contract::ids::{CommitId, JobId};
 use provenance::datums::{OutputPath, collision};
 use storage::{FilePath, StorageError, TreeChange, TreeRef, decode_entries};
 
+use super::SELF;
 use super::planning;
 use super::queries::{self, WorkRow};
-use super::SELF;
 use crate::commits::finish::finish_in_transaction;
 use crate::failure::{Answer, Failure};
 use crate::jobs;
@@ -89,9 +89,15 @@ async fn assemble(plane: &Plane, job: JobId, work: &WorkRow) -> Answer<Result<Tr
         return Ok(Err(reason));
     }
     if let Some((label, path)) = taken(plane, &base, &freed, &arriving).await? {
-        return owner(plane, job, work, &path).await.map(|other| Err(both(&other, &label, path.as_str())));
+        return owner(plane, job, work, &path)
+            .await
+            .map(|other| Err(both(&other, &label, path.as_str())));
     }
-    changes.extend(arriving.into_iter().map(|(_, path, entry)| TreeChange::Put(path, entry)));
+    changes.extend(
+        arriving
+            .into_iter()
+            .map(|(_, path, entry)| TreeChange::Put(path, entry)),
+    );
     if changes.is_empty() {
         return Ok(Ok(base));
     }
@@ -119,7 +125,10 @@ fn label(inputs: &[String], key: &[u8]) -> String {
 /// Two of the new outputs in each other's way.
 fn collide(arriving: &[(String, FilePath, storage::FileEntry)]) -> Option<String> {
     let paths: Vec<String> = arriving.iter().map(|(_, path, _)| format!("/{path}")).collect();
-    let outputs = arriving.iter().zip(&paths).map(|((datum, ..), path)| OutputPath { datum, path });
+    let outputs = arriving
+        .iter()
+        .zip(&paths)
+        .map(|((datum, ..), path)| OutputPath { datum, path });
     collision(outputs).map(|found| found.to_string())
 }
 
@@ -154,8 +163,10 @@ async fn taken(
 async fn owner(plane: &Plane, job: JobId, work: &WorkRow, path: &FilePath) -> Answer<String> {
     let inputs = planning::inputs(plane, job.uuid(), work).await?;
     let datums = planning::everything(plane, &inputs).await?;
-    let by_key: BTreeMap<Vec<u8>, Vec<String>> =
-        datums.iter().map(|d| (d.key(&inputs.code_digest).to_vec(), d.labels())).collect();
+    let by_key: BTreeMap<Vec<u8>, Vec<String>> = datums
+        .iter()
+        .map(|d| (d.key(&inputs.code_digest).to_vec(), d.labels()))
+        .collect();
     let keys: Vec<Vec<u8>> = by_key.keys().cloned().collect();
     let mut conn = plane.pool.acquire().await?;
     for chunk in keys.chunks(1000) {

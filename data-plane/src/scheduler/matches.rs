@@ -29,7 +29,11 @@ async fn look_up(storage: &Storage, tree: &TreeRef, touched: &Touched) -> Answer
     if tree.is_empty() {
         return Ok(None);
     }
-    let path = if touched.path == "/" { None } else { Some(FilePath::parse(&touched.path)?) };
+    let path = if touched.path == "/" {
+        None
+    } else {
+        Some(FilePath::parse(&touched.path)?)
+    };
     let summary = storage.subtree_digest(tree, path.as_ref()).await?;
     Ok(summary.and_then(|summary| summary_match(touched, &summary)))
 }
@@ -47,8 +51,15 @@ pub async fn all(storage: &Storage, tree: &TreeRef, glob: &Glob) -> Answer<Vec<M
         };
         return Ok(look_up(storage, tree, &root).await?.into_iter().collect());
     }
-    let directory = glob.literal_prefix().rsplit_once('/').map_or("", |(directory, _)| directory);
-    let prefix = if directory.is_empty() { None } else { Some(FilePath::parse(directory)?) };
+    let directory = glob
+        .literal_prefix()
+        .rsplit_once('/')
+        .map_or("", |(directory, _)| directory);
+    let prefix = if directory.is_empty() {
+        None
+    } else {
+        Some(FilePath::parse(directory)?)
+    };
     let mut files = BTreeMap::new();
     let mut listed = storage.list(tree, prefix.as_ref(), None);
     while let Some(entry) = listed.next().await {
@@ -109,7 +120,10 @@ pub async fn changed(
                 };
                 (found(&change.before), found(&change.after))
             }
-            _ => (look_up(storage, old, &touched).await?, look_up(storage, new, &touched).await?),
+            _ => (
+                look_up(storage, old, &touched).await?,
+                look_up(storage, new, &touched).await?,
+            ),
         };
         if before.as_ref().map(|m| m.digest) != after.as_ref().map(|m| m.digest) {
             leaf.removed.extend(before);

@@ -85,7 +85,11 @@ impl Scheduler {
             let heads = queries::heads(&mut conn, &SELF).await?;
             drop(conn);
             let at_work = heads.iter().any(|h| h.state != "created" || h.ready);
-            self.awake = at_work.then(|| self.awake.take().unwrap_or_else(|| self.plane.activity.begin(&self.plane.environment)));
+            self.awake = at_work.then(|| {
+                self.awake
+                    .take()
+                    .unwrap_or_else(|| self.plane.activity.begin(&self.plane.environment))
+            });
             let mut moved = false;
             for head in heads {
                 moved |= self.step(&head).await?;
@@ -104,7 +108,10 @@ impl Scheduler {
         let now = self.plane.now();
         let job = JobId::from_uuid(head.id);
         if let Some(limit) = head.overdue(now) {
-            let reason = format!("it took longer than job_timeout, {} s", limit.num_milliseconds() as f64 / 1000.0);
+            let reason = format!(
+                "it took longer than job_timeout, {} s",
+                limit.num_milliseconds() as f64 / 1000.0
+            );
             return self.end(job, JobState::Failure, &reason).await;
         }
         match jobs::state_of(&head.state) {
@@ -141,7 +148,11 @@ impl Scheduler {
         let Some(counts) = queries::lock_settled(&mut tx, &SELF, job).await? else {
             return Ok(false);
         };
-        let failed = if counts.failed > 0 { queries::failed(&mut tx, &SELF, job).await? } else { Vec::new() };
+        let failed = if counts.failed > 0 {
+            queries::failed(&mut tx, &SELF, job).await?
+        } else {
+            Vec::new()
+        };
         match provenance::jobs::outcome(&counts, &failed) {
             None => return Ok(false),
             Some(outcome) if outcome.state == JobState::Finishing => {
@@ -165,7 +176,11 @@ impl Scheduler {
         let plane = self.plane.clone();
         let job = JobId::from_uuid(id);
         self.tasks.spawn(async move {
-            let done = if plan { planning::plan(&plane, job).await } else { finish::finish(&plane, job).await };
+            let done = if plan {
+                planning::plan(&plane, job).await
+            } else {
+                finish::finish(&plane, job).await
+            };
             (id, done)
         });
         false
@@ -190,7 +205,12 @@ impl Scheduler {
             return;
         };
         tracing::warn!(job.id = %JobId::from_uuid(id), "a step of the job failed: {error}");
-        if !self.is_final(id, &error) || self.end(JobId::from_uuid(id), JobState::Failure, error.detail()).await.is_ok() {
+        if !self.is_final(id, &error)
+            || self
+                .end(JobId::from_uuid(id), JobState::Failure, error.detail())
+                .await
+                .is_ok()
+        {
             self.busy.retain(|busy| *busy != id);
         }
         // Not at once: a database or disk that is away is not back in a millisecond.

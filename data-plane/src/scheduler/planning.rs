@@ -101,13 +101,25 @@ pub async fn plan(plane: &Plane, job: JobId) -> Answer<()> {
     let Some(work) = queries::find_work(&mut conn, &SELF, job).await? else {
         return Ok(());
     };
-    let base = if work.reprocess { None } else { queries::find_base(&mut conn, &SELF, &work).await? };
+    let base = if work.reprocess {
+        None
+    } else {
+        queries::find_base(&mut conn, &SELF, &work).await?
+    };
     drop(conn);
     let inputs = inputs(plane, job.uuid(), &work).await?;
     let (total_before, difference) = match base {
         None => {
             let added = everything(plane, &inputs).await?;
-            (0, Difference { added, removed: Vec::new(), gone: 0, again: Vec::new() })
+            (
+                0,
+                Difference {
+                    added,
+                    removed: Vec::new(),
+                    gone: 0,
+                    again: Vec::new(),
+                },
+            )
         }
         Some((base, total)) => (total, difference(plane, &inputs, &work, base).await?),
     };
@@ -135,7 +147,9 @@ async fn difference(plane: &Plane, new: &Inputs, work: &WorkRow, base: Uuid) -> 
         }
     }
     let moves = |leaf: usize| changes.get(&leaf).is_some_and(|c| !c.is_empty());
-    let needed: Vec<usize> = leaves_needed(&new.spec.input, &new.domains, &moves).into_iter().collect();
+    let needed: Vec<usize> = leaves_needed(&new.spec.input, &new.domains, &moves)
+        .into_iter()
+        .collect();
     let all = full(plane, new, &needed).await?;
     let found = enumerate_changes(&new.spec.input, &new.domains, &changes, &|leaf| {
         all.get(&leaf).cloned().unwrap_or_else(|| Arc::from([]))
@@ -183,7 +197,10 @@ async fn skip_known(plane: &Plane, work: &WorkRow, rows: &mut [NewDatum]) -> Ans
     let mut conn = plane.pool.acquire().await?;
     for chunk in rows.chunks_mut(CHUNK) {
         let keys: Vec<Vec<u8>> = chunk.iter().map(|r| r.key.clone()).collect();
-        let known: HashSet<Vec<u8>> = queries::known(&mut conn, &SELF, work.pipeline_id, &keys).await?.into_iter().collect();
+        let known: HashSet<Vec<u8>> = queries::known(&mut conn, &SELF, work.pipeline_id, &keys)
+            .await?
+            .into_iter()
+            .collect();
         for row in chunk {
             row.skipped = known.contains(&row.key);
         }

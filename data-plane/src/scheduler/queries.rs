@@ -159,11 +159,7 @@ pub async fn find_work(conn: &mut PgConnection, _: &System, job: JobId) -> Answe
 }
 
 /// What each leaf of a job reads: position, repo, tree.
-pub async fn trees(
-    conn: &mut PgConnection,
-    _: &System,
-    job: Uuid,
-) -> Answer<Vec<(usize, DomainId, Option<Vec<u8>>)>> {
+pub async fn trees(conn: &mut PgConnection, _: &System, job: Uuid) -> Answer<Vec<(usize, DomainId, Option<Vec<u8>>)>> {
     let rows = sqlx::query_as::<_, (i32, Uuid, Option<Vec<u8>>)>(
         "select i.position, c.repo_id, c.root from job_inputs i join commits c on c.id = i.commit_id where i.job_id = $1",
     )
@@ -196,10 +192,11 @@ pub async fn find_base(conn: &mut PgConnection, _: &System, work: &WorkRow) -> A
 
 /// Datums of a job that `err_cmd` took care of: key, inputs.
 pub async fn recovered(conn: &mut PgConnection, _: &System, job: Uuid) -> Answer<Vec<(Vec<u8>, Vec<u8>)>> {
-    let rows = sqlx::query_as("select key, inputs from datums where job_id = $1 and state = 'recovered' order by position")
-        .bind(job)
-        .fetch_all(conn)
-        .await?;
+    let rows =
+        sqlx::query_as("select key, inputs from datums where job_id = $1 and state = 'recovered' order by position")
+            .bind(job)
+            .fetch_all(conn)
+            .await?;
     Ok(rows)
 }
 

@@ -57,7 +57,10 @@ pub async fn apply(plane: &Plane, policy: &Policy) -> Answer<()> {
         .fetch_all(&mut *conn)
         .await?;
     drop(conn);
-    let new: Vec<&Release> = retroactive.into_iter().filter(|r| !applied.contains(&r.id.uuid())).collect();
+    let new: Vec<&Release> = retroactive
+        .into_iter()
+        .filter(|r| !applied.contains(&r.id.uuid()))
+        .collect();
     if new.is_empty() {
         return Ok(());
     }
@@ -144,7 +147,10 @@ fn edge(policy: &Policy, commit: &Affected) -> Edge {
 /// Commits that the releases speak of and all that was made from them, oldest first.
 async fn affected(tx: &mut Tx, releases: &[&Release]) -> Answer<Vec<Affected>> {
     let pipelines: Vec<Uuid> = releases.iter().map(|r| r.pipeline.uuid()).collect();
-    let digests: Vec<Vec<u8>> = releases.iter().map(|r| hex::decode(&r.spec_digest).unwrap_or_default()).collect();
+    let digests: Vec<Vec<u8>> = releases
+        .iter()
+        .map(|r| hex::decode(&r.spec_digest).unwrap_or_default())
+        .collect();
     let rows = sqlx::query_as(
         "with recursive released (pipeline_id, spec_digest) as (select * from unnest($1::uuid[], $2::bytea[])),
          touched (id) as (

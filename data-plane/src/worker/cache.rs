@@ -127,7 +127,11 @@ impl Cache {
             let path = path.to_owned();
             move |source| CacheError::Disk { path, source }
         };
-        let opened = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new);
+        let opened = std::fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&new);
         let mut writing = tokio::fs::File::from_std(opened.map_err(disk(&new))?);
         let written = async {
             if file.size <= SMALL_BYTES_MAX {
@@ -161,7 +165,11 @@ impl Cache {
         if index.bytes <= self.bytes_max {
             return;
         }
-        let mut by_age: Vec<(u64, String)> = index.files.iter().map(|(name, kept)| (kept.used, name.clone())).collect();
+        let mut by_age: Vec<(u64, String)> = index
+            .files
+            .iter()
+            .map(|(name, kept)| (kept.used, name.clone()))
+            .collect();
         by_age.sort_unstable();
         for (_, name) in by_age {
             if index.bytes <= self.bytes_max / 10 * 9 {

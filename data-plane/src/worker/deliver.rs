@@ -41,7 +41,11 @@ pub async fn deliver(bench: &Bench, batch: Vec<Ran>) -> Vec<DatumReport> {
         .collect()
         .await;
     let began = Instant::now();
-    let flushed = if stored.iter().any(|(.., wrote)| *wrote) { writer.flush().await.map(drop) } else { Ok(()) };
+    let flushed = if stored.iter().any(|(.., wrote)| *wrote) {
+        writer.flush().await.map(drop)
+    } else {
+        Ok(())
+    };
     let flush = began.elapsed();
     let mut places = Vec::new();
     let reports = stored
@@ -65,10 +69,16 @@ fn report(ran: Ran, stored: Stored, flushed: &Result<(), StorageError>, upload: 
         (RunEnd::Recovered, ..) => Ending::Recovered,
         (RunEnd::Failed(reason), ..) | (_, Stored::Refused(reason), _) => Ending::Failed { reason },
         (RunEnd::Lost(reason), ..) | (_, Stored::Lost(reason), _) => Ending::Lost { reason },
-        (_, _, Err(error)) => Ending::Lost { reason: error.to_string() },
+        (_, _, Err(error)) => Ending::Lost {
+            reason: error.to_string(),
+        },
         (RunEnd::Succeeded, Stored::Entries(entries), Ok(())) => match encode_entries(&entries) {
-            Ok(bytes) => Ending::Succeeded { outputs: hex::encode(bytes) },
-            Err(error) => Ending::Lost { reason: error.to_string() },
+            Ok(bytes) => Ending::Succeeded {
+                outputs: hex::encode(bytes),
+            },
+            Err(error) => Ending::Lost {
+                reason: error.to_string(),
+            },
         },
     };
     DatumReport {

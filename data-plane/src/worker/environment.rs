@@ -14,9 +14,17 @@ pub fn variables(job: &JobShared, datum: &DatumTask) -> Vec<(String, String)> {
     let name_of = |input: &TaskInput| task.inputs.get(input.position as usize);
     for input in &datum.inputs {
         let Some(tree) = name_of(input) else { continue };
-        let same = datum.inputs.iter().filter(|other| name_of(other).is_some_and(|t| t.name == tree.name)).count();
+        let same = datum
+            .inputs
+            .iter()
+            .filter(|other| name_of(other).is_some_and(|t| t.name == tree.name))
+            .count();
         // Of several files under one name there is no single path.
-        let path = if same == 1 { input.path.trim_end_matches('/') } else { "" };
+        let path = if same == 1 {
+            input.path.trim_end_matches('/')
+        } else {
+            ""
+        };
         set(tree.name.clone(), format!("/pfs/{}{path}", tree.name));
         set(format!("{}_COMMIT", tree.name), tree.commit.to_string());
         if let Some(key) = &input.join_on {

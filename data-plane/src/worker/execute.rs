@@ -88,7 +88,13 @@ pub struct Ran {
 }
 
 /// Runs a datum; never fails, what goes wrong is in `end`.
-pub async fn run(bench: &Bench, launcher: &Arc<Launcher>, job: Arc<JobShared>, datum: DatumTask, lease: LeaseId) -> Ran {
+pub async fn run(
+    bench: &Bench,
+    launcher: &Arc<Launcher>,
+    job: Arc<JobShared>,
+    datum: DatumTask,
+    lease: LeaseId,
+) -> Ran {
     let place = Place::below(&bench.datums, &format!("{}-{}", lease.uuid().simple(), datum.position));
     let mut ran = Ran {
         started_at: bench.environment.now(),
@@ -163,7 +169,11 @@ async fn command(bench: &Bench, launcher: &Arc<Launcher>, ran: &mut Ran) -> RunE
         return RunEnd::Failed(reason);
     }
     match start((bench, launcher), ran, err_cmd, &err_stdin, &log).await {
-        Ok(Outcome { exit: Exit::Code(0), wall, .. }) => {
+        Ok(Outcome {
+            exit: Exit::Code(0),
+            wall,
+            ..
+        }) => {
             ran.process += wall;
             RunEnd::Recovered
         }
@@ -204,7 +214,11 @@ async fn start(
     let mut running = spawned.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;
     let key = (ran.datum.job, ran.datum.position);
     if let Ok(killer) = running.killer() {
-        bench.running.lock().unwrap_or_else(PoisonError::into_inner).insert(key, (ran.lease, killer));
+        bench
+            .running
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(key, (ran.lease, killer));
     }
     let (stdout, stderr) = (running.stdout.take(), running.stderr.take());
     let ended = tokio::task::spawn_blocking(move || running.wait());
@@ -219,7 +233,11 @@ async fn start(
         }
     };
     let (ended, (), ()) = tokio::join!(ended, out, err);
-    bench.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
+    bench
+        .running
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .remove(&key);
     ended.map_err(|e| e.to_string())
 }
 
@@ -232,7 +250,14 @@ fn sandbox_run(bench: &Bench, ran: &Ran, command: Vec<String>, stdin: &[String])
         stdin: if stdin.is_empty() {
             Stdin::Empty
         } else {
-            Stdin::Bytes(stdin.iter().flat_map(|line| [line.as_bytes(), b"\n"]).flatten().copied().collect())
+            Stdin::Bytes(
+                stdin
+                    .iter()
+                    .flat_map(|line| [line.as_bytes(), b"\n"])
+                    .flatten()
+                    .copied()
+                    .collect(),
+            )
         },
         env: variables(&ran.job, &ran.datum),
         working_dir: task.working_dir.clone(),

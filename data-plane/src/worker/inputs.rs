@@ -131,7 +131,13 @@ impl Place {
 }
 
 /// Makes the directories and links of a datum.
-pub async fn lay_out(cache: &Arc<Cache>, place: &Place, names: &[String], seen: &[Seen], copy: bool) -> Result<(), InputError> {
+pub async fn lay_out(
+    cache: &Arc<Cache>,
+    place: &Place,
+    names: &[String],
+    seen: &[Seen],
+    copy: bool,
+) -> Result<(), InputError> {
     let disk = |path: &Path| {
         let path = path.to_owned();
         move |source| InputError::Disk { path, source }
@@ -166,7 +172,11 @@ async fn link(cache: &Cache, file: &FileEntry, to: &Path, copy: bool) -> Result<
     let mut tries = 0;
     loop {
         let from = cache.bring(file).await?;
-        let linked = if copy { std::fs::copy(&from, to).map(drop) } else { std::fs::hard_link(&from, to) };
+        let linked = if copy {
+            std::fs::copy(&from, to).map(drop)
+        } else {
+            std::fs::hard_link(&from, to)
+        };
         match linked {
             Ok(()) => return Ok(()),
             // The same file under the same path by two inputs of one name.
@@ -174,9 +184,16 @@ async fn link(cache: &Cache, file: &FileEntry, to: &Path, copy: bool) -> Result<
             Err(error) if error.kind() == io::ErrorKind::NotFound && tries < 5 => cache.forget(file),
             Err(error) if error.kind() == io::ErrorKind::TooManyLinks => {
                 let path = to.to_owned();
-                return std::fs::copy(&from, to).map(drop).map_err(|source| InputError::Disk { path, source });
+                return std::fs::copy(&from, to)
+                    .map(drop)
+                    .map_err(|source| InputError::Disk { path, source });
             }
-            Err(source) => return Err(InputError::Disk { path: to.to_owned(), source }),
+            Err(source) => {
+                return Err(InputError::Disk {
+                    path: to.to_owned(),
+                    source,
+                });
+            }
         }
         tries += 1;
     }

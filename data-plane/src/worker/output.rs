@@ -78,7 +78,10 @@ impl<'a> RunLog<'a> {
         };
         let full = number == LINES_MAX || number > 0 && self.is_full();
         let (stream, text) = if full {
-            ("system", "more was printed than is kept of one run; write it to a file in /pfs/out instead")
+            (
+                "system",
+                "more was printed than is kept of one run; write it to a file in /pfs/out instead",
+            )
         } else {
             (stream, text)
         };

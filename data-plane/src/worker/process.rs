@@ -117,7 +117,11 @@ pub async fn run(config: WorkerConfig, storage: Storage, shutdown: Shutdown) -> 
     let binary = config.sandbox_binary.clone();
     let isolation = tokio::task::spawn_blocking(move || sandbox::probe(&binary)).await?;
     let cache = Cache::open(config.home.join("cache"), config.cache_bytes_max, storage.clone())?;
-    tracing::info!(isolation = isolation.as_str(), "the worker runs datums under isolation `{}`", isolation.as_str());
+    tracing::info!(
+        isolation = isolation.as_str(),
+        "the worker runs datums under isolation `{}`",
+        isolation.as_str()
+    );
     let slots = config.slots.max(1);
     let worker = Arc::new(Worker {
         plane: Plane::new(&config.plane_url, &config.secret)?,
@@ -216,7 +220,10 @@ impl Worker {
     /// Runs one datum after the other.
     async fn run_loop(self: Arc<Self>, ran: mpsc::Sender<Ran>) {
         // Keeps the next sandbox ready while a datum runs.
-        let launcher = Arc::new(Launcher::new(self.bench.config.sandbox_binary.clone(), self.bench.isolation));
+        let launcher = Arc::new(Launcher::new(
+            self.bench.config.sandbox_binary.clone(),
+            self.bench.isolation,
+        ));
         loop {
             let woken = self.runnable.notified();
             tokio::pin!(woken);

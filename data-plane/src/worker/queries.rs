@@ -367,7 +367,12 @@ pub async fn insert_logs(conn: &mut PgConnection, _: &System, lines: &[SentLine]
          on conflict do nothing",
     )
     .bind(lines.iter().map(|l| l.job.uuid()).collect::<Vec<_>>())
-    .bind(lines.iter().map(|l| hex::decode(&l.key).unwrap_or_default()).collect::<Vec<_>>())
+    .bind(
+        lines
+            .iter()
+            .map(|l| hex::decode(&l.key).unwrap_or_default())
+            .collect::<Vec<_>>(),
+    )
     .bind(lines.iter().map(|l| l.run).collect::<Vec<_>>())
     .bind(lines.iter().map(|l| l.line).collect::<Vec<_>>())
     .bind(lines.iter().map(|l| l.at).collect::<Vec<_>>())

@@ -53,7 +53,11 @@ fn admit(plane: &Plane, headers: &HeaderMap) -> Answer<()> {
     ))
 }
 
-async fn claim(State(plane): State<Plane>, headers: HeaderMap, Json(body): Json<ClaimRequest>) -> Answer<Json<Claimed>> {
+async fn claim(
+    State(plane): State<Plane>,
+    headers: HeaderMap,
+    Json(body): Json<ClaimRequest>,
+) -> Answer<Json<Claimed>> {
     admit(&plane, &headers)?;
     let until = tokio::time::Instant::now() + Duration::from_millis(body.wait_ms.min(30_000));
     let mut work = plane.signals.work();
@@ -79,7 +83,12 @@ async fn claim_now(plane: &Plane, body: &ClaimRequest) -> Answer<Claimed> {
     if rows.is_empty() {
         return Ok(Claimed::default());
     }
-    let ids: Vec<Uuid> = rows.iter().map(|r| r.job_id).collect::<HashSet<_>>().into_iter().collect();
+    let ids: Vec<Uuid> = rows
+        .iter()
+        .map(|r| r.job_id)
+        .collect::<HashSet<_>>()
+        .into_iter()
+        .collect();
     queries::update_isolation(&mut tx, &WORKERS, &ids, &body.isolation).await?;
     let jobs = tasks(&mut tx, &ids).await?;
     tx.commit().await?;
@@ -115,7 +124,9 @@ async fn tasks(tx: &mut Tx, ids: &[Uuid]) -> Answer<Vec<JobTask>> {
             .map_err(|errors| Failure::internal(format!("a stored spec is not valid any more: {errors:?}")))?;
         let leaves = spec.input.leaves();
         let trees = leaves.iter().enumerate().map(|(position, leaf)| {
-            let found = inputs.iter().find(|(job, at, ..)| *job == row.id && *at as usize == position);
+            let found = inputs
+                .iter()
+                .find(|(job, at, ..)| *job == row.id && *at as usize == position);
             let root = match found {
                 Some((.., Some(root))) => root.clone(),
                 _ => TreeRef::empty().to_bytes()?,
@@ -146,7 +157,9 @@ fn job_task(row: &queries::TaskRow, spec: &PipelineSpec, inputs: Vec<InputTree>)
         accept_return_code: transform.accept_return_code,
         env: transform.env.into_iter().collect(),
         working_dir: transform.working_dir,
-        datum_timeout_ms: spec.datum_timeout.map(|t| u64::try_from(t.as_millis()).unwrap_or(u64::MAX)),
+        datum_timeout_ms: spec
+            .datum_timeout
+            .map(|t| u64::try_from(t.as_millis()).unwrap_or(u64::MAX)),
         memory_bytes: spec.resource_limits.memory_bytes,
         network: spec.network == Network::Internet,
         parallelism: spec.parallelism,
@@ -173,7 +186,11 @@ async fn heartbeat(
         plane.signals.commits_changed();
     }
     Ok(Json(HeartbeatAnswer {
-        lost: body.leases.into_iter().filter(|l| !renewed.contains(&l.uuid())).collect(),
+        lost: body
+            .leases
+            .into_iter()
+            .filter(|l| !renewed.contains(&l.uuid()))
+            .collect(),
         ended: ended.into_iter().map(JobId::from_uuid).collect(),
     }))
 }
@@ -185,7 +202,13 @@ async fn complete(
 ) -> Answer<Json<CompleteAnswer>> {
     admit(&plane, &headers)?;
     let now = plane.now();
-    let ids: Vec<Uuid> = body.datums.iter().map(|d| d.job.uuid()).collect::<HashSet<_>>().into_iter().collect();
+    let ids: Vec<Uuid> = body
+        .datums
+        .iter()
+        .map(|d| d.job.uuid())
+        .collect::<HashSet<_>>()
+        .into_iter()
+        .collect();
     let mut tx = plane.begin().await?;
     let jobs = queries::lock_running(&mut tx, &WORKERS, &ids).await?;
     let reported: Vec<(Uuid, i64)> = body.datums.iter().map(|d| (d.job.uuid(), d.position)).collect();

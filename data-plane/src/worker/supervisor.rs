@@ -45,7 +45,11 @@ pub async fn supervise(plane: Plane, binary: PathBuf, url: String, shutdown: Shu
             Err(error) => tracing::error!("the worker `{}` could not be started: {error}", binary.display()),
         }
         release(&plane, Gone::Worker(worker), &shutdown).await;
-        pause = if began.elapsed() > Duration::from_secs(5) { PAUSE_LEAST } else { (pause * 2).min(PAUSE_MOST) };
+        pause = if began.elapsed() > Duration::from_secs(5) {
+            PAUSE_LEAST
+        } else {
+            (pause * 2).min(PAUSE_MOST)
+        };
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = shutdown.begun() => return,
@@ -75,7 +79,10 @@ async fn start(plane: &Plane, binary: &PathBuf, url: &str, worker: Uuid) -> std:
     let mut line = serde_json::to_vec(&config)?;
     line.push(b'\n');
     // Taken out, because waiting for a child closes what is left in it.
-    let mut pipe = child.stdin.take().ok_or_else(|| std::io::Error::other("the worker has no standard input"))?;
+    let mut pipe = child
+        .stdin
+        .take()
+        .ok_or_else(|| std::io::Error::other("the worker has no standard input"))?;
     pipe.write_all(&line).await?;
     pipe.flush().await?;
     tracing::info!(worker.pid = child.id(), "started worker {:?}", child.id());
@@ -84,7 +91,10 @@ async fn start(plane: &Plane, binary: &PathBuf, url: &str, worker: Uuid) -> std:
 
 /// The end of the pipe has asked the worker to stop; one that does not is killed.
 async fn stop(mut child: Child) {
-    if tokio::time::timeout(Duration::from_secs(5), child.wait()).await.is_err() {
+    if tokio::time::timeout(Duration::from_secs(5), child.wait())
+        .await
+        .is_err()
+    {
         let _ = child.kill().await;
     }
 }

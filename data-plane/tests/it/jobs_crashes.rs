@@ -9,7 +9,12 @@ use crate::jobs_rig::{LIMIT, Person, Rig, shell};
 const FILES: usize = 24;
 
 fn slow() -> Value {
-    let mut spec = shell("slow", "in", "/*", "sleep 0.15; f=$(ls /pfs/in); echo $f is done > /pfs/out/$f");
+    let mut spec = shell(
+        "slow",
+        "in",
+        "/*",
+        "sleep 0.15; f=$(ls /pfs/in); echo $f is done > /pfs/out/$f",
+    );
     // A killed worker or plane must cost no try.
     spec["datum_tries"] = serde_json::json!(1);
     spec
@@ -42,7 +47,10 @@ async fn check(rig: &Rig, ada: &Person, job: &Job) {
     let expected: Vec<String> = (0..FILES).map(|n| format!("/f{n:02}")).collect();
     assert_eq!(rig.ls(ada, "slow@main").await, expected);
     for path in &expected {
-        assert_eq!(rig.cat(ada, "slow@main", path).await, format!("{} is done\n", &path[1..]));
+        assert_eq!(
+            rig.cat(ada, "slow@main", path).await,
+            format!("{} is done\n", &path[1..])
+        );
     }
     let datums = rig.datums(ada, job.id).await;
     assert!(datums.iter().all(|d| d.attempts == 1), "{datums:?}");

@@ -58,7 +58,10 @@ async fn changed_code_runs_all_changed_parallelism_none_and_the_old_code_none_ag
     rig.apply(&ada, vec![upper("up")]).await;
 
     let same = rig.apply(&ada, vec![upper("up")]).await;
-    assert_eq!((same[0].change.as_str(), same[0].version, same[0].job), ("unchanged", 1, None));
+    assert_eq!(
+        (same[0].change.as_str(), same[0].version, same[0].job),
+        ("unchanged", 1, None)
+    );
 
     let mut slower = upper("up");
     slower["parallelism_spec"] = json!({ "constant": 1 });
@@ -88,7 +91,9 @@ async fn a_failing_datum_fails_the_job_after_the_others_ran_and_only_it_runs_whe
     let rig = Rig::start().await;
     let ada = rig.member("ada").await;
     rig.repo(&ada, "in").await;
-    let files: Vec<(String, String)> = (0..12).map(|n| (format!("f{n}"), if n == 7 { "bad" } else { "good" }.to_owned())).collect();
+    let files: Vec<(String, String)> = (0..12)
+        .map(|n| (format!("f{n}"), if n == 7 { "bad" } else { "good" }.to_owned()))
+        .collect();
     let files: Vec<(&str, &str)> = files.iter().map(|(a, b)| (a.as_str(), b.as_str())).collect();
     rig.put(&ada, "in", &files).await;
     let script = "grep -q good /pfs/in/* || { echo no good >&2; exit 3; }; cp /pfs/in/* /pfs/out/";
@@ -102,12 +107,24 @@ async fn a_failing_datum_fails_the_job_after_the_others_ran_and_only_it_runs_whe
     assert_eq!((job.datums.succeeded, job.datums.failed), (11, 1));
     let reason = job.reason.unwrap();
     assert!(reason.contains("in:/f7") && reason.contains("exit code 3"), "{reason}");
-    let failed: Vec<_> = rig.datums(&ada, job.id).await.into_iter().filter(|d| d.state == DatumState::Failed).collect();
+    let failed: Vec<_> = rig
+        .datums(&ada, job.id)
+        .await
+        .into_iter()
+        .filter(|d| d.state == DatumState::Failed)
+        .collect();
     assert_eq!((failed.len(), failed[0].attempts, failed[0].exit_code), (1, 2, Some(3)));
     let logs = rig.logs(&ada, job.id).await;
-    let said: Vec<_> = logs.iter().filter(|l| l.datum == failed[0].id).map(|l| (l.stream.as_str(), l.text.as_str())).collect();
+    let said: Vec<_> = logs
+        .iter()
+        .filter(|l| l.datum == failed[0].id)
+        .map(|l| (l.stream.as_str(), l.text.as_str()))
+        .collect();
     assert_eq!(said, [("stderr", "no good"), ("stderr", "no good")]);
-    assert_eq!(rig.commit(&ada, "check", job.output_commit).await.state, CommitState::Errored);
+    assert_eq!(
+        rig.commit(&ada, "check", job.output_commit).await.state,
+        CommitState::Errored
+    );
 
     let fixed = rig.put(&ada, "in", &[("f7", "good now")]).await;
     let job = rig.job(&ada, fixed.commit_set, "check").await;
@@ -140,18 +157,27 @@ async fn two_datums_on_one_path_fail_the_job_naming_both() {
     let ada = rig.member("ada").await;
     rig.repo(&ada, "in").await;
     rig.put(&ada, "in", &[("a", "1")]).await;
-    rig.apply(&ada, vec![shell("one", "in", "/*", "cp /pfs/in/* /pfs/out/same")]).await;
+    rig.apply(&ada, vec![shell("one", "in", "/*", "cp /pfs/in/* /pfs/out/same")])
+        .await;
     let set = rig.put(&ada, "in", &[("b", "2")]).await.commit_set;
     let job = rig.job(&ada, set, "one").await;
     assert_eq!(job.state, JobState::Failure);
     let reason = job.reason.unwrap();
-    assert!(reason.contains("in:/a") && reason.contains("in:/b") && reason.contains("/same"), "{reason}");
+    assert!(
+        reason.contains("in:/a") && reason.contains("in:/b") && reason.contains("/same"),
+        "{reason}"
+    );
 
     // The same within one job.
-    let applied = rig.apply(&ada, vec![shell("two", "in", "/*", "cp /pfs/in/* /pfs/out/same")]).await;
+    let applied = rig
+        .apply(&ada, vec![shell("two", "in", "/*", "cp /pfs/in/* /pfs/out/same")])
+        .await;
     let job = rig.job(&ada, applied[0].commit_set.unwrap(), "two").await;
     let reason = job.reason.unwrap();
-    assert!(reason.contains("in:/a") && reason.contains("in:/b") && reason.contains("/same"), "{reason}");
+    assert!(
+        reason.contains("in:/a") && reason.contains("in:/b") && reason.contains("/same"),
+        "{reason}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -171,7 +197,17 @@ async fn user_code_finds_its_inputs_in_its_environment_and_links_become_copies()
     let rig = Rig::start().await;
     let ada = rig.member("ada").await;
     rig.repo(&ada, "in").await;
-    let put = rig.put(&ada, "in", &[("dir/a.txt", "content"), ("dir/b.txt", "more"), ("tool", "#!/bin/sh\necho run\n")]).await;
+    let put = rig
+        .put(
+            &ada,
+            "in",
+            &[
+                ("dir/a.txt", "content"),
+                ("dir/b.txt", "more"),
+                ("tool", "#!/bin/sh\necho run\n"),
+            ],
+        )
+        .await;
     let spec = json!({
         "pipeline": { "name": "env" },
         "transform": {
@@ -207,7 +243,10 @@ async fn user_code_finds_its_inputs_in_its_environment_and_links_become_copies()
     assert_eq!(rig.cat(&ada, "env@main", "/stdin").await, "first\nsecond\n");
     assert_eq!(rig.cat(&ada, "env@main", "/ran").await, "run\n");
     let paths = rig.ls(&ada, "env@main").await;
-    assert_eq!(paths, ["/env", "/link", "/ls", "/ran", "/stdin", "/whole/a.txt", "/whole/b.txt"]);
+    assert_eq!(
+        paths,
+        ["/env", "/link", "/ls", "/ran", "/stdin", "/whole/a.txt", "/whole/b.txt"]
+    );
     assert_eq!(datum.inputs, ["code:/tool", "data:/dir"]);
 }
 
@@ -246,12 +285,20 @@ async fn a_recovered_datum_has_no_output_and_is_run_again_next_time() {
     spec["transform"]["err_cmd"] = json!(["/bin/true"]);
     let applied = rig.apply(&ada, vec![spec]).await;
     let job = rig.job(&ada, applied[0].commit_set.unwrap(), "mend").await;
-    assert_eq!((job.state, job.datums.recovered, job.datums.succeeded), (JobState::Success, 1, 1));
+    assert_eq!(
+        (job.state, job.datums.recovered, job.datums.succeeded),
+        (JobState::Success, 1, 1)
+    );
     assert_eq!(rig.ls(&ada, "mend@main").await, ["/a"]);
 
     let next = rig.put(&ada, "in", &[("c", "good")]).await;
     let job = rig.job(&ada, next.commit_set, "mend").await;
-    let counts = (job.datums.total, job.datums.recovered, job.datums.succeeded, job.datums.skipped);
+    let counts = (
+        job.datums.total,
+        job.datums.recovered,
+        job.datums.succeeded,
+        job.datums.skipped,
+    );
     assert_eq!(counts, (3, 1, 1, 1));
 }
 
@@ -279,10 +326,16 @@ async fn timeouts_and_accepted_codes_and_a_stopped_job() {
     assert_eq!(killed.state, JobState::Killed);
     let set = applied[0].commit_set.unwrap();
     let timed_out = rig.job(&ada, set, "slow").await;
-    assert!(timed_out.reason.as_deref().unwrap().contains("datum_timeout"), "{timed_out:?}");
+    assert!(
+        timed_out.reason.as_deref().unwrap().contains("datum_timeout"),
+        "{timed_out:?}"
+    );
     assert_eq!(rig.job(&ada, set, "odd").await.state, JobState::Success);
     let overdue = rig.job(&ada, set, "long").await;
-    assert!(overdue.reason.as_deref().unwrap().contains("job_timeout"), "{overdue:?}");
+    assert!(
+        overdue.reason.as_deref().unwrap().contains("job_timeout"),
+        "{overdue:?}"
+    );
     let commit = rig.commit(&ada, "stopped", killed.output_commit).await;
     assert!(commit.reason.unwrap().contains("stopped by ada"));
 }

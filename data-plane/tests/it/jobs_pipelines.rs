@@ -16,10 +16,15 @@ async fn all_mistakes_are_told_at_their_places_and_nothing_is_applied() {
     typo["transfrom"] = json!({});
     let mut bad_glob = shell("glob", "in", "/[", "true");
     bad_glob["datum_tries"] = json!(0);
-    let problem = rig.refused(&ada, vec![shell("fine", "in", "/*", "true"), typo, bad_glob]).await;
+    let problem = rig
+        .refused(&ada, vec![shell("fine", "in", "/*", "true"), typo, bad_glob])
+        .await;
     assert_eq!(problem.kind(), Some(ProblemKind::Invalid));
     let pointers: Vec<&str> = problem.errors.iter().map(|e| e.pointer.as_str()).collect();
-    assert!(pointers.iter().any(|p| p.starts_with("/specs/1/transfrom")), "{pointers:?}");
+    assert!(
+        pointers.iter().any(|p| p.starts_with("/specs/1/transfrom")),
+        "{pointers:?}"
+    );
     assert!(pointers.iter().any(|p| p.starts_with("/specs/2/input")), "{pointers:?}");
     let page: Page<Pipeline> = rig.get(&ada, "/v1/pipelines").await;
     assert!(page.items.is_empty());
@@ -30,7 +35,11 @@ async fn circles_unknown_inputs_and_taken_names_are_refused() {
     let rig = Rig::start().await;
     let (ada, bob) = (rig.member("ada").await, rig.member("bob").await);
     rig.repo(&ada, "in").await;
-    rig.apply(&ada, vec![shell("p", "in", "/*", "true"), shell("q", "p", "/*", "true")]).await;
+    rig.apply(
+        &ada,
+        vec![shell("p", "in", "/*", "true"), shell("q", "p", "/*", "true")],
+    )
+    .await;
 
     let circle = rig.refused(&ada, vec![shell("p", "q", "/*", "true")]).await;
     assert!(circle.detail.contains("circle"), "{}", circle.detail);
@@ -53,13 +62,18 @@ async fn derive_is_needed_on_everything_that_an_input_was_made_from() {
     let (ada, bob) = (rig.member("ada").await, rig.member("bob").await);
     rig.repo(&ada, "images").await;
     rig.put(&ada, "images", &[("a", "1")]).await;
-    let applied = rig.apply(&ada, vec![shell("found", "images", "/*", "cp /pfs/images/* /pfs/out/")]).await;
+    let applied = rig
+        .apply(&ada, vec![shell("found", "images", "/*", "cp /pfs/images/* /pfs/out/")])
+        .await;
     rig.settle(&ada, applied[0].commit_set.unwrap()).await;
     rig.grant(&bob, Role::Deriver, "found");
 
     let problem = rig.refused(&bob, vec![shell("mine", "found", "/*", "true")]).await;
     assert_eq!(problem.kind(), Some(ProblemKind::NotAllowed));
-    assert!(problem.detail.contains("restricted upstream #1") && !problem.detail.contains("images"), "{problem:?}");
+    assert!(
+        problem.detail.contains("restricted upstream #1") && !problem.detail.contains("images"),
+        "{problem:?}"
+    );
 
     rig.grant(&bob, Role::Discoverer, "images");
     let problem = rig.refused(&bob, vec![shell("mine", "found", "/*", "true")]).await;
@@ -91,7 +105,9 @@ async fn a_dry_run_tells_who_would_lose_read_and_changes_nothing() {
             { "pfs": { "repo": "closed", "glob": "/*" } },
         ] },
     });
-    let answer: Value = rig.post(&ada, "/v1/pipelines", json!({ "specs": [both], "dry_run": true })).await;
+    let answer: Value = rig
+        .post(&ada, "/v1/pipelines", json!({ "specs": [both], "dry_run": true }))
+        .await;
     let impact = answer["items"][0]["impact"].to_string();
     assert!(impact.contains("bob") && impact.contains("default/closed"), "{answer}");
     assert_eq!(answer["items"][0]["change"], "updated");

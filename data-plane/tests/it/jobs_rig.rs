@@ -43,7 +43,11 @@ pub struct Person {
 fn binary(name: &str) -> PathBuf {
     let plane = Path::new(env!("CARGO_BIN_EXE_howdah-data-plane"));
     let found = plane.with_file_name(name);
-    assert!(found.exists(), "`{}` is not built: run the tests with --workspace", found.display());
+    assert!(
+        found.exists(),
+        "`{}` is not built: run the tests with --workspace",
+        found.display()
+    );
     found
 }
 
@@ -103,14 +107,24 @@ impl Rig {
         line.push(b'\n');
         child.stdin.as_mut().unwrap().write_all(&line).unwrap();
         let mut ready = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut ready).unwrap();
+        BufReader::new(child.stdout.take().unwrap())
+            .read_line(&mut ready)
+            .unwrap();
         let ready: DataPlaneReady = serde_json::from_str(&ready).unwrap_or_else(|e| panic!("{e}: `{ready}`"));
         self.url = ready.url;
         self.child = Some(child);
     }
 
+    pub fn sandbox_binary(&self) -> PathBuf {
+        self.config.sandbox_binary.clone()
+    }
+
     pub fn pid(&self) -> u32 {
         self.child.as_ref().unwrap().id()
+    }
+
+    pub fn environment(&self) -> &Environment {
+        &self.environment
     }
 
     /// Kills the plane with SIGKILL.
@@ -123,7 +137,9 @@ impl Rig {
     /// The worker's process, if it runs.
     pub fn worker_pid(&self) -> Option<u32> {
         let parent = self.pid();
-        let children = std::fs::read_dir("/proc").unwrap().filter_map(|e| e.ok()?.file_name().to_str()?.parse::<u32>().ok());
+        let children = std::fs::read_dir("/proc")
+            .unwrap()
+            .filter_map(|e| e.ok()?.file_name().to_str()?.parse::<u32>().ok());
         children.into_iter().find(|pid| {
             let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
             let fields = stat.rsplit(')').next().unwrap_or_default();
@@ -168,7 +184,12 @@ impl Rig {
         };
         let id = self.environment.id();
         self.control.change(|s| {
-            let domain = s.domains.iter().find(|d| d.name.as_str() == repo && !d.deleted).unwrap().id;
+            let domain = s
+                .domains
+                .iter()
+                .find(|d| d.name.as_str() == repo && !d.deleted)
+                .unwrap()
+                .id;
             s.grants.push(Grant {
                 id,
                 grantee: Grantee::Account(account),
@@ -207,7 +228,8 @@ impl Rig {
     }
 
     pub async fn repo(&self, person: &Person, name: &str) -> contract::api::Repo {
-        self.post(person, "/v1/projects/default/repos", json!({ "name": name })).await
+        self.post(person, "/v1/projects/default/repos", json!({ "name": name }))
+            .await
     }
 
     /// Puts files in one commit.
@@ -224,21 +246,34 @@ impl Rig {
 
     pub async fn put_archive(&self, person: &Person, repo: &str, archive: Vec<u8>) -> Commit {
         let request = self.request(person, "POST", &format!("/v1/files?repo=default/{repo}&branch=main"));
-        let answer = request.header("content-type", "application/x-tar").body(archive).send().await.unwrap();
+        let answer = request
+            .header("content-type", "application/x-tar")
+            .body(archive)
+            .send()
+            .await
+            .unwrap();
         let (status, text) = (answer.status(), answer.text().await.unwrap());
         assert!(status.is_success(), "put {repo}: {status} {text}");
         serde_json::from_str(&text).unwrap()
     }
 
     pub async fn remove(&self, person: &Person, repo: &str, path: &str) -> Commit {
-        let (status, text) =
-            self.send(person, "DELETE", &format!("/v1/files?repo=default/{repo}&branch=main&path={path}"), None).await;
+        let (status, text) = self
+            .send(
+                person,
+                "DELETE",
+                &format!("/v1/files?repo=default/{repo}&branch=main&path={path}"),
+                None,
+            )
+            .await;
         assert!(status < 300, "{status} {text}");
         serde_json::from_str(&text).unwrap()
     }
 
     pub async fn cat(&self, person: &Person, reference: &str, path: &str) -> String {
-        let (status, text) = self.send(person, "GET", &format!("/v1/content?ref={reference}&path={path}"), None).await;
+        let (status, text) = self
+            .send(person, "GET", &format!("/v1/content?ref={reference}&path={path}"), None)
+            .await;
         assert!(status < 300, "cat {reference} {path}: {status} {text}");
         text
     }
@@ -265,7 +300,9 @@ impl Rig {
 
     /// Applies what must be refused.
     pub async fn refused(&self, person: &Person, specs: Vec<Value>) -> Problem {
-        let (status, text) = self.send(person, "POST", "/v1/pipelines", Some(json!({ "specs": specs }))).await;
+        let (status, text) = self
+            .send(person, "POST", "/v1/pipelines", Some(json!({ "specs": specs })))
+            .await;
         assert!(status >= 400, "{status} {text}");
         serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}"))
     }
@@ -273,8 +310,9 @@ impl Rig {
     pub async fn wait(&self, person: &Person, target: &str) -> WaitAnswer {
         let began = std::time::Instant::now();
         loop {
-            let answer: WaitAnswer =
-                self.get(person, &format!("/v1/wait?target={target}&timeout_seconds=20")).await;
+            let answer: WaitAnswer = self
+                .get(person, &format!("/v1/wait?target={target}&timeout_seconds=20"))
+                .await;
             if answer.done {
                 return answer;
             }
@@ -357,6 +395,12 @@ pub fn succeeded(job: &Job, total: u64, ran: u64, skipped: u64) {
 #[track_caller]
 pub fn finished(answer: &WaitAnswer) {
     for commit in &answer.commits {
-        assert_eq!(commit.state, CommitState::Finished, "{}: {:?}", commit.repo, commit.reason);
+        assert_eq!(
+            commit.state,
+            CommitState::Finished,
+            "{}: {:?}",
+            commit.repo,
+            commit.reason
+        );
     }
 }

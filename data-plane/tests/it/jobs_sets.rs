@@ -12,7 +12,11 @@ async fn a_change_goes_through_three_pipelines_in_one_commit_set() {
     let rig = Rig::start().await;
     let ada = rig.member("ada").await;
     rig.repo(&ada, "a").await;
-    let specs = vec![shell("p", "a", "/*", COPY), shell("q", "p", "/*", COPY), shell("r", "q", "/", COPY)];
+    let specs = vec![
+        shell("p", "a", "/*", COPY),
+        shell("q", "p", "/*", COPY),
+        shell("r", "q", "/", COPY),
+    ];
     let applied = rig.apply(&ada, specs).await;
     assert!(applied.iter().all(|a| a.job.is_none()));
 
@@ -48,8 +52,18 @@ async fn the_end_of_a_diamond_gets_one_commit_and_a_branch_not_reached_keeps_its
         ] },
     });
     let specs = vec![
-        shell("left", "a", "/*", "for f in /pfs/a/*; do sed 's/^/l/' $f > /pfs/out/$(basename $f); done"),
-        shell("right", "a", "/*", "for f in /pfs/a/*; do sed 's/^/r/' $f > /pfs/out/$(basename $f); done"),
+        shell(
+            "left",
+            "a",
+            "/*",
+            "for f in /pfs/a/*; do sed 's/^/l/' $f > /pfs/out/$(basename $f); done",
+        ),
+        shell(
+            "right",
+            "a",
+            "/*",
+            "for f in /pfs/a/*; do sed 's/^/r/' $f > /pfs/out/$(basename $f); done",
+        ),
         join,
         shell("other", "b", "/*", COPY),
     ];
@@ -67,7 +81,9 @@ async fn the_end_of_a_diamond_gets_one_commit_and_a_branch_not_reached_keeps_its
 }
 
 async fn branches(rig: &Rig, ada: &crate::jobs_rig::Person, repo: &str) -> Vec<Branch> {
-    let page: contract::api::Page<Branch> = rig.get(ada, &format!("/v1/projects/default/repos/{repo}/branches")).await;
+    let page: contract::api::Page<Branch> = rig
+        .get(ada, &format!("/v1/projects/default/repos/{repo}/branches"))
+        .await;
     page.items
 }
 
@@ -78,15 +94,27 @@ async fn a_failure_makes_what_is_downstream_unrunnable_naming_the_cause() {
     rig.repo(&ada, "a").await;
     let mut fails = shell("p", "a", "/*", "exit 1");
     fails["datum_tries"] = json!(1);
-    rig.apply(&ada, vec![fails, shell("q", "p", "/*", COPY), shell("r", "q", "/*", COPY)]).await;
+    rig.apply(
+        &ada,
+        vec![fails, shell("q", "p", "/*", COPY), shell("r", "q", "/*", COPY)],
+    )
+    .await;
     let put = rig.put(&ada, "a", &[("x", "1")]).await;
     let answer = rig.settle(&ada, put.commit_set).await;
     let state = |name: &str| answer.jobs.iter().find(|j| j.pipeline.as_str() == name).unwrap();
     assert_eq!(state("p").state, JobState::Failure);
     assert_eq!(state("q").state, JobState::Unrunnable);
-    assert!(state("q").reason.as_deref().unwrap().contains("default/p@"), "{:?}", state("q").reason);
+    assert!(
+        state("q").reason.as_deref().unwrap().contains("default/p@"),
+        "{:?}",
+        state("q").reason
+    );
     assert_eq!(state("r").state, JobState::Unrunnable);
-    let errored = answer.commits.iter().filter(|c| c.state == CommitState::Errored).count();
+    let errored = answer
+        .commits
+        .iter()
+        .filter(|c| c.state == CommitState::Errored)
+        .count();
     assert_eq!(errored, 3);
 
     let mut works = shell("p", "a", "/*", COPY);
@@ -102,7 +130,9 @@ async fn an_open_input_holds_its_jobs_back_and_a_stopped_pipeline_makes_one_job_
     let ada = rig.member("ada").await;
     rig.repo(&ada, "a").await;
     rig.apply(&ada, vec![shell("p", "a", "/*", COPY)]).await;
-    let open: Commit = rig.post(&ada, "/v1/commits", json!({ "repo": "default/a", "branch": "main" })).await;
+    let open: Commit = rig
+        .post(&ada, "/v1/commits", json!({ "repo": "default/a", "branch": "main" }))
+        .await;
     rig.put(&ada, "a", &[("x", "1")]).await;
     rig.put(&ada, "a", &[("y", "2")]).await;
     assert!(rig.jobs(&ada, "p").await.iter().all(|j| !j.state.is_terminal()));

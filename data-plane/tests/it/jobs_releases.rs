@@ -1,0 +1,119 @@
+//! Releases at the edge into a pipeline (R9), made before and after the commits that they speak of, and the guard (R5).
+
+use chrono::Duration;
+use contract::api::{JobState, Pipeline};
+use contract::policy::{Release, Role};
+use serde_json::json;
+
+use crate::jobs_rig::{Person, Rig, shell};
+
+const COPY: &str = "cp /pfs/*/x /pfs/out/";
+
+/// images -> found -> score; bob may read `score` alone.
+async fn story(rig: &Rig, ada: &Person, bob: &Person) -> String {
+    rig.repo(ada, "images").await;
+    rig.put(ada, "images", &[("x", "1")]).await;
+    let specs = vec![
+        shell("found", "images", "/*", COPY),
+        shell("score", "found", "/*", COPY),
+    ];
+    let applied = rig.apply(ada, specs).await;
+    rig.settle(ada, applied[0].commit_set.unwrap()).await;
+    rig.grant(bob, Role::Viewer, "score");
+    let score: Pipeline = rig.get(ada, "/v1/pipelines/default/score").await;
+    score.spec_digest
+}
+
+fn release(rig: &Rig, spec_digest: &str, retroactive: bool) {
+    let now = rig.environment().now();
+    let id = rig.environment().id();
+    rig.control.change(|s| {
+        let domain = |name: &str| s.domains.iter().find(|d| d.name.as_str() == name).unwrap().id;
+        let release = Release {
+            id,
+            domains: vec![domain("images"), domain("found")],
+            pipeline: domain("score"),
+            spec_digest: spec_digest.to_owned(),
+            purpose: "scores".to_owned(),
+            approvers: Vec::new(),
+            retroactive,
+            created_at: now,
+            expires_at: now + Duration::days(30),
+            revoked_at: None,
+        };
+        s.releases.push(release);
+    });
+}
+
+async fn may_read(rig: &Rig, person: &Person, reference: &str) -> bool {
+    rig.send(person, "GET", &format!("/v1/content?ref={reference}&path=/x"), None)
+        .await
+        .0
+        == 200
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_counts_for_commits_made_after_it_and_for_no_other_edge() {
+    let rig = Rig::start().await;
+    let (ada, bob) = (rig.member("ada").await, rig.member("bob").await);
+    let digest = story(&rig, &ada, &bob).await;
+    assert!(!may_read(&rig, &bob, "score@main").await);
+    release(&rig, &digest, false);
+    assert!(!may_read(&rig, &bob, "score@main").await);
+
+    let put = rig.put(&ada, "images", &[("x", "2")]).await;
+    rig.settle(&ada, put.commit_set).await;
+    assert!(may_read(&rig, &bob, "score@main").await);
+    assert!(!may_read(&rig, &bob, "score@main^").await);
+    assert!(!may_read(&rig, &bob, "found@main").await);
+
+    // Other code: the release is void for what that makes.
+    let applied = rig
+        .apply(&ada, vec![shell("score", "found", "/*", "cp /pfs/found/x /pfs/out/x")])
+        .await;
+    rig.settle(&ada, applied[0].commit_set.unwrap()).await;
+    assert!(!may_read(&rig, &bob, "score@main").await);
+    assert!(may_read(&rig, &bob, "score@main^").await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retroactive_release_covers_what_was_made_before_and_everything_made_from_that() {
+    let rig = Rig::start().await;
+    let (ada, bob) = (rig.member("ada").await, rig.member("bob").await);
+    let digest = story(&rig, &ada, &bob).await;
+    let applied = rig.apply(&ada, vec![shell("board", "score", "/*", COPY)]).await;
+    rig.settle(&ada, applied[0].commit_set.unwrap()).await;
+    rig.grant(&bob, Role::Viewer, "board");
+    assert!(!may_read(&rig, &bob, "board@main").await);
+
+    release(&rig, &digest, true);
+    testkit::wait::wait_until("the release to reach old commits", crate::jobs_rig::LIMIT, async || {
+        may_read(&rig, &bob, "board@main").await
+    })
+    .await;
+    assert!(may_read(&rig, &bob, "score@main").await);
+    assert!(!may_read(&rig, &bob, "found@main").await);
+
+    rig.control
+        .change(|s| s.releases[0].revoked_at = Some(rig.environment().now()));
+    assert!(!may_read(&rig, &bob, "board@main").await);
+    assert!(!may_read(&rig, &bob, "score@main").await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guard_fails_the_job_that_would_need_more_origins() {
+    let rig = Rig::start().await;
+    let ada = rig.member("ada").await;
+    rig.repo(&ada, "images").await;
+    rig.put(&ada, "images", &[("x", "1")]).await;
+    let mut spec = shell("guarded", "images", "/*", COPY);
+    spec["max_origins"] = json!(0);
+    let applied = rig.apply(&ada, vec![spec]).await;
+    let job = rig.job(&ada, applied[0].commit_set.unwrap(), "guarded").await;
+    assert_eq!(job.state, JobState::Failure);
+    let reason = job.reason.unwrap();
+    assert!(
+        reason.starts_with("OriginGuardViolated") && reason.contains("default/images"),
+        "{reason}"
+    );
+}
