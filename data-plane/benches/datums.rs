@@ -75,7 +75,7 @@ async fn overhead() {
     let ada = rig.member("ada").await;
     rig.repo(&ada, "in").await;
     rig.put_archive(&ada, "in", archive(DATUMS)).await;
-    let sandbox_binary = rig.sandbox_binary();
+    let sandbox_binary = rig.config.sandbox_binary.clone();
     for round in 1..=ROUNDS {
         let path = sandbox_binary.clone();
         let alone = tokio::task::spawn_blocking(move || bare(&path))
@@ -150,7 +150,9 @@ async fn one(rig: &Rig, ada: &Person, repo: &str, pipeline: &str, round: usize) 
     let put = rig.put(ada, repo, &[(&format!("new{round}"), "new")]).await;
     let job = rig.job(ada, put.commit_set, pipeline).await;
     assert_eq!((job.datums.succeeded, job.datums.skipped), (1, round as u64));
-    let pool = rig.pool().await;
+    let pool = sqlx::PgPool::connect(&rig.config.database_url)
+        .await
+        .unwrap_or_else(|e| panic!("{e}"));
     sqlx::query_scalar::<_, f64>(
         "select extract(epoch from min(d.queued_at) - j.started_at)::float8 from jobs j join datums d on d.job_id = j.id
           where j.id = $1 group by j.started_at",

@@ -25,7 +25,7 @@ pub const LIMIT: Duration = Duration::from_secs(90);
 pub struct Rig {
     pub control: FakeControl,
     pub directory: tempfile::TempDir,
-    config: DataPlaneConfig,
+    pub config: DataPlaneConfig,
     child: Option<Child>,
     url: String,
     http: reqwest::Client,
@@ -113,10 +113,6 @@ impl Rig {
         let ready: DataPlaneReady = serde_json::from_str(&ready).unwrap_or_else(|e| panic!("{e}: `{ready}`"));
         self.url = ready.url;
         self.child = Some(child);
-    }
-
-    pub fn sandbox_binary(&self) -> PathBuf {
-        self.config.sandbox_binary.clone()
     }
 
     pub fn pid(&self) -> u32 {
@@ -350,10 +346,6 @@ impl Rig {
 
     pub async fn commit(&self, person: &Person, repo: &str, id: CommitId) -> Commit {
         self.get(person, &format!("/v1/commits?ref=default/{repo}@{id}")).await
-    }
-
-    pub async fn pool(&self) -> sqlx::PgPool {
-        sqlx::PgPool::connect(&self.config.database_url).await.unwrap()
     }
 }
 
