@@ -92,6 +92,7 @@ async fn believed(plane: &Plane, token: &str) -> Answer<AccessClaims> {
     let now = plane.now();
     let mut answer = plane.policy.verify_access(token, now);
     if matches!(answer, Err(VerifyError::UnknownKey))
+        && plane.policy.may_ask_for_keys(now)
         && let Ok(jwks) = plane.control.jwks().await
         && plane.policy.set_keys(jwks).is_ok()
     {

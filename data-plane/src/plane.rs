@@ -14,13 +14,14 @@ use contract::ids::{GenerateId, OrganizationId};
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{Postgres, Transaction};
 use storage::Storage;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::activity::Activity;
 use crate::commits::origins::OriginSets;
 use crate::commits::turns::Turns;
 use crate::control::ControlPlane;
 use crate::failure::Answer;
+use crate::files::upload::BATCHES_OF_ALL_MAX;
 use crate::policy::PolicyHolder;
 
 /// A database transaction. What it did is undone when it is dropped without `commit`.
@@ -50,6 +51,8 @@ pub struct Parts {
     pub origin_sets: OriginSets,
     /// Turns of puts to one branch.
     pub turns: Turns,
+    /// Who may store a batch of small files now.
+    pub upload_batches: Arc<Semaphore>,
     /// How parts wake each other.
     pub signals: Signals,
     /// Since when the plane has had nothing to do.
@@ -128,6 +131,7 @@ impl Plane {
             control: ControlPlane::new(&config)?,
             origin_sets: OriginSets::default(),
             turns: Turns::default(),
+            upload_batches: Arc::new(Semaphore::new(BATCHES_OF_ALL_MAX)),
             signals: Signals::default(),
             activity: Activity::new(environment.now()),
             cursor_key: blake3::derive_key("howdah data plane 2026 list cursors", config.agent_token.as_bytes()),

@@ -23,6 +23,7 @@ use crate::{
 
 /// How long running requests may go on after the plane was asked to stop.
 const DRAIN: std::time::Duration = std::time::Duration::from_secs(5);
+const CLOSE: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// All routes of a plane.
 pub fn router(plane: Plane) -> Router {
@@ -101,8 +102,9 @@ pub async fn serve(config: DataPlaneConfig, shutdown: Shutdown) -> anyhow::Resul
     std::io::stdout().flush()?;
     let server = axum::serve(listener, router(plane.clone())).with_graceful_shutdown(shutdown.begun());
     with_deadline(async { server.await }, &shutdown).await?;
-    plane.pool.close().await;
     let _ = tokio::time::timeout(DRAIN, shutdown.finished()).await;
+    // What still holds a connection now is cut off by the end of the process.
+    let _ = tokio::time::timeout(CLOSE, plane.pool.close()).await;
     Ok(())
 }
 

@@ -179,3 +179,34 @@ pub async fn against(
     }
     Ok(out)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path(text: &str) -> FilePath {
+        FilePath::parse(text).unwrap()
+    }
+
+    fn file(text: &'static str) -> FileEntry {
+        FileEntry::embedded(text.into(), false)
+    }
+
+    #[test]
+    fn changes_survive_the_round_trip_through_a_row_in_their_order() {
+        let changes = [
+            FileChange::Put(path("a"), file("1")),
+            FileChange::Put(path("b"), file("2")),
+            FileChange::Delete(path("d/e")),
+            FileChange::Delete(path("\u{fc}")),
+            FileChange::Put(path("a"), file("")),
+            FileChange::Append(path("a"), file("3")),
+        ];
+        let bytes = encode(&changes).unwrap();
+        assert_eq!(decode(&bytes).unwrap(), changes);
+        assert_eq!(decode(&encode(&[]).unwrap()).unwrap(), []);
+        for cut in [0, 2, 5, bytes.len() - 1] {
+            assert!(decode(&bytes[..cut]).is_err(), "cut at {cut}");
+        }
+    }
+}

@@ -2,10 +2,12 @@
 //! as streams. Nothing refers to what was stored until the commit is made, so an upload that breaks off leaves nothing.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use storage::{FileEntry, FilePath, Storage, TreeRef, Writer};
 use tokio::io::AsyncRead;
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 use super::archive_reader::ArchiveReader;
@@ -15,10 +17,12 @@ use crate::failure::{Answer, Failure};
 /// Files up to this size are stored in batches.
 const SMALL_BYTES_MAX: u64 = 128 << 10;
 /// A batch is stored when it holds that much.
-const BATCH_BYTES: usize = 4 << 20;
-const BATCH_FILES: usize = 2048;
-/// Batches on their way at once.
-const BATCHES_MAX: usize = 3;
+const BATCH_BYTES: usize = 1 << 20;
+const BATCH_FILES: usize = 1024;
+/// Batches of one upload on their way at once.
+const BATCHES_MAX: usize = 4;
+/// Batches of all uploads on their way at once: a hundred uploads must not be a hundred times the memory.
+pub const BATCHES_OF_ALL_MAX: usize = 8;
 /// An upload that is no larger stays in its entries when it goes into an open commit: 100,000 single files must not be
 /// 100,000 objects.
 const EMBEDDED_BYTES_MAX: usize = 64 << 10;
@@ -33,6 +37,8 @@ pub struct Destination<'a> {
     pub append: bool,
     /// Into an open commit.
     pub open: bool,
+    /// Who may store a batch now, among all uploads: [`BATCHES_OF_ALL_MAX`].
+    pub batches: &'a Arc<Semaphore>,
 }
 
 /// Files with their places in the archive.
@@ -40,6 +46,7 @@ type Stored = Vec<(usize, FilePath, FileEntry)>;
 
 struct Batches {
     writer: Writer,
+    permits: Arc<Semaphore>,
     names: Vec<(usize, FilePath)>,
     files: Vec<(Bytes, bool)>,
     bytes: usize,
@@ -48,9 +55,10 @@ struct Batches {
 }
 
 impl Batches {
-    fn new(writer: &Writer) -> Self {
+    fn new(writer: &Writer, permits: &Arc<Semaphore>) -> Self {
         Self {
             writer: writer.clone(),
+            permits: Arc::clone(permits),
             names: Vec::new(),
             files: Vec::new(),
             bytes: 0,
@@ -79,7 +87,9 @@ impl Batches {
         let (names, files) = (std::mem::take(&mut self.names), std::mem::take(&mut self.files));
         self.bytes = 0;
         let writer = self.writer.clone();
+        let permit = Arc::clone(&self.permits).acquire_owned().await.map_err(Failure::internal)?;
         self.running.push_back(tokio::spawn(async move {
+            let _permit = permit;
             let entries = writer.write_small_files(files).await?;
             let named = names.into_iter().zip(entries);
             Ok(named.map(|((place, path), entry)| (place, path, entry)).collect())
@@ -132,7 +142,7 @@ pub async fn receive(
     source: impl AsyncRead + Send + Unpin,
 ) -> Answer<Vec<FileChange>> {
     let mut archive = ArchiveReader::new(source);
-    let mut small = Batches::new(writer);
+    let mut small = Batches::new(writer, destination.batches);
     let mut large = Vec::new();
     let mut place = 0;
     while let Some(member) = archive.next().await? {

@@ -109,6 +109,7 @@ pub(super) async fn put(
         directory: directory.as_ref(),
         append: query.append,
         open: place.head.is_open(),
+        batches: &plane.upload_batches,
     };
     let source = StreamReader::new(body.into_data_stream().map_err(std::io::Error::other));
     let changes = upload::receive(&plane.storage, &writer, &destination, source).await?;

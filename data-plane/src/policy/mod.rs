@@ -24,6 +24,9 @@ pub use poll::{follow, send_heartbeats};
 /// How long a request waits for the epoch that it names.
 const EPOCH_WAIT: Duration = Duration::from_secs(5);
 
+/// The published keys are read again at most that often, whoever sends tokens with keys that nobody knows.
+const KEYS_PAUSE_SECONDS: i64 = 5;
+
 /// The policy in force and how fresh it is.
 pub struct PolicyHolder {
     organization: OrganizationId,
@@ -33,6 +36,7 @@ pub struct PolicyHolder {
     verifier: RwLock<Verifier>,
     current: watch::Sender<Option<Arc<Policy>>>,
     heard_at: Mutex<Option<DateTime<Utc>>>,
+    keys_asked_at: Mutex<Option<DateTime<Utc>>>,
     /// Decisions remembered for the current epoch.
     pub decisions: DecisionCache,
 }
@@ -58,6 +62,7 @@ impl PolicyHolder {
             verifier: RwLock::new(verifier),
             current: watch::Sender::new(None),
             heard_at: Mutex::new(None),
+            keys_asked_at: Mutex::new(None),
             decisions: DecisionCache::new(),
         })
     }
@@ -169,6 +174,16 @@ impl PolicyHolder {
     pub fn verify_access(&self, token: &str, now: DateTime<Utc>) -> Result<AccessClaims, VerifyError> {
         let verifier = self.verifier.read().unwrap_or_else(PoisonError::into_inner);
         verifier.access(token, now.timestamp())
+    }
+
+    /// Whether the published keys may be read again now; the caller does it then.
+    pub fn may_ask_for_keys(&self, now: DateTime<Utc>) -> bool {
+        let mut asked_at = self.keys_asked_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let may = asked_at.is_none_or(|at| now - at >= chrono::Duration::seconds(KEYS_PAUSE_SECONDS));
+        if may {
+            *asked_at = Some(now);
+        }
+        may
     }
 
     /// Takes newly published keys.
