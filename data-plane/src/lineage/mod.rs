@@ -140,9 +140,9 @@ fn depths(from: CommitId, direction: Direction, found: &Found, visible: &HashSet
             if depths.get(far).is_none_or(|known| *known > reached) {
                 depths.insert(*far, reached);
                 if free {
-                    queue.push_front(*far)
+                    queue.push_front(*far);
                 } else {
-                    queue.push_back(*far)
+                    queue.push_back(*far);
                 }
             }
         }
