@@ -119,14 +119,12 @@ impl Comparison {
                     self.a.todo.pop();
                     self.b.todo.pop();
                 }
-                Step::Expand(a, b) => {
-                    if a {
-                        self.a.expand().await?;
-                    }
-                    if b {
-                        self.b.expand().await?;
-                    }
+                // Both at once: each may be a request to the store.
+                Step::Expand(true, true) => {
+                    futures::try_join!(self.a.expand(), self.b.expand())?;
                 }
+                Step::Expand(true, _) => self.a.expand().await?,
+                Step::Expand(false, _) => self.b.expand().await?,
                 Step::Removed => {
                     let removed = self.a.take_file();
                     return Ok(removed.map(|(path, file)| Change {
