@@ -74,7 +74,9 @@ pub async fn ancestry(
         Some(parent) => queries::find_finished(tx, system, parent).await?.and_then(|p| p.digest),
     };
     let inputs = queries::list_input_digests(tx, system, commit.id).await?;
-    let set = origins::get(plane, tx, system, commit.origin_set).await?;
+    // A retroactive release gives a commit another set later; its record goes on to name the one it was made with.
+    let recorded = queries::find_recorded_set(tx, system, commit.id).await?;
+    let set = origins::get(plane, tx, system, recorded.unwrap_or(commit.origin_set)).await?;
     Ok(Ancestry {
         parent,
         tree: *tree.digest().as_bytes(),

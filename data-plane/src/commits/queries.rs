@@ -346,6 +346,15 @@ pub async fn update_origins(conn: &mut PgConnection, _: &System, id: CommitId, s
     Ok(())
 }
 
+/// The origin set that a commit was finished with, if a retroactive release has replaced it since.
+pub async fn find_recorded_set(conn: &mut PgConnection, _: &System, id: CommitId) -> Answer<Option<i64>> {
+    let set = sqlx::query_scalar::<_, Option<i64>>("select recorded_origin_set_id from commits where id = $1")
+        .bind(id.uuid())
+        .fetch_optional(conn)
+        .await?;
+    Ok(set.flatten())
+}
+
 /// Name and record digest of each direct input of a commit.
 pub async fn list_input_digests(
     conn: &mut PgConnection,

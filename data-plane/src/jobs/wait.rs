@@ -107,6 +107,10 @@ async fn look(plane: &Plane, call: &Call, target: &Target) -> Answer<WaitAnswer>
             .into_iter()
             .collect(),
     };
+    if let (Target::Commit(id), Some(commit)) = (target, rows.first()) {
+        let set = commits::origins::get(plane, &mut conn, &FILTERED, commit.origin_set).await?;
+        call.readable(&set, &id.to_string())?;
+    }
     let sets: std::collections::BTreeSet<i64> = rows.iter().map(|c| c.origin_set).collect();
     let readable = call.readable_among(&mut conn, sets.into_iter().collect()).await?;
     let rows: Vec<CommitRow> = rows.into_iter().filter(|c| readable.contains(&c.origin_set)).collect();

@@ -148,7 +148,7 @@ async fn save(call: &Call, tx: &mut Tx, one: &Examined, parsed: &Parsed, code_re
     let code_digest = spec.code_digest(image);
     let version = NewVersion {
         id: one.id,
-        version: queries::last_version(tx, &APPLY, one.id).await? + 1,
+        version: one.last_version + 1,
         output_branch: spec.output_branch.as_str(),
         spec: &parsed.value,
         spec_digest: spec.spec_digest(image),
@@ -180,8 +180,11 @@ fn plan_digest(spec: &PipelineSpec, code: &[u8; 32], inputs: &[(String, DomainId
 }
 
 fn shown(one: &Examined, parsed: &Parsed, begun: Option<(Begun, CommitSetId)>) -> AppliedPipeline {
-    let before = one.before.as_ref().map_or(0, |row| row.version);
-    let version = if one.changed { before + 1 } else { before };
+    let version = if one.changed {
+        one.last_version + 1
+    } else {
+        one.last_version
+    };
     let change = match (&one.before, one.changed) {
         (None, _) => "created",
         (Some(_), true) => "updated",

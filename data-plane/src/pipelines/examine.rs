@@ -44,6 +44,8 @@ pub struct Examined {
     pub new_repo: bool,
     /// The version that it has, if it was applied before.
     pub before: Option<PipelineRow>,
+    /// The highest version that it ever had, 0 when there was none.
+    pub last_version: i32,
     /// Whether something differs.
     pub changed: bool,
     /// What differs.
@@ -151,8 +153,14 @@ impl Examination<'_> {
         if let Some(row) = &before {
             changed = self.differences(row, parsed, code_revision, &inputs).await?;
         }
+        let last_version = if new_repo {
+            0
+        } else {
+            queries::last_version(self.conn, &DECIDE, id).await?
+        };
         Ok(Examined {
             id,
+            last_version,
             project: project.id,
             new_repo,
             changed: before.is_none() || !changed.is_empty(),

@@ -76,6 +76,15 @@ pub async fn is_deleted(conn: &mut PgConnection, _: &System, id: DomainId) -> An
     Ok(row)
 }
 
+/// Whether a pipeline has a branch of this repo as an input.
+pub async fn is_read(conn: &mut PgConnection, _: &System, repo: DomainId) -> Answer<bool> {
+    let read = sqlx::query_scalar("select exists (select 1 from pipeline_inputs where repo_id = $1)")
+        .bind(repo.uuid())
+        .fetch_one(conn)
+        .await?;
+    Ok(read)
+}
+
 /// Pipelines of these domains behind `after` in the order of project and name, each with its newest version.
 pub async fn list(
     conn: &mut PgConnection,

@@ -21,6 +21,7 @@ use crate::commits::lock::lock_dag;
 use crate::cursor;
 use crate::failure::{Answer, Failure};
 use crate::permissions::{System, Visible};
+use crate::pipelines;
 use crate::plane::Plane;
 use crate::projects;
 
@@ -235,7 +236,7 @@ async fn remove(
     let mut tx = plane.begin().await?;
     let repo = call.repo(&mut tx, &reference).await?;
     let allowed = call.allowed(&repo, Permission::Admin)?;
-    if repo.pipeline {
+    if repo.pipeline && pipelines::queries::is_deleted(&mut tx, &VISIBLE, repo.id).await? != Some(true) {
         return Err(Failure::new(
             ProblemKind::Conflict,
             format!("`{repo}` holds the output of a pipeline"),
@@ -243,6 +244,12 @@ async fn remove(
         .hint(format!("howdah pipeline delete {repo}")));
     }
     lock_dag(&mut tx).await?;
+    if !query.force && pipelines::queries::is_read(&mut tx, &VISIBLE, repo.id).await? {
+        return Err(
+            Failure::new(ProblemKind::Conflict, format!("a pipeline reads `{repo}`"))
+                .hint("delete the pipeline first; with `--force` it finds nothing there any more"),
+        );
+    }
     if !query.force && queries::has_descendants(&mut tx, &allowed).await? {
         return Err(
             Failure::new(ProblemKind::Conflict, format!("other commits were made from `{repo}`")).hint(

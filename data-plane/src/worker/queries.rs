@@ -193,6 +193,8 @@ pub struct HeldRow {
     pub lease_id: Uuid,
     /// Since when it waited.
     pub queued_at: DateTime<Utc>,
+    /// How often it was claimed.
+    pub claims: i32,
 }
 
 /// Of these datums, those that are held by leases of this worker that did not run out.
@@ -204,7 +206,7 @@ pub async fn held(
     now: DateTime<Utc>,
 ) -> Answer<Vec<HeldRow>> {
     let rows = sqlx::query_as(
-        "select d.job_id, d.position, d.key, d.failures, d.lease_id, d.queued_at
+        "select d.job_id, d.position, d.key, d.failures, d.lease_id, d.queued_at, d.claims
            from unnest($1::uuid[], $2::bigint[]) r (job_id, position)
            join datums d on d.job_id = r.job_id and d.position = r.position and d.state = 'running'
            join leases l on l.id = d.lease_id and l.worker = $3 and l.expires_at > $4

@@ -31,6 +31,8 @@ const WORKERS: System = System::because("workers act for the plane, which checke
 pub const LEASE: Duration = Duration::from_secs(10);
 /// At most so many datums in a claim.
 const CLAIM_MAX: u32 = 256;
+/// A datum that could not be run for so many claims, by no fault of its code, fails: the reason will not go away by itself.
+const CLAIMS_MAX: i32 = 20;
 
 /// The routes.
 pub fn router() -> Router<Plane> {
@@ -233,7 +235,9 @@ async fn complete(
     if woken {
         plane.signals.work_changed();
     }
-    plane.signals.commits_changed();
+    if !body.logs.is_empty() {
+        plane.signals.commits_changed();
+    }
     Ok(Json(CompleteAnswer { accepted }))
 }
 
@@ -260,13 +264,23 @@ fn settle(jobs: &[ReportedJob], held: &[HeldRow], reports: &[DatumReport]) -> Ba
             Ending::Succeeded { .. } => (AttemptEnd::Succeeded, None),
             Ending::Recovered => (AttemptEnd::Recovered, None),
             Ending::Failed { reason } => (AttemptEnd::Failed, Some(reason.clone())),
+            Ending::Lost { reason } if row.claims >= CLAIMS_MAX => {
+                tracing::error!(datum.key = hex::encode(&row.key), "a datum is given up: {reason}");
+                (AttemptEnd::Failed, Some(reason.clone()))
+            }
             Ending::Lost { reason } => {
                 tracing::warn!(datum.key = hex::encode(&row.key), "a datum is tried again: {reason}");
                 (AttemptEnd::WorkerLost, Some(reason.clone()))
             }
         };
         let tries = u32::try_from(row.failures).unwrap_or(0);
-        let after = after_attempt(end, tries, u32::try_from(job.datum_tries).unwrap_or(1));
+        let given_up = row.claims >= CLAIMS_MAX && matches!(report.ending, Ending::Lost { .. });
+        let admitted = if given_up {
+            0
+        } else {
+            u32::try_from(job.datum_tries).unwrap_or(1)
+        };
+        let after = after_attempt(end, tries, admitted);
         let counts = batch.counts.entry(job.id).or_default();
         counts.queue_ms += queries::waited_ms(row, report.started_at);
         counts.download_ms += report.download_ms;

@@ -107,3 +107,30 @@ async fn killing_postgresql_loses_no_result() {
     assert_eq!(done.datums.succeeded, FILES as u64);
     assert_eq!(rig.ls(&ada, "slow@main").await.len(), FILES);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn results_of_a_lease_that_ran_out_are_refused_and_the_datums_run_again() {
+    use nix::sys::signal::{Signal, kill};
+    let rig = Rig::start().await;
+    let ada = rig.member("ada").await;
+    let job = begin(&rig, &ada).await;
+    assert_eq!(job.state, JobState::Running);
+    let worker = nix::unistd::Pid::from_raw(i32::try_from(rig.worker_pid().unwrap()).unwrap());
+    kill(worker, Signal::SIGSTOP).unwrap();
+    let pool = sqlx::PgPool::connect(&rig.config.database_url).await.unwrap();
+    testkit::wait::wait_until("the leases to run out", LIMIT, async || {
+        let held: i64 = sqlx::query_scalar("select count(*) from leases")
+            .fetch_one(&pool)
+            .await
+            .unwrap();
+        held == 0
+    })
+    .await;
+    let waiting: i64 = sqlx::query_scalar("select count(*) from datums where state = 'running'")
+        .fetch_one(&pool)
+        .await
+        .unwrap();
+    assert_eq!(waiting, 0);
+    kill(worker, Signal::SIGCONT).unwrap();
+    check(&rig, &ada, &job).await;
+}

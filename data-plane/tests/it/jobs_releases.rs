@@ -2,7 +2,7 @@
 
 use chrono::Duration;
 use contract::api::{JobState, Pipeline};
-use contract::policy::{Release, Role};
+use contract::policy::{OrganizationRole, Release, Role};
 use serde_json::json;
 
 use crate::jobs_rig::{Person, Rig, shell};
@@ -93,6 +93,12 @@ async fn a_retroactive_release_covers_what_was_made_before_and_everything_made_f
     .await;
     assert!(may_read(&rig, &bob, "score@main").await);
     assert!(!may_read(&rig, &bob, "found@main").await);
+
+    let manager = |s: &mut contract::policy::PolicySnapshot| s.members[0].role = OrganizationRole::Owner;
+    rig.control.change(manager);
+    let (status, findings) = rig.send(&ada, "GET", "/v1/fsck", None).await;
+    assert_eq!(status, 200);
+    assert!(!findings.contains("\"error\""), "{findings}");
 
     rig.control
         .change(|s| s.releases[0].revoked_at = Some(rig.environment().now()));

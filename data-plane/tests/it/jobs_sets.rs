@@ -153,3 +153,36 @@ async fn an_open_input_holds_its_jobs_back_and_a_stopped_pipeline_makes_one_job_
     succeeded(&job, 3, 1, 2);
     assert_eq!(rig.cat(&ada, "p@main", "/z").await, "4");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_small_job_does_not_wait_for_a_large_one_and_a_deleted_pipeline_leaves_its_commits() {
+    let rig = Rig::start().await;
+    let ada = rig.member("ada").await;
+    rig.repo(&ada, "many").await;
+    rig.repo(&ada, "few").await;
+    let names: Vec<String> = (0..150).map(|n| format!("f{n}")).collect();
+    let files: Vec<(&str, &str)> = names.iter().map(|n| (n.as_str(), "1")).collect();
+    rig.put(&ada, "many", &files).await;
+    rig.put(&ada, "few", &[("x", "1")]).await;
+    let large = rig.apply(&ada, vec![shell("large", "many", "/*", "sleep 0.2")]).await;
+    let small = rig.apply(&ada, vec![shell("small", "few", "/*", COPY)]).await;
+    succeeded(&rig.job(&ada, small[0].commit_set.unwrap(), "small").await, 1, 1, 0);
+    let running = &rig.jobs(&ada, "large").await[0];
+    assert!(!running.state.is_terminal(), "{running:?}");
+
+    let (status, _) = rig.send(&ada, "DELETE", "/v1/projects/default/repos/few", None).await;
+    assert_eq!(status, 409);
+    for name in ["large", "small"] {
+        let (status, text) = rig
+            .send(&ada, "DELETE", &format!("/v1/pipelines/default/{name}"), None)
+            .await;
+        assert_eq!(status, 204, "{text}");
+    }
+    let killed = rig.job(&ada, large[0].commit_set.unwrap(), "large").await;
+    assert_eq!(killed.state, JobState::Killed);
+    assert_eq!(rig.cat(&ada, "small@main", "/x").await, "1");
+    assert_eq!(rig.send(&ada, "GET", "/v1/pipelines/default/small", None).await.0, 404);
+    let again = rig.apply(&ada, vec![shell("small", "few", "/*", COPY)]).await;
+    assert_eq!((again[0].change.as_str(), again[0].version), ("created", 2));
+    succeeded(&rig.job(&ada, again[0].commit_set.unwrap(), "small").await, 1, 0, 1);
+}
