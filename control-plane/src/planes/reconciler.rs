@@ -22,6 +22,8 @@ use crate::authz::System;
 const PROOF: System = System::because("the reconciler makes planes be as wanted");
 /// So many planes are worked on at once.
 const CONCURRENCY: usize = 8;
+/// At the shutdown, passes have that long to end.
+const PASSES_WAIT: Duration = Duration::from_secs(10);
 /// A pass that takes more steps than this does not converge; it stops and says so.
 const STEPS_MAX: usize = 24;
 /// A heartbeat older than this says nothing about now.
@@ -66,6 +68,10 @@ impl Reconciler {
                     Err(error) => tracing::warn!(%error, "the reconciler cannot read the planes: {error}"),
                 },
             }
+        }
+        // A pass that is in the middle of starting a plane must not start it after all others were stopped.
+        if tokio::time::timeout(PASSES_WAIT, passes.finish()).await.is_err() {
+            tracing::warn!("a plane is still being worked on; it is left as it is");
         }
         self.cloud.shut_down().await;
     }
@@ -291,6 +297,16 @@ impl Passes {
             };
             let _ = report.send((organization, outcome));
         });
+    }
+
+    /// Waits for the passes that run, and begins no other.
+    async fn finish(&mut self) {
+        while !self.running.is_empty() {
+            let Some((organization, _)) = self.ended.recv().await else {
+                return;
+            };
+            self.running.remove(&organization);
+        }
     }
 
     fn note_end(&mut self, organization: OrganizationId, outcome: Option<Outcome>) {

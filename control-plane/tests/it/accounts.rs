@@ -5,7 +5,7 @@ use serde_json::json;
 use crate::app::{PASSWORD, TestApp};
 use control_plane::rate_limits::RateLimits;
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn who_signs_up_with_an_organization_owns_it_and_is_logged_in() {
     let app = TestApp::start().await;
     let body = json!({ "email": "Ada@Example.test", "password": PASSWORD, "organization": "acme" });
@@ -17,7 +17,7 @@ async fn who_signs_up_with_an_organization_owns_it_and_is_logged_in() {
     assert_eq!(who["organizations"][0]["name"], "acme");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn an_address_has_one_account_whatever_its_case() {
     let app = TestApp::start().await;
     app.sign_up("ada@example.test").await;
@@ -25,7 +25,7 @@ async fn an_address_has_one_account_whatever_its_case() {
     app.post("/v1/accounts", "", body).await.problem(409, "already-exists");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn bad_addresses_weak_passwords_and_unknown_fields_are_refused() {
     let app = TestApp::start().await;
     for (body, slug) in [
@@ -51,7 +51,7 @@ async fn bad_addresses_weak_passwords_and_unknown_fields_are_refused() {
     app.sign_up("a@b.test").await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn an_unknown_address_and_a_wrong_password_get_the_same_answer() {
     let app = TestApp::start().await;
     app.sign_up("ada@example.test").await;
@@ -71,7 +71,7 @@ async fn an_unknown_address_and_a_wrong_password_get_the_same_answer() {
     app.post("/v1/sessions", "", body).await.ok(201);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_revoked_or_expired_session_is_signed_out() {
     let app = TestApp::start().await;
     let ada = app.sign_up("ada@example.test").await;
@@ -87,7 +87,7 @@ async fn a_revoked_or_expired_session_is_signed_out() {
     app.get("/v1/account", token).await.problem(401, "token-expired");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn nobody_revokes_anothers_session() {
     let app = TestApp::start().await;
     let (ada, bob) = (
@@ -102,7 +102,7 @@ async fn nobody_revokes_anothers_session() {
     app.get("/v1/account", &ada.token).await.ok(200);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn too_many_log_ins_are_slowed_down() {
     let app = TestApp::start_with(RateLimits {
         log_ins: 2,

@@ -187,7 +187,7 @@ const TABLE: &[(&str, &str, &str, [u16; 5])] = &[
     ("DELETE", "{org}", "", [401, 404, 403, 403, 202]),
 ];
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn every_route_answers_everybody_as_the_table_says() {
     let app = TestApp::start().await;
     let acme = app.organization("acme").await;
@@ -277,7 +277,7 @@ fn every_declared_route_stands_in_the_table() {
     assert!(missing.is_empty(), "routes without a row: {missing:?}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_stranger_gets_the_same_answer_for_an_organization_that_exists_and_one_that_does_not() {
     let app = TestApp::start().await;
     app.organization("acme").await;

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::app::{TestApp, read};
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_request_goes_through_to_the_plane_with_its_body_and_headers() {
     let app = TestApp::start().await;
     let org = app.organization("acme").await;
@@ -32,7 +32,7 @@ async fn a_request_goes_through_to_the_plane_with_its_body_and_headers() {
     assert!(!answer.headers.contains_key("keep-alive"));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn strangers_learn_nothing_and_wake_nobody() {
     let app = TestApp::start().await;
     let acme = app.organization("acme").await;
@@ -58,7 +58,7 @@ async fn strangers_learn_nothing_and_wake_nobody() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn an_access_token_ends_after_ten_minutes() {
     let app = TestApp::start().await;
     let org = app.organization("acme").await;
@@ -68,7 +68,7 @@ async fn an_access_token_ends_after_ten_minutes() {
     app.get("/o/acme/v1/repos", &token).await.problem(401, "token-expired");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_changed_access_token_is_refused() {
     let app = TestApp::start().await;
     let org = app.organization("acme").await;

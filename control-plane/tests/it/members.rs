@@ -4,7 +4,7 @@ use serde_json::json;
 
 use crate::app::TestApp;
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn the_last_owner_can_neither_leave_nor_step_down() {
     let app = TestApp::start().await;
     let org = app.organization("acme").await;
@@ -23,7 +23,7 @@ async fn the_last_owner_can_neither_leave_nor_step_down() {
     assert_eq!(left["items"].as_array().unwrap().len(), 1);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn an_admin_neither_makes_nor_removes_owners() {
     let app = TestApp::start().await;
     let org = app.organization("acme").await;
@@ -45,7 +45,7 @@ async fn an_admin_neither_makes_nor_removes_owners() {
     .problem(403, "not-allowed");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn an_invitation_is_good_once_and_for_its_address_only() {
     let app = TestApp::start().await;
     let org = app.organization("acme").await;
@@ -74,7 +74,7 @@ async fn an_invitation_is_good_once_and_for_its_address_only() {
     assert!(listed["items"][0].get("token").is_none());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn an_expired_or_revoked_invitation_cannot_be_accepted() {
     let app = TestApp::start().await;
     let org = app.organization("acme").await;
@@ -106,7 +106,7 @@ async fn an_expired_or_revoked_invitation_cannot_be_accepted() {
     .problem(422, "invalid");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn who_is_removed_loses_teams_and_grants() {
     let app = TestApp::start().await;
     let org = app.organization("acme").await;
@@ -136,7 +136,7 @@ async fn who_is_removed_loses_teams_and_grants() {
     assert!(snapshot.teams[0].members.is_empty());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn lists_are_paged_and_every_row_is_shown_once() {
     let app = TestApp::start().await;
     let org = app.organization("acme").await;

@@ -25,7 +25,7 @@ async fn quiet(name: &str) -> (TestApp, Org) {
     (app, org)
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_plane_is_made_in_order_and_then_left_alone() {
     let (app, org) = quiet("acme").await;
     converge(&app, &org).await;
@@ -40,7 +40,7 @@ async fn a_plane_is_made_in_order_and_then_left_alone() {
     assert_eq!(status["conditions"], json!([]));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn whatever_call_fails_the_plane_converges_and_then_nothing_is_done() {
     for at in 1..=4 {
         for after_effect in [false, true] {
@@ -55,7 +55,7 @@ async fn whatever_call_fails_the_plane_converges_and_then_nothing_is_done() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn whatever_call_fails_a_deletion_ends_with_a_receipt_for_every_store() {
     for at in 1..=4 {
         for after_effect in [false, true] {
@@ -83,7 +83,7 @@ async fn whatever_call_fails_a_deletion_ends_with_a_receipt_for_every_store() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_failure_is_shown_with_its_reason_and_goes_away_when_it_is_over() {
     let (app, org) = quiet("acme").await;
     app.cloud.fail(Fault {
@@ -106,7 +106,7 @@ async fn a_failure_is_shown_with_its_reason_and_goes_away_when_it_is_over() {
     assert_eq!(status["conditions"], json!([]));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_crashed_plane_is_started_again_after_a_while() {
     let (app, org) = quiet("acme").await;
     converge(&app, &org).await;
@@ -120,7 +120,7 @@ async fn a_crashed_plane_is_started_again_after_a_while() {
     assert_eq!(app.cloud.take_calls(), ["stop", "start"]);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn an_idle_plane_sleeps_and_the_next_request_wakes_it_without_migrating() {
     let (app, org) = quiet("acme").await;
     converge(&app, &org).await;
@@ -153,7 +153,7 @@ async fn an_idle_plane_sleeps_and_the_next_request_wakes_it_without_migrating() 
     assert_eq!(app.cloud.take_calls(), ["start"]);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_new_binary_brings_the_schema_up_to_date_at_the_next_start() {
     let (app, org) = quiet("acme").await;
     converge(&app, &org).await;
@@ -166,7 +166,7 @@ async fn a_new_binary_brings_the_schema_up_to_date_at_the_next_start() {
     assert_eq!(app.cloud.take_calls(), ["stop", "migrate", "start"]);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn the_agent_token_of_the_process_before_is_void() {
     let (app, org) = quiet("acme").await;
     converge(&app, &org).await;

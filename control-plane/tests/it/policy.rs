@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::app::TestApp;
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_registered_domain_belongs_to_its_creator_and_registering_again_changes_nothing() {
     let app = TestApp::start().await;
     let org = app.organization("acme").await;
@@ -34,7 +34,7 @@ async fn a_registered_domain_belongs_to_its_creator_and_registering_again_change
     assert_eq!(json!(Principal::Account(owner)), who["id"]);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_live_domain_of_the_same_name_replaces_an_orphan_and_a_tombstone_stays() {
     let app = TestApp::start().await;
     let org = app.organization("acme").await;
@@ -59,7 +59,7 @@ async fn a_live_domain_of_the_same_name_replaces_an_orphan_and_a_tombstone_stays
         .problem(409, "conflict");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn every_change_of_the_policy_has_a_higher_epoch() {
     let app = TestApp::start().await;
     let org = app.organization("acme").await;
@@ -100,7 +100,7 @@ async fn every_change_of_the_policy_has_a_higher_epoch() {
     drop(bob);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_revoked_session_or_token_is_named_in_the_snapshot_while_its_access_tokens_may_live() {
     let app = TestApp::start().await;
     let org = app.organization("acme").await;
@@ -113,7 +113,7 @@ async fn a_revoked_session_or_token_is_named_in_the_snapshot_while_its_access_to
     assert!(app.snapshot(&org).await.revoked_tokens.is_empty());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_poll_waits_for_the_next_epoch_and_acknowledges_the_last() {
     let app = TestApp::start().await;
     let org = app.organization("acme").await;
@@ -163,7 +163,7 @@ async fn grant(
     app.post(path, token, body).await
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn who_administers_a_repo_grants_on_it_and_nobody_else_learns_that_it_exists() {
     let app = TestApp::start().await;
     let org = app.organization("acme").await;
@@ -220,7 +220,7 @@ async fn who_administers_a_repo_grants_on_it_and_nobody_else_learns_that_it_exis
         .problem(404, "not-found");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn an_owner_of_the_organization_may_give_himself_a_grant_and_an_admin_may_not() {
     let app = TestApp::start().await;
     let org = app.organization("acme").await;
@@ -244,7 +244,7 @@ async fn an_owner_of_the_organization_may_give_himself_a_grant_and_an_admin_may_
     assert_eq!(loud, 1);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn subjects_roles_and_resources_that_make_no_sense_are_refused_with_what_to_write() {
     let app = TestApp::start().await;
     let org = app.organization("acme").await;
@@ -263,7 +263,7 @@ async fn subjects_roles_and_resources_that_make_no_sense_are_refused_with_what_t
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn the_audit_trail_is_one_chain() {
     let app = TestApp::start().await;
     let org = app.organization("acme").await;

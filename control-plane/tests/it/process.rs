@@ -147,7 +147,7 @@ async fn until_gone(pid: u32) {
     wait_until("the plane to end", LIMIT, || async move { !is_alive(pid) }).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn from_sign_up_to_a_plane_of_ones_own_and_back_to_nothing() {
     let place = Place::new().await;
     let service = place.start();
@@ -213,7 +213,7 @@ async fn from_sign_up_to_a_plane_of_ones_own_and_back_to_nothing() {
     service.stop().await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_killed_plane_comes_back_and_planes_end_with_their_control_plane() {
     let place = Place::new().await;
     let mut service = place.start();
@@ -242,7 +242,7 @@ async fn a_killed_plane_comes_back_and_planes_end_with_their_control_plane() {
     until_gone(pid(&third)).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn another_master_key_is_refused_with_the_reason() {
     let place = Place::new().await;
     place.start().stop().await;

@@ -22,7 +22,7 @@ async fn challenge(app: &TestApp) -> (Org, Person, Person) {
     (org, host, red)
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_release_of_what_the_host_owns_counts_at_once() {
     let app = TestApp::start().await;
     let (org, host, red) = challenge(&app).await;
@@ -49,7 +49,7 @@ async fn a_release_of_what_the_host_owns_counts_at_once() {
     assert!(!snapshot.releases[0].is_active(app.environment.now()));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_release_of_somebody_elses_domain_waits_for_his_approval() {
     let app = TestApp::start().await;
     let (org, host, red) = challenge(&app).await;
@@ -89,7 +89,7 @@ async fn a_release_of_somebody_elses_domain_waits_for_his_approval() {
     assert_eq!(app.snapshot(&org).await.releases.len(), 1);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_release_ends_by_itself() {
     let app = TestApp::start().await;
     let (org, host, _) = challenge(&app).await;
@@ -107,7 +107,7 @@ async fn a_release_ends_by_itself() {
     assert_eq!(listed["items"][0]["state"], "expired");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn releases_that_make_no_sense_are_refused() {
     let app = TestApp::start().await;
     let (org, host, red) = challenge(&app).await;
@@ -131,7 +131,7 @@ async fn releases_that_make_no_sense_are_refused() {
         .problem(404, "not-found");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_request_for_access_reaches_who_can_grant_it() {
     let app = TestApp::start().await;
     let (org, host, red) = challenge(&app).await;

@@ -5,7 +5,7 @@ use serde_json::json;
 
 use crate::app::TestApp;
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_token_stands_for_its_maker_until_it_is_revoked() {
     let app = TestApp::start().await;
     let org = app.organization("acme").await;
@@ -28,7 +28,7 @@ async fn a_token_stands_for_its_maker_until_it_is_revoked() {
     assert_eq!(json!(snapshot.revoked_tokens), json!([made["id"]]));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn forged_and_expired_tokens_are_refused() {
     let app = TestApp::start().await;
     let ada = app.sign_up("ada@example.test").await;
@@ -46,7 +46,7 @@ async fn forged_and_expired_tokens_are_refused() {
     app.post("/v1/tokens", &ada.token, body).await.problem(422, "invalid");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_limited_token_carries_its_limits_and_manages_nothing() {
     let app = TestApp::start().await;
     let org = app.organization("acme").await;
@@ -90,7 +90,7 @@ async fn a_limited_token_carries_its_limits_and_manages_nothing() {
     .problem(422, "invalid");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_service_account_acts_by_its_token_in_its_organization_only() {
     let app = TestApp::start().await;
     let org = app.organization("acme").await;
@@ -120,7 +120,7 @@ async fn a_service_account_acts_by_its_token_in_its_organization_only() {
     app.get("/v1/account", secret).await.problem(401, "signed-out");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn an_access_token_needs_one_organization_that_is_meant() {
     let app = TestApp::start().await;
     let ada = app.sign_up("ada@example.test").await;
