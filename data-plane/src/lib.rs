@@ -26,4 +26,3 @@ pub mod scheduler;
 pub mod server;
 pub mod stores;
 pub mod worker;
-

@@ -87,7 +87,10 @@ impl Batches {
         let (names, files) = (std::mem::take(&mut self.names), std::mem::take(&mut self.files));
         self.bytes = 0;
         let writer = self.writer.clone();
-        let permit = Arc::clone(&self.permits).acquire_owned().await.map_err(Failure::internal)?;
+        let permit = Arc::clone(&self.permits)
+            .acquire_owned()
+            .await
+            .map_err(Failure::internal)?;
         self.running.push_back(tokio::spawn(async move {
             let _permit = permit;
             let entries = writer.write_small_files(files).await?;
