@@ -1,5 +1,7 @@
 //! Real clusters in temporary directories, as whatever user the tests run as.
 
+#![expect(clippy::unwrap_used, reason = "a test that fails may panic, its helpers included")]
+
 use std::path::Path;
 use std::process::Command;
 
