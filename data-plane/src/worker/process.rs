@@ -287,6 +287,8 @@ impl Worker {
             match self.plane.heartbeat(&request).await {
                 Ok(answer) => {
                     self.desk().drop_queued(&answer.lost, &answer.ended);
+                    // The claim loop may have been waiting for the full queue that is empty now.
+                    self.room.notify_one();
                     self.kill(&answer.lost, &answer.ended);
                 }
                 Err(error) => {

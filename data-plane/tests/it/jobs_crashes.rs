@@ -134,3 +134,17 @@ async fn results_of_a_lease_that_ran_out_are_refused_and_the_datums_run_again() 
     kill(worker, Signal::SIGCONT).unwrap();
     check(&rig, &ada, &job).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_whose_queue_is_full_of_a_stopped_job_goes_on_with_the_next_one() {
+    let rig = Rig::start().await;
+    let ada = rig.member("ada").await;
+    let job = begin(&rig, &ada).await;
+    assert_eq!(job.state, JobState::Running);
+    let _: Job = rig
+        .post(&ada, &format!("/v1/jobs/{}/stop", job.id), serde_json::json!({}))
+        .await;
+    let applied = rig.apply(&ada, vec![shell("next", "in", "/f00", "true")]).await;
+    let next = rig.job(&ada, applied[0].commit_set.unwrap(), "next").await;
+    assert_eq!(next.state, JobState::Success, "{:?}", next.reason);
+}
