@@ -7,10 +7,10 @@ use clap::Args;
 use private_postgres::Binaries;
 use serde::Serialize;
 
+use crate::embedded::home::Home;
+use crate::embedded::{Programs, answers};
 use crate::failure::{Failure, Outcome};
 use crate::output::{Output, size};
-use crate::service::home::Home;
-use crate::service::{Programs, answers};
 use crate::settings::{Settings, variable};
 
 /// Check what this machine has and lacks.
@@ -199,7 +199,7 @@ async fn service(settings: &Settings) -> Finding {
             remedy,
         );
     }
-    match crate::service::port_is_free(&settings.url) {
+    match crate::embedded::port_is_free(&settings.url) {
         Some(false) => Finding::new(
             "service",
             Verdict::Warning,

@@ -96,7 +96,8 @@ impl Failure {
     pub fn from_problem(problem: Problem) -> Self {
         let kind = problem.kind();
         let mut why = problem.detail.clone();
-        for error in &problem.errors {
+        // The detail quotes the first of them.
+        for error in problem.errors.iter().filter(|e| !problem.detail.contains(&e.message)) {
             why.push_str(&format!("; {}: {}", error.pointer, error.message));
         }
         let hint = problem.hint.clone().unwrap_or_else(|| match kind {

@@ -71,35 +71,7 @@ pub async fn run(command: Grant, client: &Client, output: Output) -> Outcome {
             subject,
             role,
             resource,
-        } => {
-            let resource = full(&resource)?;
-            let request = Request::get(&all).query("resource", &resource);
-            let items: Vec<GrantView> = client.control_list(request).await?;
-            let found = items
-                .iter()
-                .find(|g| g.subject == subject && g.role == role)
-                .ok_or_else(|| {
-                    Failure::new(
-                        "not found",
-                        format!("{subject} is not {role} of {resource}"),
-                        format!("see `howdah grant list {resource}`"),
-                    )
-                    .with_exit(Exit::NotFound)
-                })?;
-            let request = Request::delete(format!("{all}/{}", segment(&found.id))).query("wait", true);
-            let changed: PolicyChanged = client.control(request).await?;
-            client.saw_epoch(changed.epoch).await?;
-            output.result(&changed, || {
-                let sure = match changed.acknowledged {
-                    Some(true) => "; the data plane enforces it",
-                    Some(false) => {
-                        "; the data plane has not acknowledged it yet and stops reading at the latest after a minute"
-                    }
-                    None => "",
-                };
-                format!("{subject} is not {role} of {resource} any more{sure}")
-            })
-        }
+        } => remove(client, output, &all, (&subject, &role), full(&resource)?).await,
         Grant::List { resource } => {
             let resource = resource.map(|r| full(&r)).transpose()?;
             let items: Vec<GrantView> = client
@@ -115,6 +87,42 @@ pub async fn run(command: Grant, client: &Client, output: Output) -> Outcome {
             })
         }
     }
+}
+
+/// Takes away the one grant that says just this.
+async fn remove(
+    client: &Client,
+    output: Output,
+    all: &str,
+    (subject, role): (&str, &str),
+    resource: String,
+) -> Outcome {
+    let request = Request::get(all).query("resource", &resource);
+    let items: Vec<GrantView> = client.control_list(request).await?;
+    let found = items
+        .iter()
+        .find(|g| g.subject == subject && g.role == role)
+        .ok_or_else(|| {
+            Failure::new(
+                "not found",
+                format!("{subject} is not {role} of {resource}"),
+                format!("see `howdah grant list {resource}`"),
+            )
+            .with_exit(Exit::NotFound)
+        })?;
+    let request = Request::delete(format!("{all}/{}", segment(&found.id))).query("wait", true);
+    let changed: PolicyChanged = client.control(request).await?;
+    client.saw_epoch(changed.epoch).await?;
+    output.result(&changed, || {
+        let sure = match changed.acknowledged {
+            Some(true) => "; the data plane enforces it",
+            Some(false) => {
+                "; the data plane has not acknowledged it yet and stops reading at the latest after a minute"
+            }
+            None => "",
+        };
+        format!("{subject} is not {role} of {resource} any more{sure}")
+    })
 }
 
 /// Waits until the data plane knows that epoch: a request that names it is answered only then.

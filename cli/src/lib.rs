@@ -9,6 +9,7 @@ mod clock;
 mod commit;
 mod credentials;
 mod doctor;
+mod embedded;
 mod failure;
 mod files;
 mod files_of_ours;
@@ -24,7 +25,6 @@ mod project;
 mod put;
 mod references;
 mod release;
-mod service;
 mod settings;
 mod team;
 mod template;
@@ -56,7 +56,7 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Up(service::Up),
+    Up(embedded::Up),
     /// Stop the service on this machine
     #[command(after_help = "Example: howdah down")]
     Down,
@@ -181,9 +181,9 @@ async fn run(command: Command, output: Output) -> Outcome {
     }
     let settings = Settings::from_environment()?;
     match command {
-        Command::Up(arguments) => service::up(&arguments, &settings, output).await,
-        Command::Down => service::down(&settings, output).await,
-        Command::Status => service::status(&settings, output).await,
+        Command::Up(arguments) => embedded::up(&arguments, &settings, output).await,
+        Command::Down => embedded::down(&settings, output).await,
+        Command::Status => embedded::status(&settings, output).await,
         Command::Doctor(_) => doctor::run(&settings, output).await,
         other => ask(other, &Client::new(settings, output)?, output).await,
     }

@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::embedded::home::Home;
 use crate::failure::{Failure, Outcome};
-use crate::service::home::Home;
 
 /// The settings of this run.
 #[derive(Debug, Clone)]

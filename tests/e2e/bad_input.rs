@@ -1,6 +1,6 @@
 //! Bad input through the command line: a clear message, the right exit code, nothing half-done.
 
-use super::harness::Service;
+use super::harness::{Person, Service};
 
 #[test]
 fn mistakes_are_explained_and_leave_nothing_behind() {
@@ -19,19 +19,7 @@ fn mistakes_are_explained_and_leave_nothing_behind() {
         assert!(message.contains(word), "`{word}` in: {message}");
     };
 
-    // Names, paths, references.
-    person.fails(3, &["put", "nowhere@main", &file]);
-    person.fails(3, &["cat", "input@main:/missing.txt"]);
-    for (code, args) in [
-        (1, ["put", "input@main:/../etc/passwd", &file]),
-        (1, ["put", "input@main:/a//../b", &file]),
-    ] {
-        let output = person.attempt(&args);
-        assert!([Some(code), Some(2)].contains(&output.status.code()), "{args:?}");
-    }
-    assert!(!person.attempt(&["repo", "create", "no/such!name"]).status.success());
-    person.fails(6, &["repo", "create", "input"]);
-    person.fails(2, &["no-such-command"]);
+    names_paths_and_references_are_refused(&person, &file);
 
     // Specs.
     refused(
@@ -73,4 +61,19 @@ fn mistakes_are_explained_and_leave_nothing_behind() {
     // Not logged in.
     let output = person.run_with(["repo", "list"], b"", &[("HOWDAH_TOKEN", "hwd_pat_nonsense")]);
     assert_eq!(output.status.code(), Some(4));
+}
+
+fn names_paths_and_references_are_refused(person: &Person<'_>, file: &str) {
+    person.fails(3, &["put", "nowhere@main", file]);
+    person.fails(3, &["cat", "input@main:/missing.txt"]);
+    for (code, args) in [
+        (1, ["put", "input@main:/../etc/passwd", file]),
+        (1, ["put", "input@main:/a//../b", file]),
+    ] {
+        let output = person.attempt(&args);
+        assert!([Some(code), Some(2)].contains(&output.status.code()), "{args:?}");
+    }
+    assert!(!person.attempt(&["repo", "create", "no/such!name"]).status.success());
+    person.fails(6, &["repo", "create", "input"]);
+    person.fails(2, &["no-such-command"]);
 }

@@ -10,9 +10,11 @@ use nix::unistd::Pid;
 use super::harness::{Person, Service, eventually};
 
 fn kill_9(service: &Service, words: &[&str]) {
-    let pids = service.processes(words);
-    assert!(!pids.is_empty(), "there is a process {words:?} to kill");
-    for pid in pids {
+    // Right after it was killed the first time it may not be back yet.
+    eventually(&format!("there is a process {words:?} to kill"), || {
+        !service.processes(words).is_empty()
+    });
+    for pid in service.processes(words) {
         // It may have ended by itself in between.
         let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
     }

@@ -48,7 +48,7 @@ fn a_port_in_use_is_named() {
 
     let output = service.operator(["up", "--detach", "--listen", &service.listen]);
 
-    assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
+    assert_eq!(output.status.code(), Some(6), "{}", text(&output.stderr));
     let port = service.listen.rsplit(':').next().expect("an address has a port");
     assert!(text(&output.stderr).contains(port), "{}", text(&output.stderr));
     assert!(service.processes(&["postgres"]).is_empty(), "nothing is left running");

@@ -85,12 +85,20 @@ impl Service {
         command
             .env("HOWDAH_HOME", self.home.path().join("service"))
             .env("HOWDAH_CONFIG_HOME", config)
-            .env_remove("HOWDAH_TOKEN")
-            .env_remove("HOWDAH_ORG")
-            .env_remove("DATABASE_URL")
             .env("NO_COLOR", "1")
             .current_dir(self.files.path())
             .stdin(Stdio::null());
+        // Whatever whoever runs the tests uses themselves.
+        for name in [
+            "HOWDAH_URL",
+            "HOWDAH_TOKEN",
+            "HOWDAH_ORG",
+            "HOWDAH_PROJECT",
+            "HOWDAH_BIN_DIR",
+            "DATABASE_URL",
+        ] {
+            command.env_remove(name);
+        }
         command
     }
 

@@ -58,7 +58,7 @@ fn user_code_sees_its_inputs_and_nothing_of_the_service_or_of_others() {
     );
     assert_eq!(read("sockets"), "");
     let environment = read("environment");
-    assert!(environment.contains("HOWDAH_PIPELINE=probe"), "{environment}");
+    assert!(environment.contains("HOWDAH_PIPELINE=default/probe"), "{environment}");
     for secret in ["hwd_", "postgres", "DATABASE", "HOWDAH_HOME", "HOWDAH_CONFIG"] {
         assert!(!environment.contains(secret), "{secret}: {environment}");
     }

@@ -14,9 +14,9 @@ use serde::de::DeserializeOwned;
 
 use crate::clock;
 use crate::credentials::{CachedAccess, Credentials, Login};
+use crate::embedded::home::Home;
 use crate::failure::{Exit, Failure, Outcome};
 use crate::output::Output;
-use crate::service::home::Home;
 use crate::settings::Settings;
 pub use request::{Request, segment};
 pub use stream::blocking_reader;

@@ -60,9 +60,9 @@ pub struct NewOutputCommit {
 
 /// Pipelines that feed each other, each reading the one before it and the first reading the last.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the pipelines would feed each other in a circle of {}: change an input of one of them", pipelines.len())]
+#[error("the pipelines would feed each other in a cycle of {}: change an input of one of them", pipelines.len())]
 pub struct Cycle {
-    /// The pipelines on the circle.
+    /// The pipelines on the cycle.
     pub pipelines: Vec<DomainId>,
 }
 
@@ -105,7 +105,7 @@ pub fn plan(
 }
 
 /// Whether applying `candidate` (in place of the pipeline of that name, if there is one) would make pipelines feed each
-/// other in a circle; a pipeline that reads its own output is a circle of one.
+/// other in a cycle; a pipeline that reads its own output is a cycle of one.
 pub fn would_cycle(dag: &Dag, candidate: &PipelineNode) -> Option<Cycle> {
     let others = dag.pipelines.iter().filter(|n| n.pipeline != candidate.pipeline);
     let by_output: BTreeMap<BranchOf, &PipelineNode> = others.chain([candidate]).map(|n| (n.output(), n)).collect();

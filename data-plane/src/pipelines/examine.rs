@@ -1,5 +1,5 @@
 //! Everything that is checked before a pipeline is saved: names, rights on every domain that its inputs require (R4),
-//! circles, and who would lose read on future outputs. Changes nothing, so a dry run is the same code.
+//! cycles, and who would lose read on future outputs. Changes nothing, so a dry run is the same code.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -140,7 +140,7 @@ impl Examination<'_> {
         })?;
         let (id, new_repo, before) = self.output(fresh).await?;
         let (inputs, heads) = self.inputs(id).await?;
-        self.check_circle(id, &inputs, dag)?;
+        self.check_cycle(id, &inputs, dag)?;
         self.check_rights(&inputs, &heads)?;
         let own: Vec<(&OriginSet, _)> = {
             let digest = hex::encode(self.spec.spec_digest(parsed.image_digest.as_deref()));
@@ -244,7 +244,7 @@ impl Examination<'_> {
         Ok((repo.id, set))
     }
 
-    fn check_circle(&self, id: DomainId, inputs: &[(String, DomainId, String)], dag: &mut Dag) -> Answer<()> {
+    fn check_cycle(&self, id: DomainId, inputs: &[(String, DomainId, String)], dag: &mut Dag) -> Answer<()> {
         let mut branches = Vec::new();
         for (_, repo, branch) in inputs {
             branches.push(BranchOf {
@@ -275,7 +275,7 @@ impl Examination<'_> {
             let round: Vec<String> = cycle.pipelines.iter().map(name).collect();
             let message = match round.as_slice() {
                 [one] => format!("`{one}` would read its own output; read another repo"),
-                many => format!("the pipelines would feed each other in a circle: {}", many.join(" <- ")),
+                many => format!("the pipelines would feed each other in a cycle: {}", many.join(" <- ")),
             };
             return Err(invalid(vec![field(self.index, "/input", message)]));
         }

@@ -31,7 +31,7 @@ async fn all_mistakes_are_told_at_their_places_and_nothing_is_applied() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn circles_unknown_inputs_and_taken_names_are_refused() {
+async fn cycles_unknown_inputs_and_taken_names_are_refused() {
     let rig = Rig::start().await;
     let (ada, bob) = (rig.member("ada").await, rig.member("bob").await);
     rig.repo(&ada, "in").await;
@@ -41,8 +41,8 @@ async fn circles_unknown_inputs_and_taken_names_are_refused() {
     )
     .await;
 
-    let circle = rig.refused(&ada, vec![shell("p", "q", "/*", "true")]).await;
-    assert!(circle.detail.contains("circle"), "{}", circle.detail);
+    let cycle = rig.refused(&ada, vec![shell("p", "q", "/*", "true")]).await;
+    assert!(cycle.detail.contains("cycle"), "{}", cycle.detail);
     let own = rig.refused(&ada, vec![shell("x", "x", "/*", "true")]).await;
     assert!(own.detail.contains("its own output"), "{}", own.detail);
     let taken = rig.refused(&ada, vec![shell("in", "p", "/*", "true")]).await;
