@@ -29,7 +29,7 @@ fn path(index: u32) -> FilePath {
 }
 
 fn slot() -> PackSlot {
-    PackSlot::new(0, &Arc::new(Pool::default()))
+    PackSlot::new(0, &Arc::new(Pool::default()), None)
 }
 
 fn leaf() -> Vec<u8> {

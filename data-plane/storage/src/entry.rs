@@ -77,6 +77,16 @@ impl FileEntry {
         self.size == other.size && self.digest == other.digest && self.executable == other.executable
     }
 
+    /// Where the bytes lie, piece by piece; of a large file only where its list of pieces lies.
+    pub(crate) fn locations(&self) -> impl Iterator<Item = &Location> {
+        let (extents, block) = match &self.content {
+            Content::Extents(extents) => (extents.as_slice(), None),
+            Content::Blocks(block) => (&[][..], Some(&block.location)),
+            Content::Embedded(_) => (&[][..], None),
+        };
+        extents.iter().map(|extent| &extent.location).chain(block)
+    }
+
     /// What a datum sees of this file: its digest, mixed with the executable bit when that is set.
     pub fn fingerprint(&self) -> Digest {
         if !self.executable {

@@ -41,6 +41,15 @@ impl Location {
         u64::from(self.length)
     }
 
+    /// Whether both are the same bytes of the same pack.
+    pub(crate) fn is_at(&self, other: &Location) -> bool {
+        let same_pack = match (&self.pack, &other.pack) {
+            (PackRef::Written(a), PackRef::Written(b)) => Arc::ptr_eq(a, b),
+            _ => self.pack().is_some_and(|id| other.pack() == Some(id)),
+        };
+        same_pack && self.offset == other.offset && self.length == other.length
+    }
+
     pub(crate) fn end(&self) -> u64 {
         self.offset() + self.length()
     }

@@ -22,6 +22,9 @@ pub(crate) enum PieceKind {
     Node,
     /// A part of the extent list of a large file.
     Extents,
+    /// No bytes: its digest is unlike that of any other session, so that no two sessions ever write packs of one name,
+    /// and what one of them takes back is nobody else's.
+    Salt,
 }
 
 /// One line of a pack's index; pieces lie back to back behind the header, in this order.
@@ -73,6 +76,7 @@ pub(crate) fn decode_index(bytes: &[u8]) -> Result<Vec<Piece>, DecodeError> {
             0 => PieceKind::Chunk,
             1 => PieceKind::Node,
             2 => PieceKind::Extents,
+            3 => PieceKind::Salt,
             other => return Err(DecodeError(format!("a piece has the unknown kind {other}"))),
         };
         pieces.push(Piece {

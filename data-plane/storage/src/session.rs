@@ -27,6 +27,7 @@ static SESSIONS: AtomicUsize = AtomicUsize::new(0);
 pub(crate) struct Session {
     pub(crate) shared: Arc<Shared>,
     id: usize,
+    salt: Option<Digest>,
     runtime: Handle,
     state: Mutex<State>,
     /// Held while flushing: whoever comes meanwhile is flushed together with the next one.
@@ -40,6 +41,8 @@ struct State {
     /// The pack sealed last, which the next one may refer to.
     sealed: Option<Arc<PackSlot>>,
     known: Window,
+    /// Names of all packs that were sealed.
+    packs: Vec<Digest>,
     report: WriteReport,
     failed: Option<StorageError>,
 }
@@ -68,6 +71,7 @@ impl Session {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
         shared.pool.enter();
         Self {
+            salt: shared.salt(),
             shared,
             id: SESSIONS.fetch_add(1, Ordering::Relaxed),
             runtime: Handle::current(),
@@ -133,7 +137,7 @@ impl Session {
         }
         let slot = state
             .open
-            .get_or_insert_with(|| Arc::new(PackSlot::new(self.id, &self.shared.pool)));
+            .get_or_insert_with(|| Arc::new(PackSlot::new(self.id, &self.shared.pool, self.salt)));
         let (bytes, digest) = encode(slot)?;
         let bytes = bytes.as_ref();
         let offset = slot.append(kind, digest, bytes)?;
@@ -161,6 +165,7 @@ impl Session {
         let Some((id, bytes)) = slot.seal() else { return };
         self.shared.in_flight().insert(id, Arc::clone(&slot));
         state.report.packs += 1;
+        state.packs.push(id);
         state.waiting.push(Arc::clone(&slot));
         self.shared.unsettled.send_modify(|held| *held += bytes.len());
         let previous = state.sealed.replace(Arc::clone(&slot));
@@ -186,8 +191,38 @@ impl Session {
     pub(crate) fn learn(&self, extents: impl IntoIterator<Item = Extent>) {
         let mut state = self.state();
         for extent in extents {
-            state.known.insert(extent.digest, extent.location);
+            if !self.shared.is_suspect(&extent.location) {
+                state.known.insert(extent.digest, extent.location);
+            }
         }
+    }
+
+    /// How many bytes are in the pack that is being filled.
+    pub(crate) fn open_bytes(&self) -> usize {
+        self.state().open.as_ref().map_or(0, |slot| slot.len())
+    }
+
+    /// Removes every pack that this session wrote, and lets it write no more. Without a salt they may be somebody else's
+    /// too, so they stay.
+    pub(crate) async fn discard(&self) -> Result<()> {
+        let _turn = self.flushing.lock().await;
+        let (waiting, packs) = {
+            let mut state = self.state();
+            state.open = None;
+            state.failed.get_or_insert(StorageError::Cancelled);
+            (std::mem::take(&mut state.waiting), std::mem::take(&mut state.packs))
+        };
+        for slot in waiting {
+            // Whether it arrived or not, it is not on its way any more.
+            let _ = slot.settled().await;
+        }
+        if self.salt.is_none() {
+            return Ok(());
+        }
+        for id in packs {
+            self.shared.store.delete_pack(id).await?;
+        }
+        Ok(())
     }
 
     /// Returns when everything that was stored before the call is durable.

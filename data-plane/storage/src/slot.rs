@@ -38,15 +38,20 @@ pub(crate) enum SlotBytes {
 }
 
 impl PackSlot {
-    pub(crate) fn new(session: usize, pool: &Arc<Pool>) -> Self {
+    pub(crate) fn new(session: usize, pool: &Arc<Pool>, salt: Option<Digest>) -> Self {
         let mut bytes = Buffer::new(pool);
         bytes.extend(HEADER);
+        let salt = salt.map(|digest| Piece {
+            kind: PieceKind::Salt,
+            length: 0,
+            digest,
+        });
         Self {
             serial: SERIAL.fetch_add(1, Ordering::Relaxed),
             session,
             state: Mutex::new(State::Open {
                 bytes,
-                pieces: Vec::new(),
+                pieces: salt.into_iter().collect(),
             }),
             outcome: watch::Sender::new(None),
         }

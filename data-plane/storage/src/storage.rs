@@ -1,7 +1,8 @@
 //! The entry point: a store with its caches, and every operation on trees and files.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::{Bytes, BytesMut};
@@ -33,6 +34,9 @@ pub struct Options {
     pub pack_bytes: usize,
     /// The bytes of so many full packs may wait for the disk or the object store; writers wait when there are more.
     pub packs_in_flight: usize,
+    /// Random bytes of this process: sessions that are salted with them write packs that no other session writes, which
+    /// is what lets them take packs back ([`Writer::discard`]). `None`: equal content makes equal packs.
+    pub seed: Option<[u8; 32]>,
 }
 
 impl Default for Options {
@@ -41,11 +45,16 @@ impl Default for Options {
             cache_bytes: 64 << 20,
             pack_bytes: 32 << 20,
             packs_in_flight: 2,
+            seed: None,
         }
     }
 }
 
 const PACK_BYTES_MAX: usize = 64 << 20;
+/// Nodes that a check needs again while it walks one tree.
+const CHECK_CACHE_BYTES: u64 = 8 << 20;
+/// So many damaged packs are remembered; when there are more, restoring is the remedy.
+const SUSPECTS_MAX: usize = 10_000;
 /// What one permit to upload stands for.
 pub(crate) const UPLOAD_UNIT_BYTES: usize = 1 << 20;
 const PACK_BYTES_MIN: usize = 64 << 10;
@@ -70,6 +79,9 @@ pub(crate) struct Shared {
     pub(crate) pool: Arc<Pool>,
     /// Sealed packs that are not durable yet: records that refer to them by name can be read already.
     in_flight: Mutex<HashMap<Digest, Arc<PackSlot>>>,
+    /// Packs that were found damaged or missing: what lies in them is not reused, so that putting a file again heals it.
+    suspects: Mutex<HashSet<Digest>>,
+    sessions: AtomicU64,
 }
 
 #[derive(Clone)]
@@ -109,6 +121,8 @@ impl Storage {
             uploads,
             pool: Arc::default(),
             in_flight: Mutex::default(),
+            suspects: Mutex::default(),
+            sessions: AtomicU64::new(0),
         };
         Self {
             shared: Arc::new(shared),
@@ -119,6 +133,15 @@ impl Storage {
         Self {
             shared: Arc::clone(shared),
         }
+    }
+
+    /// The same store without what this one remembers, so that everything is read anew: for checks.
+    pub fn without_memory(&self) -> Self {
+        let options = Options {
+            cache_bytes: CHECK_CACHE_BYTES,
+            ..self.shared.options.clone()
+        };
+        Self::new(self.shared.store.clone(), options)
     }
 
     /// Where the packs are.
@@ -250,6 +273,32 @@ impl Shared {
         self.range(id, location.offset(), location.end()).await
     }
 
+    /// What makes the packs of the next session unlike those of any other.
+    pub(crate) fn salt(&self) -> Option<Digest> {
+        let seed = self.options.seed?;
+        let serial = self.sessions.fetch_add(1, Ordering::Relaxed);
+        let mut hasher = blake3::Hasher::new_keyed(&seed);
+        hasher.update(&serial.to_le_bytes());
+        Some(hasher.finalize().into())
+    }
+
+    /// Whether bytes of this pack were found damaged or missing.
+    pub(crate) fn is_suspect(&self, location: &Location) -> bool {
+        let suspects = self.suspects();
+        !suspects.is_empty() && location.pack().is_some_and(|id| suspects.contains(&id))
+    }
+
+    pub(crate) fn suspect(&self, pack: Digest) {
+        let mut suspects = self.suspects();
+        if suspects.len() < SUSPECTS_MAX {
+            suspects.insert(pack);
+        }
+    }
+
+    fn suspects(&self) -> MutexGuard<'_, HashSet<Digest>> {
+        self.suspects.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Bytes of a pack by its name: from memory while it is on its way, else from the store. Not verified.
     pub(crate) async fn range(&self, id: Digest, from: u64, to: u64) -> Result<Bytes> {
         let in_flight = self.in_flight().get(&id).cloned();
@@ -259,7 +308,11 @@ impl Shared {
         {
             return Ok(bytes);
         }
-        self.store.get_range(id, from, to).await
+        let read = self.store.get_range(id, from, to).await;
+        if read.as_ref().is_err_and(StorageError::is_damage) {
+            self.suspect(id);
+        }
+        read
     }
 
     pub(crate) fn in_flight(&self) -> MutexGuard<'_, HashMap<Digest, Arc<PackSlot>>> {
@@ -322,6 +375,7 @@ impl Shared {
     /// The error for bytes that are not what they should be.
     pub(crate) fn corrupt(&self, location: &Location, what: &str) -> StorageError {
         let pack = location.pack().unwrap_or_default();
+        self.suspect(pack);
         StorageError::Corrupt {
             pack,
             offset: location.offset(),

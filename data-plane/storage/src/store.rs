@@ -104,14 +104,22 @@ impl Store {
     /// Reads bytes of a pack.
     pub(crate) async fn get_range(&self, id: Digest, from: u64, to: u64) -> Result<Bytes> {
         let path = object_path(id);
-        let bytes = self
-            .objects
-            .get_range(&path, from..to)
-            .await
-            .map_err(|error| match error {
-                object_store::Error::NotFound { .. } => StorageError::PackMissing { pack: id },
-                other => failed("read", path.as_ref(), &other),
-            })?;
+        let bytes = match self.objects.get_range(&path, from..to).await {
+            Ok(bytes) => bytes,
+            Err(object_store::Error::NotFound { .. }) => return Err(StorageError::PackMissing { pack: id }),
+            Err(error) => {
+                // A range behind the end of an object is answered like any other failure, but trying again is in vain.
+                return match self.size(id).await {
+                    Ok(size) if size < to => Err(StorageError::Corrupt {
+                        pack: id,
+                        offset: from,
+                        what: format!("it ends at byte {size}, bytes up to {to} were stored"),
+                    }),
+                    Err(missing @ StorageError::PackMissing { .. }) => Err(missing),
+                    _ => Err(failed("read", path.as_ref(), &error)),
+                };
+            }
+        };
         if bytes.len() as u64 != to - from {
             let what = format!("it ends {} bytes too early", (to - from) - bytes.len() as u64);
             return Err(StorageError::Corrupt {
@@ -121,6 +129,15 @@ impl Store {
             });
         }
         Ok(bytes)
+    }
+
+    /// Removes a pack; fine if it is not there.
+    pub(crate) async fn delete_pack(&self, id: Digest) -> Result<()> {
+        let path = object_path(id);
+        match self.objects.delete(&path).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(failed("delete", path.as_ref(), &error)),
+        }
     }
 
     /// How many bytes a pack has.

@@ -103,10 +103,14 @@ impl Writer {
     async fn learn(&self, base: &FileEntry) -> Result<()> {
         let mut walk = ExtentWalk::new(&self.session.shared, base, 0);
         let mut extents = Vec::new();
-        while extents.len() < HINT_CHUNKS_MAX
-            && let Some((_, extent)) = walk.next().await?
-        {
-            extents.push(extent);
+        while extents.len() < HINT_CHUNKS_MAX {
+            match walk.next().await {
+                Ok(Some((_, extent))) => extents.push(extent),
+                Ok(None) => break,
+                // Putting a file again is how a damaged one is healed: nothing is to be learned from it.
+                Err(error) if error.is_damage() => break,
+                Err(error) => return Err(error),
+            }
         }
         self.session.learn(extents);
         Ok(())
@@ -151,6 +155,17 @@ impl Writer {
             entry.content = stored.content;
         }
         Ok(())
+    }
+
+    /// How many bytes wait for the pack that they are in to become full, or for a flush.
+    pub fn open_bytes(&self) -> usize {
+        self.session.open_bytes()
+    }
+
+    /// Takes back everything that this session stored, flushed or not. Only for when no reference to any of it was
+    /// stored or may have been. Works where sessions are salted ([`crate::Options::seed`]); elsewhere the packs stay.
+    pub async fn discard(&self) -> Result<()> {
+        self.session.discard().await
     }
 
     /// Returns when everything written so far in this session, tree nodes included, is durable. Calls at the same time

@@ -25,6 +25,21 @@ pub(crate) trait Item: Clone + Send + Sync {
     fn unwrap(items: &Items) -> &[Self];
     /// Equal as far as digests can tell.
     fn same(&self, other: &Self) -> bool;
+    /// Where it lies.
+    fn locations(&self) -> impl Iterator<Item = &Location>;
+    /// Whether an item that is replaced by the same content may stay where it lies.
+    fn stays(&self, shared: &Shared) -> bool;
+    /// Whether two items that are the same lie at the same places.
+    fn is_at(&self, other: &Self) -> bool {
+        let (mut mine, mut others) = (self.locations(), other.locations());
+        loop {
+            match (mine.next(), others.next()) {
+                (None, None) => return true,
+                (Some(a), Some(b)) if a.is_at(b) => {}
+                _ => return false,
+            }
+        }
+    }
 }
 
 impl Item for (FilePath, FileEntry) {
@@ -45,6 +60,14 @@ impl Item for (FilePath, FileEntry) {
 
     fn same(&self, other: &Self) -> bool {
         self == other
+    }
+
+    fn locations(&self) -> impl Iterator<Item = &Location> {
+        self.1.locations()
+    }
+
+    fn stays(&self, shared: &Shared) -> bool {
+        !self.locations().any(|location| shared.is_suspect(location))
     }
 }
 
@@ -67,6 +90,15 @@ impl Item for Child {
     fn same(&self, other: &Self) -> bool {
         self.digest == other.digest
     }
+
+    fn locations(&self) -> impl Iterator<Item = &Location> {
+        std::iter::once(&self.location)
+    }
+
+    /// A node is replaced by one of the same content only when something below it has moved.
+    fn stays(&self, _: &Shared) -> bool {
+        false
+    }
 }
 
 /// Where finished nodes go.
@@ -79,7 +111,7 @@ pub(crate) struct NodeWriter<'a> {
     shared: &'a Shared,
     writer: &'a Writer,
     /// Nodes that are stored already, in the part of the tree that is being rewritten.
-    pub(crate) stored: HashMap<Digest, Child>,
+    pub(crate) stored: HashMap<Digest, (Child, Arc<Node>)>,
 }
 
 impl<'a> NodeWriter<'a> {
@@ -94,7 +126,10 @@ impl<'a> NodeWriter<'a> {
 
 impl Sink for NodeWriter<'_> {
     fn place(&mut self, node: Node) -> Result<Child> {
-        if let Some(stored) = self.stored.get(&node.digest) {
+        // A node of the same content whose items lie elsewhere now is not good enough: they moved away from damage.
+        if let Some((stored, old)) = self.stored.get(&node.digest)
+            && lie_alike(&node.items, &old.items)
+        {
             return Ok(stored.clone());
         }
         let (location, _) = self.writer.session.record(PieceKind::Node, |own| {
@@ -105,6 +140,17 @@ impl Sink for NodeWriter<'_> {
         let child = known(&node, location.clone());
         self.shared.remember_node(&location, &Arc::new(node));
         Ok(child)
+    }
+}
+
+fn lie_alike(a: &Items, b: &Items) -> bool {
+    fn all<I: Item>(a: &[I], b: &[I]) -> bool {
+        a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.is_at(b))
+    }
+    match (a, b) {
+        (Items::Leaf(a), Items::Leaf(b)) => all(a, b),
+        (Items::Inner(_, a), Items::Inner(_, b)) => all(a, b),
+        _ => false,
     }
 }
 

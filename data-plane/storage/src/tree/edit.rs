@@ -105,9 +105,10 @@ async fn edit_level<I: Item>(
         let mut old: Vec<Child> = Vec::new();
         let (mut child, mut node) = walk.seek(&key).await?;
         loop {
-            sink.stored.insert(child.digest, child.clone());
+            sink.stored.insert(child.digest, (child.clone(), Arc::clone(&node)));
             let is_last = walk.is_last();
             merge(
+                walk.shared,
                 I::unwrap(&node.items),
                 (!is_last).then_some(&child.last),
                 &mut edits,
@@ -124,11 +125,12 @@ async fn edit_level<I: Item>(
             tokio::task::yield_now().await;
             (child, node) = walk.next().await?;
         }
-        if !old
-            .iter()
-            .map(|child| child.digest)
-            .eq(cutter.nodes.iter().map(|child| child.digest))
-        {
+        let unchanged = old.len() == cutter.nodes.len()
+            && old
+                .iter()
+                .zip(&cutter.nodes)
+                .all(|(old, new)| old.same(new) && old.is_at(new));
+        if !unchanged {
             above.extend(old.into_iter().map(|child| (child.last, None)));
             above.extend(cutter.nodes.into_iter().map(|child| (child.last.clone(), Some(child))));
         }
@@ -138,6 +140,7 @@ async fn edit_level<I: Item>(
 
 /// Merges the items of one old node with the edits that fall into it: those up to `until`, or all.
 fn merge<I: Item>(
+    shared: &Shared,
     items: &[I],
     until: Option<&FilePath>,
     edits: &mut Peekable<impl Iterator<Item = (FilePath, Option<I>)>>,
@@ -154,7 +157,7 @@ fn merge<I: Item>(
             None => cutter.push(item.clone(), sink)?,
             Some((_, None)) => {}
             // Same content as before: the old place is as good, and the node may stay.
-            Some((_, Some(new))) if new.same(item) => cutter.push(item.clone(), sink)?,
+            Some((_, Some(new))) if new.same(item) && I::stays(item, shared) => cutter.push(item.clone(), sink)?,
             Some((_, Some(new))) => cutter.push(new, sink)?,
         }
     }

@@ -34,6 +34,7 @@ pub async fn suite(store: Store) {
     concurrent_writers(&store).await;
     many_small_files(&store).await;
     a_missing_pack_is_named(&store).await;
+    what_a_session_takes_back_is_gone_and_nothing_else(&store).await;
 }
 
 async fn small_files_and_trees(store: &Store) {
@@ -248,4 +249,43 @@ async fn s3_conforms() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_wrapped_for_faults_conforms_while_there_are_none() {
     suite(Store::from_object_store(faulty::Faulty::never())).await;
+}
+
+async fn what_a_session_takes_back_is_gone_and_nothing_else(store: &Store) {
+    let salted = |seed: u8| {
+        let options = Options {
+            pack_bytes: 256 << 10,
+            seed: Some([seed; 32]),
+            ..Options::default()
+        };
+        Storage::new(store.clone(), options)
+    };
+    let count = || async {
+        let objects: Vec<_> = store.object_store().list(None).try_collect().await.unwrap();
+        objects.len()
+    };
+    let bytes = noise(77, 1 << 20);
+    let (kept, other) = (salted(1), salted(2));
+    let before = count().await;
+    let writer = kept.writer();
+    let file = writer.write_file(&bytes[..], false).await.unwrap();
+    writer.flush().await.unwrap();
+    let entries = encode_entries(&[(path("f"), file)]).unwrap();
+    let between = count().await;
+    assert!(between > before);
+
+    // The same content by another process and by another session of this one, flushed and not.
+    for storage in [&other, &kept] {
+        let writer = storage.writer();
+        writer.write_file(&bytes[..], false).await.unwrap();
+        writer.flush().await.unwrap();
+        writer.write_file(&noise(78, 400 << 10)[..], false).await.unwrap();
+        assert!(count().await > between);
+        writer.discard().await.unwrap();
+        assert!(writer.write_bytes(bytes.clone(), false).await.is_err(), "it is over");
+    }
+
+    assert_eq!(count().await, between);
+    let (_, file) = decode_entries(&entries).unwrap().remove(0);
+    assert_eq!(read(&open(store), &file, 0, u64::MAX).await, bytes);
 }
