@@ -41,7 +41,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
             let config: WorkerConfig = process::read_config()?;
             let shutdown = Shutdown::new();
             shutdown.listen(true)?;
-            let storage = data_plane::stores::open(&config.store)?;
+            let storage = data_plane::stores::open(&config.store, &chassis::Environment::system())?;
             data_plane::worker::process::run(config, storage, shutdown).await
         }
         Command::Migrate => {

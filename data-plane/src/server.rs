@@ -23,6 +23,8 @@ use crate::{
 
 /// How long running requests may go on after the plane was asked to stop.
 const DRAIN: std::time::Duration = std::time::Duration::from_secs(5);
+/// No pack takes that long to be written.
+const ABANDONED_AFTER: chrono::Duration = chrono::Duration::hours(1);
 const CLOSE: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// All routes of a plane.
@@ -79,8 +81,10 @@ pub async fn serve(config: DataPlaneConfig, shutdown: Shutdown) -> anyhow::Resul
         .await
         .with_context(|| format!("`{}` cannot be listened on; is the port in use?", config.listen))?;
     let address = listener.local_addr()?;
-    let storage = stores::open(&config.store)?;
-    let plane = Plane::new(config, storage, Environment::system())?;
+    let environment = Environment::system();
+    let storage = stores::open(&config.store, &environment)?;
+    remove_abandoned(&storage, &environment);
+    let plane = Plane::new(config, storage, environment)?;
     if let Err(error) = plane.policy.load() {
         tracing::warn!(error = %error, "the policy of the last run was not used: {error}");
     }
@@ -106,6 +110,16 @@ pub async fn serve(config: DataPlaneConfig, shutdown: Shutdown) -> anyhow::Resul
     // What still holds a connection now is cut off by the end of the process.
     let _ = tokio::time::timeout(CLOSE, plane.pool.close()).await;
     Ok(())
+}
+
+/// What a killed process left half written in the bucket. Nothing refers to it, but it takes room.
+fn remove_abandoned(storage: &storage::Storage, environment: &Environment) {
+    let before = environment.now() - ABANDONED_AFTER;
+    match storage.store().remove_abandoned(before.into()) {
+        Ok(0) => {}
+        Ok(removed) => tracing::info!("removed {removed} files that an earlier process left half written"),
+        Err(error) => tracing::warn!("half-written files of earlier processes were not removed: {error}"),
+    }
 }
 
 /// Streams may go on for ever, so waiting for running requests has an end.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use chassis::Environment;
 use contract::config::StoreConfig;
 use object_store::aws::AmazonS3Builder;
 use storage::{Options, Storage, Store};
@@ -10,7 +11,7 @@ use storage::{Options, Storage, Store};
 ///
 /// # Errors
 /// When the directory cannot be made or the bucket's settings make no sense.
-pub fn open(config: &StoreConfig) -> anyhow::Result<Storage> {
+pub fn open(config: &StoreConfig, environment: &Environment) -> anyhow::Result<Storage> {
     let store = match config {
         StoreConfig::Local { directory } => Store::local(directory)?,
         StoreConfig::S3 {
@@ -33,5 +34,9 @@ pub fn open(config: &StoreConfig) -> anyhow::Result<Storage> {
             Store::from_object_store(Arc::new(builder.build()?))
         }
     };
-    Ok(Storage::new(store, Options::default()))
+    let options = Options {
+        seed: Some(environment.random()),
+        ..Options::default()
+    };
+    Ok(Storage::new(store, options))
 }

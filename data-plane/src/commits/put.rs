@@ -11,7 +11,7 @@ use contract::policy::Permission;
 use contract::problem::ProblemKind;
 use provenance::origins::{Edge, OriginSet};
 use sqlx::PgConnection;
-use storage::{TreeRef, Writer};
+use storage::TreeRef;
 
 use super::finish::finish_in_transaction;
 use super::lock::lock_dag;
@@ -19,6 +19,7 @@ use super::{CommitRow, NewCommit, origins, queries};
 use crate::call::Call;
 use crate::failure::{Answer, Failure};
 use crate::files::change::{self, FileChange};
+use crate::files::stored::Stored;
 use crate::permissions::{Allowed, System, Visible};
 use crate::pipelines::{self, MovedHead};
 use crate::plane::{Plane, Tx};
@@ -26,6 +27,8 @@ use crate::repos;
 
 const PUT: System = System::because("the caller was allowed to write to the repo");
 const ATTEMPTS: usize = 50;
+/// Content up to this size goes into the pack of the tree's nodes: one object and one sync instead of two.
+const SHARED_PACK_BYTES_MAX: usize = 4 << 20;
 
 /// A commit that something is copied from: it becomes an input of the commit that it is copied into (R3).
 #[derive(Debug, Clone)]
@@ -89,10 +92,12 @@ pub async fn head(conn: &mut PgConnection, allowed: &Allowed, branch: &BranchNam
 /// # Errors
 /// `conflict` when a path would be a file and a directory, `branch-moved` when others win too often, storage's and the
 /// database's failures. Nothing is left behind then.
-pub async fn commit(call: &Call, writer: &Writer, change: Change<'_>) -> Answer<CommitRow> {
+pub async fn commit(call: &Call, writer: &Stored, change: Change<'_>) -> Answer<CommitRow> {
     let plane = &call.plane;
-    // The bytes first: the turn below is then held for the tree's few nodes only.
-    writer.flush().await?;
+    // The bytes first: the turn below is then held for the tree's few nodes only. A little may as well share their pack.
+    if writer.open_bytes() > SHARED_PACK_BYTES_MAX {
+        writer.flush().await?;
+    }
     let _turn = plane.turns.take(change.repo.id, change.branch).await;
     for _ in 0..ATTEMPTS {
         let head = {
@@ -100,7 +105,7 @@ pub async fn commit(call: &Call, writer: &Writer, change: Change<'_>) -> Answer<
             head(&mut conn, change.allowed, change.branch).await?
         };
         let made = match &head.commit {
-            Some(open) if head.is_open() => add_to(call, &change, open.id).await?,
+            Some(open) if head.is_open() => add_to(call, writer, &change, open.id).await?,
             _ => commit_onto(call, writer, &change, &head).await?,
         };
         if let Some(row) = made {
@@ -117,7 +122,7 @@ pub async fn commit(call: &Call, writer: &Writer, change: Change<'_>) -> Answer<
     .hint("repeat the request"))
 }
 
-async fn commit_onto(call: &Call, writer: &Writer, change: &Change<'_>, head: &Head) -> Answer<Option<CommitRow>> {
+async fn commit_onto(call: &Call, writer: &Stored, change: &Change<'_>, head: &Head) -> Answer<Option<CommitRow>> {
     let plane = &call.plane;
     let steps = change::against(&plane.storage, writer, &head.tree, &change.changes).await?;
     let tree = plane.storage.apply(writer, &head.tree, steps).await?;
@@ -133,6 +138,7 @@ async fn commit_onto(call: &Call, writer: &Writer, change: &Change<'_>, head: &H
     let new = new_commit(plane, call, &mut tx, change, parent).await?;
     queries::insert_commit(&mut tx, &PUT, &new).await?;
     let row = finish_in_transaction(plane, &mut tx, &PUT, new.id, &tree, plane.now()).await?;
+    writer.may_be_referred_to();
     publish(plane, tx, row).await.map(Some)
 }
 
@@ -216,8 +222,14 @@ pub fn united(own: contract::ids::DomainId, from: &[Arc<OriginSet>]) -> OriginSe
 }
 
 /// Adds the change to an open commit; `None` when it is not open any more.
-async fn add_to(call: &Call, change: &Change<'_>, id: CommitId) -> Answer<Option<CommitRow>> {
+async fn add_to(
+    call: &Call,
+    writer: &Stored,
+    change: &Change<'_>,
+    id: CommitId,
+) -> Answer<Option<CommitRow>> {
     let plane = &call.plane;
+    writer.flush().await?;
     let encoded = change::encode(&change.changes)?;
     let mut tx = plane.begin().await?;
     still_allowed(call, &mut tx, change.repo).await?;
@@ -240,6 +252,7 @@ async fn add_to(call: &Call, change: &Change<'_>, id: CommitId) -> Answer<Option
             queries::insert_input(&mut tx, &PUT, id, input, &name).await?;
         }
     }
+    writer.may_be_referred_to();
     tx.commit().await?;
     Ok(Some(open))
 }

@@ -8,5 +8,6 @@ pub mod guard;
 pub mod listing;
 pub mod reads;
 pub mod routes;
+pub mod stored;
 pub mod upload;
 pub mod writes;

@@ -15,6 +15,7 @@ use tokio_util::io::StreamReader;
 
 use super::change::FileChange;
 use super::listing::{directory_path, nothing_at};
+use super::stored::Stored;
 use super::upload::{self, Destination};
 use crate::call::Call;
 use crate::commits::put::{self, Change, Head, Source};
@@ -103,7 +104,7 @@ pub(super) async fn put(
 ) -> Answer<(StatusCode, Json<Commit>)> {
     let place = place(&plane, &call, &query.repo, query.branch, &query.message).await?;
     let directory = directory_path(&query.path)?;
-    let writer = plane.storage.writer();
+    let writer = Stored::begin(&plane.storage);
     let destination = Destination {
         base: &place.head.tree,
         directory: directory.as_ref(),
@@ -133,7 +134,7 @@ pub(super) async fn delete(
     let place = place(&plane, &call, &query.repo, query.branch, &query.message).await?;
     let path = directory_path(&query.path)?;
     let changes = deletions(&plane.storage, &place, path.as_ref()).await?;
-    let writer = plane.storage.writer();
+    let writer = Stored::begin(&plane.storage);
     let change = Change {
         repo: &place.repo,
         allowed: &place.allowed,
@@ -192,7 +193,7 @@ pub(super) async fn copy(
         commit: source.commit.id,
         origins: source.origins.clone(),
     }];
-    let writer = plane.storage.writer();
+    let writer = Stored::begin(&plane.storage);
     let change = Change {
         repo: &place.repo,
         allowed: &place.allowed,

@@ -131,7 +131,7 @@ impl App {
         let directory = testkit::temporary_directory();
         let config = config(&control, url, directory.path());
         std::fs::create_dir_all(&config.home).unwrap();
-        let storage = data_plane::stores::open(&config.store).unwrap();
+        let storage = data_plane::stores::open(&config.store, &chassis::Environment::system()).unwrap();
         let plane = Plane::new(config, storage, environment.clone()).unwrap();
         let shutdown = Shutdown::new();
         shutdown.spawn("policy", data_plane::policy::follow(plane.clone(), shutdown.clone()));

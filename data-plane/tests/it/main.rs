@@ -18,3 +18,4 @@ mod jobs_sets;
 mod model;
 mod repos;
 mod revocation;
+mod room;
