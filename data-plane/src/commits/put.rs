@@ -11,7 +11,7 @@ use contract::policy::Permission;
 use contract::problem::ProblemKind;
 use provenance::origins::{Edge, OriginSet};
 use sqlx::PgConnection;
-use storage::TreeRef;
+use storage::{TreeRef, Writer};
 
 use super::finish::finish_in_transaction;
 use super::lock::lock_dag;
@@ -124,8 +124,7 @@ pub async fn commit(call: &Call, writer: &Stored, change: Change<'_>) -> Answer<
 
 async fn commit_onto(call: &Call, writer: &Stored, change: &Change<'_>, head: &Head) -> Answer<Option<CommitRow>> {
     let plane = &call.plane;
-    let steps = change::against(&plane.storage, writer, &head.tree, &change.changes).await?;
-    let tree = plane.storage.apply(writer, &head.tree, steps).await?;
+    let tree = change::apply(&plane.storage, writer, &head.tree, &change.changes).await?;
     writer.flush().await?;
     let mut tx = begin_change(call, change).await?;
     let now = queries::find_head(&mut tx, &PUT, change.repo.id, change.branch)
@@ -222,12 +221,7 @@ pub fn united(own: contract::ids::DomainId, from: &[Arc<OriginSet>]) -> OriginSe
 }
 
 /// Adds the change to an open commit; `None` when it is not open any more.
-async fn add_to(
-    call: &Call,
-    writer: &Stored,
-    change: &Change<'_>,
-    id: CommitId,
-) -> Answer<Option<CommitRow>> {
+async fn add_to(call: &Call, writer: &Stored, change: &Change<'_>, id: CommitId) -> Answer<Option<CommitRow>> {
     let plane = &call.plane;
     writer.flush().await?;
     let encoded = change::encode(&change.changes)?;
@@ -293,21 +287,17 @@ pub async fn start(call: &Call, change: Change<'_>) -> Answer<CommitRow> {
 /// `commit-finished`; `conflict` when a path would be a file and a directory: the commit stays open then.
 pub async fn finish(call: &Call, repo: &Visible, _: &Allowed, id: CommitId) -> Answer<CommitRow> {
     let plane = &call.plane;
-    let writer = plane.storage.writer();
+    let writer = Stored::begin(&plane.storage);
     let mut seen = 0;
     let mut changes = Vec::new();
     for _ in 0..ATTEMPTS {
         let base = {
             let mut conn = plane.pool.acquire().await?;
-            for (seq, bytes) in queries::list_filesets(&mut conn, &PUT, id, seen).await? {
-                changes.extend(change::decode(&bytes)?);
-                seen = seq;
-            }
+            collect(&mut conn, &writer, id, &mut seen, &mut changes).await?;
             let finished = queries::find_finished(&mut conn, &PUT, id).await?;
             finished.map_or_else(|| Ok(TreeRef::empty()), |f| f.tree())?
         };
-        let steps = change::against(&plane.storage, &writer, &base, &changes).await?;
-        let tree = plane.storage.apply(&writer, &base, steps).await?;
+        let tree = change::apply(&plane.storage, &writer, &base, &changes).await?;
         writer.flush().await?;
         let mut tx = plane.begin().await?;
         lock_dag(&mut tx).await?;
@@ -319,6 +309,7 @@ pub async fn finish(call: &Call, repo: &Visible, _: &Allowed, id: CommitId) -> A
             continue;
         }
         let row = finish_in_transaction(plane, &mut tx, &PUT, id, &tree, plane.now()).await?;
+        writer.may_be_referred_to();
         return publish(plane, tx, row).await;
     }
     Err(Failure::new(
@@ -326,4 +317,28 @@ pub async fn finish(call: &Call, repo: &Visible, _: &Allowed, id: CommitId) -> A
         "others kept putting files into the commit, so it was not finished",
     )
     .hint("repeat the request"))
+}
+
+/// Reads the changes behind `seen`, a page at a time. Contents that stand in the rows go into packs as they are met: a
+/// hundred thousand small files fit into memory as entries, not as bytes.
+async fn collect(
+    conn: &mut PgConnection,
+    writer: &Writer,
+    id: CommitId,
+    seen: &mut i64,
+    changes: &mut Vec<FileChange>,
+) -> Answer<()> {
+    loop {
+        let page = queries::list_filesets(conn, &PUT, id, *seen).await?;
+        let Some((last, _)) = page.last() else { return Ok(()) };
+        *seen = *last;
+        for (_, bytes) in &page {
+            for mut change in change::decode(bytes)? {
+                if let FileChange::Put(_, entry) | FileChange::Append(_, entry) = &mut change {
+                    writer.pack_embedded(entry).await?;
+                }
+                changes.push(change);
+            }
+        }
+    }
 }

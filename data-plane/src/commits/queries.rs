@@ -26,6 +26,9 @@ macro_rules! select_commits {
 }
 pub(crate) use select_commits;
 
+/// A row holds at most some 64 KiB of contents.
+const FILESETS_AT_ONCE: i64 = 64;
+
 fn undecodable(column: &str, error: impl std::fmt::Display) -> sqlx::Error {
     sqlx::Error::ColumnDecode {
         index: column.to_owned(),
@@ -381,18 +384,20 @@ pub async fn insert_fileset(conn: &mut PgConnection, _: &System, commit: CommitI
     Ok(())
 }
 
-/// The changes of an open commit behind `after`, in order, with their places.
+/// A page of the changes of an open commit behind `after`, in order, with their places.
 pub async fn list_filesets(
     conn: &mut PgConnection,
     _: &System,
     commit: CommitId,
     after: i64,
 ) -> Answer<Vec<(i64, Vec<u8>)>> {
-    let rows = sqlx::query_as("select seq, changes from filesets where commit_id = $1 and seq > $2 order by seq")
-        .bind(commit.uuid())
-        .bind(after)
-        .fetch_all(conn)
-        .await?;
+    let rows =
+        sqlx::query_as("select seq, changes from filesets where commit_id = $1 and seq > $2 order by seq limit $3")
+            .bind(commit.uuid())
+            .bind(after)
+            .bind(FILESETS_AT_ONCE)
+            .fetch_all(conn)
+            .await?;
     Ok(rows)
 }
 

@@ -1,9 +1,10 @@
 //! Changes to the files of a commit: what one request wants, in order, how it stands in a row of `filesets`, and how it
 //! becomes changes of a tree.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt};
 use storage::{
     FileEntry, FilePath, Storage, StorageError, TreeChange, TreeRef, Writer, decode_entries, encode_entries,
 };
@@ -15,6 +16,7 @@ const VERSION: u8 = 1;
 const PUT: u8 = 1;
 const APPEND: u8 = 2;
 const DELETE: u8 = 3;
+const CLEAR: u8 = 4;
 
 /// One step.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +27,8 @@ pub enum FileChange {
     Append(FilePath, FileEntry),
     /// The file, or the directory with everything below it, goes away.
     Delete(FilePath),
+    /// Everything goes away, also what the same open commit was given before.
+    Clear,
 }
 
 impl FileChange {
@@ -33,6 +37,7 @@ impl FileChange {
             Self::Put(..) => PUT,
             Self::Append(..) => APPEND,
             Self::Delete(..) => DELETE,
+            Self::Clear => CLEAR,
         }
     }
 }
@@ -45,11 +50,14 @@ pub fn encode(changes: &[FileChange]) -> Answer<Vec<u8>> {
     let mut out = vec![VERSION];
     for run in changes.chunk_by(|a, b| a.tag() == b.tag()) {
         let tag = run[0].tag();
-        let bytes = if tag == DELETE {
+        let bytes = if tag == CLEAR {
+            Vec::new()
+        } else if tag == DELETE {
             let paths: Vec<&str> = run
                 .iter()
-                .map(|c| match c {
-                    FileChange::Put(p, _) | FileChange::Append(p, _) | FileChange::Delete(p) => p.as_str(),
+                .filter_map(|c| match c {
+                    FileChange::Delete(p) => Some(p.as_str()),
+                    _ => None,
                 })
                 .collect();
             // No path holds a NUL.
@@ -59,7 +67,7 @@ pub fn encode(changes: &[FileChange]) -> Answer<Vec<u8>> {
                 .iter()
                 .filter_map(|c| match c {
                     FileChange::Put(p, e) | FileChange::Append(p, e) => Some((p.clone(), e.clone())),
-                    FileChange::Delete(_) => None,
+                    FileChange::Delete(_) | FileChange::Clear => None,
                 })
                 .collect();
             encode_entries(&entries)?
@@ -101,47 +109,94 @@ pub fn decode(bytes: &[u8]) -> Answer<Vec<FileChange>> {
                     changes.push(FileChange::Delete(path));
                 }
             }
+            CLEAR if run.is_empty() => changes.push(FileChange::Clear),
             _ => return Err(damaged()),
         }
     }
     Ok(changes)
 }
 
-/// What stands at a path after the changes so far.
+/// What stands at a path after the changes so far; kept only where something is appended.
 #[derive(Default)]
 struct Overlay {
     files: BTreeMap<FilePath, FileEntry>,
-    deleted: Vec<FilePath>,
+    deleted: BTreeSet<FilePath>,
+    /// What goes behind the content of a file, in order. It is put together once, at the end: a log of ten thousand lines
+    /// must not be read ten thousand times.
+    pieces: BTreeMap<FilePath, Vec<FileEntry>>,
 }
 
 impl Overlay {
     fn put(&mut self, path: FilePath, entry: FileEntry) {
+        self.pieces.remove(&path);
         self.files.insert(path, entry);
     }
 
     fn delete(&mut self, path: FilePath) {
-        self.files
-            .retain(|p, _| *p != path && p.strip_directory(&path).is_none());
-        self.deleted.push(path);
+        fn remove<T>(map: &mut BTreeMap<FilePath, T>, path: &FilePath) {
+            // `0` follows `/` in the order of bytes.
+            let (from, to) = (format!("{path}/"), format!("{path}0"));
+            let below: Vec<FilePath> = map
+                .range::<str, _>((Bound::Included(from.as_str()), Bound::Excluded(to.as_str())))
+                .map(|(below, _)| below.clone())
+                .collect();
+            map.remove(path);
+            for path in below {
+                map.remove(&path);
+            }
+        }
+        remove(&mut self.files, &path);
+        remove(&mut self.pieces, &path);
+        self.deleted.insert(path);
     }
 
     async fn get(&self, storage: &Storage, base: &TreeRef, path: &FilePath) -> Answer<Option<FileEntry>> {
         if let Some(entry) = self.files.get(path) {
             return Ok(Some(entry.clone()));
         }
-        let gone = |d: &FilePath| d == path || path.strip_directory(d).is_some();
-        if self.deleted.iter().any(gone) {
+        if self.deleted.contains(path) || path.ancestors().any(|above| self.deleted.contains(above)) {
             return Ok(None);
         }
         Ok(storage.get(base, path).await?)
     }
+
+    /// The files that were appended to, whole.
+    async fn whole(self, storage: &Storage, writer: &Writer, base: &TreeRef) -> Answer<Vec<TreeChange>> {
+        let mut out = Vec::with_capacity(self.pieces.len());
+        for (path, pieces) in &self.pieces {
+            let mut pieces = pieces.iter().cloned();
+            let before = match self.get(storage, base, path).await? {
+                None => pieces.next(),
+                before => before,
+            };
+            let Some(mut whole) = before else { continue };
+            if pieces.len() > 0 {
+                let parts: Vec<_> = pieces.map(|piece| storage.read(&piece, 0..piece.size)).collect();
+                let behind = futures::stream::iter(parts).flatten().map_err(std::io::Error::other);
+                whole = writer.append(&whole, StreamReader::new(behind)).await?;
+            }
+            out.push(TreeChange::Put(path.clone(), whole));
+        }
+        Ok(out)
+    }
 }
 
-/// The changes of the tree `base` that these changes are: what is appended gets the content that stands there.
+/// The tree that is there after these changes of `base`: what is appended gets the content that stands there. The nodes
+/// are with `writer`.
 ///
 /// # Errors
-/// When storage fails.
-pub async fn against(
+/// `conflict` when a path would be a file and a directory; when storage fails.
+pub async fn apply(storage: &Storage, writer: &Writer, base: &TreeRef, changes: &[FileChange]) -> Answer<TreeRef> {
+    // Nothing in front of the last `Clear` counts.
+    let clear = changes.iter().rposition(|c| *c == FileChange::Clear);
+    let changes = clear.map_or(changes, |at| &changes[at + 1..]);
+    let empty = TreeRef::empty();
+    let base = if clear.is_some() { &empty } else { base };
+    let steps = against(storage, writer, base, changes).await?;
+    Ok(storage.apply(writer, base, steps).await?)
+}
+
+async fn against(
     storage: &Storage,
     writer: &Writer,
     base: &TreeRef,
@@ -165,18 +220,13 @@ pub async fn against(
                 out.push(TreeChange::Delete(path.clone()));
             }
             FileChange::Append(path, piece) => {
-                let whole = match overlay.get(storage, base, path).await? {
-                    None => piece.clone(),
-                    Some(before) => {
-                        let bytes = storage.read(piece, 0..piece.size).map_err(std::io::Error::other);
-                        writer.append(&before, StreamReader::new(bytes)).await?
-                    }
-                };
-                overlay.put(path.clone(), whole.clone());
-                out.push(TreeChange::Put(path.clone(), whole));
+                overlay.pieces.entry(path.clone()).or_default().push(piece.clone());
             }
+            FileChange::Clear => {}
         }
     }
+    // Behind everything else: whatever came later at one of these paths has taken its pieces away.
+    out.extend(overlay.whole(storage, writer, base).await?);
     Ok(out)
 }
 
@@ -201,6 +251,8 @@ mod tests {
             FileChange::Delete(path("\u{fc}")),
             FileChange::Put(path("a"), file("")),
             FileChange::Append(path("a"), file("3")),
+            FileChange::Clear,
+            FileChange::Delete(path("a")),
         ];
         let bytes = encode(&changes).unwrap();
         assert_eq!(decode(&bytes).unwrap(), changes);

@@ -26,7 +26,6 @@ use crate::permissions::{Allowed, Visible};
 use crate::plane::Plane;
 
 const MESSAGE_BYTES_MAX: usize = 16 << 10;
-const LIST_AT_ONCE: usize = 1000;
 
 #[derive(Deserialize)]
 pub(super) struct PutQuery {
@@ -147,7 +146,7 @@ pub(super) async fn delete(
     answer(&plane, &call, row).await.map(|(_, shown)| shown)
 }
 
-/// The deletion of one path, or of everything right below the root.
+/// The deletion of one path, or of everything.
 async fn deletions(storage: &Storage, place: &Place, path: Option<&FilePath>) -> Answer<Vec<FileChange>> {
     let tree = &place.head.tree;
     if let Some(path) = path {
@@ -163,18 +162,7 @@ async fn deletions(storage: &Storage, place: &Place, path: Option<&FilePath>) ->
         }
         return Ok(vec![FileChange::Delete(path.clone())]);
     }
-    let mut changes = Vec::new();
-    let mut after: Option<String> = None;
-    loop {
-        let entries = storage
-            .list_directory(tree, None, after.as_deref(), LIST_AT_ONCE)
-            .await?;
-        let Some(last) = entries.last() else {
-            return Ok(changes);
-        };
-        after = Some(last.path.name().to_owned());
-        changes.extend(entries.into_iter().map(|e| FileChange::Delete(e.path)));
-    }
+    Ok(vec![FileChange::Clear])
 }
 
 pub(super) async fn copy(

@@ -148,6 +148,14 @@ impl Writer {
         self.write_file(before.chain(reader), base.executable).await
     }
 
+    /// Moves the bytes of an embedded entry into the session's packs when there is room; leaves other entries alone.
+    pub async fn pack_embedded(&self, entry: &mut FileEntry) -> Result<()> {
+        if matches!(entry.content, Content::Embedded(_)) {
+            self.session.room().await;
+        }
+        self.settle_embedded(entry)
+    }
+
     /// Moves the bytes of an embedded entry into the session's packs; leaves other entries alone.
     pub(crate) fn settle_embedded(&self, entry: &mut FileEntry) -> Result<()> {
         if let Content::Embedded(bytes) = &entry.content {

@@ -125,6 +125,14 @@ impl Run {
         self.settle(name, &reply, wanted);
     }
 
+    async fn clear(&mut self) {
+        let name = self.branch();
+        self.branches.entry(name).or_default();
+        let uri = format!("/v1/files?repo=r&branch={name}&path=/");
+        let reply = self.app.delete(&self.ada, &uri).await;
+        self.settle(name, &reply, Files::new());
+    }
+
     async fn copy(&mut self) {
         if self.history.is_empty() {
             return;
@@ -204,11 +212,12 @@ async fn random_programs_give_what_a_map_gives() {
         history: Vec::new(),
     };
     for _ in 0..STEPS {
-        match run.rng.random_range(0..10) {
+        match run.rng.random_range(0..12) {
             0..=3 => run.put(false).await,
-            4 => run.put(true).await,
+            4 | 10 => run.put(true).await,
             5 | 6 => run.delete().await,
             7 => run.copy().await,
+            11 => run.clear().await,
             _ => run.start_or_finish().await,
         }
         if let Some((commit, files)) = run.history.last() {
