@@ -1,6 +1,7 @@
 //! Reads a tar archive as it arrives. Bytes are handed on as they come, nothing is kept, and everything that has no place
 //! in a versioned tree (links, devices, paths that climb out) is refused by name.
 
+use std::collections::HashMap;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -32,6 +33,8 @@ pub struct ArchiveReader<R> {
     source: R,
     left: u64,
     padding: u64,
+    /// How names beyond ASCII were spelled: two spellings of one path would be one file, and one content lost.
+    spelled: HashMap<FilePath, String>,
 }
 
 #[derive(Default)]
@@ -55,6 +58,7 @@ impl<R: AsyncRead + Unpin> ArchiveReader<R> {
             source,
             left: 0,
             padding: 0,
+            spelled: HashMap::new(),
         }
     }
 
@@ -92,7 +96,8 @@ impl<R: AsyncRead + Unpin> ArchiveReader<R> {
                 .take()
                 .unwrap_or_else(|| header.path_bytes().into_owned());
             let executable = header.mode().is_ok_and(|mode| mode & 0o100 != 0);
-            if let Some(path) = place(kind, &bytes)? {
+            if let Some((path, spelled)) = place(kind, &bytes)? {
+                self.spell(&path, &spelled)?;
                 return Ok(Some(Member { path, size, executable }));
             }
             extensions = Extensions::default();
@@ -139,11 +144,35 @@ impl<R: AsyncRead + Unpin> ArchiveReader<R> {
         Ok(())
     }
 
-    /// Reads what stands behind the end mark: only then it is certain that the request has arrived whole.
+    /// Reads what stands behind the end mark: only then it is certain that the request has arrived whole. There are only
+    /// zeros; anything else would be lost.
     async fn drain(&mut self) -> Answer<()> {
         let mut scratch = [0; 16 * BLOCK];
-        while self.source.read(&mut scratch).await.map_err(|e| broken_off(&e))? > 0 {}
-        Ok(())
+        loop {
+            let read = self.source.read(&mut scratch).await.map_err(|e| broken_off(&e))?;
+            if scratch[..read].iter().any(|b| *b != 0) {
+                return Err(malformed(
+                    "there is more behind the end of the archive, as when two archives are put together; make one of them",
+                ));
+            }
+            if read == 0 {
+                return Ok(());
+            }
+        }
+    }
+
+    fn spell(&mut self, path: &FilePath, spelled: &str) -> Answer<()> {
+        if spelled.is_ascii() {
+            return Ok(());
+        }
+        let known = self.spelled.entry(path.clone()).or_insert_with(|| spelled.to_owned());
+        if known == spelled {
+            return Ok(());
+        }
+        Err(Failure::invalid(format!(
+            "two files of the archive have names that differ only in how characters are composed: `{path}`"
+        ))
+        .hint("rename one of them"))
     }
 }
 
@@ -200,8 +229,8 @@ async fn extend<R: AsyncRead + Unpin>(
     Ok(true)
 }
 
-/// Where a member goes; `None` for a directory, which exists by the files below it.
-fn place(kind: EntryType, bytes: &[u8]) -> Answer<Option<FilePath>> {
+/// Where a member goes, and how that was spelled; `None` for a directory, which exists by the files below it.
+fn place(kind: EntryType, bytes: &[u8]) -> Answer<Option<(FilePath, String)>> {
     let shown = || String::from_utf8_lossy(bytes).chars().take(200).collect::<String>();
     let text = std::str::from_utf8(bytes)
         .map_err(|_| Failure::invalid(format!("path `{}` is not UTF-8", shown())).hint("rename the file"))?;
@@ -209,7 +238,8 @@ fn place(kind: EntryType, bytes: &[u8]) -> Answer<Option<FilePath>> {
     let parts: Vec<&str> = text.split('/').filter(|p| !p.is_empty() && *p != ".").collect();
     let what = match kind {
         EntryType::Regular | EntryType::Continuous => {
-            return Ok(Some(FilePath::parse(&parts.join("/"))?));
+            let spelled = parts.join("/");
+            return Ok(Some((FilePath::parse(&spelled)?, spelled)));
         }
         EntryType::Directory => {
             if !parts.is_empty() {
@@ -335,5 +365,28 @@ mod tests {
         }
         assert!(read(b"this is no archive at all").await.is_err());
         assert!(read(&[65; 2048]).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn what_would_be_lost_without_a_word_is_refused() {
+        let one = archive(&[("a", EntryType::Regular, b"one")]);
+        let two = [one.clone(), one.clone()].concat();
+        assert!(read(&two).await.unwrap_err().detail().contains("behind the end"));
+        assert_eq!(read(&[one, vec![0; 9000]].concat()).await.unwrap().len(), 1);
+
+        let spelled = archive(&[
+            ("\u{e9}", EntryType::Regular, b"composed"),
+            ("e\u{301}", EntryType::Regular, b"not composed"),
+        ]);
+        assert_eq!(read(&spelled).await.unwrap_err().kind(), ProblemKind::Invalid);
+        let twice = archive(&[
+            ("\u{e9}", EntryType::Regular, b"one"),
+            ("\u{e9}", EntryType::Regular, b"two"),
+        ]);
+        assert_eq!(
+            read(&twice).await.unwrap().len(),
+            2,
+            "a later member replaces an earlier one, as in every tar"
+        );
     }
 }
