@@ -14,9 +14,13 @@ use crate::session::Session;
 use crate::slot::PackSlot;
 
 const BLOCK_VERSION: u8 = 1;
-/// Items of a full block: about 21 KiB.
-const BLOCK_ITEMS: usize = 512;
-/// 512^8 chunks are more than a file of 2^64 bytes has.
+/// Items of a full block: about 42 KiB.
+const BLOCK_ITEMS: usize = 1024;
+/// A block of extents ends where the digest of a chunk says, so that blocks behind an insertion are found again: one
+/// chunk in so many, once there are a few.
+const BLOCK_EXTENTS_MIN: usize = 128;
+const ENDS_OFTEN: u64 = 256;
+/// 1024^8 chunks are more than a file of 2^64 bytes has.
 const HEIGHT_MAX: u8 = 8;
 
 /// A decoded block.
@@ -128,8 +132,10 @@ pub(crate) struct ExtentTree {
 
 impl ExtentTree {
     pub(crate) fn push(&mut self, session: &Arc<Session>, extent: Extent) -> Result<()> {
+        let ends = extent.digest.prefix().is_multiple_of(ENDS_OFTEN);
         self.extents.push(extent);
-        if self.extents.len() == BLOCK_ITEMS {
+        let count = self.extents.len();
+        if count == BLOCK_ITEMS || ends && count >= BLOCK_EXTENTS_MIN {
             let block = Block::Extents(std::mem::take(&mut self.extents));
             self.raise(session, 0, &block)?;
         }
@@ -175,18 +181,37 @@ impl ExtentTree {
     }
 }
 
+/// What a block of these extents holds, wherever it lies.
+pub(crate) fn content(extents: &[Extent]) -> Digest {
+    let mut hasher = blake3::Hasher::new();
+    for extent in extents {
+        hasher.update(extent.digest.as_bytes());
+        hasher.update(&extent.location.length.to_le_bytes());
+    }
+    hasher.finalize().into()
+}
+
 fn write(session: &Arc<Session>, height: u8, block: &Block) -> Result<Part> {
+    let known = match block {
+        Block::Extents(extents) => Some(content(extents)),
+        Block::Blocks(_) => None,
+    };
+    let bytes = block.covered();
+    if let Some(stored) = known.and_then(|content| session.known_block(&content)) {
+        return Ok(Part { bytes, block: stored });
+    }
     let (location, digest) = session.record(PieceKind::Extents, |own| {
         let bytes = block.encode(height, own)?;
         let digest = Digest::of(&bytes);
         Ok((bytes, digest))
     })?;
-    Ok(Part {
-        bytes: block.covered(),
-        block: BlockRef {
-            location,
-            digest,
-            height,
-        },
-    })
+    let block = BlockRef {
+        location,
+        digest,
+        height,
+    };
+    if let Some(content) = known {
+        session.learn_block(content, block.clone());
+    }
+    Ok(Part { bytes, block })
 }

@@ -9,7 +9,7 @@ use tokio::runtime::Handle;
 
 use crate::buffer::Frozen;
 use crate::digest::Digest;
-use crate::entry::Extent;
+use crate::entry::{BlockRef, Extent};
 use crate::error::{Result, StorageError};
 use crate::location::{Location, PackRef};
 use crate::pack::PieceKind;
@@ -19,6 +19,8 @@ use crate::writer::WriteReport;
 
 /// A generation of the window of known chunks; two are kept: about 25 MiB at most.
 const WINDOW_CHUNKS: usize = 1 << 17;
+/// So many blocks of extents are remembered: those of some 100 GiB.
+const BLOCKS_MAX: usize = 1 << 12;
 const PACK_BYTES_MIN: usize = 4 << 20;
 
 static SESSIONS: AtomicUsize = AtomicUsize::new(0);
@@ -41,6 +43,8 @@ struct State {
     /// The pack sealed last, which the next one may refer to.
     sealed: Option<Arc<PackSlot>>,
     known: Window,
+    /// Blocks of extents by what they hold.
+    blocks: HashMap<Digest, BlockRef>,
     /// Names of all packs that were sealed.
     packs: Vec<Digest>,
     report: WriteReport,
@@ -197,6 +201,19 @@ impl Session {
         }
     }
 
+    /// Notes a block of extents that is stored already.
+    pub(crate) fn learn_block(&self, content: Digest, block: BlockRef) {
+        let mut state = self.state();
+        if state.blocks.len() < BLOCKS_MAX && !self.shared.is_suspect(&block.location) {
+            state.blocks.insert(content, block);
+        }
+    }
+
+    /// A stored block of extents that holds this.
+    pub(crate) fn known_block(&self, content: &Digest) -> Option<BlockRef> {
+        self.state().blocks.get(content).cloned()
+    }
+
     /// How many bytes are in the pack that is being filled.
     pub(crate) fn open_bytes(&self) -> usize {
         self.state().open.as_ref().map_or(0, |slot| slot.len())
@@ -209,6 +226,8 @@ impl Session {
         let (waiting, packs) = {
             let mut state = self.state();
             state.open = None;
+            state.known = Window::default();
+            state.blocks.clear();
             state.failed.get_or_insert(StorageError::Cancelled);
             (std::mem::take(&mut state.waiting), std::mem::take(&mut state.packs))
         };

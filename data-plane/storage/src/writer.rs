@@ -9,8 +9,8 @@ use tokio::task::spawn_blocking;
 
 use crate::entry::{Content, FileEntry};
 use crate::error::{Result, StorageError};
+use crate::extents::{self, Block};
 use crate::ingest::{FileBuilder, whole_file};
-use crate::reader::ExtentWalk;
 use crate::session::Session;
 use crate::storage::{Shared, Storage};
 
@@ -101,18 +101,36 @@ impl Writer {
     }
 
     async fn learn(&self, base: &FileEntry) -> Result<()> {
-        let mut walk = ExtentWalk::new(&self.session.shared, base, 0);
-        let mut extents = Vec::new();
-        while extents.len() < HINT_CHUNKS_MAX {
-            match walk.next().await {
-                Ok(Some((_, extent))) => extents.push(extent),
-                Ok(None) => break,
+        let session = &self.session;
+        let mut todo = match &base.content {
+            Content::Extents(extents) => {
+                session.learn(extents.iter().cloned());
+                return Ok(());
+            }
+            Content::Blocks(root) => vec![root.clone()],
+            Content::Embedded(_) => return Ok(()),
+        };
+        let mut chunks = 0;
+        while chunks < HINT_CHUNKS_MAX
+            && let Some(next) = todo.pop()
+        {
+            let block = match session.shared.block(&next).await {
+                Ok(block) => block,
                 // Putting a file again is how a damaged one is healed: nothing is to be learned from it.
-                Err(error) if error.is_damage() => break,
+                Err(error) if error.is_damage() => return Ok(()),
                 Err(error) => return Err(error),
+            };
+            match &*block {
+                Block::Blocks(parts) => todo.extend(parts.iter().rev().map(|part| part.block.clone())),
+                Block::Extents(extents) => {
+                    chunks += extents.len();
+                    session.learn(extents.iter().cloned());
+                    if !extents.iter().any(|extent| session.shared.is_suspect(&extent.location)) {
+                        session.learn_block(extents::content(extents), next);
+                    }
+                }
             }
         }
-        self.session.learn(extents);
         Ok(())
     }
 

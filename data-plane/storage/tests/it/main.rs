@@ -8,6 +8,7 @@ mod crash;
 mod faulty;
 mod fixture;
 mod hostile;
+mod insertions;
 mod model;
 mod s3;
 mod samples;
