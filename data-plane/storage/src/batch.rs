@@ -5,9 +5,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 
+use tokio_util::task::AbortOnDropHandle;
+
 use crate::digest::Digest;
 use crate::entry::{Content, Extent, FileEntry};
-use crate::error::Result;
+use crate::error::{Result, StorageError};
 use crate::location::PackRef;
 use crate::reader::verify_chunk;
 use crate::storage::{Shared, Storage};
@@ -31,7 +33,10 @@ enum Fetch {
 pub(crate) fn read_many(shared: &Arc<Shared>, files: Vec<FileEntry>) -> BoxStream<'static, Result<(usize, Bytes)>> {
     let shared = Arc::clone(shared);
     stream::iter(plan(files))
-        .map(move |fetch| run(Arc::clone(&shared), fetch))
+        .map(move |fetch| {
+            let fetching = AbortOnDropHandle::new(tokio::spawn(run(Arc::clone(&shared), fetch)));
+            async move { fetching.await.unwrap_or(Err(StorageError::Cancelled)) }
+        })
         .buffered(FETCHES_AHEAD)
         .map_ok(|contents| stream::iter(contents.into_iter().map(Ok)))
         .try_flatten()

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 
+use tokio_util::task::AbortOnDropHandle;
+
 use crate::digest::Digest;
 use crate::entry::{Content, Extent, FileEntry};
 use crate::error::{Result, StorageError};
@@ -183,7 +185,11 @@ pub(crate) fn read(shared: &Arc<Shared>, file: &FileEntry, range: Range<u64>) ->
         let batch = batches.next().await?;
         Ok(batch.map(|batch| (batch, batches)))
     })
-    .map_ok(move |batch| fetch(Arc::clone(&shared), batch))
+    // Tasks of their own: chunks are verified on another core than the one that sends what was read before.
+    .map_ok(move |batch| {
+        let fetching = AbortOnDropHandle::new(tokio::spawn(fetch(Arc::clone(&shared), batch)));
+        async move { fetching.await.unwrap_or(Err(StorageError::Cancelled)) }
+    })
     .try_buffered(FETCHES_AHEAD)
     .map_ok(|parts| stream::iter(parts.into_iter().map(Ok)))
     .try_flatten()
