@@ -14,6 +14,7 @@ mod failure;
 mod files;
 mod files_of_ours;
 mod fsck;
+mod gc;
 mod get;
 mod grant;
 mod job;
@@ -113,6 +114,7 @@ enum Command {
     Wait(job::Wait),
     Doctor(doctor::Doctor),
     Fsck(fsck::Fsck),
+    Gc(gc::Gc),
     /// Print a completion script for a shell
     #[command(after_help = "Example: howdah completions bash > /etc/bash_completion.d/howdah")]
     Completions {
@@ -223,6 +225,7 @@ async fn ask(command: Command, client: &Client, output: Output) -> Outcome {
         Command::Logs(arguments) => job::logs(arguments, client, output).await,
         Command::Wait(arguments) => job::wait(arguments, client, output).await,
         Command::Fsck(_) => fsck::run(client, output).await,
+        Command::Gc(arguments) => gc::run(arguments, client, output).await,
         Command::Up(_) | Command::Down | Command::Status | Command::Doctor(_) | Command::Completions { .. } => Ok(()),
     }
 }

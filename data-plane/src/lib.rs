@@ -14,6 +14,7 @@ pub mod cursor;
 pub mod failure;
 pub mod files;
 pub mod fsck;
+pub mod garbage;
 pub mod jobs;
 pub mod lineage;
 pub mod permissions;

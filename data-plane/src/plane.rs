@@ -53,6 +53,8 @@ pub struct Parts {
     pub turns: Turns,
     /// Who may store a batch of small files now.
     pub upload_batches: Arc<Semaphore>,
+    /// Held while garbage is collected.
+    pub collecting: tokio::sync::Mutex<()>,
     /// How parts wake each other.
     pub signals: Signals,
     /// Since when the plane has had nothing to do.
@@ -132,6 +134,7 @@ impl Plane {
             origin_sets: OriginSets::default(),
             turns: Turns::default(),
             upload_batches: Arc::new(Semaphore::new(BATCHES_OF_ALL_MAX)),
+            collecting: tokio::sync::Mutex::default(),
             signals: Signals::default(),
             activity: Activity::new(environment.now()),
             cursor_key: blake3::derive_key("howdah data plane 2026 list cursors", config.agent_token.as_bytes()),

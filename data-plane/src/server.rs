@@ -17,8 +17,8 @@ use tokio::net::TcpListener;
 
 use crate::plane::Plane;
 use crate::{
-    branches, commits, files, fsck, jobs, lineage, permissions, pipelines, policy, projects, repos, scheduler, stores,
-    worker,
+    branches, commits, files, fsck, garbage, jobs, lineage, permissions, pipelines, policy, projects, repos, scheduler,
+    stores, worker,
 };
 
 /// How long running requests may go on after the plane was asked to stop.
@@ -38,6 +38,7 @@ pub fn router(plane: Plane) -> Router {
         .merge(lineage::routes::router())
         .merge(permissions::routes::router())
         .merge(fsck::routes::router())
+        .merge(garbage::routes::router())
         .merge(pipelines::routes::router())
         .merge(jobs::routes::router())
         .layer(axum::middleware::from_fn_with_state(plane.clone(), busy))
@@ -67,6 +68,7 @@ pub fn spawn_background(plane: &Plane, shutdown: &Shutdown) {
     shutdown.spawn("policy", policy::follow(plane.clone(), shutdown.clone()));
     shutdown.spawn("heartbeat", policy::send_heartbeats(plane.clone(), shutdown.clone()));
     shutdown.spawn("scheduler", scheduler::run(plane.clone(), shutdown.clone()));
+    shutdown.spawn("garbage", garbage::follow(plane.clone(), shutdown.clone()));
     shutdown.spawn("releases", scheduler::releases::follow(plane.clone(), shutdown.clone()));
 }
 

@@ -127,6 +127,7 @@ async fn commit_onto(call: &Call, writer: &Stored, change: &Change<'_>, head: &H
     let tree = change::apply(&plane.storage, writer, &head.tree, &change.changes).await?;
     writer.flush().await?;
     let mut tx = begin_change(call, change).await?;
+    writer.in_time()?;
     let now = queries::find_head(&mut tx, &PUT, change.repo.id, change.branch)
         .await?
         .flatten();
@@ -227,6 +228,7 @@ async fn add_to(call: &Call, writer: &Stored, change: &Change<'_>, id: CommitId)
     let encoded = change::encode(&change.changes)?;
     let mut tx = plane.begin().await?;
     still_allowed(call, &mut tx, change.repo).await?;
+    writer.in_time()?;
     let Some(open) = queries::lock_commit(&mut tx, &PUT, id)
         .await?
         .filter(|c| c.state == CommitState::Open)

@@ -3,13 +3,21 @@
 
 use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
+use contract::problem::ProblemKind;
 use storage::{Storage, Writer};
+
+use crate::failure::{Answer, Failure};
+
+/// No request may store for longer: packs that nothing refers to are kept at least twice that long.
+pub const LONGEST: Duration = Duration::from_secs(12 * 3600);
 
 /// A write session that is taken back when it is dropped before [`Stored::may_be_referred_to`].
 pub struct Stored {
     writer: Writer,
     referred: AtomicBool,
+    begun: Instant,
 }
 
 impl Stored {
@@ -18,7 +26,23 @@ impl Stored {
         Self {
             writer: storage.writer(),
             referred: AtomicBool::new(false),
+            begun: Instant::now(),
         }
+    }
+
+    /// Whether what was stored and learned of may still be referred to.
+    ///
+    /// # Errors
+    /// `upstream-timeout` when the session is older than [`LONGEST`].
+    pub fn in_time(&self) -> Answer<()> {
+        if self.begun.elapsed() < LONGEST {
+            return Ok(());
+        }
+        Err(Failure::new(
+            ProblemKind::UpstreamTimeout,
+            format!("the upload took longer than {} hours", LONGEST.as_secs() / 3600),
+        )
+        .hint("put less at a time, into an open commit: `howdah commit start`"))
     }
 
     /// To be called before a transaction is committed that refers to what was stored: from then on nobody but the

@@ -11,13 +11,15 @@ use crate::commits::queries::select_commits;
 use crate::failure::Answer;
 use crate::permissions::System;
 
-/// Commits of the plane behind `after`, oldest first.
+/// Commits of the plane behind `after`, oldest first, without those whose content was let go of with their repo.
 pub async fn list_commits(conn: &mut PgConnection, _: &System, after: i64, limit: i64) -> Answer<Vec<CommitRow>> {
-    let rows = sqlx::query_as(select_commits!("commits c where c.seq > $1 order by c.seq limit $2"))
-        .bind(after)
-        .bind(limit)
-        .fetch_all(conn)
-        .await?;
+    let rows = sqlx::query_as(select_commits!(
+        "commits c where c.seq > $1 and not (c.state = 'finished' and c.root is null) order by c.seq limit $2"
+    ))
+    .bind(after)
+    .bind(limit)
+    .fetch_all(conn)
+    .await?;
     Ok(rows)
 }
 

@@ -178,6 +178,8 @@ pub async fn find_base(conn: &mut PgConnection, _: &System, work: &WorkRow) -> A
     let row = sqlx::query_as(
         "select b.id, b.datums_total from jobs b
           where b.pipeline_id = $1 and b.state = 'success' and b.plan_digest = $2 and b.seq < $3
+            and not exists (select 1 from job_inputs i join commits c on c.id = i.commit_id
+                             where i.job_id = b.id and c.root is null)
             and b.seq >= coalesce((select max(seq) from jobs where pipeline_id = $1 and reprocess and seq < $3
                                       and started_at is not null), 0)
           order by b.seq desc limit 1",

@@ -12,6 +12,7 @@
 mod batch;
 mod buffer;
 mod codec;
+mod collect;
 #[cfg(test)]
 mod decoder_tests;
 mod digest;
@@ -32,6 +33,7 @@ mod store;
 mod tree;
 mod writer;
 
+pub use collect::{Marking, PackInfo};
 pub use digest::{Digest, ParseDigestError};
 pub use entry::{BlockRef, Content, Extent, FileEntry};
 pub use entry_codec::{decode_entries, encode_entries};

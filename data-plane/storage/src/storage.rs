@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 use bytes::{Bytes, BytesMut};
 use futures::TryStreamExt;
@@ -12,6 +13,7 @@ use moka::sync::Cache;
 use tokio::sync::{Semaphore, watch};
 
 use crate::buffer::Pool;
+use crate::collect::{Marking, PackInfo};
 use crate::digest::Digest;
 use crate::entry::{BlockRef, FileEntry};
 use crate::error::{Result, StorageError};
@@ -142,6 +144,26 @@ impl Storage {
             ..self.shared.options.clone()
         };
         Self::new(self.shared.store.clone(), options)
+    }
+
+    /// Begins to find out what is still needed.
+    pub fn marking(&self) -> Marking {
+        Marking::new(self.without_memory().shared)
+    }
+
+    /// All packs that are there, in no order.
+    pub fn packs(&self) -> BoxStream<'static, Result<PackInfo>> {
+        self.shared.store.list_packs()
+    }
+
+    /// Removes a pack; fine if it is not there. Only for one that nothing refers to, and nothing can come to refer to.
+    pub async fn remove_pack(&self, id: Digest) -> Result<()> {
+        self.shared.store.delete_pack(id).await
+    }
+
+    /// What time it is where the packs are, which need not be what time it is here.
+    pub async fn store_time(&self) -> Result<SystemTime> {
+        self.shared.store.time().await
     }
 
     /// Where the packs are.

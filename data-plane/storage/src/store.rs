@@ -5,17 +5,22 @@ mod local;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use bytes::Bytes;
+use futures::stream::{BoxStream, StreamExt, TryStreamExt};
 use object_store::memory::InMemory;
 use object_store::path::Path as ObjectPath;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutPayload};
 
 use crate::buffer::Frozen;
+use crate::collect::PackInfo;
 use crate::digest::Digest;
 use crate::error::{Result, StorageError};
 
 const PACKS: &str = "packs";
+/// An object that is written only to see what time the store gives it.
+const CLOCK: &str = "clock";
 
 /// A place for packs. Cheap to clone.
 #[derive(Clone)]
@@ -138,6 +143,32 @@ impl Store {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(failed("delete", path.as_ref(), &error)),
         }
+    }
+
+    /// Lists packs; other objects are passed over.
+    pub(crate) fn list_packs(&self) -> BoxStream<'static, Result<PackInfo>> {
+        let listed = self.objects.list(Some(&ObjectPath::from(PACKS)));
+        listed
+            .try_filter_map(|object| async move {
+                let id = object.location.filename().and_then(|name| name.parse().ok());
+                Ok(id.map(|id| PackInfo {
+                    id,
+                    size_bytes: object.size,
+                    modified_at: object.last_modified.into(),
+                }))
+            })
+            .map_err(|error| failed("list", PACKS, &error))
+            .boxed()
+    }
+
+    /// The store's clock: an object is written and its time is read.
+    pub(crate) async fn time(&self) -> Result<SystemTime> {
+        let path = ObjectPath::from(CLOCK);
+        let written = self.objects.put(&path, PutPayload::from_static(b"now")).await;
+        written.map_err(|error| failed("write", CLOCK, &error))?;
+        let found = self.objects.head(&path).await;
+        let found = found.map_err(|error| failed("read", CLOCK, &error))?;
+        Ok(found.last_modified.into())
     }
 
     /// How many bytes a pack has.

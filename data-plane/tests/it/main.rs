@@ -8,6 +8,7 @@ mod app;
 mod control;
 mod crashes;
 mod files;
+mod garbage;
 mod jobs_crashes;
 mod jobs_datums;
 mod jobs_inputs;

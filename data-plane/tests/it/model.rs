@@ -133,6 +133,15 @@ impl Run {
         self.settle(name, &reply, Files::new());
     }
 
+    /// Nothing that is there is ever taken for garbage.
+    async fn collect(&mut self) {
+        for _ in 0..2 {
+            data_plane::garbage::collect(&self.app.plane, std::time::Duration::ZERO, false)
+                .await
+                .unwrap();
+        }
+    }
+
     async fn copy(&mut self) {
         if self.history.is_empty() {
             return;
@@ -212,12 +221,13 @@ async fn random_programs_give_what_a_map_gives() {
         history: Vec::new(),
     };
     for _ in 0..STEPS {
-        match run.rng.random_range(0..12) {
+        match run.rng.random_range(0..13) {
             0..=3 => run.put(false).await,
             4 | 10 => run.put(true).await,
             5 | 6 => run.delete().await,
             7 => run.copy().await,
             11 => run.clear().await,
+            12 => run.collect().await,
             _ => run.start_or_finish().await,
         }
         if let Some((commit, files)) = run.history.last() {

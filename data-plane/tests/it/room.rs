@@ -12,7 +12,7 @@ use crate::app::{App, archive};
 const LIMIT: Duration = Duration::from_secs(20);
 
 /// Bytes that do not repeat.
-fn noise(seed: u64, length: usize) -> Vec<u8> {
+pub fn noise(seed: u64, length: usize) -> Vec<u8> {
     let mut bytes = vec![0; length];
     blake3::Hasher::new()
         .update(&seed.to_le_bytes())
@@ -21,14 +21,14 @@ fn noise(seed: u64, length: usize) -> Vec<u8> {
     bytes
 }
 
-fn bucket(app: &App) -> PathBuf {
+pub fn bucket(app: &App) -> PathBuf {
     let contract::config::StoreConfig::Local { directory } = &app.plane.config.store else {
         panic!("a local store");
     };
     directory.clone()
 }
 
-fn packs(app: &App) -> usize {
+pub fn packs(app: &App) -> usize {
     std::fs::read_dir(bucket(app).join("packs")).unwrap().count()
 }
 

@@ -220,3 +220,35 @@ pub struct Lineage {
     #[serde(default)]
     pub restricted: bool,
 }
+
+/// What a collection of garbage found and did. A pack that nothing needs is first condemned, and removed by a later run
+/// when that has been so for the whole grace.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CollectionReport {
+    /// Nothing was changed.
+    pub dry_run: bool,
+    /// How long a pack must have been unneeded, seconds.
+    pub grace_seconds: u64,
+    /// Packs that were there.
+    pub packs: u64,
+    /// Their size.
+    pub size_bytes: u64,
+    /// Bytes of contents and trees that something refers to.
+    pub needed_bytes: u64,
+    /// Packs of which less than half is needed.
+    pub sparse_packs: u64,
+    /// What they hold beside that.
+    pub sparse_bytes: u64,
+    /// Packs that nothing needs, or not yet: an upload under way may be about to.
+    pub young_packs: u64,
+    /// Their size.
+    pub young_bytes: u64,
+    /// Packs that nothing needs, to be removed when the grace is over.
+    pub condemned_packs: u64,
+    /// Their size.
+    pub condemned_bytes: u64,
+    /// Packs that were removed, or would be.
+    pub freed_packs: u64,
+    /// Their size.
+    pub freed_bytes: u64,
+}

@@ -1,0 +1,256 @@
+//! Collection of garbage: packs that no commit, open commit or datum result needs any more are removed, online.
+//!
+//! A pack goes only when it was found unneeded twice, at least [`GRACE`] apart, and is itself older than that. Whatever
+//! could still come to refer to it was begun while it was needed, and nothing that stores references runs that long
+//! ([`crate::files::stored::LONGEST`]). So no writer is asked, slowed or locked out, and dying at any point loses nothing: what
+//! is removed is unneeded, and a note about a pack that is gone already is dropped by the next run.
+
+pub mod queries;
+pub mod routes;
+
+use std::collections::HashSet;
+use std::time::{Duration, SystemTime};
+
+use chassis::process::Shutdown;
+use contract::api::CollectionReport;
+use contract::problem::ProblemKind;
+use futures::TryStreamExt;
+use sqlx::PgConnection;
+use storage::{Digest, Marking, PackInfo, TreeRef, decode_entries};
+
+use crate::commits::lock::lock_dag;
+use crate::failure::{Answer, Failure};
+use crate::files::change::{self, FileChange};
+use crate::permissions::System;
+use crate::plane::Plane;
+
+const COLLECT: System = System::because("the plane looks for what nothing refers to");
+/// How long a pack must have been unneeded before it is removed.
+pub const GRACE: Duration = Duration::from_secs(24 * 3600);
+/// A plane collects by itself when the last time is that long ago.
+const EVERY: chrono::Duration = chrono::Duration::hours(24);
+/// After the start, and between two looks whether it is time.
+const PAUSE: Duration = Duration::from_secs(600);
+/// Packs of which less than half is needed are counted as sparse.
+const SPARSE: u64 = 2;
+
+/// Collects once a day, until shutdown.
+pub async fn follow(plane: Plane, shutdown: Shutdown) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(PAUSE) => {}
+            () = shutdown.begun() => return,
+        }
+        let collected = tokio::select! {
+            collected = collect_when_due(&plane) => collected,
+            () = shutdown.begun() => return,
+        };
+        match collected {
+            Ok(None) => {}
+            Ok(Some(report)) => tracing::info!(
+                freed.bytes = report.freed_bytes,
+                "collected garbage: {} packs removed, {} bytes",
+                report.freed_packs,
+                report.freed_bytes
+            ),
+            Err(error) => tracing::warn!("garbage was not collected: {error}"),
+        }
+    }
+}
+
+async fn collect_when_due(plane: &Plane) -> Answer<Option<CollectionReport>> {
+    let last = {
+        let mut conn = plane.pool.acquire().await?;
+        queries::last_collection(&mut conn, &COLLECT).await?
+    };
+    if last.is_some_and(|at| plane.now() - at < EVERY) {
+        return Ok(None);
+    }
+    collect(plane, GRACE, false).await.map(Some)
+}
+
+/// Finds what is not needed any more and removes what has not been for longer than `grace`; `dry_run` changes nothing.
+///
+/// # Errors
+/// `conflict` when a collection is running; `corrupt` when something that is needed cannot be read: what lies behind it
+/// is unknown then, and nothing is removed.
+pub async fn collect(plane: &Plane, grace: Duration, dry_run: bool) -> Answer<CollectionReport> {
+    let Ok(_turn) = plane.collecting.try_lock() else {
+        return Err(
+            Failure::new(ProblemKind::Conflict, "garbage is being collected already").hint("wait until that is done"),
+        );
+    };
+    if !dry_run {
+        let mut tx = plane.begin().await?;
+        lock_dag(&mut tx).await?;
+        queries::forget_deleted(&mut tx, &COLLECT).await?;
+        tx.commit().await?;
+    }
+    // What is written from here on is younger than every pack that is removed below.
+    let now = plane.storage.store_time().await?;
+    let marking = mark(plane).await?;
+    let mut sweep = Sweep::new(plane, &marking, grace, dry_run, now);
+    let mut packs = plane.storage.packs();
+    while let Some(pack) = packs.try_next().await? {
+        sweep.pack(pack).await?;
+    }
+    let report = sweep.finish().await?;
+    if !dry_run {
+        let mut conn = plane.pool.acquire().await?;
+        queries::insert_collection(&mut conn, &COLLECT, plane.now(), &report).await?;
+    }
+    Ok(report)
+}
+
+/// Marks everything that any row refers to, as of one moment.
+async fn mark(plane: &Plane) -> Answer<Marking> {
+    let mut marking = plane.storage.marking();
+    let mut tx = plane.begin().await?;
+    queries::freeze(&mut tx, &COLLECT).await?;
+    mark_commits(&mut tx, &mut marking).await?;
+    mark_filesets(&mut tx, &mut marking).await?;
+    mark_results(&mut tx, &mut marking).await?;
+    tx.rollback().await?;
+    Ok(marking)
+}
+
+async fn mark_commits(conn: &mut PgConnection, marking: &mut Marking) -> Answer<()> {
+    let mut after = 0;
+    loop {
+        let page = queries::list_roots(conn, &COLLECT, after).await?;
+        let Some((last, _)) = page.last() else { return Ok(()) };
+        after = *last;
+        for (_, root) in &page {
+            marking.tree(&TreeRef::from_bytes(root)?).await?;
+        }
+    }
+}
+
+async fn mark_filesets(conn: &mut PgConnection, marking: &mut Marking) -> Answer<()> {
+    let mut after = None;
+    loop {
+        let page = queries::list_filesets(conn, &COLLECT, after).await?;
+        let Some((commit, seq, _)) = page.last() else {
+            return Ok(());
+        };
+        after = Some((*commit, *seq));
+        for (.., changes) in &page {
+            for change in change::decode(changes)? {
+                if let FileChange::Put(_, entry) | FileChange::Append(_, entry) = &change {
+                    marking.file(entry).await?;
+                }
+            }
+        }
+    }
+}
+
+async fn mark_results(conn: &mut PgConnection, marking: &mut Marking) -> Answer<()> {
+    let mut after = None;
+    loop {
+        let page = queries::list_results(conn, &COLLECT, after.as_ref()).await?;
+        let Some((pipeline, key, _)) = page.last() else {
+            return Ok(());
+        };
+        after = Some((*pipeline, key.clone()));
+        for (.., outputs) in &page {
+            for (_, entry) in decode_entries(outputs)? {
+                marking.file(&entry).await?;
+            }
+        }
+    }
+}
+
+struct Sweep<'a> {
+    plane: &'a Plane,
+    marking: &'a Marking,
+    grace: Duration,
+    dry_run: bool,
+    /// By the store's clock.
+    now: SystemTime,
+    seen: HashSet<Digest>,
+    report: CollectionReport,
+}
+
+impl<'a> Sweep<'a> {
+    fn new(plane: &'a Plane, marking: &'a Marking, grace: Duration, dry_run: bool, now: SystemTime) -> Self {
+        let report = CollectionReport {
+            dry_run,
+            grace_seconds: grace.as_secs(),
+            needed_bytes: marking.bytes(),
+            ..CollectionReport::default()
+        };
+        Self {
+            plane,
+            marking,
+            grace,
+            dry_run,
+            now,
+            seen: HashSet::new(),
+            report,
+        }
+    }
+
+    async fn pack(&mut self, pack: PackInfo) -> Answer<()> {
+        self.seen.insert(pack.id);
+        self.report.packs += 1;
+        self.report.size_bytes += pack.size_bytes;
+        let needed = self.marking.bytes_of(pack.id);
+        if needed > 0 {
+            if needed < pack.size_bytes / SPARSE {
+                self.report.sparse_packs += 1;
+                self.report.sparse_bytes += pack.size_bytes - needed;
+            }
+            return self.absolve(pack.id).await;
+        }
+        let age = self.now.duration_since(pack.modified_at).unwrap_or_default();
+        if age < self.grace {
+            self.report.young_packs += 1;
+            self.report.young_bytes += pack.size_bytes;
+            return Ok(());
+        }
+        let condemned_at = {
+            let mut conn = self.plane.pool.acquire().await?;
+            queries::find_condemned(&mut conn, &COLLECT, pack.id).await?
+        };
+        let waited = condemned_at.and_then(|at| (self.plane.now() - at).to_std().ok());
+        if waited.is_some_and(|waited| waited >= self.grace) {
+            self.report.freed_packs += 1;
+            self.report.freed_bytes += pack.size_bytes;
+            if !self.dry_run {
+                self.plane.storage.remove_pack(pack.id).await?;
+                self.absolve(pack.id).await?;
+            }
+            return Ok(());
+        }
+        self.report.condemned_packs += 1;
+        self.report.condemned_bytes += pack.size_bytes;
+        if condemned_at.is_none() && !self.dry_run {
+            let mut conn = self.plane.pool.acquire().await?;
+            queries::insert_condemned(&mut conn, &COLLECT, pack.id, self.plane.now()).await?;
+        }
+        Ok(())
+    }
+
+    /// A pack is needed, or gone: it is not condemned any more.
+    async fn absolve(&mut self, pack: Digest) -> Answer<()> {
+        if self.dry_run {
+            return Ok(());
+        }
+        let mut conn = self.plane.pool.acquire().await?;
+        queries::delete_condemned(&mut conn, &COLLECT, pack).await
+    }
+
+    /// Drops notes about packs that are gone: a run may have died between removing one and saying so.
+    async fn finish(mut self) -> Answer<CollectionReport> {
+        let condemned = {
+            let mut conn = self.plane.pool.acquire().await?;
+            queries::list_condemned(&mut conn, &COLLECT).await?
+        };
+        for pack in condemned {
+            if !self.seen.contains(&pack) {
+                self.absolve(pack).await?;
+            }
+        }
+        Ok(self.report)
+    }
+}

@@ -1,0 +1,148 @@
+//! What is still needed. Whoever knows all references marks everything below them; packs without a mark are garbage.
+//!
+//! Marking visits each distinct node once: a node that two thousand trees share is read once. It fails at damage instead
+//! of taking what lies behind for garbage.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use crate::digest::Digest;
+use crate::entry::{BlockRef, Content, FileEntry};
+use crate::error::Result;
+use crate::extents::Block;
+use crate::location::Location;
+use crate::storage::Shared;
+use crate::tree::TreeRef;
+use crate::tree::cursor::load;
+use crate::tree::node::{Child, Items, Node};
+
+/// A pack as the store lists it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PackInfo {
+    /// Its name.
+    pub id: Digest,
+    /// Its size in bytes.
+    pub size_bytes: u64,
+    /// When it was written, by the store's clock.
+    pub modified_at: SystemTime,
+}
+
+#[derive(Default)]
+struct Marked {
+    /// Where the pieces begin that are needed.
+    offsets: HashSet<u32>,
+    bytes: u64,
+}
+
+/// Everything that was found to be needed so far. Memory: some ten bytes for each piece.
+pub struct Marking {
+    shared: Arc<Shared>,
+    packs: HashMap<Digest, Marked>,
+}
+
+impl Marking {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self {
+            shared,
+            packs: HashMap::new(),
+        }
+    }
+
+    /// Bytes of a pack that are needed; 0: the pack is not.
+    pub fn bytes_of(&self, pack: Digest) -> u64 {
+        self.packs.get(&pack).map_or(0, |marked| marked.bytes)
+    }
+
+    /// Bytes of all pieces that are needed, each counted once.
+    pub fn bytes(&self) -> u64 {
+        self.packs.values().map(|marked| marked.bytes).sum()
+    }
+
+    /// How many packs hold something that is needed.
+    pub fn packs(&self) -> usize {
+        self.packs.len()
+    }
+
+    /// Marks a tree and all its files.
+    ///
+    /// # Errors
+    /// When something below is damaged or the store does not answer.
+    pub async fn tree(&mut self, tree: &TreeRef) -> Result<()> {
+        let Some(location) = &tree.root else { return Ok(()) };
+        if !self.mark(location) {
+            return Ok(());
+        }
+        let root = self.shared.node(location, tree.digest).await?;
+        let mut todo: Vec<(Child, u8)> = Vec::new();
+        let mut next = Some(root);
+        while let Some(node) = next.take() {
+            self.node(&node, &mut todo).await?;
+            while let Some((child, level)) = todo.pop() {
+                if self.mark(&child.location) {
+                    next = Some(load(&self.shared, &child, level).await?);
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn node(&mut self, node: &Arc<Node>, todo: &mut Vec<(Child, u8)>) -> Result<()> {
+        match &node.items {
+            Items::Inner(level, children) => {
+                todo.extend(children.iter().rev().map(|child| (child.clone(), *level)));
+            }
+            Items::Leaf(files) => {
+                for (path, file) in files {
+                    self.file(file).await.map_err(|error| error.for_file(path))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Marks the bytes of a file.
+    ///
+    /// # Errors
+    /// As [`Marking::tree`].
+    pub async fn file(&mut self, file: &FileEntry) -> Result<()> {
+        match &file.content {
+            Content::Embedded(_) => {}
+            Content::Extents(extents) => {
+                for extent in extents {
+                    self.mark(&extent.location);
+                }
+            }
+            Content::Blocks(root) => {
+                let mut todo: Vec<BlockRef> = vec![root.clone()];
+                while let Some(next) = todo.pop() {
+                    if !self.mark(&next.location) {
+                        continue;
+                    }
+                    match &*self.shared.block(&next).await? {
+                        Block::Blocks(parts) => todo.extend(parts.iter().map(|part| part.block.clone())),
+                        Block::Extents(extents) => {
+                            for extent in extents {
+                                self.mark(&extent.location);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes that a piece is needed; whether that is news.
+    fn mark(&mut self, location: &Location) -> bool {
+        // What a session of this process still holds is younger than any pack that may be removed.
+        let Some(pack) = location.pack() else { return true };
+        let marked = self.packs.entry(pack).or_default();
+        let is_new = marked.offsets.insert(location.offset);
+        if is_new {
+            marked.bytes += location.length();
+        }
+        is_new
+    }
+}
