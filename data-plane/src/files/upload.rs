@@ -16,8 +16,9 @@ use crate::failure::{Answer, Failure};
 
 /// Files up to this size are stored in batches.
 const SMALL_BYTES_MAX: u64 = 128 << 10;
-/// A batch is stored when it holds that much.
+/// A batch is stored when it holds that much; less when there are many uploads.
 const BATCH_BYTES: usize = 1 << 20;
+const BATCH_BYTES_MIN: usize = 64 << 10;
 const BATCH_FILES: usize = 1024;
 /// Batches of one upload on their way at once.
 const BATCHES_MAX: usize = 4;
@@ -45,6 +46,7 @@ pub struct Destination<'a> {
 type Stored = Vec<(usize, FilePath, FileEntry)>;
 
 struct Batches {
+    storage: Storage,
     writer: Writer,
     permits: Arc<Semaphore>,
     names: Vec<(usize, FilePath)>,
@@ -55,8 +57,9 @@ struct Batches {
 }
 
 impl Batches {
-    fn new(writer: &Writer, permits: &Arc<Semaphore>) -> Self {
+    fn new(storage: &Storage, writer: &Writer, permits: &Arc<Semaphore>) -> Self {
         Self {
+            storage: storage.clone(),
             writer: writer.clone(),
             permits: Arc::clone(permits),
             names: Vec::new(),
@@ -71,7 +74,7 @@ impl Batches {
         self.bytes += content.len();
         self.names.push((place, path));
         self.files.push((content.into(), executable));
-        if self.bytes >= BATCH_BYTES || self.files.len() >= BATCH_FILES {
+        if self.bytes >= self.storage.part(BATCH_BYTES_MIN, BATCH_BYTES) || self.files.len() >= BATCH_FILES {
             self.send().await?;
         }
         Ok(())
@@ -145,7 +148,7 @@ pub async fn receive(
     source: impl AsyncRead + Send + Unpin,
 ) -> Answer<Vec<FileChange>> {
     let mut archive = ArchiveReader::new(source);
-    let mut small = Batches::new(writer, destination.batches);
+    let mut small = Batches::new(storage, writer, destination.batches);
     let mut large = Vec::new();
     let mut place = 0;
     while let Some(member) = archive.next().await? {

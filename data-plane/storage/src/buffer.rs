@@ -6,9 +6,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 
-const SEGMENT_BYTES: usize = 1 << 20;
+const SEGMENT_BYTES: usize = 256 << 10;
 /// So many idle segments are kept while there are write sessions.
-const IDLE_MAX: usize = 64;
+const IDLE_MAX: usize = 256;
+
+/// So many sessions at once are served as if each were alone.
+const FEW_SESSIONS: usize = 2;
 
 /// Idle segments.
 #[derive(Default)]
@@ -21,6 +24,13 @@ impl Pool {
     /// Write sessions that are open now.
     pub(crate) fn sessions(&self) -> usize {
         self.sessions.load(Ordering::Relaxed)
+    }
+
+    /// One session's part of something that all of them share, at least `least`: a hundred sessions must not be a
+    /// hundred times the memory. A few may have `most` each.
+    pub(crate) fn part(&self, least: usize, most: usize) -> usize {
+        let sessions = self.sessions().max(1);
+        (most * FEW_SESSIONS / sessions.max(FEW_SESSIONS)).max(least.min(most))
     }
 
     pub(crate) fn enter(&self) {

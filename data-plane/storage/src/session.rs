@@ -21,7 +21,8 @@ use crate::writer::WriteReport;
 const WINDOW_CHUNKS: usize = 1 << 17;
 /// So many blocks of extents are remembered: those of some 100 GiB.
 const BLOCKS_MAX: usize = 1 << 12;
-const PACK_BYTES_MIN: usize = 4 << 20;
+const WINDOW_CHUNKS_MIN: usize = 1 << 12;
+const PACK_BYTES_MIN: usize = 512 << 10;
 
 static SESSIONS: AtomicUsize = AtomicUsize::new(0);
 
@@ -63,8 +64,8 @@ impl Window {
         self.young.get(digest).or_else(|| self.old.get(digest))
     }
 
-    fn insert(&mut self, digest: Digest, location: Location) {
-        if self.young.len() >= WINDOW_CHUNKS {
+    fn insert(&mut self, digest: Digest, location: Location, most: usize) {
+        if self.young.len() >= most {
             self.old = std::mem::take(&mut self.young);
         }
         self.young.insert(digest, location);
@@ -103,7 +104,7 @@ impl Session {
             .append(&mut state, PieceKind::Chunk, bytes.len(), |_| Ok((bytes, digest)))?
             .0;
         state.report.bytes_new += bytes.len() as u64;
-        state.known.insert(digest, location.clone());
+        state.known.insert(digest, location.clone(), self.window_chunks());
         Ok(Extent { location, digest })
     }
 
@@ -158,9 +159,11 @@ impl Session {
 
     /// Many sessions at once fill smaller packs, so that they do not fill the memory.
     fn pack_bytes(&self) -> usize {
-        let sessions = self.shared.pool.sessions().max(2);
-        let most = self.shared.options.pack_bytes;
-        (most * 2 / sessions).max(PACK_BYTES_MIN.min(most))
+        self.shared.pool.part(PACK_BYTES_MIN, self.shared.options.pack_bytes)
+    }
+
+    fn window_chunks(&self) -> usize {
+        self.shared.pool.part(WINDOW_CHUNKS_MIN, WINDOW_CHUNKS)
     }
 
     /// Closes the open pack, if there is one, and starts writing it.
@@ -193,10 +196,11 @@ impl Session {
 
     /// Notes chunks that are stored already, in a file that is likely to be similar to what comes.
     pub(crate) fn learn(&self, extents: impl IntoIterator<Item = Extent>) {
+        let most = self.window_chunks();
         let mut state = self.state();
         for extent in extents {
             if !self.shared.is_suspect(&extent.location) {
-                state.known.insert(extent.digest, extent.location);
+                state.known.insert(extent.digest, extent.location, most);
             }
         }
     }

@@ -44,8 +44,8 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            cache_bytes: 64 << 20,
-            pack_bytes: 32 << 20,
+            cache_bytes: 48 << 20,
+            pack_bytes: 24 << 20,
             packs_in_flight: 2,
             seed: None,
         }
@@ -174,6 +174,11 @@ impl Storage {
     /// Begins a write session. Must be called inside a Tokio runtime.
     pub fn writer(&self) -> Writer {
         Writer::new(Arc::clone(&self.shared))
+    }
+
+    /// One write session's part of `most` bytes, at least `least`: less when there are many sessions at once.
+    pub fn part(&self, least: usize, most: usize) -> usize {
+        self.shared.pool.part(least, most)
     }
 
     /// The file at this path.

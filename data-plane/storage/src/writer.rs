@@ -69,7 +69,7 @@ impl Writer {
                 whole
             });
             let cutting = spawn_blocking(move || builder.push(&to_cut).map(|()| builder));
-            target = (target * 4).min(BUFFER_BYTES_MAX);
+            target = (target * 4).min(self.session.shared.pool.part(BUFFER_BYTES_FIRST, BUFFER_BYTES_MAX));
             spare.clear();
             let filled = if ended {
                 Ok(true)
