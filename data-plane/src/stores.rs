@@ -1,11 +1,18 @@
 //! Builds the store that a tenant's bytes lie in. The only file that knows which kinds of stores there are.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use chassis::Environment;
 use contract::config::StoreConfig;
 use object_store::aws::AmazonS3Builder;
+use object_store::{ClientOptions, RetryConfig};
 use storage::{Options, Storage, Store};
+
+const CONNECT_WAIT: Duration = Duration::from_secs(5);
+/// For one request with its body, tries included: 24 MiB at 1 Mbit/s.
+const REQUEST_WAIT: Duration = Duration::from_secs(240);
+const RETRIES: usize = 8;
 
 /// Opens the bucket of the configuration.
 ///
@@ -21,7 +28,17 @@ pub fn open(config: &StoreConfig, environment: &Environment) -> anyhow::Result<S
             access_key_id,
             secret_access_key,
         } => {
+            // A pack may take its time on a slow line; what does not move at all is tried again.
+            let client = ClientOptions::new()
+                .with_connect_timeout(CONNECT_WAIT)
+                .with_timeout(REQUEST_WAIT);
             let mut builder = AmazonS3Builder::new()
+                .with_client_options(client)
+                .with_retry(RetryConfig {
+                    max_retries: RETRIES,
+                    retry_timeout: REQUEST_WAIT,
+                    ..RetryConfig::default()
+                })
                 .with_bucket_name(bucket)
                 .with_region(region)
                 .with_access_key_id(access_key_id)

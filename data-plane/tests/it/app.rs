@@ -124,12 +124,24 @@ impl App {
     }
 
     pub async fn on(url: &str, database: Option<TestDatabase>) -> Self {
+        Self::with(url, database, |_| {}).await
+    }
+
+    /// A plane whose bytes lie elsewhere.
+    pub async fn on_store(store: StoreConfig) -> Self {
+        let database = testkit::postgres::migrated_database(&data_plane::server::MIGRATIONS).await;
+        let url = database.url.clone();
+        Self::with(&url, Some(database), |config| config.store = store).await
+    }
+
+    async fn with(url: &str, database: Option<TestDatabase>, change: impl FnOnce(&mut DataPlaneConfig)) -> Self {
         chassis::process::install_tls_provider();
         let start = DateTime::<Utc>::from_timestamp(1_790_000_000, 0).unwrap();
         let environment = Environment::simulated(start, 7);
         let control = FakeControl::start(&environment).await;
         let directory = testkit::temporary_directory();
-        let config = config(&control, url, directory.path());
+        let mut config = config(&control, url, directory.path());
+        change(&mut config);
         std::fs::create_dir_all(&config.home).unwrap();
         let storage = data_plane::stores::open(&config.store, &chassis::Environment::system()).unwrap();
         let plane = Plane::new(config, storage, environment.clone()).unwrap();

@@ -20,3 +20,6 @@ mod model;
 mod repos;
 mod revocation;
 mod room;
+#[path = "../../storage/tests/it/s3.rs"]
+mod s3;
+mod s3_bucket;

@@ -10,9 +10,9 @@ use s3s::auth::SimpleAuth;
 use s3s::service::S3ServiceBuilder;
 use tokio::net::TcpListener;
 
-const BUCKET: &str = "packs";
-const KEY: &str = "test-key";
-const SECRET: &str = "test-secret";
+pub const BUCKET: &str = "packs";
+pub const KEY: &str = "test-key";
+pub const SECRET: &str = "test-secret";
 
 /// A running server; gone when dropped.
 pub struct Server {
@@ -48,12 +48,17 @@ impl Server {
         }
     }
 
+    /// Where it is.
+    pub fn endpoint(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
     /// A client of the bucket.
     pub fn client(&self) -> Arc<dyn ObjectStore> {
         // The HTTP client wants one, even where nothing is encrypted; a second installation is refused, which is fine.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let client = AmazonS3Builder::new()
-            .with_endpoint(format!("http://{}", self.address))
+            .with_endpoint(self.endpoint())
             .with_allow_http(true)
             .with_region("us-east-1")
             .with_bucket_name(BUCKET)
