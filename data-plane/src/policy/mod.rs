@@ -27,6 +27,9 @@ const EPOCH_WAIT: Duration = Duration::from_secs(5);
 /// The published keys are read again at most that often, whoever sends tokens with keys that nobody knows.
 const KEYS_PAUSE_SECONDS: i64 = 5;
 
+/// A request may have looked at the clock a moment before the control plane was heard of.
+const CLOCK_TOLERANCE: chrono::Duration = chrono::Duration::seconds(1);
+
 /// The policy in force and how fresh it is.
 pub struct PolicyHolder {
     organization: OrganizationId,
@@ -73,7 +76,8 @@ impl PolicyHolder {
     /// `policy-unreachable` when there is none, or the control plane was not heard of for too long: deny (R2, R6).
     pub fn current(&self, now: DateTime<Utc>) -> Answer<Arc<Policy>> {
         let heard_at = *self.heard_at.lock().unwrap_or_else(PoisonError::into_inner);
-        let fresh = heard_at.is_some_and(|at| now - at < self.fail_closed);
+        // A clock that was set back would let the policy live longer by as much.
+        let fresh = heard_at.is_some_and(|at| now - at < self.fail_closed && at - now <= CLOCK_TOLERANCE);
         match self.current.borrow().clone() {
             Some(policy) if fresh => Ok(policy),
             _ => Err(unreachable()),
@@ -129,17 +133,24 @@ impl PolicyHolder {
         *self.heard_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(at);
     }
 
-    /// Verifies a signed snapshot, keeps it on disk, brings it into force. Answers whether it was new.
+    /// Verifies a signed snapshot that came at that time, brings it into force, keeps it on disk. Answers whether it was new.
     ///
     /// # Errors
-    /// When it is not one for this plane, or the disk does not take it.
-    pub fn accept(&self, signed: &str) -> anyhow::Result<bool> {
+    /// When it is not one for this plane.
+    pub fn accept(&self, signed: &str, at: DateTime<Utc>) -> anyhow::Result<bool> {
         let snapshot = self.verify(signed)?;
         if self.epoch() >= snapshot.epoch {
             return Ok(false);
         }
-        persist(&self.path, signed)?;
-        Ok(self.install(snapshot))
+        let epoch = snapshot.epoch;
+        // Before it is in force: who waits for that must not find a policy that nobody was heard of.
+        self.heard(at);
+        let installed = self.install(snapshot);
+        // A full disk must not hold up a revocation; what is lost is the start while the control plane is away.
+        if let Err(error) = persist(&self.path, signed) {
+            tracing::error!(error = %error, policy.epoch = epoch, "the policy in force could not be kept on disk: {error}");
+        }
+        Ok(installed)
     }
 
     /// Loads the snapshot of the last run. It counts once the control plane was heard of.

@@ -47,7 +47,7 @@ pub async fn follow(plane: Plane, shutdown: Shutdown) {
 
 fn take(plane: &Plane, answer: &contract::policy::PolicyAnswer) -> anyhow::Result<()> {
     if let Some(signed) = &answer.signed_snapshot {
-        plane.policy.accept(signed)?;
+        plane.policy.accept(signed, plane.now())?;
     }
     anyhow::ensure!(
         plane.policy.epoch() >= answer.epoch || answer.signed_snapshot.is_some(),

@@ -97,6 +97,26 @@ async fn the_policy_never_goes_back_and_survives_a_restart() {
 }
 
 #[tokio::test]
+async fn a_revocation_counts_though_the_disk_does_not_take_it() {
+    let app = App::start().await;
+    let (ada, bob) = (app.member("ada").await, app.member("bob").await);
+    let repo = app.repo(&ada, "r").await;
+    app.put(&ada, "r", &[("f", b"1")]).await.ok();
+    let grant = app.grant(&bob, Role::Viewer, &repo).await;
+    std::fs::remove_dir_all(&app.plane.config.home).unwrap();
+    app.revoke(grant).await;
+    app.cat(&bob, "r", "f").await.refused(ProblemKind::NotFound);
+}
+
+#[tokio::test]
+async fn a_clock_that_was_set_back_does_not_let_the_policy_live_longer() {
+    let app = App::start().await;
+    let now = app.plane.now();
+    assert!(app.plane.policy.current(now).is_ok());
+    assert!(app.plane.policy.current(now - Duration::seconds(5)).is_err());
+}
+
+#[tokio::test]
 async fn a_suspended_organization_and_a_revoked_token_are_told_so() {
     let app = App::start().await;
     let ada = app.member("ada").await;
