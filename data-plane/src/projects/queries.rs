@@ -1,4 +1,4 @@
-//! SQL of projects. Every member may know all project names, so reading asks for a call and nothing more.
+//! SQL of projects. Every member may know all project names; a token with scopes those that it reaches.
 
 use contract::ids::ProjectId;
 use contract::names::ProjectName;
@@ -34,18 +34,21 @@ pub async fn find_project(conn: &mut PgConnection, _: &System, name: &ProjectNam
     Ok(row)
 }
 
-/// Projects in the order of their names, behind `after`.
+/// Projects in the order of their names, behind `after`; with `among` only those.
 pub async fn list_projects(
     conn: &mut PgConnection,
     _: &System,
+    among: Option<&[String]>,
     after: Option<&str>,
     limit: i64,
 ) -> Answer<Vec<ProjectRow>> {
     let rows = sqlx::query_as(
-        "select id, name, created_at from projects where $1::text is null or name > $1 order by name limit $2",
+        "select id, name, created_at from projects
+          where ($1::text is null or name > $1) and ($3::text[] is null or name = any($3)) order by name limit $2",
     )
     .bind(after)
     .bind(limit)
+    .bind(among)
     .fetch_all(conn)
     .await?;
     Ok(rows)

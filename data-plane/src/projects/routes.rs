@@ -17,7 +17,7 @@ use crate::failure::{Answer, Failure};
 use crate::permissions::System;
 use crate::plane::Plane;
 
-const MEMBERS: System = System::because("every member may know the names of all projects");
+const MEMBERS: System = System::because("every member may know the names of all projects that the token reaches");
 const MANAGERS: System = System::because("the caller manages the organization");
 
 /// The routes.
@@ -67,9 +67,29 @@ async fn list(State(plane): State<Plane>, call: Call, Query(query): Query<ListQu
     let limit = cursor::limit(query.limit)?;
     let after: Option<String> = call.position("projects", query.cursor.as_deref())?;
     let mut tx = plane.begin().await?;
-    let rows = queries::list_projects(&mut tx, &MEMBERS, after.as_deref(), limit as i64 + 1).await?;
+    let rows = queries::list_projects(
+        &mut tx,
+        &MEMBERS,
+        in_scope(&call).as_deref(),
+        after.as_deref(),
+        limit as i64 + 1,
+    )
+    .await?;
     let items = rows.into_iter().map(view).collect();
     Ok(Json(call.page("projects", items, limit, |p: &Project| p.name.clone())?))
+}
+
+/// The projects that the token's scopes reach; `None` = all.
+fn in_scope(call: &Call) -> Option<Vec<String>> {
+    let scopes = &call.claims().scopes;
+    if scopes.is_empty() || scopes.iter().any(|s| s.resource == "*") {
+        return None;
+    }
+    let project = |resource: &str| match resource.strip_prefix("project:") {
+        Some(project) => Some(project.to_owned()),
+        None => resource.split_once('/').map(|(project, _)| project.to_owned()),
+    };
+    Some(scopes.iter().filter_map(|s| project(&s.resource)).collect())
 }
 
 async fn remove(State(plane): State<Plane>, call: Call, Path(project): Path<ProjectName>) -> Answer<StatusCode> {
