@@ -48,7 +48,9 @@ pub fn explain(
 ) -> Option<Explanation> {
     let manages = || {
         let role = policy.member(viewer.principal).map(|m| m.role);
-        role.is_some_and(OrganizationRole::manages) || can(policy, viewer, Permission::Admin, set.home())
+        // As everywhere: a token with scopes manages nothing but what they cover.
+        (role.is_some_and(OrganizationRole::manages) && viewer.scopes.is_empty())
+            || can(policy, viewer, Permission::Admin, set.home())
     };
     let about_oneself = viewer.principal == asked.principal;
     if !can(policy, viewer, Permission::Discover, set.home()) || !(about_oneself || manages()) {
@@ -193,6 +195,30 @@ pub fn shown_name(policy: &Policy, viewer: &Subject, domain: DomainId) -> String
             format!("{RESTRICTED}{number}")
         }
     }
+}
+
+/// A text that names domains by their ids, as rows keep it, told to a viewer: each by its [`shown_name`].
+pub fn in_words(policy: &Policy, viewer: &Subject, text: &str) -> String {
+    let mut told = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find(DomainId::PREFIX) {
+        let (before, named) = rest.split_at(at);
+        told.push_str(before);
+        let whole = named.split_at_checked(DomainId::PREFIX.len() + 32);
+        rest = match whole.and_then(|(id, behind)| Some((id.parse::<DomainId>().ok()?, behind))) {
+            Some((domain, behind)) => {
+                told.push_str(&shown_name(policy, viewer, domain));
+                behind
+            }
+            None => {
+                let (prefix, behind) = named.split_at(DomainId::PREFIX.len());
+                told.push_str(prefix);
+                behind
+            }
+        };
+    }
+    told.push_str(rest);
+    told
 }
 
 /// The shortest path from a commit of the domain down to the object on which no active release excuses the domain.

@@ -56,6 +56,28 @@ pub fn required_for_new_pipeline(
     missing
 }
 
+/// R10: the domains on which the subject needs `declassify` before code that reads these inputs may reach the network, and
+/// has it not. `output` are the origins of what the code makes: a release of an input to this very pipeline excuses it
+/// there. Ascending; empty = go on.
+pub fn required_for_egress(
+    policy: &Policy,
+    subject: &Subject,
+    inputs: &[&OriginSet],
+    output: &OriginSet,
+    now: DateTime<Utc>,
+) -> Vec<DomainId> {
+    let active = policy.active_releases(now);
+    let mut missing = match weigh(policy, subject, Verb::Egress, output, &active).denial {
+        None => Vec::new(),
+        Some(denial) if denial.missing.is_empty() => output.domains().collect(),
+        Some(denial) => denial.missing,
+    };
+    // The code can send what it reads, not what its own repo holds.
+    let own = output.home();
+    missing.retain(|domain| *domain != own || inputs.iter().any(|set| set.get(own).is_some()));
+    missing
+}
+
 /// Somebody who would lose read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Loss {

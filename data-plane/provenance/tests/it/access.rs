@@ -11,7 +11,7 @@ use contract::policy::{
 };
 use provenance::access::{
     Access, Cause, DecisionCache, Lineage, LineageNode, Policy, Subject, Verb, can, decide, explain, guard, impact,
-    read, required_for_new_pipeline, who_can_read,
+    in_words, read, required_for_egress, required_for_new_pipeline, shown_name, who_can_read,
 };
 use provenance::origins::{Edge, OriginSet, matching_releases};
 use provenance::spec::MaxOrigins;
@@ -467,4 +467,58 @@ fn a_witness_does_not_go_through_a_released_edge() {
     let commits: Vec<&str> = images.witness.iter().map(|s| s.split_once('@').unwrap().1).collect();
     let expected = [IMAGES, TRUTH, DETECT_RED, CODE_RED].map(|n| commit(n).to_string());
     assert_eq!(commits, expected);
+}
+
+#[test]
+fn a_stored_text_names_domains_as_its_reader_may_know_them() {
+    let story = story(|_| {});
+    let (images, truth) = (domain(IMAGES), domain(TRUTH));
+    let text = format!("{images}@c and {truth}, not dom_1 nor dom_\u{fc}");
+    let hidden = shown_name(&story.policy, &person(RED), truth);
+    assert!(hidden.starts_with("restricted upstream #"), "{hidden}");
+    assert_eq!(
+        in_words(&story.policy, &person(RED), &text),
+        format!("default/images@c and {hidden}, not dom_1 nor dom_\u{fc}")
+    );
+    assert_eq!(
+        in_words(&story.policy, &person(HOST), &text),
+        "default/images@c and default/truth, not dom_1 nor dom_\u{fc}"
+    );
+    assert_eq!(in_words(&story.policy, &person(HOST), "dom_"), "dom_");
+}
+
+#[test]
+fn the_network_is_for_who_may_declassify_every_input_that_is_not_released_to_this_pipeline() {
+    let story = story(|s| s.grants.push(grant(BLUE, Role::Owner, TRUTH)));
+    let (truth, detected) = (OriginSet::own(domain(TRUTH)), OriginSet::own(domain(DETECT_RED)));
+    let inputs = [&truth, &detected];
+    let missing = |who: u8, digest: &str, now| {
+        let edge = matching_releases(&story.policy, domain(SCORE_RED), digest, day(1));
+        let parents = [(&truth, edge.clone()), (&detected, edge)];
+        let output = OriginSet::combine(domain(SCORE_RED), &parents);
+        required_for_egress(&story.policy, &person(who), &inputs, &output, now)
+    };
+    assert!(missing(HOST, "other", day(2)).is_empty());
+    assert_eq!(missing(BLUE, "other", day(2)), [domain(DETECT_RED)]);
+    assert_eq!(missing(RED, "other", day(2)), [domain(TRUTH), domain(DETECT_RED)]);
+    assert!(missing(RED, "d", day(2)).is_empty(), "released to that very code");
+    assert_eq!(missing(RED, "d", day(91)), [domain(TRUTH), domain(DETECT_RED)]);
+    assert!(missing(77, "other", day(2)).contains(&domain(TRUTH)), "no member");
+}
+
+#[test]
+fn a_token_with_scopes_does_not_manage_by_its_owners_role() {
+    let story = story(|s| {
+        s.grants.retain(|g| g.grantee != Grantee::Account(account(HOST)));
+        s.grants.push(grant(HOST, Role::Discoverer, SCORE_RED));
+    });
+    let set = OriginSet::own(domain(SCORE_RED));
+    let asks = |viewer: &Subject| {
+        let lineage = lineage(&Edge::plain());
+        explain(&story.policy, viewer, &person(RED), Verb::Read, &set, &lineage, day(1)).is_some()
+    };
+    assert!(asks(&person(HOST)));
+    let mut scoped = person(HOST);
+    scoped.scopes = vec!["read:default/score-red".parse().unwrap()];
+    assert!(!asks(&scoped));
 }

@@ -83,7 +83,8 @@ proptest! {
             }
             let knows = |d: DomainId| can(policy, &viewer, Permission::Discover, d);
             let told = explain(policy, &viewer, &asked, verb, set, &world.lineage(i), world.now);
-            let manager = policy.member(viewer.principal).map(|m| m.role).is_some_and(OrganizationRole::manages);
+            let manager = policy.member(viewer.principal).map(|m| m.role).is_some_and(OrganizationRole::manages)
+                && viewer.scopes.is_empty();
             let may_ask = viewer.principal == asked.principal || manager
                 || can(policy, &viewer, Permission::Admin, set.home());
             prop_assert_eq!(told.is_some(), knows(set.home()) && may_ask, "seed {}", number);
