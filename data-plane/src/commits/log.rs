@@ -107,7 +107,7 @@ pub async fn walk(
         };
         next = last.parent;
         for row in line {
-            if !sets.contains(&row.origin_set) || !changes(plane, conn, &row, path).await? {
+            if !sets.contains(&row.origin_set) || !changes(plane, conn, &sets, &row, path).await? {
                 continue;
             }
             if found.len() == limit {
@@ -136,8 +136,15 @@ async fn list_line(conn: &mut PgConnection, id: CommitId) -> Answer<Vec<CommitRo
     Ok(rows)
 }
 
-/// Whether the commit changed what is at the path.
-async fn changes(plane: &Plane, conn: &mut PgConnection, row: &CommitRow, path: Option<&FilePath>) -> Answer<bool> {
+/// Whether the commit changed what is at the path, as far as the caller sees its past: what a hidden commit before it did
+/// counts as done by this one.
+async fn changes(
+    plane: &Plane,
+    conn: &mut PgConnection,
+    readable: &[i64],
+    row: &CommitRow,
+    path: Option<&FilePath>,
+) -> Answer<bool> {
     let Some(path) = path else {
         return Ok(true);
     };
@@ -146,7 +153,7 @@ async fn changes(plane: &Plane, conn: &mut PgConnection, row: &CommitRow, path: 
     }
     let before = match row.parent {
         None => None,
-        Some(parent) => queries::find_finished(conn, &DECIDE, parent).await?,
+        Some(parent) => queries::find_finished_among(conn, &DECIDE, parent, readable).await?,
     };
     let before = before.map_or_else(|| Ok(TreeRef::empty()), |b| b.tree())?;
     let summary = |tree: TreeRef| {

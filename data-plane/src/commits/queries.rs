@@ -189,6 +189,15 @@ pub async fn list_set(conn: &mut PgConnection, _: &System, set: CommitSetId) -> 
     Ok(rows)
 }
 
+/// Whether the repo holds any commit, in whatever state.
+pub async fn has_commits(conn: &mut PgConnection, _: &System, repo: DomainId) -> Answer<bool> {
+    let found = sqlx::query_scalar("select exists (select 1 from commits where repo_id = $1)")
+        .bind(repo.uuid())
+        .fetch_one(conn)
+        .await?;
+    Ok(found)
+}
+
 /// The head of a branch, whatever its state: outer `None` = no such branch, inner = a branch without commits.
 pub async fn find_head(
     conn: &mut PgConnection,
@@ -210,7 +219,17 @@ pub async fn find_head(
 
 /// The nearest finished commit from `id` upward along parents, itself included.
 pub async fn find_finished(conn: &mut PgConnection, _: &System, id: CommitId) -> Answer<Option<CommitRow>> {
-    find_finished_by(conn, id, None).await
+    find_finished_by(conn, id, None, None).await
+}
+
+/// The nearest finished commit from `id` upward, itself included, that has one of these origin sets.
+pub async fn find_finished_among(
+    conn: &mut PgConnection,
+    _: &System,
+    id: CommitId,
+    sets: &[i64],
+) -> Answer<Option<CommitRow>> {
+    find_finished_by(conn, id, None, Some(sets)).await
 }
 
 /// The nearest commit from `id` upward that was finished by that time.
@@ -220,26 +239,30 @@ pub async fn find_finished_at(
     id: CommitId,
     at: chrono::DateTime<chrono::Utc>,
 ) -> Answer<Option<CommitRow>> {
-    find_finished_by(conn, id, Some(at)).await
+    find_finished_by(conn, id, Some(at), None).await
 }
 
 async fn find_finished_by(
     conn: &mut PgConnection,
     id: CommitId,
     at: Option<chrono::DateTime<chrono::Utc>>,
+    sets: Option<&[i64]>,
 ) -> Answer<Option<CommitRow>> {
     // The walk stops at the first row that fits.
     let row = sqlx::query_as(select_commits!(
         "(with recursive chain (id, parent_id, fits, depth) as (
-            select id, parent_id, state = 'finished' and finished_at <= coalesce($2, 'infinity'), 0
+            select id, parent_id, state = 'finished' and finished_at <= coalesce($2, 'infinity')
+                   and ($3::bigint[] is null or origin_set_id = any($3)), 0
               from commits where id = $1
             union all
-            select p.id, p.parent_id, p.state = 'finished' and p.finished_at <= coalesce($2, 'infinity'), depth + 1
+            select p.id, p.parent_id, p.state = 'finished' and p.finished_at <= coalesce($2, 'infinity')
+                   and ($3::bigint[] is null or p.origin_set_id = any($3)), depth + 1
               from chain join commits p on p.id = chain.parent_id where not chain.fits
          ) select id from chain where fits order by depth limit 1) found join commits c on c.id = found.id"
     ))
     .bind(id.uuid())
     .bind(at)
+    .bind(sets)
     .fetch_optional(conn)
     .await?;
     Ok(row)

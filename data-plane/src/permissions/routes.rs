@@ -10,7 +10,8 @@ use chassis::http::{Json, Query};
 use contract::api::{Explanation, Page, Reader};
 use contract::ids::{CommitId, DomainId};
 use contract::policy::{Permission, Principal};
-use contract::reference::CommitRef;
+use contract::problem::ProblemKind;
+use contract::reference::{Base, CommitRef};
 use provenance::access::{Lineage, LineageNode, Subject, Verb, explain, who_can_read};
 use provenance::origins::{Edge, OriginSet, matching_releases};
 use serde::Deserialize;
@@ -18,7 +19,7 @@ use sqlx::PgConnection;
 
 use super::{System, Visible};
 use crate::call::Call;
-use crate::commits::{CommitRow, origins};
+use crate::commits::{self, CommitRow, origins};
 use crate::cursor;
 use crate::failure::{Answer, Failure};
 use crate::lineage::{self, Direction};
@@ -98,11 +99,26 @@ async fn readers(
     Ok(Json(call.page(&list, rest, limit, |_| skip + limit)?))
 }
 
-/// The commit that is asked about. Where there is none yet, or the caller may not know which there are, the question is
-/// about the repo itself.
+/// The commit that is asked about: the one that a read of the reference would show, else the head of the branch whatever
+/// its state. Only where the repo holds no commit at all, the question is about the repo itself.
 async fn object(plane: &Plane, call: &Call, conn: &mut PgConnection, reference: &CommitRef) -> Answer<Object> {
     let repo = call.repo(conn, &reference.repo).await?;
-    let Ok(located) = call.locate(conn, reference).await else {
+    let commit = match call.locate(conn, reference).await {
+        Ok(located) => Some(located.commit),
+        Err(failure) if matches!(failure.kind(), ProblemKind::NotFound | ProblemKind::NotAllowed) => {
+            let head = match (&reference.base, &reference.step) {
+                (Base::Branch(branch), None) => commits::queries::find_head(conn, &EXPLAIN, repo.id, branch).await?,
+                _ => None,
+            };
+            match head.flatten() {
+                Some(head) => Some(head),
+                None if commits::queries::has_commits(conn, &EXPLAIN, repo.id).await? => return Err(failure),
+                None => None,
+            }
+        }
+        Err(failure) => return Err(failure),
+    };
+    let Some(commit) = commit else {
         let id: CommitId = plane.id();
         let node = LineageNode {
             domain: repo.id,
@@ -120,13 +136,9 @@ async fn object(plane: &Plane, call: &Call, conn: &mut PgConnection, reference: 
             lineage,
         });
     };
-    let set = origins::get(plane, conn, &EXPLAIN, located.commit.origin_set).await?;
-    let lineage = lineage_of(call, conn, located.commit).await?;
-    Ok(Object {
-        repo: located.repo,
-        set,
-        lineage,
-    })
+    let set = origins::get(plane, conn, &EXPLAIN, commit.origin_set).await?;
+    let lineage = lineage_of(call, conn, commit).await?;
+    Ok(Object { repo, set, lineage })
 }
 
 /// Everything upstream of a commit with the releases on each edge.
