@@ -181,8 +181,22 @@ pub fn taken(name: &RepoName) -> Failure {
     .hint("choose another name")
 }
 
-/// Marks a repo as deleted and drops its branches. Its commits stay: others may be made from them.
+/// Marks a repo as deleted and drops its branches. Its finished commits stay: others may be made from them. Open ones,
+/// which nobody could finish any more, end with what was put into them, so that jobs do not wait for them for ever.
 pub async fn delete_repo(conn: &mut PgConnection, allowed: &Allowed, at: chrono::DateTime<chrono::Utc>) -> Answer<()> {
+    // The rows of the commits first: who adds to one at this moment holds its row.
+    sqlx::query(
+        "update commits set state = 'errored', reason = 'the repo was deleted', finished_at = $2
+          where repo_id = $1 and state = 'open'",
+    )
+    .bind(allowed.domain().uuid())
+    .bind(at)
+    .execute(&mut *conn)
+    .await?;
+    sqlx::query("delete from filesets f using commits c where c.id = f.commit_id and c.repo_id = $1")
+        .bind(allowed.domain().uuid())
+        .execute(&mut *conn)
+        .await?;
     sqlx::query("delete from branches where repo_id = $1")
         .bind(allowed.domain().uuid())
         .execute(&mut *conn)

@@ -259,6 +259,8 @@ async fn remove(
     }
     queries::delete_repo(&mut tx, &allowed, plane.now()).await?;
     tx.commit().await?;
+    plane.signals.work_changed();
+    plane.signals.commits_changed();
     // The repo is gone whether the control plane hears of it or not; a tombstone changes no right.
     if let Err(error) = plane.control.bury_domain(allowed.domain()).await {
         tracing::warn!(error = %error, "the control plane was not told of a deleted repo: {error}");
@@ -278,7 +280,10 @@ impl Call {
     }
 
     /// Whether the token's scopes let the caller make something in a project: every member may, by himself.
-    fn may_create(&self, project: &ProjectName, name: &RepoName) -> Answer<()> {
+    ///
+    /// # Errors
+    /// `not-allowed`.
+    pub fn may_create(&self, project: &ProjectName, name: &RepoName) -> Answer<()> {
         let scopes = &self.claims().scopes;
         let fits = |resource: &str| {
             resource == "*" || resource == format!("project:{project}") || resource == format!("{project}/{name}")
