@@ -44,6 +44,23 @@ impl Call {
         Ok(Self { plane, claims, rights })
     }
 
+    /// The same caller under the policy that is in force now: for requests that take long, before each thing they tell (R6).
+    ///
+    /// # Errors
+    /// As [`Call::admit`], when he would not be let in any more.
+    pub fn renewed(&self) -> Answer<Self> {
+        let policy = self.plane.policy.current(self.plane.now())?;
+        standing(&policy, &self.claims)?;
+        Ok(Self {
+            plane: self.plane.clone(),
+            claims: self.claims.clone(),
+            rights: Rights {
+                subject: self.rights.subject.clone(),
+                policy,
+            },
+        })
+    }
+
     /// What the caller may do.
     pub fn rights(&self) -> &Rights {
         &self.rights

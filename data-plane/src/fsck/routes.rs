@@ -47,7 +47,7 @@ struct Run {
 }
 
 async fn check(State(plane): State<Plane>, call: Call, Query(query): Query<CheckQuery>) -> Answer<Response> {
-    call.manages("check everything that is stored")?;
+    may_check(&call)?;
     let run = Run {
         plane,
         call,
@@ -70,6 +70,10 @@ async fn check(State(plane): State<Plane>, call: Call, Query(query): Query<Check
         Body::from_stream(lines),
     )
         .into_response())
+}
+
+fn may_check(call: &Call) -> Answer<()> {
+    call.manages("check everything that is stored")
 }
 
 fn encode(lines: &[Line]) -> Bytes {
@@ -109,6 +113,9 @@ impl Run {
     }
 
     async fn next(&mut self) -> Answer<Option<Vec<Line>>> {
+        // A check may take hours, and rights may have ended since it began.
+        self.call = self.call.renewed()?;
+        may_check(&self.call)?;
         if self.rows.is_empty() {
             let mut conn = self.plane.pool.acquire().await?;
             self.rows = queries::list_commits(&mut conn, &CHECK, self.after, READ_AT_ONCE)
