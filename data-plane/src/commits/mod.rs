@@ -72,13 +72,10 @@ impl CommitRow {
             (Some(root), CommitState::Finished) => Ok(TreeRef::from_bytes(root)?),
             (_, CommitState::Errored) => Err(Failure::new(
                 contract::problem::ProblemKind::Conflict,
-                format!(
-                    "commit `{}` never got a content: {}",
-                    self.id,
-                    self.reason.as_deref().unwrap_or("its job failed")
-                ),
+                // The reason is not for everybody who may read the commit.
+                format!("commit `{}` is errored and never got a content", self.id),
             )
-            .hint("read an older commit, for example with `^`")),
+            .hint("`howdah commit show` tells why; read an older commit, for example with `^`")),
             _ => Err(Failure::new(
                 contract::problem::ProblemKind::Conflict,
                 format!("commit `{}` is not finished yet, so it can't be read", self.id),

@@ -61,6 +61,8 @@ pub struct Head {
     pub commit: Option<CommitRow>,
     /// The tree that readers of the branch see.
     pub tree: TreeRef,
+    /// The origin set of that tree's commit, if there is one.
+    pub origin_set: Option<i64>,
 }
 
 impl Head {
@@ -83,8 +85,51 @@ pub async fn head(conn: &mut PgConnection, allowed: &Allowed, branch: &BranchNam
         Some(head) if head.state == CommitState::Finished => Some(head.clone()),
         Some(head) => queries::find_finished(conn, &PUT, head.id).await?,
     };
+    let origin_set = finished.as_ref().map(|f| f.origin_set);
     let tree = finished.map_or_else(|| Ok(TreeRef::empty()), |f| f.tree())?;
-    Ok(Head { commit, tree })
+    Ok(Head {
+        commit,
+        tree,
+        origin_set,
+    })
+}
+
+/// Whether the caller may be told of the content that a change goes onto: there may be write without read.
+///
+/// # Errors
+/// When the database is away or the origin set is damaged.
+pub async fn is_readable(call: &Call, origin_set: Option<i64>) -> Answer<bool> {
+    let Some(id) = origin_set else {
+        return Ok(true);
+    };
+    let mut conn = call.plane.pool.acquire().await?;
+    let set = origins::get(&call.plane, &mut conn, &PUT, id).await?;
+    Ok(call.readable(&set, "").is_ok())
+}
+
+/// A change that cannot be made. Which file is in the way is told to whom may read it.
+async fn refused(call: &Call, origin_set: Option<i64>, failure: Failure) -> Failure {
+    if failure.kind() != ProblemKind::Conflict || matches!(is_readable(call, origin_set).await, Ok(true)) {
+        return failure;
+    }
+    Failure::new(
+        ProblemKind::Conflict,
+        "a path of this change would be a file and a directory; nothing was changed",
+    )
+    .hint("ask somebody who may read the branch which path is in the way")
+}
+
+async fn applied(
+    call: &Call,
+    writer: &Stored,
+    base: &TreeRef,
+    origin_set: Option<i64>,
+    changes: &[FileChange],
+) -> Answer<TreeRef> {
+    match change::apply(&call.plane.storage, writer, base, changes).await {
+        Ok(tree) => Ok(tree),
+        Err(failure) => Err(refused(call, origin_set, failure).await),
+    }
 }
 
 /// Makes the change.
@@ -124,7 +169,7 @@ pub async fn commit(call: &Call, writer: &Stored, change: Change<'_>) -> Answer<
 
 async fn commit_onto(call: &Call, writer: &Stored, change: &Change<'_>, head: &Head) -> Answer<Option<CommitRow>> {
     let plane = &call.plane;
-    let tree = change::apply(&plane.storage, writer, &head.tree, &change.changes).await?;
+    let tree = applied(call, writer, &head.tree, head.origin_set, &change.changes).await?;
     writer.flush().await?;
     let mut tx = begin_change(call, change).await?;
     writer.in_time()?;
@@ -227,9 +272,13 @@ async fn add_to(call: &Call, writer: &Stored, change: &Change<'_>, id: CommitId)
     writer.flush().await?;
     let encoded = change::encode(&change.changes)?;
     let mut tx = plane.begin().await?;
+    if !change.sources.is_empty() {
+        // Origins change, and whoever computes those of several commits again holds the lock.
+        lock_dag(&mut tx).await?;
+    }
     still_allowed(call, &mut tx, change.repo).await?;
     writer.in_time()?;
-    let Some(open) = queries::lock_commit(&mut tx, &PUT, id)
+    let Some(mut open) = queries::lock_commit(&mut tx, &PUT, id)
         .await?
         .filter(|c| c.state == CommitState::Open)
     else {
@@ -242,8 +291,8 @@ async fn add_to(call: &Call, writer: &Stored, change: &Change<'_>, id: CommitId)
         let mut from: Vec<_> = change.sources.iter().map(|s| Arc::clone(&s.origins)).collect();
         from.push(origins::get(plane, &mut tx, &PUT, open.origin_set).await?);
         let set = united(change.repo.id, &from);
-        let set = origins::intern(&mut tx, &PUT, &set).await?;
-        queries::update_origins(&mut tx, &PUT, id, set).await?;
+        open.origin_set = origins::intern(&mut tx, &PUT, &set).await?;
+        queries::update_origins(&mut tx, &PUT, id, open.origin_set).await?;
         for (input, name) in inputs(&change.sources) {
             queries::insert_input(&mut tx, &PUT, id, input, &name).await?;
         }
@@ -293,13 +342,15 @@ pub async fn finish(call: &Call, repo: &Visible, _: &Allowed, id: CommitId) -> A
     let mut seen = 0;
     let mut changes = Vec::new();
     for _ in 0..ATTEMPTS {
-        let base = {
+        let (base, origin_set) = {
             let mut conn = plane.pool.acquire().await?;
             collect(&mut conn, &writer, id, &mut seen, &mut changes).await?;
+            // What was put into it may be others': its own origins count, which hold those of what is below it.
+            let set = queries::find_commit(&mut conn, &PUT, id).await?.map(|c| c.origin_set);
             let finished = queries::find_finished(&mut conn, &PUT, id).await?;
-            finished.map_or_else(|| Ok(TreeRef::empty()), |f| f.tree())?
+            (finished.map_or_else(|| Ok(TreeRef::empty()), |f| f.tree())?, set)
         };
-        let tree = change::apply(&plane.storage, &writer, &base, &changes).await?;
+        let tree = applied(call, &writer, &base, origin_set, &changes).await?;
         writer.flush().await?;
         let mut tx = plane.begin().await?;
         lock_dag(&mut tx).await?;

@@ -83,7 +83,7 @@ async fn start(
     };
     let row = put::start(&call, change).await?;
     let mut conn = plane.pool.acquire().await?;
-    let shown = views::show_to_maker(&mut conn, call.rights(), row).await?;
+    let shown = views::show_to_maker(&mut conn, &call, row).await?;
     Ok((StatusCode::CREATED, Json(shown)))
 }
 
@@ -111,14 +111,14 @@ async fn finish(State(plane): State<Plane>, call: Call, Query(query): Query<RefQ
     }
     let row = put::finish(&call, &repo, &allowed, commit.id).await?;
     let mut conn = plane.pool.acquire().await?;
-    Ok(Json(views::show_to_maker(&mut conn, call.rights(), row).await?))
+    Ok(Json(views::show_to_maker(&mut conn, &call, row).await?))
 }
 
 async fn show(State(plane): State<Plane>, call: Call, Query(query): Query<RefQuery>) -> Answer<Json<Commit>> {
     let reference: CommitRef = query.reference.parse()?;
     let mut conn = plane.pool.acquire().await?;
     let readable = call.locate_readable(&mut conn, &reference).await?;
-    let shown = views::show(&mut conn, call.rights(), &readable.proof, readable.commit).await?;
+    let shown = views::show(&mut conn, &call, &readable.proof, readable.commit).await?;
     Ok(Json(shown))
 }
 
@@ -133,7 +133,7 @@ async fn list(State(plane): State<Plane>, call: Call, Query(query): Query<LogQue
     let readable = log::readable_sets(&call, &mut conn, start.repo).await?;
     let from = after.map_or(start.commit, |a| a.next);
     let (rows, next) = log::walk(&plane, &mut conn, &readable, from, path.as_ref(), limit).await?;
-    let items = views::show_all(&mut conn, call.rights(), rows).await?;
+    let items = views::show_all(&mut conn, &call, rows).await?;
     let next_cursor = match next {
         None => None,
         Some(next) => Some(call.cursor(&name, &Position { next })?),

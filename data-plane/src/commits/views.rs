@@ -9,30 +9,38 @@ use provenance::access::Readable;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::CommitRow;
+use super::{CommitRow, origins};
+use crate::call::Call;
 use crate::failure::{Answer, Failure};
-use crate::permissions::{Rights, System};
+use crate::jobs::reasons;
+use crate::permissions::System;
 use crate::repos;
 
+const DECIDE: System = System::because("the origin set is read in order to decide what is shown");
 const NAMES: System = System::because("names of repos whose commits the caller may read or discover");
 
 /// Shows one commit that the caller may read.
 ///
 /// # Errors
 /// When the database is away.
-pub async fn show(conn: &mut PgConnection, rights: &Rights, _: &Readable, row: CommitRow) -> Answer<api::Commit> {
-    let mut shown = show_all(conn, rights, vec![row]).await?;
+pub async fn show(conn: &mut PgConnection, call: &Call, _: &Readable, row: CommitRow) -> Answer<api::Commit> {
+    let mut shown = show_all(conn, call, vec![row]).await?;
     shown
         .pop()
         .ok_or_else(|| Failure::internal("a commit got lost on its way out"))
 }
 
-/// Shows a commit to who has just made it, and may write without reading.
+/// Shows a commit to who has just made it. Who may write without reading learns that it was made, and nothing of the
+/// content, most of which others put there.
 ///
 /// # Errors
 /// When the database is away.
-pub async fn show_to_maker(conn: &mut PgConnection, rights: &Rights, row: CommitRow) -> Answer<api::Commit> {
-    let mut shown = show_all(conn, rights, vec![row]).await?;
+pub async fn show_to_maker(conn: &mut PgConnection, call: &Call, mut row: CommitRow) -> Answer<api::Commit> {
+    let set = origins::get(&call.plane, conn, &DECIDE, row.origin_set).await?;
+    if call.readable(&set, "").is_err() {
+        (row.root, row.size_bytes, row.files) = (None, 0, 0);
+    }
+    let mut shown = show_all(conn, call, vec![row]).await?;
     shown
         .pop()
         .ok_or_else(|| Failure::internal("a commit got lost on its way out"))
@@ -42,11 +50,14 @@ pub async fn show_to_maker(conn: &mut PgConnection, rights: &Rights, row: Commit
 ///
 /// # Errors
 /// When the database is away.
-pub(crate) async fn show_all(
-    conn: &mut PgConnection,
-    rights: &Rights,
-    rows: Vec<CommitRow>,
-) -> Answer<Vec<api::Commit>> {
+pub(crate) async fn show_all(conn: &mut PgConnection, call: &Call, rows: Vec<CommitRow>) -> Answer<Vec<api::Commit>> {
+    let rights = call.rights();
+    let failed: Vec<Uuid> = rows
+        .iter()
+        .filter(|r| r.reason.is_some())
+        .map(|r| r.id.uuid())
+        .collect();
+    let open = reasons::open_to(call, conn, &failed).await?;
     let ids: Vec<Uuid> = rows.iter().map(|r| r.id.uuid()).collect();
     let edges = sqlx::query_as::<_, (Uuid, Uuid, Uuid)>(
         "select i.commit_id, i.input_id, c.repo_id from commit_inputs i join commits c on c.id = i.input_id
@@ -77,7 +88,8 @@ pub(crate) async fn show_all(
         }
     }
     rows.into_iter()
-        .map(|row| {
+        .map(|mut row| {
+            row.reason = reasons::told(rights, row.reason, open.contains(&row.id.uuid()));
             let (project, repo) = names
                 .get(&row.repo)
                 .cloned()

@@ -91,7 +91,7 @@ async fn place(plane: &Plane, call: &Call, repo: &str, branch: Option<BranchName
 
 async fn answer(plane: &Plane, call: &Call, row: CommitRow) -> Answer<(StatusCode, Json<Commit>)> {
     let mut conn = plane.pool.acquire().await?;
-    let shown = views::show_to_maker(&mut conn, call.rights(), row).await?;
+    let shown = views::show_to_maker(&mut conn, call, row).await?;
     Ok((StatusCode::CREATED, Json(shown)))
 }
 
@@ -132,7 +132,8 @@ pub(super) async fn delete(
 ) -> Answer<Json<Commit>> {
     let place = place(&plane, &call, &query.repo, query.branch, &query.message).await?;
     let path = directory_path(&query.path)?;
-    let changes = deletions(&plane.storage, &place, path.as_ref()).await?;
+    let readable = put::is_readable(&call, place.head.origin_set).await?;
+    let changes = deletions(&plane.storage, &place, readable, path.as_ref()).await?;
     let writer = Stored::begin(&plane.storage);
     let change = Change {
         repo: &place.repo,
@@ -147,11 +148,17 @@ pub(super) async fn delete(
 }
 
 /// The deletion of one path, or of everything.
-async fn deletions(storage: &Storage, place: &Place, path: Option<&FilePath>) -> Answer<Vec<FileChange>> {
+async fn deletions(
+    storage: &Storage,
+    place: &Place,
+    readable: bool,
+    path: Option<&FilePath>,
+) -> Answer<Vec<FileChange>> {
     let tree = &place.head.tree;
     if let Some(path) = path {
-        // What an open commit holds is known only when it is finished: deleting what is not there does no harm then.
-        if !place.head.is_open() && storage.kind(tree, path).await?.is_none() {
+        // What an open commit holds is known only when it is finished: deleting what is not there does no harm then. Who
+        // may not read is not told either whether it was there.
+        if readable && !place.head.is_open() && storage.kind(tree, path).await?.is_none() {
             return Err(Failure::new(
                 ProblemKind::NotFound,
                 format!(

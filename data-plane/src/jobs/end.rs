@@ -25,7 +25,7 @@ pub async fn end(plane: &Plane, tx: &mut Tx, job: JobId, state: JobState, reason
     let why = reason.unwrap_or("its job ended");
     commits::queries::update_errored(tx, &SELF, CommitId::from_uuid(commit), why, now).await?;
     if state == JobState::Failure {
-        pipelines::queries::update_outcome(tx, &SELF, pipeline, "failure", reason).await?;
+        pipelines::queries::update_outcome(tx, &SELF, pipeline, reason.map(|why| (job, why))).await?;
     }
     Ok(true)
 }

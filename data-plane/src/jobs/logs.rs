@@ -14,6 +14,7 @@ use serde::Deserialize;
 
 use super::{queries, state_of};
 use crate::call::{Call, Standing};
+use crate::commits::origins;
 use crate::failure::{Answer, Failure};
 use crate::permissions::System;
 use crate::plane::Plane;
@@ -33,7 +34,6 @@ pub(super) struct LogsQuery {
 struct Reading {
     plane: Plane,
     standing: Standing,
-    origins: std::sync::Arc<provenance::origins::OriginSet>,
     job: JobId,
     datum: Option<Vec<u8>>,
     follow: bool,
@@ -52,10 +52,9 @@ pub(super) async fn stream(
         Some(text) => Some(hex::decode(text).map_err(|_| Failure::invalid(format!("`{text}` is no datum id")))?),
     };
     let mut conn = plane.pool.acquire().await?;
-    let job = call.job(&mut conn, id).await?;
+    call.job(&mut conn, id).await?;
     let reading = Reading {
         standing: call.keep(),
-        origins: job.origins,
         job: id,
         datum,
         follow: query.follow,
@@ -81,7 +80,7 @@ impl Reading {
     async fn next(&mut self) -> Answer<Option<Bytes>> {
         let mut changes = self.plane.signals.commits();
         loop {
-            if self.over || !self.standing.may_still_read(&self.origins) {
+            if self.over {
                 return Ok(None);
             }
             changes.borrow_and_update();
@@ -91,7 +90,15 @@ impl Reading {
             let ended = job.is_none_or(|job| state_of(&job.state).is_terminal());
             let rows =
                 queries::list_lines(&mut conn, &READABLE, self.job, self.datum.as_deref(), self.after, PAGE).await?;
+            // After the lines: a job that started in between may have more origins than when this began.
+            let job = queries::find(&mut conn, &READABLE, self.job)
+                .await?
+                .ok_or_else(Failure::not_found)?;
+            let origins = origins::get(&self.plane, &mut conn, &READABLE, job.origin_set_id).await?;
             drop(conn);
+            if !self.standing.may_still_read(&origins) {
+                return Ok(None);
+            }
             let full = rows.len() as i64 == PAGE;
             self.over = !full && (ended || !self.follow);
             if let Some(last) = rows.last() {

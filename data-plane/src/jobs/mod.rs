@@ -4,6 +4,7 @@
 pub mod end;
 pub mod logs;
 pub mod queries;
+pub mod reasons;
 pub mod routes;
 pub mod views;
 pub mod wait;

@@ -82,22 +82,22 @@ pub async fn find(conn: &mut PgConnection, _: &System, id: JobId) -> Answer<Opti
     Ok(row)
 }
 
-/// Jobs below `before`, newest first, of a pipeline or of all, with these origins.
+/// Jobs older than `before`, newest first, of a pipeline or of all, with these origins.
 pub async fn list(
     conn: &mut PgConnection,
     _: &System,
     pipeline: Option<Uuid>,
     sets: &[i64],
-    before: Option<i64>,
+    before: Option<JobId>,
     limit: i64,
 ) -> Answer<Vec<JobRow>> {
     let rows = sqlx::query_as(select_jobs!(
         "where ($1::uuid is null or j.pipeline_id = $1) and c.origin_set_id = any($2)
-           and ($3::bigint is null or j.seq < $3) order by j.seq desc limit $4"
+           and ($3::uuid is null or j.seq < (select seq from jobs where id = $3)) order by j.seq desc limit $4"
     ))
     .bind(pipeline)
     .bind(sets)
-    .bind(before)
+    .bind(before.map(JobId::uuid))
     .bind(limit)
     .fetch_all(conn)
     .await?;
@@ -110,6 +110,18 @@ pub async fn of_commits(conn: &mut PgConnection, _: &System, commits: &[Uuid]) -
         .bind(commits)
         .fetch_all(conn)
         .await?;
+    Ok(rows)
+}
+
+/// The origin sets of what was read to make these commits: commit made, set.
+pub async fn input_sets(conn: &mut PgConnection, _: &System, outputs: &[Uuid]) -> Answer<Vec<(Uuid, i64)>> {
+    let rows = sqlx::query_as(
+        "select distinct j.output_commit_id, c.origin_set_id from jobs j join job_inputs i on i.job_id = j.id
+           join commits c on c.id = i.commit_id where j.output_commit_id = any($1)",
+    )
+    .bind(outputs)
+    .fetch_all(conn)
+    .await?;
     Ok(rows)
 }
 
@@ -199,6 +211,29 @@ pub async fn input_names(conn: &mut PgConnection, _: &System, job: JobId) -> Ans
         .bind(job.uuid())
         .fetch_all(conn)
         .await?;
+    Ok(rows)
+}
+
+/// What a leaf of a job reads.
+#[derive(Debug, Clone, FromRow)]
+pub struct InputRow {
+    /// The leaf's place.
+    pub position: i32,
+    /// Its name.
+    pub name: String,
+    /// The origin set of the commit.
+    pub origin_set_id: i64,
+}
+
+/// What the leaves of a job read, in order.
+pub async fn inputs(conn: &mut PgConnection, _: &System, job: JobId) -> Answer<Vec<InputRow>> {
+    let rows = sqlx::query_as(
+        "select i.position, i.name, c.origin_set_id from job_inputs i join commits c on c.id = i.commit_id
+          where i.job_id = $1 order by i.position",
+    )
+    .bind(job.uuid())
+    .fetch_all(conn)
+    .await?;
     Ok(rows)
 }
 

@@ -54,13 +54,14 @@ async fn list(State(plane): State<Plane>, call: Call, Query(query): Query<ListQu
         Some(text) => Some(call.repo(&mut conn, &text.parse::<RepoRef>()?).await?.id.uuid()),
     };
     let name = format!("jobs {}", query.pipeline.as_deref().unwrap_or_default());
-    let before: Option<i64> = call.position(&name, query.cursor.as_deref())?;
+    // Not its place among all jobs: that would tell how many others there are.
+    let before: Option<JobId> = call.position(&name, query.cursor.as_deref())?;
     let sets = queries::origin_sets(&mut conn, &FILTERED, pipeline).await?;
     let sets = call.readable_among(&mut conn, sets).await?;
     let rows = queries::list(&mut conn, &FILTERED, pipeline, &sets, before, limit as i64 + 1).await?;
-    let page = call.page(&name, rows, limit, |row| row.seq)?;
+    let page = call.page(&name, rows, limit, |row| JobId::from_uuid(row.id))?;
     Ok(Json(Page {
-        items: page.items.into_iter().map(views::show).collect::<Answer<_>>()?,
+        items: views::show_all(&call, &mut conn, page.items).await?,
         next_cursor: page.next_cursor,
     }))
 }
@@ -68,7 +69,7 @@ async fn list(State(plane): State<Plane>, call: Call, Query(query): Query<ListQu
 async fn show(State(plane): State<Plane>, call: Call, Path(id): Path<JobId>) -> Answer<Json<Job>> {
     let mut conn = plane.pool.acquire().await?;
     let job = call.job(&mut conn, id).await?;
-    Ok(Json(views::show(job.row)?))
+    Ok(Json(views::show(&call, &mut conn, job.row).await?))
 }
 
 async fn datums(
@@ -82,7 +83,7 @@ async fn datums(
     call.job(&mut conn, id).await?;
     let list = format!("datums {id} {}", query.state.as_deref().unwrap_or_default());
     let after: Option<i64> = call.position(&list, query.cursor.as_deref())?;
-    let names = queries::input_names(&mut conn, &READABLE, id).await?;
+    let leaves = views::Leaves::of(&call, &mut conn, id).await?;
     let state = query.state.as_deref();
     let rows = queries::list_datums(&mut conn, &READABLE, id, state, after, limit as i64 + 1).await?;
     let page = call.page(&list, rows, limit, |row| row.position)?;
@@ -90,7 +91,7 @@ async fn datums(
         items: page
             .items
             .into_iter()
-            .map(|row| views::show_datum(id, row, &names))
+            .map(|row| views::show_datum(&call, id, row, &leaves))
             .collect(),
         next_cursor: page.next_cursor,
     }))
@@ -114,8 +115,9 @@ async fn stop(State(plane): State<Plane>, call: Call, Path(id): Path<JobId>) -> 
     let row = queries::find(&mut tx, &READABLE, id)
         .await?
         .ok_or_else(Failure::not_found)?;
+    let shown = views::show(&call, &mut tx, row).await?;
     tx.commit().await?;
     plane.signals.work_changed();
     plane.signals.commits_changed();
-    Ok(Json(views::show(row)?))
+    Ok(Json(shown))
 }

@@ -9,8 +9,8 @@ use provenance::origins::OriginSet;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::queries::{self, DatumRow, JobRow};
-use super::state_of;
+use super::queries::{self, DatumRow, InputRow, JobRow};
+use super::{reasons, state_of};
 use crate::call::Call;
 use crate::commits::origins;
 use crate::failure::{Answer, Failure};
@@ -62,11 +62,36 @@ fn number(n: i64) -> u64 {
     u64::try_from(n).unwrap_or(0)
 }
 
-/// Shows a job.
+/// Shows jobs whose outputs the caller may read.
 ///
 /// # Errors
-/// When a stored name is damaged.
-pub fn show(row: JobRow) -> Answer<Job> {
+/// When the database is away or a stored name is damaged.
+pub async fn show_all(call: &Call, conn: &mut PgConnection, rows: Vec<JobRow>) -> Answer<Vec<Job>> {
+    let outputs: Vec<Uuid> = rows
+        .iter()
+        .filter(|r| r.reason.is_some())
+        .map(|r| r.output_commit_id)
+        .collect();
+    let open = reasons::open_to(call, conn, &outputs).await?;
+    let shown = rows.into_iter().map(|mut row| {
+        row.reason = reasons::told(call.rights(), row.reason, open.contains(&row.output_commit_id));
+        view(row)
+    });
+    shown.collect()
+}
+
+/// Shows a job whose output the caller may read.
+///
+/// # Errors
+/// As [`show_all`].
+pub async fn show(call: &Call, conn: &mut PgConnection, row: JobRow) -> Answer<Job> {
+    let mut shown = show_all(call, conn, vec![row]).await?;
+    shown
+        .pop()
+        .ok_or_else(|| Failure::internal("a job got lost on its way out"))
+}
+
+fn view(row: JobRow) -> Answer<Job> {
     let seconds = |ms: i64| ms as f64 / 1000.0;
     Ok(Job {
         id: JobId::from_uuid(row.id),
@@ -96,8 +121,43 @@ pub fn show(row: JobRow) -> Answer<Job> {
     })
 }
 
-/// Shows a datum; `names` has the name of each leaf.
-pub fn show_datum(job: JobId, row: DatumRow, names: &[(i32, String)]) -> Datum {
+/// What a job reads, and what of it the caller may read: who may read an output may not read every input where one was
+/// released.
+pub struct Leaves {
+    names: Vec<(i32, String)>,
+    hidden: Vec<i32>,
+}
+
+impl Leaves {
+    /// The leaves of a job.
+    ///
+    /// # Errors
+    /// When the database is away or an origin set is damaged.
+    pub async fn of(call: &Call, conn: &mut PgConnection, job: JobId) -> Answer<Self> {
+        let rows: Vec<InputRow> = queries::inputs(conn, &DECIDE, job).await?;
+        let mut sets: Vec<i64> = rows.iter().map(|r| r.origin_set_id).collect();
+        sets.sort_unstable();
+        sets.dedup();
+        let readable = call.readable_among(conn, sets).await?;
+        let hidden = rows.iter().filter(|r| !readable.contains(&r.origin_set_id));
+        Ok(Self {
+            hidden: hidden.map(|r| r.position).collect(),
+            names: rows.into_iter().map(|r| (r.position, r.name)).collect(),
+        })
+    }
+
+    fn labels(&self, inputs: &[worker::protocol::TaskInput]) -> Vec<String> {
+        let hidden = |at: u32| self.hidden.iter().any(|h| u32::try_from(*h) == Ok(at));
+        let label = |input: &worker::protocol::TaskInput| match hidden(input.position) {
+            true => vec![reasons::RESTRICTED.to_owned()],
+            false => labels(std::slice::from_ref(input), &self.names),
+        };
+        inputs.iter().flat_map(label).collect()
+    }
+}
+
+/// Shows a datum of a job.
+pub fn show_datum(call: &Call, job: JobId, row: DatumRow, leaves: &Leaves) -> Datum {
     let inputs = worker::queries::decode_inputs(&row.inputs);
     Datum {
         id: hex::encode(row.key),
@@ -110,9 +170,9 @@ pub fn show_datum(job: JobId, row: DatumRow, names: &[(i32, String)]) -> Datum {
             "recovered" => DatumState::Recovered,
             _ => DatumState::Pending,
         },
-        inputs: labels(&inputs, names),
+        inputs: leaves.labels(&inputs),
         attempts: u32::try_from(row.attempts).unwrap_or(0),
-        reason: row.reason,
+        reason: reasons::told(call.rights(), row.reason, leaves.hidden.is_empty()),
         exit_code: row.exit_code,
         process_s: row.process_ms as f64 / 1000.0,
     }

@@ -1,5 +1,5 @@
 //! `wait`: a long poll for a commit, a commit set or a job. It answers for what the caller may read, and is done when
-//! that is done: what is hidden shows neither in the answer nor in its time.
+//! that is done: what is hidden shows neither in the answer nor in its time. Rights are asked anew at each look (R6).
 
 use std::time::Duration;
 
@@ -49,18 +49,25 @@ pub(super) async fn wait(
 ) -> Answer<Json<WaitAnswer>> {
     let until = tokio::time::Instant::now() + Duration::from_secs(query.timeout_seconds.min(TIMEOUT_MOST));
     let mut changes = plane.signals.commits();
+    let mut policies = plane.policy.changes();
     let target = {
         let mut conn = plane.pool.acquire().await?;
         target(&call, &mut conn, &query.target).await?
     };
     loop {
         changes.borrow_and_update();
-        let answer = look(&plane, &call, &target).await?;
+        policies.borrow_and_update();
+        // Rights may have ended since the request began.
+        let answer = look(&plane, &call.renewed()?, &target).await?;
         if answer.done || tokio::time::Instant::now() >= until {
             return Ok(Json(answer));
         }
         let next = until.min(tokio::time::Instant::now() + PATIENCE);
-        let _ = tokio::time::timeout_at(next, changes.changed()).await;
+        tokio::select! {
+            _ = changes.changed() => {}
+            _ = policies.changed() => {}
+            () = tokio::time::sleep_until(next) => {}
+        }
     }
 }
 
@@ -119,8 +126,8 @@ async fn look(plane: &Plane, call: &Call, target: &Target) -> Answer<WaitAnswer>
     }
     let ids: Vec<Uuid> = rows.iter().map(|c| c.id.uuid()).collect();
     let jobs = queries::of_commits(&mut conn, &FILTERED, &ids).await?;
-    let jobs = jobs.into_iter().map(views::show).collect::<Answer<Vec<_>>>()?;
+    let jobs = views::show_all(call, &mut conn, jobs).await?;
     let done = rows.iter().all(|c| c.state != CommitState::Open) && jobs.iter().all(|j| j.state.is_terminal());
-    let commits = commits::views::show_all(&mut conn, call.rights(), rows).await?;
+    let commits = commits::views::show_all(&mut conn, call, rows).await?;
     Ok(WaitAnswer { done, commits, jobs })
 }

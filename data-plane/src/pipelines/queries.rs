@@ -23,6 +23,12 @@ pub struct PipelineRow {
     pub state: String,
     /// Why.
     pub reason: Option<String>,
+    /// The output of the job that the reason speaks of.
+    pub reason_output: Option<Uuid>,
+    /// The origin set of that output.
+    pub reason_set: Option<i64>,
+    /// The newest version.
+    pub newest: i32,
     /// The branch that it writes.
     pub output_branch: String,
     /// The version shown.
@@ -46,10 +52,12 @@ pub struct PipelineRow {
 macro_rules! select_pipelines {
     ($tail:literal) => {
         concat!(
-            "select p.id, j.name as project, r.name, p.state, p.reason, p.output_branch, v.version, v.spec,
+            "select p.id, j.name as project, r.name, p.state, p.reason, f.output_commit_id as reason_output,
+                    o.origin_set_id as reason_set, p.version as newest, p.output_branch, v.version, v.spec,
                     v.spec_digest, v.code_digest, v.image_digest, v.code_revision, v.actor, v.created_at
                from pipelines p join repos r on r.id = p.id join projects j on j.id = r.project_id
-               join pipeline_versions v on v.pipeline_id = p.id ",
+               join pipeline_versions v on v.pipeline_id = p.id
+               left join jobs f on f.id = p.reason_job_id left join commits o on o.id = f.output_commit_id ",
             $tail
         )
     };
@@ -80,6 +88,16 @@ pub async fn is_deleted(conn: &mut PgConnection, _: &System, id: DomainId) -> An
 pub async fn is_read(conn: &mut PgConnection, _: &System, repo: DomainId) -> Answer<bool> {
     let read = sqlx::query_scalar("select exists (select 1 from pipeline_inputs where repo_id = $1)")
         .bind(repo.uuid())
+        .fetch_one(conn)
+        .await?;
+    Ok(read)
+}
+
+/// Whether a pipeline reads this branch.
+pub async fn is_branch_read(conn: &mut PgConnection, _: &System, repo: DomainId, branch: &str) -> Answer<bool> {
+    let read = sqlx::query_scalar("select exists (select 1 from pipeline_inputs where repo_id = $1 and branch = $2)")
+        .bind(repo.uuid())
+        .bind(branch)
         .fetch_one(conn)
         .await?;
     Ok(read)
@@ -192,15 +210,47 @@ pub struct RunRow {
     pub every_job: bool,
 }
 
+macro_rules! select_runs {
+    ($columns:literal, $from:literal, $tail:literal) => {
+        concat!(
+            "select ",
+            $columns,
+            "v.pipeline_id as id, v.version, v.spec, p.name as project, v.spec_digest, v.image_digest, v.code_revision,
+                    v.actor, v.plan_digest, v.datum_tries, v.parallelism, v.every_job
+               from ",
+            $from,
+            " join repos r on r.id = v.pipeline_id join projects p on p.id = r.project_id ",
+            $tail
+        )
+    };
+}
+
+/// The output commit of a job, and the version that it runs.
+pub async fn run_of_job(conn: &mut PgConnection, _: &System, job: JobId) -> Answer<Option<(Uuid, RunRow)>> {
+    #[derive(FromRow)]
+    struct OfJob {
+        output_commit_id: Uuid,
+        #[sqlx(flatten)]
+        run: RunRow,
+    }
+    let row = sqlx::query_as::<_, OfJob>(select_runs!(
+        "j.output_commit_id, ",
+        "jobs j join pipeline_versions v on v.pipeline_id = j.pipeline_id and v.version = j.version",
+        "where j.id = $1"
+    ))
+    .bind(job.uuid())
+    .fetch_optional(conn)
+    .await?;
+    Ok(row.map(|row| (row.output_commit_id, row.run)))
+}
+
 /// The newest versions of these pipelines.
 pub async fn runs(conn: &mut PgConnection, _: &System, ids: &[Uuid]) -> Answer<Vec<RunRow>> {
-    let rows = sqlx::query_as(
-        "select p.id, v.version, v.spec, j.name as project, v.spec_digest, v.image_digest, v.code_revision, v.actor,
-                v.plan_digest, v.datum_tries, v.parallelism, v.every_job
-           from pipelines p join pipeline_versions v on v.pipeline_id = p.id and v.version = p.version
-           join repos r on r.id = p.id join projects j on j.id = r.project_id
-          where p.id = any($1)",
-    )
+    let rows = sqlx::query_as(select_runs!(
+        "",
+        "pipelines l join pipeline_versions v on v.pipeline_id = l.id and v.version = l.version",
+        "where l.id = any($1)"
+    ))
     .bind(ids)
     .fetch_all(conn)
     .await?;
@@ -316,6 +366,7 @@ pub async fn insert_version(conn: &mut PgConnection, _: &System, new: &NewVersio
     sqlx::query(
         "insert into pipelines (id, version, state, output_branch) values ($1, $2, 'running', $3)
          on conflict (id) do update set version = excluded.version, output_branch = excluded.output_branch, reason = null,
+             reason_job_id = null,
              state = case when pipelines.state = 'paused' and pipelines.deleted_at is null then 'paused' else 'running' end,
              deleted_at = null",
     )
@@ -382,28 +433,10 @@ pub async fn update_state(
     state: &str,
     reason: Option<&str>,
 ) -> Answer<()> {
-    sqlx::query("update pipelines set state = $2, reason = $3 where id = $1 and deleted_at is null")
-        .bind(id.uuid())
-        .bind(state)
-        .bind(reason)
-        .execute(conn)
-        .await?;
-    Ok(())
-}
-
-/// What its last job says of a pipeline; one that is stopped stays so.
-pub async fn update_outcome(
-    conn: &mut PgConnection,
-    _: &System,
-    id: Uuid,
-    state: &str,
-    reason: Option<&str>,
-) -> Answer<()> {
     sqlx::query(
-        "update pipelines set state = $2, reason = $3
-          where id = $1 and state in ('running', 'failure') and (state, reason) is distinct from ($2, $3)",
+        "update pipelines set state = $2, reason = $3, reason_job_id = null where id = $1 and deleted_at is null",
     )
-    .bind(id)
+    .bind(id.uuid())
     .bind(state)
     .bind(reason)
     .execute(conn)
@@ -411,13 +444,36 @@ pub async fn update_outcome(
     Ok(())
 }
 
+/// What its last job says of a pipeline: that it failed and why, or nothing. One that is stopped stays so.
+pub async fn update_outcome(
+    conn: &mut PgConnection,
+    _: &System,
+    id: Uuid,
+    failed: Option<(JobId, &str)>,
+) -> Answer<()> {
+    sqlx::query(
+        "update pipelines set state = $2, reason = $3, reason_job_id = $4
+          where id = $1 and state in ('running', 'failure')
+            and (state, reason, reason_job_id) is distinct from ($2, $3, $4)",
+    )
+    .bind(id)
+    .bind(if failed.is_some() { "failure" } else { "running" })
+    .bind(failed.map(|(_, why)| why))
+    .bind(failed.map(|(job, _)| job.uuid()))
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
 /// Deletes a pipeline: nothing runs any more. Its repo, versions, jobs and commits stay.
 pub async fn delete(conn: &mut PgConnection, _: &System, id: DomainId, at: DateTime<Utc>) -> Answer<()> {
-    sqlx::query("update pipelines set deleted_at = $2, state = 'paused', reason = null where id = $1")
-        .bind(id.uuid())
-        .bind(at)
-        .execute(&mut *conn)
-        .await?;
+    sqlx::query(
+        "update pipelines set deleted_at = $2, state = 'paused', reason = null, reason_job_id = null where id = $1",
+    )
+    .bind(id.uuid())
+    .bind(at)
+    .execute(&mut *conn)
+    .await?;
     sqlx::query("delete from pipeline_inputs where pipeline_id = $1")
         .bind(id.uuid())
         .execute(conn)

@@ -72,7 +72,7 @@ async fn list(State(plane): State<Plane>, call: Call, Query(query): Query<ListQu
     let mut conn = plane.pool.acquire().await?;
     let after = after.as_ref().map(|a| (a.project.as_str(), a.name.as_str()));
     let rows = queries::list(&mut conn, &VISIBLE, &visible, after, limit as i64 + 1).await?;
-    let items = views::show_all(&mut conn, call.rights(), rows).await?;
+    let items = views::show_all(&mut conn, &call, rows).await?;
     let position = |p: &Pipeline| Position {
         project: p.project.to_string(),
         name: p.name.to_string(),
@@ -100,7 +100,7 @@ async fn one(call: &Call, conn: &mut PgConnection, id: DomainId) -> Answer<Json<
     let row = queries::find(conn, &VISIBLE, id, true)
         .await?
         .ok_or_else(Failure::not_found)?;
-    let mut shown = views::show_all(conn, call.rights(), vec![row]).await?;
+    let mut shown = views::show_all(conn, call, vec![row]).await?;
     Ok(Json(shown.pop().ok_or_else(Failure::not_found)?))
 }
 
@@ -126,7 +126,7 @@ async fn history(
     let list = format!("pipeline history {}", repo.id);
     let before: Option<i32> = call.position(&list, query.cursor.as_deref())?;
     let rows = queries::history(&mut conn, &VISIBLE, repo.id, before, limit as i64 + 1).await?;
-    let items = views::show_all(&mut conn, call.rights(), rows).await?;
+    let items = views::show_all(&mut conn, &call, rows).await?;
     Ok(Json(call.page(&list, items, limit, |p: &Pipeline| p.version)?))
 }
 

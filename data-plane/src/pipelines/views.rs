@@ -1,43 +1,114 @@
 //! Pipelines as the API shows them. A spec names its inputs, and an input that the caller may not know of must not be
-//! named, so such a spec is shown without its input.
+//! named, so such a spec is shown without everything that may name it. The reason of a failure tells of the data that its
+//! job read and made, so it is shown to whom may read those.
+
+use std::collections::{HashMap, HashSet};
 
 use contract::api::{Pipeline, PipelineState};
 use contract::ids::DomainId;
+use contract::names::{ProjectName, RepoName};
 use contract::policy::Permission;
+use provenance::spec::PipelineSpec;
 use serde_json::json;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::queries::{self, PipelineRow};
+use crate::call::Call;
 use crate::failure::Answer;
-use crate::permissions::{Rights, System};
+use crate::jobs::reasons;
+use crate::permissions::System;
+use crate::repos;
 
 const SHOW: System = System::because("what the caller may not know of is left out below");
+/// Fields that may name an input or tell what is done with it, in both spellings.
+const TELLING: [&str; 5] = ["transform", "max_origins", "maxOrigins", "description", "metadata"];
 
 /// Shows pipelines whose repos the caller may know of.
 ///
 /// # Errors
 /// When the database is away.
-pub async fn show_all(conn: &mut PgConnection, rights: &Rights, rows: Vec<PipelineRow>) -> Answer<Vec<Pipeline>> {
+pub async fn show_all(conn: &mut PgConnection, call: &Call, rows: Vec<PipelineRow>) -> Answer<Vec<Pipeline>> {
     let ids: Vec<Uuid> = rows.iter().map(|r| r.id).collect();
-    let inputs = queries::inputs(conn, &SHOW, Some(&ids)).await?;
+    let mut current: HashMap<Uuid, Vec<DomainId>> = HashMap::new();
+    for (pipeline, _, _, repo, _) in queries::inputs(conn, &SHOW, Some(&ids)).await? {
+        current.entry(pipeline).or_default().push(DomainId::from_uuid(repo));
+    }
+    let failed: Vec<Uuid> = rows.iter().filter_map(|r| r.reason_output).collect();
+    let open = reasons::open_to(call, conn, &failed).await?;
+    let mut names = Names {
+        call,
+        known: HashMap::new(),
+    };
     let mut shown = Vec::new();
-    for row in rows {
-        let own = inputs
-            .iter()
-            .filter(|i| i.0 == row.id)
-            .map(|i| DomainId::from_uuid(i.3));
-        let domains: Vec<DomainId> = own.chain([DomainId::from_uuid(row.id)]).collect();
-        let all = |permission| domains.iter().all(|d| rights.can(permission, *d));
-        shown.push(view(row, all(Permission::Discover), all(Permission::Read))?);
+    for mut row in rows {
+        row.reason = reason(call, conn, &row, &open).await?;
+        let inputs = current.get(&row.id).filter(|_| row.version == row.newest);
+        let named = match inputs {
+            Some(inputs) => inputs.iter().all(|d| call.rights().can(Permission::Discover, *d)),
+            None => names.of_spec(conn, &row).await?,
+        };
+        shown.push(view(row, named)?);
     }
     Ok(shown)
 }
 
-fn view(row: PipelineRow, names: bool, contents: bool) -> Answer<Pipeline> {
+/// The reason as this caller is told it, if he is.
+async fn reason(
+    call: &Call,
+    conn: &mut PgConnection,
+    row: &PipelineRow,
+    open: &HashSet<Uuid>,
+) -> Answer<Option<String>> {
+    if row.state != "failure" {
+        // Somebody stopped it: no job's data is told of.
+        return Ok(row.reason.clone());
+    }
+    // A failure without its job is of a time in which jobs were not kept beside reasons.
+    let (Some(output), Some(set)) = (row.reason_output, row.reason_set) else {
+        return Ok(None);
+    };
+    let readable = open.contains(&output) && !call.readable_among(conn, vec![set]).await?.is_empty();
+    Ok(reasons::told(
+        call.rights(),
+        row.reason.clone().filter(|_| readable),
+        true,
+    ))
+}
+
+/// Which repos of older versions' specs the caller may know of.
+struct Names<'a> {
+    call: &'a Call,
+    known: HashMap<(ProjectName, RepoName), bool>,
+}
+
+impl Names<'_> {
+    /// Whether the caller may know of every input of a version that is no longer the newest. One that is not there any
+    /// more counts as hidden: nobody can tell whose it was.
+    async fn of_spec(&mut self, conn: &mut PgConnection, row: &PipelineRow) -> Answer<bool> {
+        let Ok(spec) = PipelineSpec::parse(&row.spec.0, &row.project.parse()?) else {
+            return Ok(false);
+        };
+        for leaf in spec.input.leaves() {
+            let key = (leaf.project.clone(), leaf.repo.clone());
+            if !self.known.contains_key(&key) {
+                let repo = repos::queries::find_repo(conn, &SHOW, &key.0, &key.1).await?;
+                let known = repo.is_some_and(|r| self.call.rights().can(Permission::Discover, r.id));
+                self.known.insert(key.clone(), known);
+            }
+            if self.known.get(&key) != Some(&true) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+fn view(row: PipelineRow, named: bool) -> Answer<Pipeline> {
     let mut spec = row.spec.0;
-    if !names && let Some(object) = spec.as_object_mut() {
-        object.insert("input".to_owned(), json!("restricted"));
+    if !named && let Some(object) = spec.as_object_mut() {
+        object.retain(|field, _| !TELLING.contains(&field.as_str()));
+        object.insert("input".to_owned(), json!(reasons::RESTRICTED));
     }
     Ok(Pipeline {
         id: DomainId::from_uuid(row.id),
@@ -50,8 +121,7 @@ fn view(row: PipelineRow, names: bool, contents: bool) -> Answer<Pipeline> {
             "failure" => PipelineState::Failure,
             _ => PipelineState::Running,
         },
-        // It may quote what user code printed or name files.
-        reason: row.reason.filter(|_| contents),
+        reason: row.reason,
         spec,
         spec_digest: hex::encode(row.spec_digest),
         image_digest: row.image_digest,

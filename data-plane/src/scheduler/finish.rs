@@ -41,7 +41,7 @@ pub async fn finish(plane: &Plane, job: JobId) -> Answer<()> {
             }
             let commit = CommitId::from_uuid(work.output_commit_id);
             finish_in_transaction(plane, &mut tx, &SELF, commit, &tree, now).await?;
-            pipelines::queries::update_outcome(&mut tx, &SELF, work.pipeline_id, "running", None).await?;
+            pipelines::queries::update_outcome(&mut tx, &SELF, work.pipeline_id, None).await?;
         }
         Err(reason) => {
             tx = plane.begin().await?;

@@ -28,7 +28,7 @@ pub struct HeadJob {
     pub job_timeout_ms: Option<i64>,
     /// Whether all its inputs are finished.
     pub ready: bool,
-    /// An input that is errored, `project/repo@commit`.
+    /// An input that is errored: `repo@commit`, the repo by its domain's id, since the name is not for everybody.
     pub errored: Option<String>,
 }
 
@@ -47,9 +47,8 @@ pub async fn heads(conn: &mut PgConnection, _: &System) -> Answer<Vec<HeadJob>> 
                 not exists (select 1 from job_inputs i join commits c on c.id = i.commit_id
                              where i.job_id = j.id and c.state <> 'finished') as ready,
                 case when j.state = 'created' then (
-                    select p.name || '/' || r.name || '@' || replace(c.id::text, '-', '') from job_inputs i
-                      join commits c on c.id = i.commit_id join repos r on r.id = c.repo_id
-                      join projects p on p.id = r.project_id
+                    select 'dom_' || replace(c.repo_id::text, '-', '') || '@' || replace(c.id::text, '-', '')
+                      from job_inputs i join commits c on c.id = i.commit_id
                      where i.job_id = j.id and c.state = 'errored' order by i.position limit 1) end as errored
            from (select distinct on (pipeline_id) * from jobs where finished_at is null order by pipeline_id, seq) j
            join pipeline_versions v on v.pipeline_id = j.pipeline_id and v.version = j.version
