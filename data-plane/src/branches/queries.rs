@@ -46,17 +46,6 @@ pub async fn list_branches(
         .collect()
 }
 
-/// Whether the branch is there.
-pub async fn branch_exists(conn: &mut PgConnection, repo: &Visible, name: &BranchName) -> Answer<bool> {
-    let found =
-        sqlx::query_scalar::<_, bool>("select exists (select 1 from branches where repo_id = $1 and name = $2)")
-            .bind(repo.id.uuid())
-            .bind(name.as_str())
-            .fetch_one(conn)
-            .await?;
-    Ok(found)
-}
-
 /// Inserts a branch. Answers whether there was none of that name.
 pub async fn insert_branch(
     conn: &mut PgConnection,

@@ -98,13 +98,14 @@ async fn list(
     Ok(Json(call.page(&list, items, limit, |b: &Branch| b.name.clone())?))
 }
 
-/// The commit that a branch shall point at: of the same repo, finished, known to the caller.
-async fn target(call: &Call, tx: &mut Tx, repo: &Visible, text: &str) -> Answer<CommitRow> {
+/// The commit that a branch shall point at: of the same repo, finished, readable to the caller, and one that he may let
+/// the pipelines read that read the branch.
+async fn target(call: &Call, tx: &mut Tx, repo: &Visible, branch: &BranchName, text: &str) -> Answer<CommitRow> {
     let mut wanted: CommitRef = text.parse()?;
     if wanted.repo.project.is_none() {
         wanted.repo.project = Some(repo.project.clone());
     }
-    let located = call.locate(tx, &wanted).await?;
+    let located = call.locate_readable(tx, &wanted).await?;
     if located.repo.id != repo.id {
         return Err(Failure::invalid(format!(
             "a branch of `{repo}` can't point at a commit of `{}`",
@@ -117,6 +118,7 @@ async fn target(call: &Call, tx: &mut Tx, repo: &Visible, text: &str) -> Answer<
             format!("commit `{}` is not finished", located.commit.id),
         ));
     }
+    pipelines::conditions::may_feed(call, tx, repo, branch, &located.origins).await?;
     Ok(located.commit)
 }
 
@@ -142,7 +144,7 @@ async fn create(
     lock_dag(&mut tx).await?;
     let head = match &body.from {
         None => None,
-        Some(from) => Some(target(&call, &mut tx, &repo, from).await?),
+        Some(from) => Some(target(&call, &mut tx, &repo, &body.name, from).await?),
     };
     let id = head.as_ref().map(|h| h.id);
     if !queries::insert_branch(&mut tx, &allowed, &body.name, id, plane.now()).await? {
@@ -159,6 +161,17 @@ async fn create(
     Ok((StatusCode::CREATED, Json(view(&repo, body.name, id))))
 }
 
+/// A branch whose head is open stays where it is: nobody could finish the commit any more.
+fn not_open(repo: &Visible, branch: &BranchName, head: Option<&CommitRow>) -> Answer<()> {
+    if head.is_some_and(|h| h.state == CommitState::Open) {
+        return Err(
+            Failure::new(ProblemKind::Conflict, format!("`{repo}@{branch}` has an open commit"))
+                .hint(format!("howdah commit finish {repo}@{branch}")),
+        );
+    }
+    Ok(())
+}
+
 async fn move_head(
     State(plane): State<Plane>,
     call: Call,
@@ -172,13 +185,8 @@ async fn move_head(
     let head = commits::queries::find_head(&mut tx, &DECIDE, repo.id, &branch)
         .await?
         .ok_or_else(Failure::not_found)?;
-    if head.as_ref().is_some_and(|h| h.state == CommitState::Open) {
-        return Err(
-            Failure::new(ProblemKind::Conflict, format!("`{repo}@{branch}` has an open commit"))
-                .hint(format!("howdah commit finish {repo}@{branch}")),
-        );
-    }
-    let to = target(&call, &mut tx, &repo, &body.to).await?;
+    not_open(&repo, &branch, head.as_ref())?;
+    let to = target(&call, &mut tx, &repo, &branch, &body.to).await?;
     let id = to.id;
     queries::update_head(&mut tx, &allowed, &branch, id).await?;
     if head.is_none_or(|h| h.id != id) {
@@ -204,9 +212,10 @@ async fn remove(
         ));
     }
     lock_dag(&mut tx).await?;
-    if !queries::branch_exists(&mut tx, &repo, &branch).await? {
-        return Err(Failure::not_found());
-    }
+    let head = commits::queries::find_head(&mut tx, &DECIDE, repo.id, &branch)
+        .await?
+        .ok_or_else(Failure::not_found)?;
+    not_open(&repo, &branch, head.as_ref())?;
     queries::delete_branch(&mut tx, &allowed, &branch).await?;
     tx.commit().await?;
     Ok(StatusCode::NO_CONTENT)

@@ -8,12 +8,13 @@ use contract::ids::{DomainId, ProjectId};
 use contract::names::{ProjectName, RepoName};
 use contract::policy::Permission;
 use contract::problem::{FieldError, Problem, ProblemKind};
-use provenance::access::{Policy, impact, required_for_new_pipeline};
+use provenance::access::{Policy, impact, required_for_egress, required_for_new_pipeline};
 use provenance::origins::{OriginSet, matching_releases, required};
 use provenance::propagation::{BranchOf, Dag, PipelineNode, would_cycle};
-use provenance::spec::{PfsInput, PipelineSpec, differences};
+use provenance::spec::{Network, PfsInput, PipelineSpec, differences};
 use sqlx::PgConnection;
 
+use super::conditions;
 use super::queries::{self, PipelineRow};
 use crate::call::Call;
 use crate::commits::{self, origins};
@@ -148,6 +149,7 @@ impl Examination<'_> {
             heads.iter().map(|set| (set.as_ref(), edge.clone())).collect()
         };
         let origins = OriginSet::combine(id, &own);
+        self.check_network(&heads, &origins)?;
         let impact = self.impact(id, &origins).await?;
         let mut changed = Vec::new();
         if let Some(row) = &before {
@@ -181,6 +183,7 @@ impl Examination<'_> {
             return Err(invalid(vec![field(self.index, "/pipeline/name", message)]));
         }
         let Some(row) = repos::queries::find_repo(self.conn, &DECIDE, project, name).await? else {
+            self.call.may_create(project, name)?;
             return Ok((fresh, true, None));
         };
         let (id, is_pipeline) = (row.id, row.pipeline);
@@ -284,28 +287,19 @@ impl Examination<'_> {
         Ok(())
     }
 
-    /// R4: `derive` on every required domain of each input. Outputs of this very request are the caller's own.
+    fn makes(&self, domain: DomainId) -> bool {
+        self.earlier.iter().any(|e| e.new_repo && e.id == domain)
+    }
+
+    /// R4: `derive` on every required domain of each input. Repos that this very request makes are the caller's.
     fn check_rights(&self, inputs: &[(String, DomainId, String)], heads: &[Arc<OriginSet>]) -> Answer<()> {
-        let made: Vec<DomainId> = self.earlier.iter().map(|e| e.id).collect();
         let sets: Vec<&OriginSet> = heads.iter().map(AsRef::as_ref).collect();
         let subject = &self.call.rights().subject;
         let mut missing = required_for_new_pipeline(self.policy, subject, &sets, self.call.plane.now());
-        missing.retain(|domain| !made.contains(domain));
+        missing.retain(|domain| !self.makes(*domain));
         if missing.is_empty() {
             return Ok(());
         }
-        let mut names = Vec::new();
-        let mut whom = Vec::new();
-        for domain in &missing {
-            if self.call.rights().can(Permission::Discover, *domain) {
-                names.push(format!("`{}`", self.policy.name_of(*domain).unwrap_or_default()));
-                whom.extend(self.policy.owners(*domain));
-            } else {
-                names.push(format!("restricted upstream #{}", names.len() + 1));
-            }
-        }
-        whom.sort();
-        whom.dedup();
         let direct: Vec<&str> = inputs
             .iter()
             .filter(|i| missing.contains(&i.1))
@@ -316,19 +310,26 @@ impl Examination<'_> {
         } else {
             ""
         };
-        let mut problem = Problem::new(
-            ProblemKind::NotAllowed,
-            format!(
-                "a pipeline with these inputs needs `derive` on {}{through}",
-                names.join(", ")
-            ),
-        )
-        .with_hint(if whom.is_empty() {
-            "ask the owners of the inputs".to_owned()
-        } else {
-            format!("ask for the role deriver: {}", whom.join(", "))
-        });
+        let what = "a pipeline with these inputs";
+        let mut problem = conditions::lacks_derive(self.call, self.policy, what, &missing, through);
         problem.errors = vec![field(self.index, "/input", problem.detail.clone())];
+        Err(problem.into())
+    }
+
+    /// R10: code that reaches the network may send away what it reads. Repos that this very request makes are the caller's.
+    fn check_network(&self, heads: &[Arc<OriginSet>], origins: &OriginSet) -> Answer<()> {
+        if self.spec.network == Network::None {
+            return Ok(());
+        }
+        let subject = &self.call.rights().subject;
+        let inputs: Vec<&OriginSet> = heads.iter().map(AsRef::as_ref).collect();
+        let mut missing = required_for_egress(self.policy, subject, &inputs, origins, self.call.plane.now());
+        missing.retain(|domain| !self.makes(*domain));
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let mut problem = conditions::lacks_declassify(self.call, self.policy, &missing);
+        problem.errors = vec![field(self.index, "/network", problem.detail.clone())];
         Err(problem.into())
     }
 

@@ -3,6 +3,7 @@
 //! which commits reach pipelines.
 
 pub mod apply;
+pub mod conditions;
 mod examine;
 pub mod propagate;
 pub mod queries;

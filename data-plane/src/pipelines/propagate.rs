@@ -6,14 +6,12 @@ use std::sync::Arc;
 
 use contract::ids::{CommitId, CommitSetId, DomainId, JobId};
 use contract::problem::ProblemKind;
-use provenance::access::guard;
 use provenance::origins::{OriginSet, matching_releases};
 use provenance::propagation::{BranchOf, Dag, NewOutputCommit, PipelineNode, plan};
-use provenance::spec::PipelineSpec;
 use uuid::Uuid;
 
-use super::MovedHead;
 use super::queries::{self, NewJob, RunRow};
+use super::{MovedHead, conditions};
 use crate::commits::{self, NewCommit, PipelineStamp, origins};
 use crate::failure::{Answer, Failure};
 use crate::jobs;
@@ -219,7 +217,12 @@ impl Making<'_> {
             at: now,
         };
         queries::insert_job(tx, &SELF, &job).await?;
-        if let Some(reason) = self.violation(run, &set)? {
+        let inputs: Vec<_> = new
+            .inputs
+            .iter()
+            .filter_map(|(_, c)| self.sets.get(c).cloned())
+            .collect();
+        if let Some(reason) = conditions::refusal(plane, run, &inputs, &set)? {
             jobs::end::fail(plane, tx, job.id, &reason).await?;
         }
         self.sets.insert(new.commit, set);
@@ -251,39 +254,10 @@ impl Making<'_> {
         }
         Ok(OriginSet::combine(new.pipeline, &parents))
     }
-
-    /// R5: what the pipeline's own guard says of these origins.
-    fn violation(&self, run: &RunRow, set: &OriginSet) -> Answer<Option<String>> {
-        if run
-            .spec
-            .0
-            .get("max_origins")
-            .or_else(|| run.spec.0.get("maxOrigins"))
-            .is_none()
-        {
-            return Ok(None);
-        }
-        let spec = PipelineSpec::parse(&run.spec.0, &run.project.parse()?)
-            .map_err(|errors| Failure::internal(format!("a stored spec is not valid any more: {errors:?}")))?;
-        let (Some(pin), Some(policy)) = (&spec.max_origins, self.plane.policy.last_known()) else {
-            return Ok(None);
-        };
-        let foreign = guard(&policy, pin, set, self.plane.now());
-        if foreign.is_empty() {
-            return Ok(None);
-        }
-        let names: Vec<String> = foreign
-            .iter()
-            .map(|d| policy.name_of(*d).unwrap_or_else(|| d.to_string()))
-            .collect();
-        Ok(Some(format!(
-            "OriginGuardViolated: max_origins does not admit {}; change the inputs, the guard, or release them",
-            names.join(", ")
-        )))
-    }
 }
 
-fn unknown_policy() -> Failure {
+/// The answer while there is no policy: origins could not be made (R2).
+pub fn unknown_policy() -> Failure {
     Failure::new(
         ProblemKind::PolicyUnreachable,
         "nothing is known of the access policy, so no commit can be derived",

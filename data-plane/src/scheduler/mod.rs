@@ -10,6 +10,7 @@ mod matches;
 mod planning;
 pub mod queries;
 pub mod releases;
+mod start;
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -121,16 +122,32 @@ impl Scheduler {
                     let reason = provenance::jobs::unrunnable_reason(input, why);
                     self.end(job, JobState::Unrunnable, &reason).await
                 }
-                None if head.ready => {
-                    let mut conn = self.plane.pool.acquire().await?;
-                    queries::start(&mut conn, &SELF, head.id, now).await
-                }
+                None if head.ready => self.start(job).await,
                 None => Ok(false),
             },
             JobState::Starting => Ok(self.work(head.id, true)),
             JobState::Running if head.datums_open <= 0 => self.settled(job).await,
             JobState::Finishing => Ok(self.work(head.id, false)),
             _ => Ok(false),
+        }
+    }
+
+    /// Starts a job. One that cannot be started must not keep the others from it.
+    async fn start(&mut self, job: JobId) -> Answer<bool> {
+        let error = match start::start(&self.plane, job.uuid()).await {
+            Err(error) => error,
+            started => {
+                self.failures.remove(&job.uuid());
+                return started;
+            }
+        };
+        tracing::warn!(job.id = %job, "the job could not be started: {error}");
+        if self.is_final(job.uuid(), &error) {
+            return self.end(job, JobState::Failure, error.detail()).await;
+        }
+        match error.kind() {
+            ProblemKind::Internal => Ok(false),
+            _ => Err(error),
         }
     }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use chassis::process::Shutdown;
 use chrono::{DateTime, Utc};
-use contract::ids::DomainId;
+use contract::ids::{CommitId, DomainId};
 use contract::policy::Release;
 use provenance::access::Policy;
 use provenance::origins::{Edge, OriginSet, matching_releases};
@@ -66,7 +66,8 @@ pub async fn apply(plane: &Plane, policy: &Policy) -> Answer<()> {
     }
     let mut tx = plane.begin().await?;
     lock_dag(&mut tx).await?;
-    recompute(plane, &mut tx, policy, &new).await?;
+    let released = released(&mut tx, &new).await?;
+    recompute(plane, &mut tx, policy, &released).await?;
     for release in &new {
         sqlx::query("insert into applied_releases (release_id, applied_at) values ($1, $2) on conflict do nothing")
             .bind(release.id.uuid())
@@ -91,8 +92,16 @@ struct Affected {
     started_at: DateTime<Utc>,
 }
 
-async fn recompute(plane: &Plane, tx: &mut Tx, policy: &Policy, releases: &[&Release]) -> Answer<()> {
-    let affected = affected(tx, releases).await?;
+/// Computes the origins of a commit and of everything made from it again. The transaction holds the lock of the DAG.
+///
+/// # Errors
+/// When the database is away or something stored is damaged.
+pub(super) async fn recompute_from(plane: &Plane, tx: &mut Tx, policy: &Policy, commit: CommitId) -> Answer<()> {
+    recompute(plane, tx, policy, &[commit.uuid()]).await
+}
+
+async fn recompute(plane: &Plane, tx: &mut Tx, policy: &Policy, from: &[Uuid]) -> Answer<()> {
+    let affected = affected(tx, from).await?;
     let ids: Vec<Uuid> = affected.iter().map(|a| a.id).collect();
     let mut inputs: HashMap<Uuid, Vec<Uuid>> = HashMap::new();
     let edges: Vec<(Uuid, Uuid)> =
@@ -144,19 +153,30 @@ fn edge(policy: &Policy, commit: &Affected) -> Edge {
     }
 }
 
-/// Commits that the releases speak of and all that was made from them, oldest first.
-async fn affected(tx: &mut Tx, releases: &[&Release]) -> Answer<Vec<Affected>> {
+/// Commits that the releases speak of.
+async fn released(tx: &mut Tx, releases: &[&Release]) -> Answer<Vec<Uuid>> {
     let pipelines: Vec<Uuid> = releases.iter().map(|r| r.pipeline.uuid()).collect();
     let digests: Vec<Vec<u8>> = releases
         .iter()
         .map(|r| hex::decode(&r.spec_digest).unwrap_or_default())
         .collect();
+    let rows = sqlx::query_scalar(
+        "select c.id from unnest($1::uuid[], $2::bytea[]) r (pipeline_id, spec_digest)
+           join pipeline_versions v on v.pipeline_id = r.pipeline_id and v.spec_digest = r.spec_digest
+           join commits c on c.pipeline_id = v.pipeline_id and c.pipeline_version = v.version",
+    )
+    .bind(pipelines)
+    .bind(digests)
+    .fetch_all(&mut **tx)
+    .await?;
+    Ok(rows)
+}
+
+/// These commits and all that was made from them, oldest first.
+async fn affected(tx: &mut Tx, from: &[Uuid]) -> Answer<Vec<Affected>> {
     let rows = sqlx::query_as(
-        "with recursive released (pipeline_id, spec_digest) as (select * from unnest($1::uuid[], $2::bytea[])),
-         touched (id) as (
-             select c.id from released r
-               join pipeline_versions v on v.pipeline_id = r.pipeline_id and v.spec_digest = r.spec_digest
-               join commits c on c.pipeline_id = v.pipeline_id and c.pipeline_version = v.version
+        "with recursive touched (id) as (
+             select * from unnest($1::uuid[])
              union
              select down.id from touched t cross join lateral (
                  select commit_id as id from commit_inputs where input_id = t.id
@@ -168,8 +188,7 @@ async fn affected(tx: &mut Tx, releases: &[&Release]) -> Answer<Vec<Affected>> {
              on v.pipeline_id = c.pipeline_id and v.version = c.pipeline_version
           where c.id in (select id from touched) order by c.seq",
     )
-    .bind(pipelines)
-    .bind(digests)
+    .bind(from)
     .fetch_all(&mut **tx)
     .await?;
     Ok(rows)

@@ -67,6 +67,12 @@ async fn a_release_counts_for_commits_made_after_it_and_for_no_other_edge() {
     assert!(!may_read(&rig, &bob, "score@main^").await);
     assert!(!may_read(&rig, &bob, "found@main").await);
 
+    // The output was released, not what it was made of.
+    let jobs = rig.jobs(&bob, "score").await;
+    assert_eq!(jobs.len(), 1);
+    assert_eq!(rig.datums(&ada, jobs[0].id).await[0].inputs, ["found:/x"]);
+    assert_eq!(rig.datums(&bob, jobs[0].id).await[0].inputs, ["restricted"]);
+
     // Other code: the release is void for what that makes.
     let applied = rig
         .apply(&ada, vec![shell("score", "found", "/*", "cp /pfs/found/x /pfs/out/x")])

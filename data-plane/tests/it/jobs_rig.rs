@@ -211,6 +211,11 @@ impl Rig {
         (answer.status().as_u16(), answer.text().await.unwrap())
     }
 
+    /// An answer that is being sent.
+    pub async fn open(&self, person: &Person, path: &str) -> reqwest::Response {
+        self.request(person, "GET", path).send().await.unwrap()
+    }
+
     pub async fn get<T: DeserializeOwned>(&self, person: &Person, path: &str) -> T {
         let (status, text) = self.send(person, "GET", path, None).await;
         assert!(status < 300, "GET {path}: {status} {text}");
