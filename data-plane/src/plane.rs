@@ -27,6 +27,9 @@ use crate::policy::PolicyHolder;
 /// A database transaction. What it did is undone when it is dropped without `commit`.
 pub type Tx = Transaction<'static, Postgres>;
 
+/// Connections to the database at most.
+const CONNECTIONS: u32 = 24;
+
 /// The data plane of one organization. Cheap to clone.
 #[derive(Clone)]
 pub struct Plane(Arc<Parts>);
@@ -53,6 +56,8 @@ pub struct Parts {
     pub turns: Turns,
     /// Who may store a batch of small files now.
     pub upload_batches: Arc<Semaphore>,
+    /// Who may wait for the lock of the DAG with a connection in hand.
+    pub changes: Semaphore,
     /// Held while garbage is collected.
     pub collecting: tokio::sync::Mutex<()>,
     /// How parts wake each other.
@@ -121,7 +126,7 @@ impl Plane {
         // What is answered must survive a killed server, however that server is set up.
         let options = PgConnectOptions::from_str(&config.database_url)?.options([("synchronous_commit", "on")]);
         let pool = PgPoolOptions::new()
-            .max_connections(24)
+            .max_connections(CONNECTIONS)
             .min_connections(0)
             .acquire_timeout(Duration::from_secs(5))
             .connect_lazy_with(options);
@@ -134,6 +139,7 @@ impl Plane {
             origin_sets: OriginSets::default(),
             turns: Turns::default(),
             upload_batches: Arc::new(Semaphore::new(BATCHES_OF_ALL_MAX)),
+            changes: Semaphore::new(CONNECTIONS as usize / 3),
             collecting: tokio::sync::Mutex::default(),
             signals: Signals::default(),
             activity: Activity::new(environment.now()),

@@ -12,6 +12,7 @@ use contract::problem::ProblemKind;
 use provenance::origins::{Edge, OriginSet};
 use sqlx::PgConnection;
 use storage::{TreeRef, Writer};
+use tokio::sync::SemaphorePermit;
 
 use super::finish::finish_in_transaction;
 use super::lock::lock_dag;
@@ -143,14 +144,19 @@ pub async fn commit(call: &Call, writer: &Stored, change: Change<'_>) -> Answer<
     if writer.open_bytes() > SHARED_PACK_BYTES_MAX {
         writer.flush().await?;
     }
-    let _turn = plane.turns.take(change.repo.id, change.branch).await;
+    let mut turn = None;
     for _ in 0..ATTEMPTS {
         let head = {
             let mut conn = plane.pool.acquire().await?;
             head(&mut conn, change.allowed, change.branch).await?
         };
         let made = match &head.commit {
+            // Additions to an open commit do not wait for each other.
             Some(open) if head.is_open() => add_to(call, writer, &change, open.id).await?,
+            _ if turn.is_none() => {
+                turn = Some(plane.turns.take(change.repo.id, change.branch).await);
+                continue;
+            }
             _ => commit_onto(call, writer, &change, &head).await?,
         };
         if let Some(row) = made {
@@ -171,7 +177,7 @@ async fn commit_onto(call: &Call, writer: &Stored, change: &Change<'_>, head: &H
     let plane = &call.plane;
     let tree = applied(call, writer, &head.tree, head.origin_set, &change.changes).await?;
     writer.flush().await?;
-    let mut tx = begin_change(call, change).await?;
+    let (mut tx, _gate) = begin_change(call, change).await?;
     writer.in_time()?;
     let now = queries::find_head(&mut tx, &PUT, change.repo.id, change.branch)
         .await?
@@ -206,11 +212,13 @@ pub async fn publish(plane: &Plane, mut tx: Tx, row: CommitRow) -> Answer<Commit
 
 /// Begins the transaction of a change: under the plane's lock, on a repo that is still there, with rights that the
 /// caller still has. An upload may have taken an hour.
-async fn begin_change(call: &Call, change: &Change<'_>) -> Answer<Tx> {
+async fn begin_change<'p>(call: &'p Call, change: &Change<'_>) -> Answer<(Tx, SemaphorePermit<'p>)> {
+    // Who waits for the lock holds a connection: readers and workers need some too.
+    let gate = call.plane.changes.acquire().await.map_err(Failure::internal)?;
     let mut tx = call.plane.begin().await?;
     lock_dag(&mut tx).await?;
     still_allowed(call, &mut tx, change.repo).await?;
-    Ok(tx)
+    Ok((tx, gate))
 }
 
 /// Whether the repo is still there and the caller may still write to it, by the policy of this moment.
@@ -272,16 +280,18 @@ async fn add_to(call: &Call, writer: &Stored, change: &Change<'_>, id: CommitId)
     writer.flush().await?;
     let encoded = change::encode(&change.changes)?;
     let mut tx = plane.begin().await?;
-    if !change.sources.is_empty() {
+    let copies = !change.sources.is_empty();
+    if copies {
         // Origins change, and whoever computes those of several commits again holds the lock.
         lock_dag(&mut tx).await?;
     }
     still_allowed(call, &mut tx, change.repo).await?;
     writer.in_time()?;
-    let Some(mut open) = queries::lock_commit(&mut tx, &PUT, id)
-        .await?
-        .filter(|c| c.state == CommitState::Open)
-    else {
+    let open = match copies {
+        true => queries::lock_commit(&mut tx, &PUT, id).await?,
+        false => queries::hold_commit(&mut tx, &PUT, id).await?,
+    };
+    let Some(mut open) = open.filter(|c| c.state == CommitState::Open) else {
         return Ok(None);
     };
     if !change.changes.is_empty() {
@@ -308,7 +318,7 @@ async fn add_to(call: &Call, writer: &Stored, change: &Change<'_>, id: CommitId)
 /// `conflict` when the branch has an open commit already.
 pub async fn start(call: &Call, change: Change<'_>) -> Answer<CommitRow> {
     let plane = &call.plane;
-    let mut tx = begin_change(call, &change).await?;
+    let (mut tx, _gate) = begin_change(call, &change).await?;
     let parent = queries::find_head(&mut tx, &PUT, change.repo.id, change.branch)
         .await?
         .flatten();
@@ -339,18 +349,17 @@ pub async fn start(call: &Call, change: Change<'_>) -> Answer<CommitRow> {
 pub async fn finish(call: &Call, repo: &Visible, _: &Allowed, id: CommitId) -> Answer<CommitRow> {
     let plane = &call.plane;
     let writer = Stored::begin(&plane.storage);
-    let mut seen = 0;
-    let mut changes = Vec::new();
+    let mut collected = Collected::default();
     for _ in 0..ATTEMPTS {
         let (base, origin_set) = {
             let mut conn = plane.pool.acquire().await?;
-            collect(&mut conn, &writer, id, &mut seen, &mut changes).await?;
+            collect(&mut conn, &writer, id, &mut collected).await?;
             // What was put into it may be others': its own origins count, which hold those of what is below it.
             let set = queries::find_commit(&mut conn, &PUT, id).await?.map(|c| c.origin_set);
             let finished = queries::find_finished(&mut conn, &PUT, id).await?;
             (finished.map_or_else(|| Ok(TreeRef::empty()), |f| f.tree())?, set)
         };
-        let tree = applied(call, &writer, &base, origin_set, &changes).await?;
+        let tree = applied(call, &writer, &base, origin_set, &collected.changes).await?;
         writer.flush().await?;
         let mut tx = plane.begin().await?;
         lock_dag(&mut tx).await?;
@@ -358,7 +367,7 @@ pub async fn finish(call: &Call, repo: &Visible, _: &Allowed, id: CommitId) -> A
         let open = queries::lock_commit(&mut tx, &PUT, id)
             .await?
             .ok_or_else(Failure::not_found)?;
-        if open.state == CommitState::Open && queries::last_fileset(&mut tx, &PUT, id).await? != seen {
+        if open.state == CommitState::Open && queries::count_filesets(&mut tx, &PUT, id).await? != collected.rows {
             continue;
         }
         let row = finish_in_transaction(plane, &mut tx, &PUT, id, &tree, plane.now()).await?;
@@ -372,25 +381,34 @@ pub async fn finish(call: &Call, repo: &Visible, _: &Allowed, id: CommitId) -> A
     .hint("repeat the request"))
 }
 
-/// Reads the changes behind `seen`, a page at a time. Contents that stand in the rows go into packs as they are met: a
-/// hundred thousand small files fit into memory as entries, not as bytes.
-async fn collect(
-    conn: &mut PgConnection,
-    writer: &Writer,
-    id: CommitId,
-    seen: &mut i64,
-    changes: &mut Vec<FileChange>,
-) -> Answer<()> {
+/// The changes of an open commit, as far as they were read.
+#[derive(Default)]
+struct Collected {
+    changes: Vec<FileChange>,
+    /// The place of the last one.
+    seen: i64,
+    /// Rows they stood in.
+    rows: i64,
+}
+
+/// Reads changes that were not read yet, a page at a time. Contents that stand in the rows go into packs as they are met:
+/// a hundred thousand small files fit into memory as entries, not as bytes.
+async fn collect(conn: &mut PgConnection, writer: &Writer, id: CommitId, collected: &mut Collected) -> Answer<()> {
+    // Places are given when a row is inserted, not when it can be seen: one may turn up in front of what was read.
+    if queries::count_filesets_until(conn, &PUT, id, collected.seen).await? != collected.rows {
+        *collected = Collected::default();
+    }
     loop {
-        let page = queries::list_filesets(conn, &PUT, id, *seen).await?;
+        let page = queries::list_filesets(conn, &PUT, id, collected.seen).await?;
         let Some((last, _)) = page.last() else { return Ok(()) };
-        *seen = *last;
+        collected.seen = *last;
         for (_, bytes) in &page {
+            collected.rows += 1;
             for mut change in change::decode(bytes)? {
                 if let FileChange::Put(_, entry) | FileChange::Append(_, entry) = &mut change {
                     writer.pack_embedded(entry).await?;
                 }
-                changes.push(change);
+                collected.changes.push(change);
             }
         }
     }

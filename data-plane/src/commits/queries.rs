@@ -163,6 +163,15 @@ pub async fn lock_commit(conn: &mut PgConnection, _: &System, id: CommitId) -> A
     Ok(row)
 }
 
+/// The commit of that id, which nobody can finish or change until the transaction ends; others may hold it too.
+pub async fn hold_commit(conn: &mut PgConnection, _: &System, id: CommitId) -> Answer<Option<CommitRow>> {
+    let row = sqlx::query_as(select_commits!("commits c where c.id = $1 for share"))
+        .bind(id.uuid())
+        .fetch_optional(conn)
+        .await?;
+    Ok(row)
+}
+
 /// The newest commit of a repo in a commit set.
 pub async fn find_in_set(
     conn: &mut PgConnection,
@@ -397,7 +406,7 @@ pub async fn list_input_digests(
     Ok(rows)
 }
 
-/// Adds changes to an open commit. The row of the commit must be locked.
+/// Adds changes to an open commit. The row of the commit must be locked or held.
 pub async fn insert_fileset(conn: &mut PgConnection, _: &System, commit: CommitId, changes: &[u8]) -> Answer<()> {
     sqlx::query("insert into filesets (commit_id, changes) values ($1, $2)")
         .bind(commit.uuid())
@@ -424,11 +433,17 @@ pub async fn list_filesets(
     Ok(rows)
 }
 
-/// The place of the last change of an open commit, 0 if there is none.
-pub async fn last_fileset(conn: &mut PgConnection, _: &System, commit: CommitId) -> Answer<i64> {
-    let last = sqlx::query_scalar::<_, Option<i64>>("select max(seq) from filesets where commit_id = $1")
+/// How many rows of changes an open commit has.
+pub async fn count_filesets(conn: &mut PgConnection, _: &System, commit: CommitId) -> Answer<i64> {
+    count_filesets_until(conn, &SELF, commit, i64::MAX).await
+}
+
+/// How many of them stand at that place or in front of it.
+pub async fn count_filesets_until(conn: &mut PgConnection, _: &System, commit: CommitId, until: i64) -> Answer<i64> {
+    let count = sqlx::query_scalar("select count(*) from filesets where commit_id = $1 and seq <= $2")
         .bind(commit.uuid())
+        .bind(until)
         .fetch_one(conn)
         .await?;
-    Ok(last.unwrap_or(0))
+    Ok(count)
 }

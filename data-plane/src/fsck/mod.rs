@@ -11,12 +11,14 @@ use contract::api::CommitState;
 use contract::ids::CommitId;
 use provenance::origins::OriginSet;
 use serde::Serialize;
+use storage::Storage;
 
 use crate::call::Call;
 use crate::commits::finish::ancestry;
 use crate::commits::{CommitRow, origins, record_digest};
 use crate::failure::Answer;
 use crate::permissions::System;
+use crate::plane::Plane;
 
 const CHECK: System = System::because("the check sees everything; findings are filtered for who reads them");
 
@@ -40,11 +42,23 @@ fn error(subject: &str, message: impl Into<String>) -> Line {
 }
 
 /// What is known of trees that were checked already: most commits share most of their nodes, some all.
-#[derive(Default)]
 pub struct Checked {
+    /// The plane's store, read anew: what the plane remembers may be damaged in the bucket by now.
+    storage: Storage,
     roots: HashSet<Vec<u8>>,
     /// Record digests by commit.
     pub commits: usize,
+}
+
+impl Checked {
+    /// Nothing was checked yet.
+    pub fn new(plane: &Plane) -> Self {
+        Self {
+            storage: plane.storage.without_memory(),
+            roots: HashSet::new(),
+            commits: 0,
+        }
+    }
 }
 
 /// Checks one commit.
@@ -84,7 +98,7 @@ pub async fn check_commit(call: &Call, commit: &CommitRow, deep: bool, checked: 
     let root = commit.root.clone().unwrap_or_default();
     if checked.roots.insert(root) {
         let readable = call.readable(&set, "").is_ok();
-        for finding in call.plane.storage.verify(&tree, deep).await? {
+        for finding in checked.storage.verify(&tree, deep).await? {
             let place = match (&finding.path, readable) {
                 (Some(path), true) => format!("{subject} /{path}"),
                 _ => subject.clone(),

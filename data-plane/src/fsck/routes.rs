@@ -49,10 +49,10 @@ struct Run {
 async fn check(State(plane): State<Plane>, call: Call, Query(query): Query<CheckQuery>) -> Answer<Response> {
     may_check(&call)?;
     let run = Run {
+        checked: Checked::new(&plane),
         plane,
         call,
         deep: query.deep,
-        checked: Checked::default(),
         after: 0,
         rows: VecDeque::new(),
         found: 0,

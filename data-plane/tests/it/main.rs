@@ -19,6 +19,7 @@ mod jobs_releases;
 mod jobs_rig;
 mod jobs_sets;
 mod model;
+mod open_commits;
 mod repos;
 mod revocation;
 mod room;
