@@ -6,8 +6,11 @@ use contract::names::BranchName;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
+use crate::commits::queries::insert_move;
 use crate::failure::Answer;
-use crate::permissions::{Allowed, Visible};
+use crate::permissions::{Allowed, System, Visible};
+
+const SELF: System = System::because("called by a query that was given a proof");
 
 /// A branch with its head and the origins of that.
 pub struct BranchRow {
@@ -61,28 +64,43 @@ pub async fn insert_branch(
     .bind(name.as_str())
     .bind(head.map(CommitId::uuid))
     .bind(at)
-    .execute(conn)
+    .execute(&mut *conn)
     .await?;
-    Ok(done.rows_affected() == 1)
+    let is_new = done.rows_affected() == 1;
+    if is_new {
+        insert_move(conn, &SELF, allowed.domain(), name, head, at).await?;
+    }
+    Ok(is_new)
 }
 
 /// Moves a branch.
-pub async fn update_head(conn: &mut PgConnection, allowed: &Allowed, name: &BranchName, head: CommitId) -> Answer<()> {
+pub async fn update_head(
+    conn: &mut PgConnection,
+    allowed: &Allowed,
+    name: &BranchName,
+    head: CommitId,
+    at: DateTime<Utc>,
+) -> Answer<()> {
     sqlx::query("update branches set head_id = $3 where repo_id = $1 and name = $2")
         .bind(allowed.domain().uuid())
         .bind(name.as_str())
         .bind(head.uuid())
-        .execute(conn)
+        .execute(&mut *conn)
         .await?;
-    Ok(())
+    insert_move(conn, &SELF, allowed.domain(), name, Some(head), at).await
 }
 
 /// Deletes a branch; its commits stay.
-pub async fn delete_branch(conn: &mut PgConnection, allowed: &Allowed, name: &BranchName) -> Answer<()> {
+pub async fn delete_branch(
+    conn: &mut PgConnection,
+    allowed: &Allowed,
+    name: &BranchName,
+    at: DateTime<Utc>,
+) -> Answer<()> {
     sqlx::query("delete from branches where repo_id = $1 and name = $2")
         .bind(allowed.domain().uuid())
         .bind(name.as_str())
-        .execute(conn)
+        .execute(&mut *conn)
         .await?;
-    Ok(())
+    insert_move(conn, &SELF, allowed.domain(), name, None, at).await
 }

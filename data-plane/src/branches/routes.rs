@@ -188,7 +188,7 @@ async fn move_head(
     not_open(&repo, &branch, head.as_ref())?;
     let to = target(&call, &mut tx, &repo, &branch, &body.to).await?;
     let id = to.id;
-    queries::update_head(&mut tx, &allowed, &branch, id).await?;
+    queries::update_head(&mut tx, &allowed, &branch, id, plane.now()).await?;
     if head.is_none_or(|h| h.id != id) {
         moved(&plane, &mut tx, &repo, &branch, to).await?;
     }
@@ -216,7 +216,7 @@ async fn remove(
         .await?
         .ok_or_else(Failure::not_found)?;
     not_open(&repo, &branch, head.as_ref())?;
-    queries::delete_branch(&mut tx, &allowed, &branch).await?;
+    queries::delete_branch(&mut tx, &allowed, &branch, plane.now()).await?;
     tx.commit().await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -140,9 +140,47 @@ async fn set_head(
     .bind(branch.as_str())
     .bind(head.uuid())
     .bind(at)
-    .execute(conn)
+    .execute(&mut *conn)
     .await?;
+    insert_move(conn, &SELF, repo, branch, Some(head), at).await
+}
+
+/// Notes where a branch points from now on; `None`: nowhere, or it is no more.
+pub async fn insert_move(
+    conn: &mut PgConnection,
+    _: &System,
+    repo: DomainId,
+    branch: &BranchName,
+    head: Option<CommitId>,
+    at: chrono::DateTime<chrono::Utc>,
+) -> Answer<()> {
+    sqlx::query("insert into branch_moves (repo_id, branch, head_id, at) values ($1, $2, $3, $4)")
+        .bind(repo.uuid())
+        .bind(branch.as_str())
+        .bind(head.map(CommitId::uuid))
+        .bind(at)
+        .execute(conn)
+        .await?;
     Ok(())
+}
+
+/// Where a branch pointed at that time: outer `None` = it had not been made, inner = nowhere.
+pub async fn find_head_at(
+    conn: &mut PgConnection,
+    _: &System,
+    repo: DomainId,
+    branch: &BranchName,
+    at: chrono::DateTime<chrono::Utc>,
+) -> Answer<Option<Option<CommitId>>> {
+    let head: Option<Option<Uuid>> = sqlx::query_scalar(
+        "select head_id from branch_moves where repo_id = $1 and branch = $2 and at <= $3 order by seq desc limit 1",
+    )
+    .bind(repo.uuid())
+    .bind(branch.as_str())
+    .bind(at)
+    .fetch_optional(conn)
+    .await?;
+    Ok(head.map(|id| id.map(CommitId::from_uuid)))
 }
 
 /// The commit of that id.

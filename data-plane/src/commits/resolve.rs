@@ -111,6 +111,21 @@ impl Call {
         repo: &Visible,
         reference: &CommitRef,
     ) -> Answer<Result<CommitRow, String>> {
+        let time = match &reference.step {
+            Some(Step::AsOf(at)) => Some(*at),
+            Some(Step::Ago(ago)) => Some(self.plane.now() - *ago),
+            _ => None,
+        };
+        if let (Base::Branch(branch), Some(at)) = (&reference.base, time) {
+            let found = match queries::find_head_at(conn, &DECIDE, repo.id, branch, at)
+                .await?
+                .flatten()
+            {
+                Some(head) => queries::find_finished_at(conn, &DECIDE, head, at).await?,
+                None => None,
+            };
+            return Ok(found.ok_or_else(|| format!("branch `{branch}` had no finished commit at that time")));
+        }
         let start = match &reference.base {
             Base::Branch(branch) => match queries::find_head(conn, &DECIDE, repo.id, branch).await? {
                 None => return Ok(Err(format!("`{repo}` has no branch `{branch}`"))),
@@ -139,8 +154,10 @@ impl Call {
             None => Some(start),
             Some(Step::Ancestor(n)) => queries::find_ancestor(conn, &DECIDE, start.id, *n).await?,
             Some(Step::FromRoot(n)) => queries::find_from_root(conn, &DECIDE, start.id, *n).await?,
-            Some(Step::AsOf(at)) => queries::find_finished_at(conn, &DECIDE, start.id, *at).await?,
-            Some(Step::Ago(ago)) => queries::find_finished_at(conn, &DECIDE, start.id, self.plane.now() - *ago).await?,
+            Some(Step::AsOf(_) | Step::Ago(_)) => match time {
+                Some(at) => queries::find_finished_at(conn, &DECIDE, start.id, at).await?,
+                None => None,
+            },
         };
         Ok(found.ok_or_else(|| "its history does not go back that far".to_owned()))
     }

@@ -1,5 +1,6 @@
 //! Projects and repos.
 
+use chrono::Duration;
 use contract::api::{Page, Project, Repo};
 use contract::policy::{OrganizationRole, Role};
 use contract::problem::ProblemKind;
@@ -105,4 +106,42 @@ async fn a_deleted_repo_frees_its_name_and_is_kept_where_others_were_made_from_i
     let second = app.repo(&ada, "from").await;
     assert_ne!(second.id, from.id);
     app.cat(&ada, "to", "a").await.ok();
+}
+
+#[tokio::test]
+async fn a_branch_at_a_time_is_what_it_looked_like_then_also_after_moves_and_deletion() {
+    let app = App::start().await;
+    let ada = app.member("ada").await;
+    app.repo(&ada, "r").await;
+    for text in ["one", "two"] {
+        app.pass(Duration::days(1)).await;
+        app.put(&ada, "r", &[("f", text.as_bytes())]).await.ok();
+    }
+    let branches = "/v1/projects/default/repos/r/branches";
+    app.post(&ada, branches, json!({"name": "side", "from": "r@main"}))
+        .await
+        .ok();
+    app.pass(Duration::days(1)).await;
+    app.patch(&ada, &format!("{branches}/side"), json!({"to": "r@main^"}))
+        .await
+        .ok();
+    app.pass(Duration::days(1)).await;
+    app.delete(&ada, &format!("{branches}/side")).await.ok();
+    app.pass(Duration::days(1)).await;
+    app.post(&ada, branches, json!({"name": "side", "from": "r@main"}))
+        .await
+        .ok();
+
+    for (reference, expected) in [
+        ("r@side", "two"),
+        ("r@side@2d", "one"),
+        ("r@side@3d", "two"),
+        ("r@main@3d", "two"),
+        ("r@main@4d", "one"),
+    ] {
+        assert_eq!(app.cat(&ada, reference, "f").await.text(), expected, "{reference}");
+    }
+    for nothing in ["r@side@1d", "r@side@4d", "r@main@9d"] {
+        app.cat(&ada, nothing, "f").await.refused(ProblemKind::NotFound);
+    }
 }
