@@ -10,6 +10,7 @@ pub mod put;
 pub mod queries;
 pub mod resolve;
 pub mod routes;
+pub mod together;
 pub mod turns;
 pub mod views;
 

@@ -11,7 +11,7 @@ use contract::policy::Permission;
 use contract::problem::ProblemKind;
 use provenance::origins::{Edge, OriginSet};
 use sqlx::PgConnection;
-use storage::{TreeRef, Writer};
+use storage::TreeRef;
 use tokio::sync::SemaphorePermit;
 
 use super::finish::finish_in_transaction;
@@ -27,7 +27,7 @@ use crate::plane::{Plane, Tx};
 use crate::repos;
 
 const PUT: System = System::because("the caller was allowed to write to the repo");
-const ATTEMPTS: usize = 50;
+pub(super) const ATTEMPTS: usize = 50;
 /// Content up to this size goes into the pack of the tree's nodes: one object and one sync instead of two.
 const SHARED_PACK_BYTES_MAX: usize = 4 << 20;
 
@@ -120,7 +120,11 @@ async fn refused(call: &Call, origin_set: Option<i64>, failure: Failure) -> Fail
     .hint("ask somebody who may read the branch which path is in the way")
 }
 
-async fn applied(
+/// The tree after these changes, or why not, in words that the caller may read.
+///
+/// # Errors
+/// `conflict`, and storage's failures.
+pub(super) async fn applied(
     call: &Call,
     writer: &Stored,
     base: &TreeRef,
@@ -190,24 +194,28 @@ async fn commit_onto(call: &Call, writer: &Stored, change: &Change<'_>, head: &H
     queries::insert_commit(&mut tx, &PUT, &new).await?;
     let row = finish_in_transaction(plane, &mut tx, &PUT, new.id, &tree, plane.now()).await?;
     writer.may_be_referred_to();
-    publish(plane, tx, row).await.map(Some)
+    publish(plane, tx, row.commit_set, std::slice::from_ref(&row)).await?;
+    Ok(Some(row))
 }
 
-/// Lets downstream pipelines know of a finished commit, commits the transaction, wakes who waits.
+/// Lets downstream pipelines know of finished commits of one set, commits the transaction, wakes who waits.
 ///
 /// # Errors
 /// When the database is away: then nothing of the transaction is kept.
-pub async fn publish(plane: &Plane, mut tx: Tx, row: CommitRow) -> Answer<CommitRow> {
-    let moved = MovedHead {
-        repo: row.repo,
-        branch: row.branch.clone(),
-        commit: row.clone(),
-    };
-    pipelines::propagate(plane, &mut tx, row.commit_set, &[moved]).await?;
+pub async fn publish(plane: &Plane, mut tx: Tx, set: CommitSetId, rows: &[CommitRow]) -> Answer<()> {
+    let moved: Vec<MovedHead> = rows
+        .iter()
+        .map(|row| MovedHead {
+            repo: row.repo,
+            branch: row.branch.clone(),
+            commit: row.clone(),
+        })
+        .collect();
+    pipelines::propagate(plane, &mut tx, set, &moved).await?;
     tx.commit().await?;
     plane.signals.commits_changed();
     plane.signals.work_changed();
-    Ok(row)
+    Ok(())
 }
 
 /// Begins the transaction of a change: under the plane's lock, on a repo that is still there, with rights that the
@@ -340,76 +348,4 @@ pub async fn start(call: &Call, change: Change<'_>) -> Answer<CommitRow> {
     tx.commit().await?;
     plane.signals.commits_changed();
     Ok(row)
-}
-
-/// Finishes an open commit of a person: what was put into it is merged onto its parent's tree.
-///
-/// # Errors
-/// `commit-finished`; `conflict` when a path would be a file and a directory: the commit stays open then.
-pub async fn finish(call: &Call, repo: &Visible, _: &Allowed, id: CommitId) -> Answer<CommitRow> {
-    let plane = &call.plane;
-    let writer = Stored::begin(&plane.storage);
-    let mut collected = Collected::default();
-    for _ in 0..ATTEMPTS {
-        let (base, origin_set) = {
-            let mut conn = plane.pool.acquire().await?;
-            collect(&mut conn, &writer, id, &mut collected).await?;
-            // What was put into it may be others': its own origins count, which hold those of what is below it.
-            let set = queries::find_commit(&mut conn, &PUT, id).await?.map(|c| c.origin_set);
-            let finished = queries::find_finished(&mut conn, &PUT, id).await?;
-            (finished.map_or_else(|| Ok(TreeRef::empty()), |f| f.tree())?, set)
-        };
-        let tree = applied(call, &writer, &base, origin_set, &collected.changes).await?;
-        writer.flush().await?;
-        let mut tx = plane.begin().await?;
-        lock_dag(&mut tx).await?;
-        still_allowed(call, &mut tx, repo).await?;
-        let open = queries::lock_commit(&mut tx, &PUT, id)
-            .await?
-            .ok_or_else(Failure::not_found)?;
-        if open.state == CommitState::Open && queries::count_filesets(&mut tx, &PUT, id).await? != collected.rows {
-            continue;
-        }
-        let row = finish_in_transaction(plane, &mut tx, &PUT, id, &tree, plane.now()).await?;
-        writer.may_be_referred_to();
-        return publish(plane, tx, row).await;
-    }
-    Err(Failure::new(
-        ProblemKind::BranchMoved,
-        "others kept putting files into the commit, so it was not finished",
-    )
-    .hint("repeat the request"))
-}
-
-/// The changes of an open commit, as far as they were read.
-#[derive(Default)]
-struct Collected {
-    changes: Vec<FileChange>,
-    /// The place of the last one.
-    seen: i64,
-    /// Rows they stood in.
-    rows: i64,
-}
-
-/// Reads changes that were not read yet, a page at a time. Contents that stand in the rows go into packs as they are met:
-/// a hundred thousand small files fit into memory as entries, not as bytes.
-async fn collect(conn: &mut PgConnection, writer: &Writer, id: CommitId, collected: &mut Collected) -> Answer<()> {
-    // Places are given when a row is inserted, not when it can be seen: one may turn up in front of what was read.
-    if queries::count_filesets_until(conn, &PUT, id, collected.seen).await? != collected.rows {
-        *collected = Collected::default();
-    }
-    loop {
-        let page = queries::list_filesets(conn, &PUT, id, collected.seen).await?;
-        let Some((last, _)) = page.last() else { return Ok(()) };
-        collected.seen = *last;
-        for (_, bytes) in &page {
-            collected.rows += 1;
-            for mut change in change::decode(bytes)? {
-                if let FileChange::Put(_, entry) | FileChange::Append(_, entry) = &mut change {
-                    writer.pack_embedded(entry).await?;
-                }
-                collected.changes.push(change);
-            }
-        }
-    }
 }

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::{CommitRow, NewCommit, PipelineStamp, state_word};
 use crate::failure::Answer;
-use crate::permissions::System;
+use crate::permissions::{Allowed, System};
 
 const SELF: System = System::because("called by a query that was given a proof");
 
@@ -407,6 +407,16 @@ pub async fn update_errored(
             .execute(conn)
             .await?;
     Ok(done.rows_affected() == 1)
+}
+
+/// Makes an open commit part of another commit set.
+pub async fn update_set(conn: &mut PgConnection, _: &Allowed, id: CommitId, set: CommitSetId) -> Answer<()> {
+    sqlx::query("update commits set commit_set = $2 where id = $1 and state = 'open'")
+        .bind(id.uuid())
+        .bind(set.uuid())
+        .execute(conn)
+        .await?;
+    Ok(())
 }
 
 /// Gives an open commit another origin set: it got a new input.

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::finish::finished_already;
 use super::put::{self, Change};
+use super::together::{self, Open};
 use super::{log, queries, views};
 use crate::call::Call;
 use crate::cursor;
@@ -25,11 +26,15 @@ use crate::plane::Plane;
 
 const DECIDE: System = System::because("rows are read in order to decide about them");
 
+/// So many open commits can be finished in one transaction.
+const TOGETHER_MAX: usize = 100;
+
 /// The routes.
 pub fn router() -> Router<Plane> {
     Router::new()
         .route("/v1/commits", get(show).post(start))
         .route("/v1/commits/finish", post(finish))
+        .route("/v1/commits/finish-together", post(finish_together))
         .route("/v1/log", get(list))
 }
 
@@ -40,6 +45,12 @@ struct StartBody {
     branch: Option<BranchName>,
     #[serde(default)]
     message: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FinishBody {
+    refs: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -87,8 +98,9 @@ async fn start(
     Ok((StatusCode::CREATED, Json(shown)))
 }
 
-async fn finish(State(plane): State<Plane>, call: Call, Query(query): Query<RefQuery>) -> Answer<Json<Commit>> {
-    let reference: CommitRef = query.reference.parse()?;
+/// The open commit that a reference names.
+async fn open(plane: &Plane, call: &Call, reference: &str) -> Answer<Open> {
+    let reference: CommitRef = reference.parse()?;
     let mut conn = plane.pool.acquire().await?;
     let repo = call.repo(&mut conn, &reference.repo).await?;
     let allowed = call.writable(&repo)?;
@@ -97,21 +109,60 @@ async fn finish(State(plane): State<Plane>, call: Call, Query(query): Query<RefQ
         (Base::Branch(branch), None) => queries::find_head(&mut conn, &DECIDE, repo.id, branch).await?.flatten(),
         _ => Some(call.locate(&mut conn, &reference).await?.commit),
     };
-    drop(conn);
     let commit = named.ok_or_else(Failure::not_found)?;
     match commit.state {
-        CommitState::Open => {}
-        CommitState::Finished => return Err(finished_already(commit.id)),
-        CommitState::Errored => {
-            return Err(Failure::new(
-                ProblemKind::CommitFinished,
-                format!("commit `{}` is errored and never changes", commit.id),
-            ));
-        }
+        CommitState::Open => Ok(Open {
+            repo,
+            allowed,
+            id: commit.id,
+        }),
+        CommitState::Finished => Err(finished_already(commit.id)),
+        CommitState::Errored => Err(Failure::new(
+            ProblemKind::CommitFinished,
+            format!("commit `{}` is errored and never changes", commit.id),
+        )),
     }
-    let row = put::finish(&call, &repo, &allowed, commit.id).await?;
+}
+
+async fn finish(State(plane): State<Plane>, call: Call, Query(query): Query<RefQuery>) -> Answer<Json<Commit>> {
+    let open = open(&plane, &call, &query.reference).await?;
+    let mut rows = together::finish(&call, &[open]).await?;
+    let row = rows.pop().ok_or_else(Failure::not_found)?;
     let mut conn = plane.pool.acquire().await?;
     Ok(Json(views::show_to_maker(&mut conn, &call, row).await?))
+}
+
+async fn finish_together(
+    State(plane): State<Plane>,
+    call: Call,
+    Json(body): Json<FinishBody>,
+) -> Answer<Json<Page<Commit>>> {
+    if body.refs.is_empty() || body.refs.len() > TOGETHER_MAX {
+        return Err(Failure::invalid(format!(
+            "{} commits were named; 1 to {TOGETHER_MAX} can be finished together",
+            body.refs.len()
+        )));
+    }
+    let mut all: Vec<Open> = Vec::with_capacity(body.refs.len());
+    for reference in &body.refs {
+        let open = open(&plane, &call, reference).await?;
+        if all.iter().any(|other| other.id == open.id) {
+            return Err(Failure::invalid(format!("`{reference}` is named twice")));
+        }
+        all.push(open);
+    }
+    // Two requests that name the same commits lock them in one order.
+    all.sort_by_key(|open| open.id);
+    let rows = together::finish(&call, &all).await?;
+    let mut conn = plane.pool.acquire().await?;
+    let mut items = Vec::with_capacity(rows.len());
+    for row in rows {
+        items.push(views::show_to_maker(&mut conn, &call, row).await?);
+    }
+    Ok(Json(Page {
+        items,
+        next_cursor: None,
+    }))
 }
 
 async fn show(State(plane): State<Plane>, call: Call, Query(query): Query<RefQuery>) -> Answer<Json<Commit>> {

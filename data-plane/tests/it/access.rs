@@ -139,6 +139,12 @@ const TABLE: &[Row<'_>] = &[
         [401, 404, 403, 403, 200, 401, 401],
     ),
     (
+        "POST",
+        "/v1/commits/finish-together",
+        r#"{"refs":["r@open"]}"#,
+        [401, 404, 403, 403, 409, 401, 401],
+    ),
+    (
         "DELETE",
         "/v1/files?repo=r&path=a",
         "",

@@ -4,7 +4,13 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use axum::http::StatusCode;
+use contract::api::{Commit, CommitState, Page};
+use contract::problem::ProblemKind;
+use serde_json::json;
+
 use crate::app::{App, Person};
+use crate::jobs_rig::{Rig, succeeded};
 use crate::room::packs;
 
 const WRITERS: usize = 8;
@@ -79,4 +85,66 @@ async fn nothing_acknowledged_is_missing_when_the_commit_is_finished_meanwhile()
     finishing.await.unwrap();
     app.call(&ada, "POST", "/v1/commits/finish?ref=r@main", "".into()).await;
     assert_eq!(listed(&app, &ada).await, acknowledged);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn commits_of_several_repos_finished_together_are_one_set_and_make_one_job() {
+    let rig = Rig::start().await;
+    let ada = rig.member("ada").await;
+    for repo in ["a", "b"] {
+        rig.repo(&ada, repo).await;
+    }
+    let both = json!({
+        "pipeline": { "name": "both" },
+        "transform": { "cmd": ["/bin/sh", "-c", "cat /pfs/a/f /pfs/b/f > /pfs/out/f"] },
+        "input": { "cross": [{ "pfs": { "repo": "a", "glob": "/*" } }, { "pfs": { "repo": "b", "glob": "/*" } }] },
+    });
+    rig.apply(&ada, vec![both]).await;
+    for repo in ["a", "b"] {
+        let _: Commit = rig
+            .post(&ada, "/v1/commits", json!({ "repo": repo, "branch": "main" }))
+            .await;
+        rig.put(&ada, repo, &[("f", repo)]).await;
+    }
+    assert!(rig.jobs(&ada, "both").await.is_empty());
+
+    let refs = json!({ "refs": ["a@main", "b@main"] });
+    let done: Page<Commit> = rig.post(&ada, "/v1/commits/finish-together", refs).await;
+    let sets: BTreeSet<_> = done.items.iter().map(|c| c.commit_set).collect();
+    assert_eq!((done.items.len(), sets.len()), (2, 1));
+    assert!(done.items.iter().all(|c| c.state == CommitState::Finished));
+    let job = rig.job(&ada, done.items[0].commit_set, "both").await;
+    succeeded(&job, 1, 1, 0);
+    assert_eq!(rig.jobs(&ada, "both").await.len(), 1);
+    assert_eq!(rig.cat(&ada, "both@main", "f").await, "ab");
+}
+
+#[tokio::test]
+async fn commits_that_cannot_all_be_finished_stay_open_all() {
+    let (app, ada) = begin().await;
+    app.repo(&ada, "other").await;
+    app.post(&ada, "/v1/commits", json!({"repo": "other", "branch": "main"}))
+        .await
+        .ok();
+    app.put(&ada, "r", &[("fine", b"1")]).await.ok();
+    app.put(&ada, "other", &[("a", b"1")]).await.ok();
+    app.put(&ada, "other", &[("a/b", b"1")]).await.ok();
+    let finish = async |refs: serde_json::Value| {
+        app.post(&ada, "/v1/commits/finish-together", json!({ "refs": refs }))
+            .await
+    };
+    finish(json!(["r@main", "other@main"]))
+        .await
+        .refused(ProblemKind::Conflict);
+    for wrong in [json!([]), json!(["r@main", "r@main"])] {
+        finish(wrong).await.refused(ProblemKind::Invalid);
+    }
+    assert_eq!(
+        finish(json!(["r@main", "nothing@main"])).await.status,
+        StatusCode::NOT_FOUND
+    );
+    app.delete(&ada, "/v1/files?repo=other&path=/a").await.ok();
+    let done: Page<Commit> = finish(json!(["r@main", "other@main"])).await.json();
+    assert_eq!(done.items[0].commit_set, done.items[1].commit_set);
+    finish(json!(["r@main"])).await.refused(ProblemKind::CommitFinished);
 }

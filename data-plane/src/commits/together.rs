@@ -1,0 +1,151 @@
+//! Open commits of people are finished: what was put into each is merged onto its parent's tree, and all of them become
+//! one commit set in one transaction, so that a pipeline that reads several of them runs once.
+
+use contract::api::CommitState;
+use contract::ids::CommitId;
+use contract::problem::ProblemKind;
+use sqlx::PgConnection;
+use storage::{TreeRef, Writer};
+
+use super::finish::{finish_in_transaction, finished_already};
+use super::lock::lock_dag;
+use super::put::{ATTEMPTS, applied, publish, still_allowed};
+use super::{CommitRow, queries};
+use crate::call::Call;
+use crate::failure::{Answer, Failure};
+use crate::files::change::{self, FileChange};
+use crate::files::stored::Stored;
+use crate::permissions::{Allowed, System, Visible};
+use crate::plane::Tx;
+
+const FINISH: System = System::because("the caller was allowed to write to the repos");
+
+/// An open commit that is to be finished.
+pub struct Open {
+    /// Its repo.
+    pub repo: Visible,
+    /// The proof that the caller may write to it.
+    pub allowed: Allowed,
+    /// The commit.
+    pub id: CommitId,
+}
+
+/// Finishes these commits, all or none.
+///
+/// # Errors
+/// `commit-finished`; `conflict` when a path would be a file and a directory: all of them stay open then.
+pub async fn finish(call: &Call, open: &[Open]) -> Answer<Vec<CommitRow>> {
+    let plane = &call.plane;
+    let mut merges: Vec<Merge<'_>> = open.iter().map(|open| Merge::begin(call, open)).collect();
+    'attempt: for _ in 0..ATTEMPTS {
+        let mut trees = Vec::with_capacity(merges.len());
+        for merge in &mut merges {
+            trees.push(merge.tree(call).await?);
+        }
+        let mut tx = plane.begin().await?;
+        lock_dag(&mut tx).await?;
+        for merge in &merges {
+            if !merge.is_whole(call, &mut tx).await? {
+                continue 'attempt;
+            }
+        }
+        let mut rows: Vec<CommitRow> = Vec::with_capacity(merges.len());
+        for (merge, tree) in merges.iter().zip(&trees) {
+            if let Some(first) = rows.first() {
+                queries::update_set(&mut tx, &merge.open.allowed, merge.open.id, first.commit_set).await?;
+            }
+            rows.push(finish_in_transaction(plane, &mut tx, &FINISH, merge.open.id, tree, plane.now()).await?);
+            merge.writer.may_be_referred_to();
+        }
+        let Some(set) = rows.first().map(|row| row.commit_set) else {
+            return Ok(rows);
+        };
+        publish(plane, tx, set, &rows).await?;
+        return Ok(rows);
+    }
+    Err(Failure::new(
+        ProblemKind::BranchMoved,
+        "others kept putting files into the commit, so it was not finished",
+    )
+    .hint("repeat the request"))
+}
+
+/// What an open commit holds, on its way to a tree.
+struct Merge<'a> {
+    open: &'a Open,
+    writer: Stored,
+    changes: Vec<FileChange>,
+    /// The place of the last change that was read.
+    seen: i64,
+    /// Rows they stood in.
+    rows: i64,
+}
+
+impl<'a> Merge<'a> {
+    fn begin(call: &Call, open: &'a Open) -> Self {
+        Self {
+            open,
+            writer: Stored::begin(&call.plane.storage),
+            changes: Vec::new(),
+            seen: 0,
+            rows: 0,
+        }
+    }
+
+    /// The tree with everything that was put into the commit by now; durable.
+    async fn tree(&mut self, call: &Call) -> Answer<TreeRef> {
+        let (base, origin_set) = {
+            let mut conn = call.plane.pool.acquire().await?;
+            self.collect(&mut conn).await?;
+            // What was put into it may be others': its own origins count, which hold those of what is below it.
+            let set = queries::find_commit(&mut conn, &FINISH, self.open.id)
+                .await?
+                .map(|c| c.origin_set);
+            let finished = queries::find_finished(&mut conn, &FINISH, self.open.id).await?;
+            (finished.map_or_else(|| Ok(TreeRef::empty()), |f| f.tree())?, set)
+        };
+        let tree = applied(call, &self.writer, &base, origin_set, &self.changes).await?;
+        self.writer.flush().await?;
+        Ok(tree)
+    }
+
+    /// Reads changes that were not read yet, a page at a time. Contents that stand in the rows go into packs as they are
+    /// met: a hundred thousand small files fit into memory as entries, not as bytes.
+    async fn collect(&mut self, conn: &mut PgConnection) -> Answer<()> {
+        let id = self.open.id;
+        // Places are given when a row is inserted, not when it can be seen: one may turn up in front of what was read.
+        if queries::count_filesets_until(conn, &FINISH, id, self.seen).await? != self.rows {
+            (self.changes, self.seen, self.rows) = (Vec::new(), 0, 0);
+        }
+        loop {
+            let page = queries::list_filesets(conn, &FINISH, id, self.seen).await?;
+            let Some((last, _)) = page.last() else { return Ok(()) };
+            self.seen = *last;
+            for (_, bytes) in &page {
+                self.rows += 1;
+                for change in change::decode(bytes)? {
+                    self.changes.push(packed(&self.writer, change).await?);
+                }
+            }
+        }
+    }
+
+    /// Locks the commit; whether the tree holds everything that was put into it.
+    async fn is_whole(&self, call: &Call, tx: &mut Tx) -> Answer<bool> {
+        still_allowed(call, tx, &self.open.repo).await?;
+        let commit = queries::lock_commit(tx, &FINISH, self.open.id)
+            .await?
+            .ok_or_else(Failure::not_found)?;
+        if commit.state != CommitState::Open {
+            return Err(finished_already(commit.id));
+        }
+        Ok(queries::count_filesets(tx, &FINISH, self.open.id).await? == self.rows)
+    }
+}
+
+async fn packed(writer: &Writer, mut change: FileChange) -> Answer<FileChange> {
+    if let FileChange::Put(_, entry) | FileChange::Append(_, entry) = &mut change {
+        writer.pack_embedded(entry).await?;
+    }
+    Ok(change)
+}
