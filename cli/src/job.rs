@@ -58,7 +58,7 @@ pub enum Datum {
 pub struct Logs {
     /// A job's id, or a pipeline for its newest job
     job: String,
-    /// Of that datum only
+    /// Of that datum only: its id, or the beginning of it as `datum list` shows it
     #[arg(long)]
     datum: Option<String>,
     /// Go on until the job ends
@@ -167,7 +167,7 @@ pub async fn run_datum(command: Datum, client: &Client, output: Output) -> Outco
         for datum in &page.items {
             output.streamed(datum, || {
                 let reason = datum.reason.as_ref().map_or_else(String::new, |r| format!("  {r}"));
-                let id = datum.id.get(..16).unwrap_or(&datum.id);
+                let id = short(&datum.id);
                 format!("{id}  {:9}  {}{reason}", word(datum.state), datum.inputs.join(" "))
             })?;
         }
@@ -176,6 +176,11 @@ pub async fn run_datum(command: Datum, client: &Client, output: Output) -> Outco
             return Ok(());
         }
     }
+}
+
+/// As much of a datum's id as tells it from others, and as `logs --datum` takes.
+fn short(id: &str) -> &str {
+    id.get(..16).unwrap_or(id)
 }
 
 fn word(state: DatumState) -> &'static str {
@@ -213,7 +218,7 @@ pub async fn logs(arguments: Logs, client: &Client, output: Output) -> Outcome {
     client
         .lines(&request, |line: LogLine| {
             output.streamed(&line, || {
-                let datum = line.datum.get(..8).unwrap_or(&line.datum);
+                let datum = short(&line.datum);
                 format!(
                     "{} {datum} {}: {}",
                     line.at.format("%H:%M:%S%.3f"),

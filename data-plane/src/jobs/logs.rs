@@ -10,6 +10,7 @@ use bytes::Bytes;
 use chassis::http::{Path, Query};
 use contract::api::LogLine;
 use contract::ids::JobId;
+use contract::problem::ProblemKind;
 use serde::Deserialize;
 
 use super::{queries, state_of};
@@ -21,6 +22,8 @@ use crate::plane::Plane;
 
 const READABLE: System = System::because("the caller may read the job's output; asked again for each page");
 const PAGE: i64 = 1000;
+/// A shorter beginning of a datum's id could be of several.
+const PREFIX_LEAST: usize = 8;
 /// How long a follower waits for a signal before it looks by itself.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -47,12 +50,12 @@ pub(super) async fn stream(
     Path(id): Path<JobId>,
     Query(query): Query<LogsQuery>,
 ) -> Answer<Response> {
-    let datum = match &query.datum {
-        None => None,
-        Some(text) => Some(hex::decode(text).map_err(|_| Failure::invalid(format!("`{text}` is no datum id")))?),
-    };
     let mut conn = plane.pool.acquire().await?;
     call.job(&mut conn, id).await?;
+    let datum = match &query.datum {
+        None => None,
+        Some(text) => Some(find_datum(&mut conn, id, text).await?),
+    };
     let reading = Reading {
         standing: call.keep(),
         job: id,
@@ -74,6 +77,28 @@ pub(super) async fn stream(
         Body::from_stream(pages),
     )
         .into_response())
+}
+
+/// The datum of a job whose id begins like that.
+async fn find_datum(conn: &mut sqlx::PgConnection, job: JobId, text: &str) -> Answer<Vec<u8>> {
+    let digits = text.to_ascii_lowercase();
+    if !(PREFIX_LEAST..=64).contains(&digits.len()) || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return Err(Failure::invalid(format!(
+            "`{text}` is no datum id: it has {PREFIX_LEAST} to 64 hexadecimal digits"
+        )));
+    }
+    let mut found = queries::list_keys(conn, &READABLE, job, &digits).await?;
+    match (found.pop(), found.is_empty()) {
+        (Some(only), true) => Ok(only),
+        (Some(_), false) => Err(Failure::invalid(format!(
+            "several datums of the job begin with `{text}`: write more of the id"
+        ))),
+        (None, _) => Err(Failure::new(
+            ProblemKind::NotFound,
+            format!("the job has no datum whose id begins with `{text}`"),
+        )
+        .hint("see `howdah datum list JOB`; a datum that an earlier job ran has its logs there")),
+    }
 }
 
 impl Reading {

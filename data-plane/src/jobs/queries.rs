@@ -237,6 +237,18 @@ pub async fn inputs(conn: &mut PgConnection, _: &System, job: JobId) -> Answer<V
     Ok(rows)
 }
 
+/// Two at most of a job's datum keys that begin with these hexadecimal digits.
+pub async fn list_keys(conn: &mut PgConnection, _: &System, job: JobId, digits: &str) -> Answer<Vec<Vec<u8>>> {
+    let keys = sqlx::query_scalar(
+        "select distinct key from datums where job_id = $1 and starts_with(encode(key, 'hex'), $2) limit 2",
+    )
+    .bind(job.uuid())
+    .bind(digits)
+    .fetch_all(conn)
+    .await?;
+    Ok(keys)
+}
+
 /// A line of a log.
 #[derive(Debug, Clone, FromRow)]
 pub struct LineRow {

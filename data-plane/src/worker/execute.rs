@@ -95,7 +95,14 @@ pub async fn run(
     datum: DatumTask,
     lease: LeaseId,
 ) -> Ran {
-    let place = Place::below(&bench.datums, &format!("{}-{}", lease.uuid().simple(), datum.position));
+    // One lease has datums of several jobs, each counting its positions from 0.
+    let unique = format!(
+        "{}-{}-{}",
+        lease.uuid().simple(),
+        datum.job.uuid().simple(),
+        datum.position
+    );
+    let place = Place::below(&bench.datums, &unique);
     let mut ran = Ran {
         started_at: bench.environment.now(),
         job,

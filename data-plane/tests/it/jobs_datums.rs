@@ -121,6 +121,17 @@ async fn a_failing_datum_fails_the_job_after_the_others_ran_and_only_it_runs_whe
         .map(|l| (l.stream.as_str(), l.text.as_str()))
         .collect();
     assert_eq!(said, [("stderr", "no good"), ("stderr", "no good")]);
+    let of_datum = async |text: &str| {
+        let path = format!("/v1/jobs/{}/logs?datum={text}", job.id);
+        rig.send(&ada, "GET", &path, None).await
+    };
+    for beginning in [&failed[0].id[..], &failed[0].id[..16], &failed[0].id[..9].to_uppercase()] {
+        let (status, lines) = of_datum(beginning).await;
+        assert_eq!((status, lines.lines().count()), (200, 2), "{beginning}: {lines}");
+    }
+    let (status, why) = of_datum("00000000").await;
+    assert!(status == 404 && why.contains("datum list"), "{status} {why}");
+    assert_eq!(of_datum("abc").await.0, 422);
     assert_eq!(
         rig.commit(&ada, "check", job.output_commit).await.state,
         CommitState::Errored
@@ -338,4 +349,25 @@ async fn timeouts_and_accepted_codes_and_a_stopped_job() {
     );
     let commit = rig.commit(&ada, "stopped", killed.output_commit).await;
     assert!(commit.reason.unwrap().contains("stopped by ada"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn datums_of_several_pipelines_that_run_at_once_share_no_directory() {
+    let rig = Rig::start().await;
+    let ada = rig.member("ada").await;
+    rig.repo(&ada, "in").await;
+    let names: Vec<String> = (0..8).map(|n| format!("p{n}")).collect();
+    // Each looks at its outputs twice, a moment apart, so that one that ends earlier would take them along.
+    let spec = |name: &String| {
+        let script = format!("echo {name} > /pfs/out/{name}; sleep 0.2; test $(ls /pfs/out) = {name}");
+        let mut spec = shell(name, "in", "/", &script);
+        spec["datum_tries"] = json!(1);
+        spec
+    };
+    rig.apply(&ada, names.iter().map(spec).collect()).await;
+    let put = rig.put(&ada, "in", &[("f", "1")]).await;
+    for name in &names {
+        succeeded(&rig.job(&ada, put.commit_set, name).await, 1, 1, 0);
+        assert_eq!(rig.ls(&ada, &format!("{name}@main")).await, [format!("/{name}")]);
+    }
 }
