@@ -83,7 +83,7 @@ fn remember(client: &Client, output: Output, made: &SessionMade, what: &str) -> 
         login.organization = kept.or_else(|| (names.len() == 1).then(|| names[0].clone()));
         login.session_token = Some(made.session_token.clone());
         login.email = Some(made.account.email.clone());
-        login.access.clear();
+        login.forget_seen();
     })?;
     let shown = serde_json::json!({
         "account": made.account, "organizations": made.organizations, "expires_at": made.expires_at,

@@ -6,22 +6,25 @@ use contract::api::ApiToken;
 use crate::client::{Client, Request, segment};
 use crate::failure::Outcome;
 use crate::output::{Output, or_dash, time};
-use crate::references::days;
+use crate::references::{days, scope};
 
 /// API tokens
 #[derive(Debug, Subcommand)]
 pub enum Token {
     /// Make a token; its secret is printed once
-    #[command(after_help = "Example: howdah token create --name ci --scope read:images --expires 30d")]
+    #[command(
+        after_help = "Example: howdah token create --name ci --scope read:images --scope write:results --expires 30d"
+    )]
     Create {
         /// What it is for
         #[arg(long)]
         name: String,
-        /// A limit, `read:images`; may be repeated
+        /// All that it may do: discover, read, write, derive, declassify, admin or * with `[project/]repo`, `project:NAME`
+        /// or *, like `read:images`; may be repeated; without any it may do all that you may
         #[arg(long = "scope", value_name = "SCOPE")]
         scopes: Vec<String>,
         /// When it ends
-        #[arg(long, value_name = "DAYS", value_parser = days, default_value = "30d")]
+        #[arg(long, value_name = "DAYS", value_parser = days, default_value = "90d")]
         expires: u32,
         /// Make it for a service account of the organization in use
         #[arg(long, value_name = "NAME")]
@@ -54,6 +57,9 @@ pub async fn run(command: Token, client: &Client, output: Output) -> Outcome {
                 Some(_) => Some(client.organization().await?),
                 None => client.settings.organization.clone(),
             };
+            let project = &client.settings.project;
+            let scopes: Outcome<Vec<String>> = scopes.iter().map(|s| scope(s, project)).collect();
+            let scopes = scopes?;
             let body = serde_json::json!({
                 "name": name, "scopes": scopes, "expires_in_days": expires,
                 "organization": organization, "service_account": service_account,

@@ -20,7 +20,7 @@ pub struct Login {
     pub email: Option<String>,
     /// The organization in use.
     pub organization: Option<String>,
-    /// The highest policy epoch seen, per organization.
+    /// The highest policy epoch seen, by the organization's id: the next organization of a name counts from 1 again.
     pub epochs: BTreeMap<String, u64>,
     /// Access tokens, by who asked and for which organization.
     pub access: BTreeMap<String, CachedAccess>,
@@ -33,8 +33,9 @@ pub struct CachedAccess {
     pub access_token: String,
     /// When it ends.
     pub expires_at: DateTime<Utc>,
-    /// The organization's name.
-    pub organization: String,
+    /// The organization's id.
+    #[serde(default)]
+    pub organization_id: String,
     /// The plane through the gateway.
     pub plane_url: String,
     /// The plane itself.
@@ -52,6 +53,14 @@ struct Document {
 pub struct Credentials {
     directory: PathBuf,
     url: String,
+}
+
+impl Login {
+    /// Forgets what was learned by using the service: it, or the organization, is another one now.
+    pub fn forget_seen(&mut self) {
+        self.access.clear();
+        self.epochs.clear();
+    }
 }
 
 impl Credentials {

@@ -86,6 +86,11 @@ impl Failure {
         }
     }
 
+    /// Somebody pressed Ctrl-C.
+    pub fn interrupted() -> Self {
+        Self::new("interrupted", "Ctrl-C was pressed", "repeat the command").with_exit(Exit::Interrupted)
+    }
+
     /// The same failure with another exit code.
     #[must_use]
     pub fn with_exit(self, exit: Exit) -> Self {
@@ -160,10 +165,7 @@ fn one_line(text: &str) -> String {
 
 impl From<private_postgres::PostgresError> for Failure {
     fn from(error: private_postgres::PostgresError) -> Self {
-        let text = error.to_string();
-        let (why, hint) = text
-            .rsplit_once("; ")
-            .unwrap_or((&text, "see the log in HOWDAH_HOME/postgres/postgres.log"));
+        let (why, hint) = error.parts();
         Self::new("PostgreSQL does not run", why, hint)
     }
 }
@@ -203,5 +205,19 @@ mod tests {
         let document = Failure::usage("cannot do it", "that is no name", "use another").document();
         assert_eq!((document.status, document.slug()), (400, "malformed"));
         assert_eq!(document.hint.as_deref(), Some("use another"));
+    }
+
+    #[test]
+    fn what_a_program_of_postgresql_said_is_the_reason_and_not_the_advice() {
+        let failure = Failure::from(private_postgres::PostgresError::Program {
+            program: "initdb",
+            message: "exit status: 1: creating directory; could not write: No space left on device".to_owned(),
+            log: Some("/home/service/postgres/postgres.log".into()),
+        });
+        assert!(failure.why.ends_with("No space left on device"), "{}", failure.why);
+        assert!(failure.hint.starts_with("check the space"), "{}", failure.hint);
+        assert!(failure.hint.ends_with("/postgres/postgres.log"), "{}", failure.hint);
+        let failure = Failure::from(private_postgres::PostgresError::NotOurs { path: "/x".into() });
+        assert!(failure.hint.starts_with("remove it or choose"), "{}", failure.hint);
     }
 }

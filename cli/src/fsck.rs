@@ -9,8 +9,12 @@ use crate::output::Output;
 
 /// Check that everything that is stored is whole.
 #[derive(Debug, Args)]
-#[command(after_help = "Example: howdah fsck")]
-pub struct Fsck {}
+#[command(after_help = "Example: howdah fsck --deep")]
+pub struct Fsck {
+    /// Read all content, too, which takes as long as reading everything does
+    #[arg(long)]
+    deep: bool,
+}
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Finding {
@@ -23,9 +27,9 @@ struct Finding {
 ///
 /// # Errors
 /// Exit code 1 when something is damaged.
-pub async fn run(client: &Client, output: Output) -> Outcome {
+pub async fn run(arguments: &Fsck, client: &Client, output: Output) -> Outcome {
     let mut damaged = 0_u64;
-    let request = Request::get("/v1/fsck");
+    let request = Request::get("/v1/fsck").query("deep", arguments.deep);
     client
         .lines(&request, |finding: Finding| {
             damaged += u64::from(finding.severity == "error");

@@ -2,7 +2,7 @@
 //! directory that was asked for.
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use clap::Args;
 use futures::StreamExt;
@@ -85,11 +85,8 @@ async fn save(response: Response, destination: &Path, bar: &ProgressBar) -> Outc
         .parent()
         .filter(|p| !p.as_os_str().is_empty())
         .unwrap_or(Path::new("."));
-    let fresh = tempfile::Builder::new()
-        .prefix(".howdah-")
-        .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
-        .tempfile_in(directory)
-        .map_err(io("write in", directory))?;
+    let executable = response.headers().contains_key("howdah-executable");
+    let fresh = file_beside(directory, executable)?;
     let file = fresh.reopen().map_err(io("write", destination))?;
     let mut file = tokio::fs::File::from_std(file);
     let mut stream = response.bytes_stream();
@@ -105,6 +102,16 @@ async fn save(response: Response, destination: &Path, bar: &ProgressBar) -> Outc
         .persist(destination)
         .map_err(|e| io("write", destination)(e.error))?;
     Ok(bytes)
+}
+
+/// A file that is removed unless it takes its place.
+fn file_beside(directory: &Path, executable: bool) -> Outcome<tempfile::NamedTempFile> {
+    let mode = if executable { 0o755 } else { 0o644 };
+    tempfile::Builder::new()
+        .prefix(".howdah-")
+        .permissions(std::os::unix::fs::PermissionsExt::from_mode(mode))
+        .tempfile_in(directory)
+        .map_err(io("write in", directory))
 }
 
 async fn print(response: Response) -> Outcome {
@@ -147,29 +154,62 @@ fn unpack(archive: impl std::io::Read, to: &Path, bar: &ProgressBar) -> Outcome<
         let mut entry = entry.map_err(bad)?;
         let name = entry.path().map_err(bad)?.into_owned();
         let kind = entry.header().entry_type();
-        if !kind.is_file() && !kind.is_dir() {
-            return Err(Failure::new(
+        if kind.is_dir() {
+            directory_below(to, &name)?;
+            continue;
+        }
+        let last = name.file_name().filter(|_| kind.is_file());
+        let last = last.ok_or_else(|| {
+            Failure::new(
                 format!("cannot get {}", name.display()),
                 "the archive holds something that is neither a file nor a directory",
                 "report this",
-            ));
-        }
-        entry.set_preserve_mtime(false);
+            )
+        })?;
+        let directory = directory_below(to, name.parent().unwrap_or(Path::new("")))?;
+        let executable = entry.header().mode().is_ok_and(|mode| mode & 0o100 != 0);
+        let mut fresh = file_beside(&directory, executable)?;
         let size = entry.size();
-        let inside = entry.unpack_in(to).map_err(io("write in", to))?;
-        if !inside {
-            return Err(Failure::new(
-                format!("cannot get {}", name.display()),
-                "its name leads out of the directory",
-                "report this",
-            ));
+        let written = std::io::copy(&mut entry, &mut fresh).map_err(bad)?;
+        if written < size {
+            return Err(bad(std::io::ErrorKind::UnexpectedEof.into()));
         }
-        if kind.is_file() {
-            files += 1;
-            bar.inc(size);
-        }
+        let path = directory.join(last);
+        fresh.persist(&path).map_err(|e| io("write", &path)(e.error))?;
+        files += 1;
+        bar.inc(size);
     }
     Ok(files)
+}
+
+/// Makes a directory below another one; a link that is there already could lead out of it, so none is followed.
+fn directory_below(to: &Path, name: &Path) -> Outcome<PathBuf> {
+    let mut path = to.to_path_buf();
+    for part in name.components() {
+        match part {
+            Component::Normal(part) => path.push(part),
+            Component::CurDir => continue,
+            _ => {
+                return Err(Failure::new(
+                    format!("cannot get {}", name.display()),
+                    "its name leads out of the directory",
+                    "report this",
+                ));
+            }
+        }
+        match std::fs::symlink_metadata(&path) {
+            Ok(about) if about.is_dir() => {}
+            Ok(_) => {
+                return Err(Failure::new(
+                    format!("cannot get {}", name.display()),
+                    format!("{} is there and is no directory", path.display()),
+                    "remove it, or choose another destination with -o",
+                ));
+            }
+            Err(_) => std::fs::create_dir(&path).map_err(io("make", &path))?,
+        }
+    }
+    Ok(path)
 }
 
 /// `howdah cat`.
@@ -213,5 +253,16 @@ mod tests {
         assert_eq!(std::fs::read(to.join("a/b")).unwrap(), b"abc");
         assert!(unpack(archive("../out").as_slice(), &to, &bar).is_err());
         assert!(!home.path().join("out").exists());
+        std::os::unix::fs::symlink(home.path(), to.join("link")).unwrap();
+        assert!(unpack(archive("link/out").as_slice(), &to, &bar).is_err());
+        assert!(!home.path().join("out").exists());
+    }
+
+    #[test]
+    fn an_archive_that_breaks_off_leaves_no_piece_of_a_file() {
+        let home = tempfile::tempdir().unwrap();
+        let whole = archive("piece");
+        assert!(unpack(&whole[..514], home.path(), &ProgressBar::hidden()).is_err());
+        assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 0);
     }
 }

@@ -39,6 +39,9 @@ use failure::{Exit, Failure, Outcome};
 use output::Output;
 use settings::Settings;
 
+/// How long an interrupted command may take to clear away what it began.
+const INTERRUPT_PATIENCE: std::time::Duration = std::time::Duration::from_millis(500);
+
 /// Versioned data, reproducible pipelines, and access that follows provenance.
 #[derive(Debug, Parser)]
 #[command(name = "howdah", version, propagate_version = true, max_term_width = 100)]
@@ -144,10 +147,16 @@ pub fn main() -> ExitCode {
             Command::Up(_) => run(arguments.command, output).await,
             _ => tokio::select! {
                 done = run(arguments.command, output) => done,
-                _ = tokio::signal::ctrl_c() => std::process::exit(Exit::Interrupted as i32),
+                // The command is dropped, and with it the files that are not whole yet.
+                _ = tokio::signal::ctrl_c() => Err(Failure::interrupted()),
             },
         }
     });
+    if matches!(&done, Err(failure) if failure.exit == Exit::Interrupted) {
+        // What writes files on a thread of its own sees its reader end and removes what it began.
+        runtime.shutdown_timeout(INTERRUPT_PATIENCE);
+        return ExitCode::from(Exit::Interrupted as u8);
+    }
     // A thread that still waits for standard input must not hold the process.
     runtime.shutdown_background();
     match done {
@@ -224,7 +233,7 @@ async fn ask(command: Command, client: &Client, output: Output) -> Outcome {
         Command::Datum(command) => job::run_datum(command, client, output).await,
         Command::Logs(arguments) => job::logs(arguments, client, output).await,
         Command::Wait(arguments) => job::wait(arguments, client, output).await,
-        Command::Fsck(_) => fsck::run(client, output).await,
+        Command::Fsck(arguments) => fsck::run(&arguments, client, output).await,
         Command::Gc(arguments) => gc::run(arguments, client, output).await,
         Command::Up(_) | Command::Down | Command::Status | Command::Doctor(_) | Command::Completions { .. } => Ok(()),
     }

@@ -1,7 +1,8 @@
 //! Organizations, their members and invitations.
 
 use clap::{Args, Subcommand};
-use contract::api::{Invitation, MemberView, Organization};
+use contract::api::{Invitation, MemberView, Organization, PlaneStatus};
+use serde::Serialize;
 
 use crate::client::{Client, Request, segment};
 use crate::failure::{Failure, Outcome};
@@ -120,15 +121,10 @@ pub async fn run(command: Org, client: &Client, output: Output) -> Outcome {
                 Some(name) => name,
                 None => client.organization().await?,
             };
-            let found: Organization = client.control(Request::get(path(&name, ""))).await?;
-            output.result(&found, || {
-                format!(
-                    "{} (you are {}) since {}",
-                    found.name,
-                    found.role.as_str(),
-                    time(&found.created_at)
-                )
-            })
+            let organization: Organization = client.control(Request::get(path(&name, ""))).await?;
+            let plane: PlaneStatus = client.control(Request::get(path(&name, "/plane"))).await?;
+            let shown = Shown { organization, plane };
+            output.result(&shown, || describe(&shown))
         }
         Org::Use { name } => {
             let found: Organization = client.control(Request::get(path(&name, ""))).await?;
@@ -159,6 +155,36 @@ pub async fn run(command: Org, client: &Client, output: Output) -> Outcome {
     }
 }
 
+/// What `org show` prints.
+#[derive(Debug, Serialize)]
+struct Shown {
+    #[serde(flatten)]
+    organization: Organization,
+    plane: PlaneStatus,
+}
+
+fn describe(shown: &Shown) -> String {
+    let of = &shown.organization;
+    let mut lines = vec![
+        format!(
+            "{} (you are {}) since {}",
+            of.name,
+            of.role.as_str(),
+            time(&of.created_at)
+        ),
+        format!("data plane  {}", shown.plane.state),
+    ];
+    for condition in &shown.plane.conditions {
+        lines.push(format!(
+            "in the way  {}: {} (since {})",
+            condition.kind,
+            condition.reason,
+            time(&condition.since)
+        ));
+    }
+    lines.join("\n")
+}
+
 async fn delete(name: &str, yes: bool, client: &Client, output: Output) -> Outcome {
     if !yes {
         return Err(Failure::usage(
@@ -170,7 +196,7 @@ async fn delete(name: &str, yes: bool, client: &Client, output: Output) -> Outco
     client.control_done(Request::delete(path(name, ""))).await?;
     client.credentials.change(|login| {
         login.organization.take_if(|n| n == name);
-        login.access.clear();
+        login.forget_seen();
     })?;
     output.result(&serde_json::json!({ "deleted": name }), || format!("deleted {name}"))
 }
@@ -221,9 +247,11 @@ async fn members(command: Member, client: &Client, output: Output) -> Outcome {
 }
 
 fn use_organization(client: &Client, name: &str) -> Outcome {
-    client
-        .credentials
-        .change(|login| login.organization = Some(name.to_owned()))
+    client.credentials.change(|login| {
+        login.organization = Some(name.to_owned());
+        // It may be another one of the same name.
+        login.access.clear();
+    })
 }
 
 /// A path below an organization.

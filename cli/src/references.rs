@@ -111,6 +111,19 @@ pub fn resource(text: &str, default_project: &str) -> Outcome<String> {
     full_repo(text, default_project)
 }
 
+/// What a token may do: `verb:*`, `verb:project:NAME` or `verb:[project/]repo`.
+///
+/// # Errors
+/// When the repo is none.
+pub fn scope(text: &str, default_project: &str) -> Outcome<String> {
+    match text.split_once(':') {
+        Some((verb, of)) if of != "*" && !of.starts_with("project:") => {
+            Ok(format!("{verb}:{}", full_repo(of, default_project)?))
+        }
+        _ => Ok(text.to_owned()),
+    }
+}
+
 /// A number of days: `90d`, `2w`, `1y` or a plain number.
 ///
 /// # Errors
@@ -184,6 +197,15 @@ mod tests {
         assert_eq!(resource("org", "p").unwrap(), "org");
         assert_eq!(resource("project:x", "p").unwrap(), "project:x");
         assert_eq!(resource("images", "p").unwrap(), "p/images");
+    }
+
+    #[test]
+    fn scopes_of_tokens_may_leave_out_the_project() {
+        assert_eq!(scope("read:images", "p").unwrap(), "read:p/images");
+        for whole in ["read:q/images", "read:*", "*:project:vision"] {
+            assert_eq!(scope(whole, "p").unwrap(), whole);
+        }
+        assert!(scope("read:im ages", "p").is_err());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod challenge;
+mod commands;
 mod crashes;
 mod embedded;
 mod harness;

@@ -256,7 +256,7 @@ impl Cluster {
         Err(failed.unwrap_or_else(|| PostgresError::Program {
             program: "postgres",
             message: format!("it was not ready within {} s", PATIENCE.as_secs()),
-            log: tail(&self.log()),
+            log: Some(self.log()),
         }))
     }
 
@@ -292,7 +292,7 @@ fn run(mut command: Command, program: &'static str, log: Option<&Path>) -> Resul
     let failed = |message: String| PostgresError::Program {
         program,
         message,
-        log: log.map(tail).unwrap_or_default(),
+        log: log.map(Path::to_path_buf),
     };
     // Into a file, not a pipe: the server that pg_ctl leaves behind would keep a pipe open.
     let mut said = unnamed_file().map_err(|e| failed(e.to_string()))?;
@@ -329,18 +329,6 @@ fn read_back(file: &mut File) -> String {
     let _ = file.seek(SeekFrom::Start(0));
     let _ = file.read_to_end(&mut bytes);
     String::from_utf8_lossy(&bytes).into_owned()
-}
-
-/// The last lines of the server's log, for an error.
-fn tail(log: &Path) -> String {
-    let text = std::fs::read(log).unwrap_or_default();
-    let text = String::from_utf8_lossy(&text);
-    let lines: Vec<&str> = text.lines().rev().take(5).collect();
-    if lines.is_empty() {
-        return String::new();
-    }
-    let lines: Vec<&str> = lines.into_iter().rev().collect();
-    format!("; the end of {}: {}", log.display(), lines.join("; "))
 }
 
 fn major_of(data: &Path) -> Option<u32> {

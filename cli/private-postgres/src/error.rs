@@ -62,18 +62,48 @@ pub enum PostgresError {
         path: PathBuf,
     },
     /// A program of PostgreSQL failed.
-    #[error("{program} failed: {message}{log}")]
+    #[error("{program} failed: {message}{}", said(.log))]
     Program {
         /// Which.
         program: &'static str,
         /// What it said.
         message: String,
-        /// The end of the server's log, or nothing.
-        log: String,
+        /// The server's log, if it has one already.
+        log: Option<PathBuf>,
     },
 }
 
+/// The end of the server's log, for who reads an error alone.
+fn said(log: &Option<PathBuf>) -> String {
+    let Some(log) = log else { return String::new() };
+    let text = std::fs::read(log).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let lines: Vec<&str> = text.lines().rev().take(5).collect();
+    if lines.is_empty() {
+        return String::new();
+    }
+    let lines: Vec<&str> = lines.into_iter().rev().collect();
+    format!("; the end of {}: {}", log.display(), lines.join("; "))
+}
+
 impl PostgresError {
+    /// Why, and what to do: the two halves of what it says.
+    pub fn parts(&self) -> (String, String) {
+        if let Self::Program { program, message, log } = self {
+            let why = format!("{program} failed: {message}");
+            let hint = match log {
+                Some(log) => format!("check the space on its disk, and look into {}", log.display()),
+                None => "check the space on its disk".to_owned(),
+            };
+            return (why, hint);
+        }
+        let text = self.to_string();
+        match text.split_once("; ") {
+            Some((why, hint)) => (why.to_owned(), hint.to_owned()),
+            None => (text, "see `howdah doctor`".to_owned()),
+        }
+    }
+
     pub(crate) fn directory(what: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
         move |source| Self::Directory { what, path, source }

@@ -4,6 +4,7 @@
 mod request;
 mod stream;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use chrono::TimeDelta;
@@ -30,12 +31,16 @@ const RESTART_PATIENCE: Duration = Duration::from_secs(15);
 /// The client of one run.
 pub struct Client {
     http: reqwest::Client,
+    /// For this machine itself, which no proxy can reach, nor should see passwords on the way to it.
+    http_here: reqwest::Client,
     /// What the environment says.
     pub settings: Settings,
     /// What is remembered.
     pub credentials: Credentials,
     output: Output,
     access: tokio::sync::Mutex<Option<CachedAccess>>,
+    /// The plane's own address cannot be reached from here.
+    through_gateway: AtomicBool,
 }
 
 /// Which address a request goes to.
@@ -53,17 +58,20 @@ impl Client {
     /// # Errors
     /// When the HTTP library cannot start.
     pub fn new(settings: Settings, output: Output) -> Outcome<Self> {
-        let http = reqwest::Client::builder()
-            .user_agent(concat!("howdah/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(Duration::from_secs(10))
-            .build()
-            .map_err(|e| Failure::new("cannot start", e, "check this machine's certificates"))?;
+        let builder = || {
+            reqwest::Client::builder()
+                .user_agent(concat!("howdah/", env!("CARGO_PKG_VERSION")))
+                .connect_timeout(Duration::from_secs(10))
+        };
+        let failed = |e| Failure::new("cannot start", e, "check this machine's certificates");
         Ok(Self {
-            http,
+            http: builder().build().map_err(failed)?,
+            http_here: builder().no_proxy().build().map_err(failed)?,
             credentials: Credentials::new(&settings.config, &settings.url),
             settings,
             output,
             access: tokio::sync::Mutex::new(None),
+            through_gateway: AtomicBool::new(false),
         })
     }
 
@@ -172,8 +180,12 @@ impl Client {
             let (builder, base) = self.prepare(target, request).await?;
             let response = match builder.send().await {
                 Ok(response) => response,
-                Err(error) if error.is_connect() && target == Target::Direct && !renewed => {
-                    // It slept or moved: a new access token wakes it and tells where it is.
+                Err(error) if error.is_connect() && target == Target::Direct && !self.through_gateway() => {
+                    // It slept or moved: a new access token wakes it and tells where it is. Else it listens where this
+                    // machine does not reach it, and the gateway does.
+                    if renewed {
+                        self.through_gateway.store(true, Ordering::Relaxed);
+                    }
                     renewed = true;
                     self.forget_access().await?;
                     continue;
@@ -211,13 +223,15 @@ impl Client {
             Target::Control => (self.settings.url.clone(), Some(self.token()?), None),
             Target::Plane | Target::Direct => {
                 let access = self.access().await?;
-                let direct = access.direct_url.filter(|_| target == Target::Direct);
-                let epoch = self.credentials.read().epochs.get(&access.organization).copied();
+                let direct = access
+                    .direct_url
+                    .filter(|_| target == Target::Direct && !self.through_gateway());
+                let epoch = self.credentials.read().epochs.get(&access.organization_id).copied();
                 (direct.unwrap_or(access.plane_url), Some(access.access_token), epoch)
             }
         };
-        let mut builder = self
-            .http
+        let http = if is_here(&base) { &self.http_here } else { &self.http };
+        let mut builder = http
             .request(request.method.clone(), format!("{base}{}", request.path))
             .query(&request.query);
         if let Some(token) = token {
@@ -297,7 +311,7 @@ impl Client {
         let access = CachedAccess {
             access_token: made.access_token,
             expires_at: clock::now() + TimeDelta::seconds(i64::try_from(made.expires_in).unwrap_or(0)),
-            organization: made.organization.name.to_string(),
+            organization_id: made.organization.id.to_string(),
             plane_url: made.plane_url,
             direct_url: made.direct_url,
         };
@@ -305,7 +319,7 @@ impl Client {
             let now = clock::now();
             login.access.retain(|_, a| a.expires_at > now);
             login.access.insert(key, access.clone());
-            raise(login, &access.organization, made.epoch);
+            raise(login, &access.organization_id, made.epoch);
         })?;
         *held = Some(access.clone());
         Ok(access)
@@ -343,17 +357,24 @@ impl Client {
     /// When it cannot be written down.
     pub async fn saw_epoch(&self, epoch: u64) -> Outcome {
         let login = self.credentials.read();
-        let current = self.access.lock().await.as_ref().map(|a| a.organization.clone());
-        let Some(name) = current
-            .or(self.settings.organization.clone())
-            .or(login.organization.clone())
-        else {
-            return Ok(());
+        let held = self.access.lock().await.as_ref().map(|a| a.organization_id.clone());
+        let current = match held {
+            Some(id) => Some(id),
+            None => login
+                .access
+                .get(&self.access_key(&login)?)
+                .map(|a| a.organization_id.clone()),
         };
-        if login.epochs.get(&name).is_some_and(|known| *known >= epoch) {
+        // Without an access token the next thing is to get one, and that says which epoch is the newest.
+        let Some(id) = current else { return Ok(()) };
+        if login.epochs.get(&id).is_some_and(|known| *known >= epoch) {
             return Ok(());
         }
-        self.credentials.change(|login| raise(login, &name, epoch))
+        self.credentials.change(|login| raise(login, &id, epoch))
+    }
+
+    fn through_gateway(&self) -> bool {
+        self.through_gateway.load(Ordering::Relaxed)
     }
 
     fn is_restarting(&self, began: Instant) -> bool {
@@ -364,6 +385,15 @@ impl Client {
 fn raise(login: &mut Login, organization: &str, epoch: u64) {
     let known = login.epochs.entry(organization.to_owned()).or_default();
     *known = (*known).max(epoch);
+}
+
+/// Whether an address is this machine's own.
+fn is_here(base: &str) -> bool {
+    let Some(host) = reqwest::Url::parse(base).ok().and_then(|url| url.host_str().map(str::to_owned)) else {
+        return false;
+    };
+    let host = host.trim_matches(['[', ']']);
+    host.eq_ignore_ascii_case("localhost") || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 fn epoch_of(response: &Response) -> Option<u64> {
@@ -398,7 +428,7 @@ async fn read<T: DeserializeOwned>(response: Response) -> Outcome<T> {
         Failure::new(
             "the service's answer was not understood",
             e,
-            "check that `howdah version` and the service's version fit",
+            "check that `howdah --version` and the service's version fit",
         )
     })
 }
@@ -449,4 +479,25 @@ pub async fn problem_of(response: Response) -> Failure {
         format!("{status} from {}", url.path()),
         "check that HOWDAH_URL is a Howdah service; see `howdah status`",
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_proxy_is_never_asked_for_this_machine() {
+        for here in [
+            "http://127.0.0.1:7433",
+            "http://127.8.0.1",
+            "http://localhost:1/o/acme",
+            "http://LOCALHOST",
+            "http://[::1]:7433",
+        ] {
+            assert!(is_here(here), "{here}");
+        }
+        for there in ["https://howdah.example.org", "http://10.0.0.1:7433", "http://localhost.example.org", "nothing"] {
+            assert!(!is_here(there), "{there}");
+        }
+    }
 }

@@ -75,5 +75,5 @@ pub async fn wake(app: &App, organization: OrganizationId) -> Result<Route, Refu
         ProblemKind::PlaneStarting,
         format!("the data plane of the organization is not up yet: {reason}"),
     )
-    .hint("repeat the request in a few seconds; `howdah doctor` tells more if it stays so"))
+    .hint("repeat the request in a few seconds; `howdah org show` tells what is in the way if it stays so"))
 }

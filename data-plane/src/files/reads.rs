@@ -89,6 +89,9 @@ pub(super) async fn list(
     Ok(Json(call.page(&name, items, limit, listing::position)?))
 }
 
+/// Says of a file that it may be executed, which bytes alone do not.
+const EXECUTABLE: http::HeaderName = http::HeaderName::from_static("howdah-executable");
+
 pub(super) async fn content(
     State(plane): State<Plane>,
     call: Call,
@@ -158,6 +161,11 @@ fn send(
         body,
     )
         .into_response();
+    if entry.executable {
+        response
+            .headers_mut()
+            .insert(EXECUTABLE, http::HeaderValue::from_static("true"));
+    }
     if range.is_some() {
         let text = format!(
             "bytes {}-{}/{}",

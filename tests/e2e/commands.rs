@@ -1,0 +1,77 @@
+//! What people type beside the great stories: whatever one command prints, another one takes.
+
+use std::os::unix::fs::PermissionsExt;
+
+use super::harness::{Service, eventually, text};
+
+#[test]
+fn a_service_made_anew_and_an_organization_made_anew_are_used_at_once() {
+    let service = Service::start();
+    let ada = service.person("ada", Some("acme"));
+    ada.run(&["repo", "create", "things"]);
+    // The policy of the first organization is several epochs further than that of the next one of its name.
+    for name in ["a", "b", "c", "d"] {
+        ada.run(&["team", "create", name]);
+    }
+    ada.run(&["repo", "list"]);
+    ada.run(&["org", "delete", "acme", "--yes"]);
+    eventually("the name is free again", || {
+        ada.attempt(&["org", "create", "acme"]).status.success()
+    });
+    ada.run(&["repo", "create", "things"]);
+
+    assert!(service.down().status.success());
+    std::fs::remove_dir_all(service.home.path().join("service")).expect("the service's state can be removed");
+    service.up();
+    let ada = service.person("ada", Some("acme"));
+    ada.run(&["repo", "create", "things"]);
+}
+
+#[test]
+fn what_one_command_prints_another_one_takes() {
+    let service = Service::start();
+    let ada = service.person("ada", Some("acme"));
+    ada.run(&["repo", "create", "things"]);
+    let script = service.script("tool", "#!/bin/sh\necho hello\n");
+    ada.run(&["put", "things@main:/tool", &script]);
+    let spec = r#"{"pipeline":{"name":"echo"},"transform":{"cmd":["/bin/sh","-c","echo I was here"]},"input":{"pfs":{"repo":"things","glob":"/*"}}}"#;
+    let spec = service.file("spec.json", spec.as_bytes());
+    ada.run(&["pipeline", "apply", "-f", &spec]);
+    ada.run(&["wait", "echo@main"]);
+
+    let job = ada.json(&["job", "list"])[0]["id"].as_str().expect("an id").to_owned();
+    let datums = ada.run(&["datum", "list", &job]);
+    let shown = datums.split_whitespace().next().expect("a datum");
+    let logs = ada.run(&["logs", &job, "--datum", shown]);
+    assert!(logs.contains("I was here") && logs.contains(shown), "{logs}");
+    let hint = ada.fails(3, &["logs", &job, "--datum", "0123456789"]);
+    assert!(hint.contains("datum list"), "{hint}");
+
+    let destination = service.files.path().join("got");
+    let to = destination.to_string_lossy();
+    ada.run(&["get", "things@main:/tool", "-o", &to]);
+    let mode = std::fs::metadata(&destination).expect("it is there").permissions().mode();
+    assert_eq!(mode & 0o100, 0o100, "what could be executed can be executed");
+
+    let made = ada.json(&["token", "create", "--name", "ci", "--scope", "read:things"]);
+    assert_eq!(made["scopes"][0], "read:default/things");
+    let secret = made["secret"].as_str().expect("it is shown once");
+    let as_ci = |args: &[&str]| ada.run_with(args, b"", &[("HOWDAH_TOKEN", secret), ("HOWDAH_ORG", "acme")]);
+    assert!(as_ci(&["cat", "things@main:/tool"]).status.success());
+    assert_eq!(as_ci(&["put", "things@main:/x", &script]).status.code(), Some(4));
+
+    let organization = ada.run(&["org", "show"]);
+    assert!(organization.contains("data plane  ready"), "{organization}");
+    ada.run(&["fsck", "--deep"]);
+
+    // A proxy of the machine's is not for the machine itself: this one does not exist.
+    let proxy = [
+        ("HTTP_PROXY", "http://127.0.0.1:9"),
+        ("http_proxy", "http://127.0.0.1:9"),
+        ("ALL_PROXY", "http://127.0.0.1:9"),
+    ];
+    for args in [&["whoami"][..], &["cat", "things@main:/tool"]] {
+        let output = ada.run_with(args, b"", &proxy);
+        assert!(output.status.success(), "{args:?}: {}", text(&output.stderr));
+    }
+}
