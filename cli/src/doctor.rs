@@ -8,10 +8,10 @@ use private_postgres::Binaries;
 use serde::Serialize;
 
 use crate::embedded::home::Home;
-use crate::embedded::{Programs, answers};
+use crate::embedded::{External, Programs, answers};
 use crate::failure::{Failure, Outcome};
 use crate::output::{Output, size};
-use crate::settings::{Settings, variable};
+use crate::settings::Settings;
 
 /// Check what this machine has and lacks.
 #[derive(Debug, Args)]
@@ -55,7 +55,7 @@ impl Finding {
 pub async fn run(settings: &Settings, output: Output) -> Outcome {
     let findings = vec![
         programs(),
-        postgres(&settings.home),
+        postgres(&settings.home).await,
         sandbox().await,
         space(&settings.home),
         service(settings).await,
@@ -98,19 +98,24 @@ fn programs() -> Finding {
     }
 }
 
-fn postgres(home: &Path) -> Finding {
-    if variable("DATABASE_URL").is_some() {
-        return Finding::new("PostgreSQL", Verdict::Good, "DATABASE_URL is set", "");
+async fn postgres(home: &Path) -> Finding {
+    let bad = |failure: Failure| Finding::new("PostgreSQL", Verdict::Bad, failure.why, failure.hint);
+    match External::from_environment() {
+        Ok(None) => {}
+        Ok(Some(external)) => {
+            return match external.probe().await {
+                Ok(()) => Finding::new("PostgreSQL", Verdict::Good, format!("{} answers", external.shown), ""),
+                Err(failure) => bad(failure),
+            };
+        }
+        Err(failure) => return bad(failure),
     }
     match Binaries::find(Some(&home.join("postgresql-binaries")), None) {
         Ok(found) => {
             let text = format!("version {} in {}", found.major, found.directory.display());
             Finding::new("PostgreSQL", Verdict::Good, text, "")
         }
-        Err(error) => {
-            let failure = Failure::from(error);
-            Finding::new("PostgreSQL", Verdict::Bad, failure.why, failure.hint)
-        }
+        Err(error) => bad(Failure::from(error)),
     }
 }
 

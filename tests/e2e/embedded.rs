@@ -56,7 +56,14 @@ fn a_port_in_use_is_named() {
 
 #[test]
 fn secrets_stand_in_no_argument_and_no_environment() {
-    let service = Service::start();
+    let service = Service::prepare();
+    let listen = service.listen.clone();
+    // Whoever starts the service may be logged in by a token of another one.
+    let output = service.operator_with(
+        ["up", "--detach", "--listen", &listen],
+        &[("HOWDAH_TOKEN", "hwd_pat_of_somebody")],
+    );
+    assert!(output.status.success(), "{}", text(&output.stderr));
     let person = service.person("ada", Some("acme"));
     person.run(&["repo", "create", "things"]);
     let processes = [
@@ -74,4 +81,43 @@ fn secrets_stand_in_no_argument_and_no_environment() {
             }
         }
     }
+}
+
+#[test]
+fn a_database_that_cannot_be_reached_is_named_without_its_password() {
+    let service = Service::prepare();
+    let url = [("DATABASE_URL", "postgres://me:secret@127.0.0.1:9/howdah")];
+
+    for args in [&["up", "--detach", "--listen", &service.listen][..], &["doctor"]] {
+        let output = service.operator_with(args, &url);
+        assert_eq!(output.status.code(), Some(1), "{args:?}");
+        let said = text(&output.stdout) + &text(&output.stderr);
+        assert!(said.contains("DATABASE_URL") && said.contains("127.0.0.1:9"), "{said}");
+        assert!(!said.contains("secret"), "{said}");
+    }
+}
+
+#[test]
+fn down_stops_what_a_killed_supervisor_and_control_plane_left_behind() {
+    let service = Service::start();
+    let person = service.person("ada", Some("acme"));
+    person.run(&["repo", "create", "things"]);
+
+    let planes = service.processes(&["howdah-data-plane"]);
+    assert!(!planes.is_empty());
+    let both = [
+        service.processes(&["howdah ", "up"]),
+        service.processes(&["howdah-control-plane"]),
+    ];
+    for pid in both.concat() {
+        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+    }
+    assert!(service.down().status.success());
+
+    // By number: who has lost the parent has lost what tells whose it is.
+    for pid in [both.concat(), planes].concat() {
+        let program = std::fs::read_link(format!("/proc/{pid}/exe"));
+        assert!(program.is_err(), "{pid} still runs: {program:?}");
+    }
+    assert!(service.processes(&["postgres"]).is_empty());
 }

@@ -76,8 +76,21 @@ impl Service {
 
     /// Runs `howdah` as whoever operates the service.
     pub fn operator<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Output {
+        self.operator_with(args, &[])
+    }
+
+    /// The same with extra environment.
+    pub fn operator_with<S: AsRef<OsStr>>(
+        &self,
+        args: impl IntoIterator<Item = S>,
+        env: &[(&str, &str)],
+    ) -> Output {
         let mut command = self.command(self.home.path());
-        command.args(args).output().expect("`howdah` can be started")
+        command
+            .args(args)
+            .envs(env.iter().copied())
+            .output()
+            .expect("`howdah` can be started")
     }
 
     fn command(&self, config: &Path) -> Command {

@@ -312,7 +312,7 @@ impl Client {
             access_token: made.access_token,
             expires_at: clock::now() + TimeDelta::seconds(i64::try_from(made.expires_in).unwrap_or(0)),
             organization_id: made.organization.id.to_string(),
-            plane_url: made.plane_url,
+            plane_url: reached_from_here(&self.settings.url, made.plane_url),
             direct_url: made.direct_url,
         };
         self.credentials.change(|login| {
@@ -385,6 +385,18 @@ impl Client {
 fn raise(login: &mut Login, organization: &str, epoch: u64) {
     let known = login.epochs.entry(organization.to_owned()).or_default();
     *known = (*known).max(epoch);
+}
+
+/// The gateway's address of a plane. A service that listens on all addresses calls itself by the loopback's; who reached it
+/// by another one goes on by that.
+fn reached_from_here(service: &str, plane_url: String) -> String {
+    if !is_here(&plane_url) || is_here(service) {
+        return plane_url;
+    }
+    match reqwest::Url::parse(&plane_url) {
+        Ok(url) => format!("{service}{}", url.path()),
+        Err(_) => plane_url,
+    }
 }
 
 /// Whether an address is this machine's own.
@@ -484,6 +496,16 @@ pub async fn problem_of(response: Response) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_service_that_listens_on_all_addresses_is_spoken_to_by_the_one_it_was_reached_by() {
+        let of = |service: &str, plane: &str| reached_from_here(service, plane.to_owned());
+        let here = "http://127.0.0.1:7433/o/acme";
+        assert_eq!(of("http://10.0.0.1:7433", here), "http://10.0.0.1:7433/o/acme");
+        assert_eq!(of("http://127.0.0.1:7433", here), here);
+        let there = "https://howdah.example.org/o/acme";
+        assert_eq!(of("https://howdah.example.org", there), there);
+    }
 
     #[test]
     fn a_proxy_is_never_asked_for_this_machine() {

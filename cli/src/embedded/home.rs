@@ -113,18 +113,37 @@ impl Home {
         self.path.join("postgres")
     }
 
+    /// Which external database the service runs on, without its password.
+    pub fn external_database(&self) -> Option<String> {
+        let text = std::fs::read_to_string(self.path.join("external-database")).ok()?;
+        Some(text.trim().to_owned())
+    }
+
+    /// Writes it down.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write_external_database(&self, shown: &str) -> Outcome {
+        write(&self.path.join("external-database"), format!("{shown}\n").as_bytes())
+    }
+
+    /// The file that the supervisor holds locked.
+    pub fn lock(&self) -> PathBuf {
+        self.path.join("run/lock")
+    }
+
     /// Takes the lock that the supervisor holds while it lives; `None` when somebody has it.
     ///
     /// # Errors
     /// When the file cannot be opened.
     pub fn try_lock(&self) -> Outcome<Option<File>> {
-        let file = open_lock(&self.path.join("run/lock"))?;
+        let file = open_lock(&self.lock())?;
         Ok(file.try_lock().is_ok().then_some(file))
     }
 
     /// Whether a supervisor lives.
     pub fn is_supervised(&self) -> bool {
-        self.path.join("run/lock").exists() && matches!(self.try_lock(), Ok(None))
+        self.lock().exists() && matches!(self.try_lock(), Ok(None))
     }
 
     /// The key that encrypts the secrets in the database: made once. Losing it loses them, so it is never replaced.

@@ -2,6 +2,7 @@
 
 mod address;
 mod control_plane;
+mod database;
 mod detach;
 pub mod home;
 mod processes;
@@ -13,6 +14,7 @@ use clap::Args;
 use serde::Serialize;
 
 pub(crate) use control_plane::{Programs, answers};
+pub(crate) use database::External;
 
 use crate::failure::{Failure, Outcome};
 use crate::output::{Output, time};
@@ -90,7 +92,8 @@ async fn stop_supervisor(home: &Home) -> Outcome {
     let began = Instant::now();
     while home.is_supervised() {
         // Repeated: the supervisor may be so young that it has not written its process id yet.
-        if let Some(service) = home.service() {
+        // And what is written may be of an earlier one, whose number is another process's now.
+        if let Some(service) = home.service().filter(|s| processes::holds(s.pid, &home.lock())) {
             processes::terminate(service.pid);
         }
         if began.elapsed() > LONGEST_STOP {
@@ -121,8 +124,10 @@ async fn clean_up(home: &Home) -> Outcome<bool> {
     };
     let mut found = false;
     if let Some(pid) = home.service().and_then(|s| s.control_plane) {
-        found |= processes::stop_left_over(pid).await;
+        found |= processes::stop_left_over(&[pid]).await;
     }
+    // Data planes whose control plane was killed too may not have noticed yet.
+    found |= processes::stop_left_over(&processes::working_in(&home.path)).await;
     let directory = home.postgres();
     found |= tokio::task::spawn_blocking(move || private_postgres::Cluster::stop_at(&directory))
         .await

@@ -38,21 +38,40 @@ fn is_ours(pid: u32) -> bool {
     program(pid).is_some_and(|name| name.starts_with("howdah-"))
 }
 
-/// Stops a process of ours that has lost its supervisor; answers whether there was one. It notices the broken pipe by
-/// itself, so this mostly waits.
-pub(super) async fn stop_left_over(pid: u32) -> bool {
-    if !is_ours(pid) {
-        return false;
-    }
-    terminate(pid);
+/// Programs of ours that work in a home: they are started there, so a number alone need not be believed.
+pub(super) fn working_in(home: &Path) -> Vec<u32> {
+    let Ok(home) = home.canonicalize() else { return Vec::new() };
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(|pid| is_ours(*pid))
+        .filter(|pid| std::fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd == home))
+        .collect()
+}
+
+/// Whether a process has that file open.
+pub(super) fn holds(pid: u32, file: &Path) -> bool {
+    let Ok(file) = file.canonicalize() else { return false };
+    let open = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    open.into_iter()
+        .any(|entry| std::fs::read_link(entry.path()).is_ok_and(|path| path == file))
+}
+
+/// Stops processes of ours that have lost their supervisor; answers whether there were any. They notice the broken pipe by
+/// themselves, so this mostly waits.
+pub(super) async fn stop_left_over(pids: &[u32]) -> bool {
+    let mut left: Vec<u32> = pids.iter().copied().filter(|pid| is_ours(*pid)).collect();
+    let found = !left.is_empty();
+    left.iter().copied().for_each(terminate);
     let began = Instant::now();
-    while is_ours(pid) {
+    while !left.is_empty() {
         if began.elapsed() > Duration::from_secs(20) {
-            kill_now(pid);
+            left.iter().copied().for_each(kill_now);
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
+        left.retain(|pid| is_ours(*pid));
     }
-    true
+    found
 }
 
 /// Makes this process the parent of what its children leave behind, so that nothing escapes.
@@ -132,5 +151,14 @@ mod tests {
     fn a_number_of_another_program_is_not_ours() {
         assert!(!is_ours(std::process::id()));
         assert!(!is_ours(u32::MAX));
+    }
+
+    #[test]
+    fn a_process_is_known_by_the_file_that_it_holds() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        assert!(holds(std::process::id(), file.path()));
+        assert!(!holds(u32::MAX, file.path()));
+        let path = file.into_temp_path();
+        assert!(!holds(std::process::id(), &path));
     }
 }

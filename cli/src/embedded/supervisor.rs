@@ -6,14 +6,14 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use contract::config::ControlPlaneConfig;
-use private_postgres::{Cluster, Options};
+use private_postgres::Cluster;
 use tokio::process::{Child, ChildStdin};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::control_plane::{self, Programs, answers, tail};
 use super::detach::Refusal;
 use super::home::{Home, Service, State};
-use super::{address, processes};
+use super::{address, database, processes};
 use crate::clock;
 use crate::failure::{Exit, Failure, Outcome};
 use crate::files_of_ours::write_json;
@@ -112,7 +112,7 @@ impl Supervisor {
         let lock = home.try_lock()?.ok_or_else(|| {
             Failure::new(
                 "the service is running already",
-                format!("another process holds {}", home.path.join("run/lock").display()),
+                format!("another process holds {}", home.lock().display()),
                 "see `howdah status`",
             )
             .with_exit(Exit::Conflict)
@@ -121,8 +121,9 @@ impl Supervisor {
         let programs = Programs::find()?;
         let wanted = address::parse(listen)?;
         if let Some(pid) = home.service().and_then(|s| s.control_plane) {
-            processes::stop_left_over(pid).await;
+            processes::stop_left_over(&[pid]).await;
         }
+        processes::stop_left_over(&processes::working_in(&home.path)).await;
         let address = free_soon(wanted).await?;
         let mut service = Service {
             url: address::public_url(address),
@@ -135,7 +136,7 @@ impl Supervisor {
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
         home.write_service(&service)?;
-        let (cluster, database_url) = match start_database(home).await {
+        let (cluster, database_url) = match database::start(home).await {
             Ok(started) => started,
             Err(failure) => {
                 home.forget_service();
@@ -169,23 +170,28 @@ impl Supervisor {
     async fn wait_until_ready(&mut self) -> Outcome {
         let began = Instant::now();
         let log = self.home.log("control-plane");
+        let hint = match self.cluster {
+            Some(_) => format!("look into {}", log.display()),
+            None => format!("check DATABASE_URL (server, user, password, database), and look into {}", log.display()),
+        };
         while !answers(&self.service.url).await {
             if let Ok(Some(status)) = self.control_plane.try_wait() {
                 return Err(Failure::new(
                     "the control plane did not start",
                     format!("it ended ({status}): {}", tail(&log)),
-                    format!("look into {}", log.display()),
+                    hint,
                 ));
             }
             if began.elapsed() > LONGEST_START {
                 return Err(Failure::new(
                     "the control plane does not answer",
                     format!("it was started {} s ago: {}", LONGEST_START.as_secs(), tail(&log)),
-                    format!("look into {}", log.display()),
+                    hint,
                 ));
             }
             tokio::time::sleep(Duration::from_millis(30)).await;
         }
+        database::remember(&self.home)?;
         self.service.state = State::Running;
         self.home.write_service(&self.service)
     }
@@ -308,19 +314,6 @@ async fn stop_database(cluster: Option<Cluster>) {
         Ok(Err(error)) => eprintln!("{} {error}", clock::now()),
         Err(error) => eprintln!("{} {error}", clock::now()),
     }
-}
-
-/// The private cluster, or the server that `DATABASE_URL` names.
-async fn start_database(home: &Home) -> Outcome<(Option<Cluster>, String)> {
-    if let Some(url) = variable("DATABASE_URL") {
-        return Ok((None, url));
-    }
-    let directory = home.postgres();
-    let cluster = tokio::task::spawn_blocking(move || Cluster::ensure_started(&directory, &Options::SERVICE))
-        .await
-        .map_err(|e| Failure::new("PostgreSQL was not started", e, "run `howdah up` again"))??;
-    let url = cluster.url().expose().to_owned();
-    Ok((Some(cluster), url))
 }
 
 /// What a killed service left behind may hold the port for another moment.

@@ -1,8 +1,10 @@
 //! `POST /v1/access-tokens`.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
+use axum::extract::ConnectInfo;
 use axum::routing::post;
 use chassis::http::{ApiError, Json};
 use contract::api::{AccessTokenMade, AccessTokenRequest, Organization};
@@ -21,7 +23,11 @@ pub fn router() -> Router<Arc<App>> {
     Router::new().route("/v1/access-tokens", post(create))
 }
 
-async fn create(call: Call, Json(body): Json<AccessTokenRequest>) -> Result<Json<AccessTokenMade>, Refusal> {
+async fn create(
+    call: Call,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    Json(body): Json<AccessTokenRequest>,
+) -> Result<Json<AccessTokenMade>, Refusal> {
     let mut tx = call.begin().await?;
     let name = match body.organization {
         Some(name) => name,
@@ -41,7 +47,7 @@ async fn create(call: Call, Json(body): Json<AccessTokenRequest>) -> Result<Json
         access_token: app.signer.sign(&claims).map_err(ApiError::internal)?,
         expires_in: u64::try_from(claims.exp - claims.iat).unwrap_or(0),
         plane_url: format!("{}/o/{}", app.public_url, allowed.organization_name()),
-        direct_url: Some(route.url),
+        direct_url: direct_url(peer, route.url),
         epoch,
         organization: Organization {
             id: allowed.organization(),
@@ -50,6 +56,11 @@ async fn create(call: Call, Json(body): Json<AccessTokenRequest>) -> Result<Json
             created_at: allowed.created_at(),
         },
     }))
+}
+
+/// Planes listen on this machine's loopback: elsewhere that address is another machine's, which must not see the token.
+fn direct_url(peer: SocketAddr, url: String) -> Option<String> {
+    peer.ip().to_canonical().is_loopback().then_some(url)
 }
 
 async fn only_organization(call: &Call, tx: &mut Tx) -> Result<OrganizationName, Refusal> {
@@ -64,5 +75,17 @@ async fn only_organization(call: &Call, tx: &mut Tx) -> Result<OrganizationName,
         .hint("name one: `organization` in the body, HOWDAH_ORG or `howdah org use NAME`")),
         (None, _) => Err(Refusal::new(ProblemKind::Invalid, "you belong to no organization yet")
             .hint("make one with `howdah org create NAME`, or accept an invitation")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_this_machine_is_told_the_own_address_of_a_plane() {
+        let told = |peer: &str| direct_url(peer.parse().unwrap(), "http://127.0.0.1:4000".to_owned()).is_some();
+        assert!(told("127.0.0.1:50000") && told("[::1]:50000") && told("[::ffff:127.0.0.1]:50000"));
+        assert!(!told("192.168.1.2:50000") && !told("[2001:db8::1]:50000"));
     }
 }

@@ -6,6 +6,8 @@ use contract::ids::OrganizationId;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, Executor, PgPool};
 
+use super::scram;
+
 /// The name of a tenant's database and of its role.
 pub(super) fn name(organization: OrganizationId) -> String {
     format!("howdah_{}", organization.uuid().simple())
@@ -53,7 +55,8 @@ pub(super) async fn create(pool: &PgPool, name: &str, password: &str) -> anyhow:
     .await;
     made.or_else(|e| if is_duplicate(&e) { Ok(()) } else { Err(e) })
         .with_context(|| format!("the role `{name}` cannot be made"))?;
-    run(pool, format!("alter role {name} with login password '{password}'"))
+    let verifier = scram::verifier(name, password);
+    run(pool, format!("alter role {name} with login password '{verifier}'"))
         .await
         .map_err(|_| anyhow::anyhow!("the password of the role `{name}` cannot be set"))?;
     // To give a database to a role, the giver must belong to it, unless a superuser.

@@ -4,6 +4,7 @@
 mod database;
 mod directories;
 mod process;
+mod scram;
 
 use std::path::PathBuf;
 
