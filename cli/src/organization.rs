@@ -1,7 +1,7 @@
 //! Organizations, their members and invitations.
 
 use clap::{Args, Subcommand};
-use contract::api::{Invitation, MemberView, Organization, PlaneStatus};
+use contract::api::{ChangeOrganization, Invitation, MemberView, Organization, OrganizationSettings, PlaneStatus};
 use serde::Serialize;
 
 use crate::client::{Client, Request, segment};
@@ -25,6 +25,13 @@ pub enum Org {
     Show {
         /// Its name; the one in use when it is missing
         name: Option<String>,
+    },
+    /// Change what owners set for the organization in use
+    #[command(after_help = "Example: howdah org set --release-approvals 2")]
+    Set {
+        /// How many people must approve each domain of a release: 1 or 2
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=2))]
+        release_approvals: u32,
     },
     /// Use an organization from now on
     #[command(after_help = "Example: howdah org use acme")]
@@ -121,10 +128,21 @@ pub async fn run(command: Org, client: &Client, output: Output) -> Outcome {
                 Some(name) => name,
                 None => client.organization().await?,
             };
-            let organization: Organization = client.control(Request::get(path(&name, ""))).await?;
+            let organization: OrganizationSettings = client.control(Request::get(path(&name, ""))).await?;
             let plane: PlaneStatus = client.control(Request::get(path(&name, "/plane"))).await?;
             let shown = Shown { organization, plane };
             output.result(&shown, || describe(&shown))
+        }
+        Org::Set { release_approvals } => {
+            let name = client.organization().await?;
+            let request = Request::patch(path(&name, "")).body(&ChangeOrganization { release_approvals })?;
+            let changed: OrganizationSettings = client.control(request).await?;
+            output.result(&changed, || {
+                format!(
+                    "releases of {name}: {} from now on",
+                    approvals(changed.release_approvals)
+                )
+            })
         }
         Org::Use { name } => {
             let found: Organization = client.control(Request::get(path(&name, ""))).await?;
@@ -155,16 +173,21 @@ pub async fn run(command: Org, client: &Client, output: Output) -> Outcome {
     }
 }
 
+fn approvals(number: u32) -> String {
+    let people = if number == 1 { "one person" } else { "two people" };
+    format!("each domain needs the approval of {people}")
+}
+
 /// What `org show` prints.
 #[derive(Debug, Serialize)]
 struct Shown {
     #[serde(flatten)]
-    organization: Organization,
+    organization: OrganizationSettings,
     plane: PlaneStatus,
 }
 
 fn describe(shown: &Shown) -> String {
-    let of = &shown.organization;
+    let of = &shown.organization.organization;
     let mut lines = vec![
         format!(
             "{} (you are {}) since {}",
@@ -172,6 +195,7 @@ fn describe(shown: &Shown) -> String {
             of.role.as_str(),
             time(&of.created_at)
         ),
+        format!("releases    {}", approvals(shown.organization.release_approvals)),
         format!("data plane  {}", shown.plane.state),
     ];
     for condition in &shown.plane.conditions {

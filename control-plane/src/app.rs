@@ -37,6 +37,8 @@ pub struct App {
     pub environment: Environment,
     /// Encrypts stored secrets.
     pub vault: Vault,
+    /// Binds cursors of lists to their readers.
+    pub cursor_key: [u8; 32],
     /// Signs access tokens and policies.
     pub signer: Signer,
     /// The public keys.
@@ -79,6 +81,7 @@ impl App {
         let (planes, signals) = Planes::new();
         let app = Self {
             pool,
+            cursor_key: vault.derive("cursors"),
             vault,
             signer: keys.signer,
             jwks: keys.jwks,

@@ -9,6 +9,7 @@ pub mod audit;
 pub mod authz;
 pub mod call;
 pub mod database;
+pub mod mac;
 pub mod paging;
 pub mod rate_limits;
 pub mod refusal;

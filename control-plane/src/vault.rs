@@ -40,6 +40,11 @@ impl Vault {
         XChaCha20Poly1305::new(&Key::from(*self.key.expose_secret()))
     }
 
+    /// A key of its own for a purpose that encrypts nothing.
+    pub fn derive(&self, purpose: &str) -> [u8; 32] {
+        crate::mac::sha256(self.key.expose_secret(), &[purpose.as_bytes()])
+    }
+
     /// Encrypts a secret that belongs to `purpose`.
     ///
     /// # Errors

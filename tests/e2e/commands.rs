@@ -50,7 +50,10 @@ fn what_one_command_prints_another_one_takes() {
     let destination = service.files.path().join("got");
     let to = destination.to_string_lossy();
     ada.run(&["get", "things@main:/tool", "-o", &to]);
-    let mode = std::fs::metadata(&destination).expect("it is there").permissions().mode();
+    let mode = std::fs::metadata(&destination)
+        .expect("it is there")
+        .permissions()
+        .mode();
     assert_eq!(mode & 0o100, 0o100, "what could be executed can be executed");
 
     let made = ada.json(&["token", "create", "--name", "ci", "--scope", "read:things"]);

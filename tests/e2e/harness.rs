@@ -80,11 +80,7 @@ impl Service {
     }
 
     /// The same with extra environment.
-    pub fn operator_with<S: AsRef<OsStr>>(
-        &self,
-        args: impl IntoIterator<Item = S>,
-        env: &[(&str, &str)],
-    ) -> Output {
+    pub fn operator_with<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>, env: &[(&str, &str)]) -> Output {
         let mut command = self.command(self.home.path());
         command
             .args(args)

@@ -401,7 +401,10 @@ fn reached_from_here(service: &str, plane_url: String) -> String {
 
 /// Whether an address is this machine's own.
 fn is_here(base: &str) -> bool {
-    let Some(host) = reqwest::Url::parse(base).ok().and_then(|url| url.host_str().map(str::to_owned)) else {
+    let Some(host) = reqwest::Url::parse(base)
+        .ok()
+        .and_then(|url| url.host_str().map(str::to_owned))
+    else {
         return false;
     };
     let host = host.trim_matches(['[', ']']);
@@ -518,7 +521,12 @@ mod tests {
         ] {
             assert!(is_here(here), "{here}");
         }
-        for there in ["https://howdah.example.org", "http://10.0.0.1:7433", "http://localhost.example.org", "nothing"] {
+        for there in [
+            "https://howdah.example.org",
+            "http://10.0.0.1:7433",
+            "http://localhost.example.org",
+            "nothing",
+        ] {
             assert!(!is_here(there), "{there}");
         }
     }

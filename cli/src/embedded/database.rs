@@ -43,8 +43,12 @@ impl External {
         if !["postgres", "postgresql"].contains(&parsed.scheme()) {
             return Err(wrong("is not one of PostgreSQL"));
         }
-        let elsewhere = parsed.query_pairs().any(|(name, _)| name == "host" || name == "hostaddr");
-        let host = parsed.host_str().filter(|host| !host.is_empty() && !host.contains('%') && !elsewhere);
+        let elsewhere = parsed
+            .query_pairs()
+            .any(|(name, _)| name == "host" || name == "hostaddr");
+        let host = parsed
+            .host_str()
+            .filter(|host| !host.is_empty() && !host.contains('%') && !elsewhere);
         let address = host.map(|host| (host.trim_matches(['[', ']']).to_owned(), parsed.port().unwrap_or(5432)));
         let server = address
             .as_ref()
@@ -102,15 +106,25 @@ fn check(home: &Home, external: Option<&External>) -> Outcome {
     };
     match (home.external_database(), external) {
         (Some(known), None) => refuse(
-            format!("{} was started on {known}, and DATABASE_URL is not set", home.path.display()),
+            format!(
+                "{} was started on {known}, and DATABASE_URL is not set",
+                home.path.display()
+            ),
             "set DATABASE_URL as it was then, or choose another HOWDAH_HOME",
         ),
         (Some(known), Some(given)) if known != given.shown => refuse(
-            format!("{} was started on {known}, and DATABASE_URL names {}", home.path.display(), given.shown),
+            format!(
+                "{} was started on {known}, and DATABASE_URL names {}",
+                home.path.display(),
+                given.shown
+            ),
             "set DATABASE_URL as it was then, or choose another HOWDAH_HOME",
         ),
         (None, Some(_)) if home.postgres().join("data").is_dir() => refuse(
-            format!("{} has a database of its own, and DATABASE_URL is set", home.path.display()),
+            format!(
+                "{} has a database of its own, and DATABASE_URL is set",
+                home.path.display()
+            ),
             "unset DATABASE_URL, or choose another HOWDAH_HOME",
         ),
         _ => Ok(()),
@@ -138,11 +152,16 @@ mod tests {
 
     #[test]
     fn a_server_is_shown_without_its_password() {
-        assert_eq!(parse("postgres://me:secret@db.example.org/howdah").shown, "db.example.org:5432/howdah");
+        assert_eq!(
+            parse("postgres://me:secret@db.example.org/howdah").shown,
+            "db.example.org:5432/howdah"
+        );
         assert_eq!(parse("postgresql://me@[::1]:6000/x").shown, "::1:6000/x");
         let socket = parse("postgres://me@localhost/x?host=/run/postgresql");
         assert!(socket.address.is_none() && socket.shown.starts_with("a local socket"));
-        let refused = External::parse("mysql://me:secret@db/x".to_owned()).err().map(|f| format!("{f:?}"));
+        let refused = External::parse("mysql://me:secret@db/x".to_owned())
+            .err()
+            .map(|f| format!("{f:?}"));
         assert!(refused.is_some_and(|text| !text.contains("secret") && text.contains("DATABASE_URL")));
     }
 
@@ -153,7 +172,8 @@ mod tests {
         home.prepare().unwrap_or_else(|e| panic!("{e:?}"));
         let (one, two) = (parse("postgres://me:a@one/x"), parse("postgres://me:a@two/x"));
         assert!(check(&home, None).is_ok() && check(&home, Some(&one)).is_ok());
-        home.write_external_database(&one.shown).unwrap_or_else(|e| panic!("{e:?}"));
+        home.write_external_database(&one.shown)
+            .unwrap_or_else(|e| panic!("{e:?}"));
         assert!(check(&home, Some(&parse("postgres://me:changed@one/x"))).is_ok());
         for other in [None, Some(&two)] {
             let failure = check(&home, other).unwrap_err();

@@ -40,7 +40,9 @@ fn is_ours(pid: u32) -> bool {
 
 /// Programs of ours that work in a home: they are started there, so a number alone need not be believed.
 pub(super) fn working_in(home: &Path) -> Vec<u32> {
-    let Ok(home) = home.canonicalize() else { return Vec::new() };
+    let Ok(home) = home.canonicalize() else {
+        return Vec::new();
+    };
     let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     entries
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
@@ -52,7 +54,10 @@ pub(super) fn working_in(home: &Path) -> Vec<u32> {
 /// Whether a process has that file open.
 pub(super) fn holds(pid: u32, file: &Path) -> bool {
     let Ok(file) = file.canonicalize() else { return false };
-    let open = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    let open = std::fs::read_dir(format!("/proc/{pid}/fd"))
+        .into_iter()
+        .flatten()
+        .flatten();
     open.into_iter()
         .any(|entry| std::fs::read_link(entry.path()).is_ok_and(|path| path == file))
 }

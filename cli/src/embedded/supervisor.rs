@@ -172,7 +172,10 @@ impl Supervisor {
         let log = self.home.log("control-plane");
         let hint = match self.cluster {
             Some(_) => format!("look into {}", log.display()),
-            None => format!("check DATABASE_URL (server, user, password, database), and look into {}", log.display()),
+            None => format!(
+                "check DATABASE_URL (server, user, password, database), and look into {}",
+                log.display()
+            ),
         };
         while !answers(&self.service.url).await {
             if let Ok(Some(status)) = self.control_plane.try_wait() {

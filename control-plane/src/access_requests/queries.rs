@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use contract::ids::AccessRequestId;
 
 use super::AccessRequestView;
-use crate::authz::{Allowed, ChangePolicy, ViewPolicy};
+use crate::authz::{Allowed, ChangePolicy, ViewWholePolicy};
 use crate::database::{Text, Tx};
 use crate::paging::Window;
 
@@ -33,7 +33,7 @@ pub(super) async fn insert_request(
 /// The caller's own requests, and those about domains that he administers; all for who manages.
 pub(super) async fn list_requests(
     tx: &mut Tx,
-    allowed: &Allowed<ViewPolicy>,
+    allowed: &Allowed<ViewWholePolicy>,
     administered: &[String],
     window: &Window,
 ) -> Result<Vec<AccessRequestView>, sqlx::Error> {

@@ -13,7 +13,7 @@ use serde::Deserialize;
 
 use super::{AccessRequestView, queries};
 use crate::app::App;
-use crate::authz::{ChangePolicy, ViewPolicy};
+use crate::authz::{ChangePolicy, ViewWholePolicy};
 use crate::call::Call;
 use crate::grants;
 use crate::paging::PageQuery;
@@ -79,9 +79,9 @@ async fn list(
     Path(org): Path<OrganizationName>,
     Query(page): Query<PageQuery>,
 ) -> Result<Json<Page<AccessRequestView>>, Refusal> {
-    let window = page.window()?;
+    let window = page.window(&call, &format!("access-requests of {org}"))?;
     let mut tx = call.begin().await?;
-    let allowed = call.authorize::<ViewPolicy>(&mut tx, &org).await?;
+    let allowed = call.authorize::<ViewWholePolicy>(&mut tx, &org).await?;
     let administered = grants::queries::list_administered(&mut tx, &allowed).await?;
     let rows = queries::list_requests(&mut tx, &allowed, &administered, &window).await?;
     Ok(Json(window.page(rows, |r| r.id.to_string())))

@@ -137,8 +137,10 @@ macro_rules! actions {
 actions! {
     /// See the organization, its members, teams and plane.
     ViewOrganization("discover", false, "see the organization", |_| true);
+    /// See the grants on one resource, which the slice asks the token for.
+    ViewPolicy("", false, "see grants", |_| true);
     /// See the organization's policy as far as the slices show it.
-    ViewPolicy("", false, "see grants and releases", |_| true);
+    ViewWholePolicy("discover", false, "see all grants, releases and requests", |_| true);
     /// Change grants, releases and access requests as far as the slices allow it on the resource.
     ChangePolicy("", true, "change grants and releases", |_| true);
     /// Leave.
@@ -149,6 +151,8 @@ actions! {
     ManageTeams("admin", true, "manage teams", OrganizationRole::manages);
     /// Service accounts.
     ManageServiceAccounts("admin", true, "manage service accounts", OrganizationRole::manages);
+    /// The organization's settings.
+    ChangeSettings("admin", true, "change the organization's settings", |role| role == OrganizationRole::Owner);
     /// Delete the organization.
     DeleteOrganization("admin", true, "delete the organization", |role| role == OrganizationRole::Owner);
     /// Get an access token for the organization's data plane.

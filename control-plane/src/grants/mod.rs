@@ -11,6 +11,8 @@ use contract::api::GrantView;
 use contract::ids::GrantId;
 use contract::policy::{OrganizationRole, Permission, Role};
 
+use crate::authz::{Action, Allowed};
+use crate::call::Call;
 use crate::refusal::Refusal;
 
 /// A grant as it is stored, with names.
@@ -26,18 +28,31 @@ pub struct StoredGrant {
     pub grantee: String,
 }
 
-/// Whether somebody may give himself that role, where he manages by his organization role only.
+/// Whether somebody may give himself that role, where he manages by his organization role only. What is given to a team he
+/// is in or to a service account he can make tokens for is given to himself.
 ///
 /// # Errors
 /// Admins manage others' grants, not their own.
 pub fn check_self_grant(role: OrganizationRole, own: bool, holds_admin: bool) -> Result<(), Refusal> {
     if own && !holds_admin && role != OrganizationRole::Owner {
         return Err(Refusal::not_allowed(
-            "admins manage the grants of others; only an owner of the organization may give himself one",
+            "admins manage the grants of others; only an owner of the organization may give one to himself, to his teams and to \
+             service accounts",
             "ask an owner of the organization, or an owner of the repo",
         ));
     }
     Ok(())
+}
+
+/// What the audit trail calls it when somebody who manages the organization gives himself what nobody gave him.
+pub const SELF_GRANT: &str = "grant.create_for_oneself";
+
+/// Says it in the log too.
+pub(crate) fn tell_self_grant<A: Action>(call: &Call, allowed: &Allowed<A>, what: &str) {
+    tracing::warn!(
+        organization.id = %allowed.organization(), actor.id = %call.actor.principal(),
+        "{} gave himself {what}", call.actor.name()
+    );
 }
 
 /// Whether a holder of `held` may give the role: nobody gives more than he has, but who manages the organization.

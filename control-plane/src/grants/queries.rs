@@ -156,6 +156,21 @@ pub async fn list_administered<A: Action>(tx: &mut Tx, allowed: &Allowed<A>) -> 
     Ok(rows.into_iter().map(|(resource,)| resource).collect())
 }
 
+/// Resources (stored forms) on which a grantee holds anything.
+pub(crate) async fn list_resources_of<A: Action>(
+    tx: &mut Tx,
+    allowed: &Allowed<A>,
+    grantee: &str,
+) -> Result<Vec<String>, sqlx::Error> {
+    let rows: Vec<(String,)> =
+        sqlx::query_as("select distinct resource from grants where organization_id = $1 and grantee = $2")
+            .bind(allowed.organization().to_string())
+            .bind(grantee)
+            .fetch_all(&mut **tx)
+            .await?;
+    Ok(rows.into_iter().map(|(resource,)| resource).collect())
+}
+
 /// The grants that the caller may see: all for who manages, else his own, his teams', and those on what he administers.
 pub(super) async fn list_grants(
     tx: &mut Tx,

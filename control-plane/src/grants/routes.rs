@@ -11,9 +11,9 @@ use contract::names::OrganizationName;
 use contract::policy::{Permission, Role};
 use serde::Deserialize;
 
-use super::{check_self_grant, may_give, queries};
+use super::{SELF_GRANT, check_self_grant, may_give, queries, tell_self_grant};
 use crate::app::App;
-use crate::authz::{ChangePolicy, ViewPolicy};
+use crate::authz::{ChangePolicy, ViewPolicy, ViewWholePolicy};
 use crate::call::Call;
 use crate::paging::PageQuery;
 use crate::policy::{self, subjects};
@@ -41,7 +41,7 @@ async fn create(
     subjects::require(&mut tx, &allowed, &target, Permission::Admin, true).await?;
     let grantee = subjects::find_grantee(&mut tx, &allowed, &body.subject).await?;
     let held = subjects::own_permissions(&mut tx, &allowed, &target).await?;
-    let own = grantee == call.actor.principal().to_string();
+    let own = subjects::is_own(&mut tx, &allowed, &grantee).await?;
     check_self_grant(allowed.role(), own, held.contains(&Permission::Admin))?;
     if !may_give(&held, role, allowed.role().manages()) {
         return Err(Refusal::not_allowed(
@@ -70,14 +70,9 @@ async fn create(
         return Ok((StatusCode::OK, Json(grant.view)));
     }
     let by_own_hand = own && !held.contains(&Permission::Admin);
-    if by_own_hand {
-        tracing::warn!(
-            organization.id = %allowed.organization(), actor.id = %call.actor.principal(),
-            "{} gave himself `{}` on `{}`", call.actor.name(), role.as_str(), target.shown()
-        );
-    }
     let action = if by_own_hand {
-        "grant.create_for_oneself"
+        tell_self_grant(&call, &allowed, &format!("`{}` on `{}`", role.as_str(), target.shown()));
+        SELF_GRANT
     } else {
         "grant.create"
     };
@@ -98,11 +93,15 @@ async fn list(
     Query(query): Query<ListQuery>,
     Query(page): Query<PageQuery>,
 ) -> Result<Json<Page<GrantView>>, Refusal> {
-    let window = page.window()?;
+    let on = query.resource.as_deref().unwrap_or_default();
+    let window = page.window(&call, &format!("grants of {org} on {on}"))?;
     let mut tx = call.begin().await?;
     let allowed = call.authorize::<ViewPolicy>(&mut tx, &org).await?;
     let resource = match &query.resource {
-        None => None,
+        None => {
+            call.authorize::<ViewWholePolicy>(&mut tx, &org).await?;
+            None
+        }
         Some(text) => {
             let target = subjects::find_target(&mut tx, &allowed, text).await?;
             subjects::require(&mut tx, &allowed, &target, Permission::Discover, true).await?;

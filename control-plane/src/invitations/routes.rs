@@ -84,7 +84,7 @@ async fn list(
     Path(org): Path<OrganizationName>,
     Query(page): Query<PageQuery>,
 ) -> Result<Json<Page<Invitation>>, Refusal> {
-    let window = page.window()?;
+    let window = page.window(&call, &format!("invitations of {org}"))?;
     let mut tx = call.begin().await?;
     let allowed = call.authorize::<ManageMembers>(&mut tx, &org).await?;
     let rows = queries::list_invitations(&mut tx, &allowed, &window, call.now()).await?;

@@ -38,7 +38,7 @@ async fn list(
     Path(org): Path<OrganizationName>,
     Query(page): Query<PageQuery>,
 ) -> Result<Json<Page<MemberView>>, Refusal> {
-    let window = page.window()?;
+    let window = page.window(&call, &format!("members of {org}"))?;
     let mut tx = call.begin().await?;
     let allowed = call.authorize::<ViewOrganization>(&mut tx, &org).await?;
     let rows = queries::list_members(&mut tx, &allowed, &window).await?;

@@ -6,7 +6,7 @@ use contract::ids::{AccountId, OrganizationId};
 use contract::names::OrganizationName;
 use contract::policy::OrganizationRole;
 
-use crate::authz::{Actor, Allowed, DeleteOrganization, System};
+use crate::authz::{Action, Actor, Allowed, ChangeSettings, DeleteOrganization, System};
 use crate::database::{Text, Tx};
 
 /// Adds an organization with its first owner. `false` when the name is taken.
@@ -63,6 +63,28 @@ pub async fn list_own(tx: &mut Tx, actor: &Actor) -> Result<Vec<Organization>, s
             created_at,
         })
         .collect())
+}
+
+/// How many people must approve each domain of a release.
+pub(super) async fn get_release_approvals<A: Action>(tx: &mut Tx, allowed: &Allowed<A>) -> Result<u32, sqlx::Error> {
+    let (approvals,): (i32,) = sqlx::query_as("select release_approvals from organizations where id = $1")
+        .bind(allowed.organization().to_string())
+        .fetch_one(&mut **tx)
+        .await?;
+    Ok(u32::try_from(approvals).unwrap_or(1))
+}
+
+pub(super) async fn update_release_approvals(
+    tx: &mut Tx,
+    allowed: &Allowed<ChangeSettings>,
+    approvals: i32,
+) -> Result<(), sqlx::Error> {
+    sqlx::query("update organizations set release_approvals = $2 where id = $1")
+        .bind(allowed.organization().to_string())
+        .bind(approvals)
+        .execute(&mut **tx)
+        .await
+        .map(|_| ())
 }
 
 /// States the wish that the organization be gone: nobody sees it any more, its plane is to be taken apart.

@@ -1,4 +1,4 @@
-//! `POST,GET /v1/organizations`, `GET,DELETE /v1/organizations/{org}`.
+//! `POST,GET /v1/organizations`, `GET,PATCH,DELETE /v1/organizations/{org}`.
 
 use std::sync::Arc;
 
@@ -6,15 +6,16 @@ use axum::Router;
 use axum::http::StatusCode;
 use axum::routing::{get, post};
 use chassis::http::{Json, Path, Query};
-use contract::api::{Organization, Page};
+use contract::api::{ChangeOrganization, Organization, OrganizationSettings, Page};
 use contract::names::OrganizationName;
 use contract::policy::Principal;
 use serde::Deserialize;
 
 use super::queries;
 use crate::app::App;
-use crate::authz::{DeleteOrganization, ViewOrganization};
+use crate::authz::{Action, Allowed, ChangeSettings, DeleteOrganization, ViewOrganization};
 use crate::call::Call;
+use crate::database::Tx;
 use crate::paging::PageQuery;
 use crate::refusal::Refusal;
 
@@ -22,7 +23,7 @@ use crate::refusal::Refusal;
 pub fn router() -> Router<Arc<App>> {
     Router::new()
         .route("/v1/organizations", post(create).get(list))
-        .route("/v1/organizations/{org}", get(show).delete(delete))
+        .route("/v1/organizations/{org}", get(show).patch(change).delete(delete))
 }
 
 #[derive(Deserialize)]
@@ -47,22 +48,60 @@ async fn create(call: Call, Json(body): Json<NewOrganization>) -> Result<(Status
 }
 
 async fn list(call: Call, Query(page): Query<PageQuery>) -> Result<Json<Page<Organization>>, Refusal> {
-    let window = page.window()?;
+    let window = page.window(&call, "organizations")?;
     let mut tx = call.begin().await?;
     let own = queries::list_own(&mut tx, &call.actor).await?;
     let rows = own.into_iter().filter(|o| o.id.to_string() > window.after).collect();
     Ok(Json(window.page(rows, |o| o.id.to_string())))
 }
 
-async fn show(call: Call, Path(org): Path<OrganizationName>) -> Result<Json<Organization>, Refusal> {
+async fn show(call: Call, Path(org): Path<OrganizationName>) -> Result<Json<OrganizationSettings>, Refusal> {
     let mut tx = call.begin().await?;
     let allowed = call.authorize::<ViewOrganization>(&mut tx, &org).await?;
-    Ok(Json(Organization {
-        id: allowed.organization(),
-        name: allowed.organization_name().clone(),
-        role: allowed.role(),
-        created_at: allowed.created_at(),
+    settings(&mut tx, &allowed).await
+}
+
+async fn settings<A: Action>(tx: &mut Tx, allowed: &Allowed<A>) -> Result<Json<OrganizationSettings>, Refusal> {
+    Ok(Json(OrganizationSettings {
+        organization: Organization {
+            id: allowed.organization(),
+            name: allowed.organization_name().clone(),
+            role: allowed.role(),
+            created_at: allowed.created_at(),
+        },
+        release_approvals: queries::get_release_approvals(tx, allowed).await?,
     }))
+}
+
+/// A release that counts already goes on counting; what is proposed needs as many approvals as are demanded now.
+async fn change(
+    call: Call,
+    Path(org): Path<OrganizationName>,
+    Json(body): Json<ChangeOrganization>,
+) -> Result<Json<OrganizationSettings>, Refusal> {
+    let mut tx = call.begin().await?;
+    let allowed = call.authorize::<ChangeSettings>(&mut tx, &org).await?;
+    let approvals = match body.release_approvals {
+        1 => 1,
+        2 => 2,
+        other => {
+            return Err(Refusal::invalid(
+                "/release_approvals",
+                format!("a release needs 1 or 2 approvals of each domain, not {other}"),
+            ));
+        }
+    };
+    queries::update_release_approvals(&mut tx, &allowed, approvals).await?;
+    call.record(
+        &mut tx,
+        &allowed,
+        "organization.release_approvals",
+        approvals.to_string(),
+    )
+    .await?;
+    let answer = settings(&mut tx, &allowed).await?;
+    tx.commit().await?;
+    Ok(answer)
 }
 
 async fn delete(call: Call, Path(org): Path<OrganizationName>) -> Result<StatusCode, Refusal> {

@@ -124,6 +124,20 @@ pub(super) async fn find_team<A: Action>(
     Ok(row.map(|(id,)| id.0))
 }
 
+/// Whether the caller is a member of that team.
+pub(super) async fn is_in_team<A: Action>(tx: &mut Tx, allowed: &Allowed<A>, team: &str) -> Result<bool, sqlx::Error> {
+    let (found,): (bool,) = sqlx::query_as(
+        "select exists (select 1 from team_members tm join teams t on t.id = tm.team_id
+             where t.organization_id = $1 and t.id = $2 and tm.principal = $3)",
+    )
+    .bind(allowed.organization().to_string())
+    .bind(team)
+    .bind(allowed.actor().principal().to_string())
+    .fetch_one(&mut **tx)
+    .await?;
+    Ok(found)
+}
+
 /// Notes that the plane enforces an epoch.
 pub(super) async fn acknowledge(tx: &mut Tx, plane: &AsPlane, epoch: u64) -> Result<(), sqlx::Error> {
     sqlx::query("update planes set acknowledged_epoch = $2 where organization_id = $1 and acknowledged_epoch < $2")
@@ -275,20 +289,25 @@ async fn list_releases(tx: &mut Tx, id: &str) -> Result<Vec<Release>, sqlx::Erro
     .bind(id)
     .fetch_all(&mut **tx)
     .await?;
-    type Part = (Text<ReleaseId>, Text<DomainId>, Option<Text<Principal>>);
+    type Part = (Text<ReleaseId>, Text<DomainId>, Vec<String>);
     let parts: Vec<Part> = sqlx::query_as(
-        "select d.release_id, d.domain_id, d.approved_by from release_domains d join releases r on r.id = d.release_id
+        "select d.release_id, d.domain_id, array(select a.approved_by from release_approvals a
+             where a.release_id = d.release_id and a.domain_id = d.domain_id order by a.approved_by)
+         from release_domains d join releases r on r.id = d.release_id
          where r.organization_id = $1 and r.activated_at is not null order by d.domain_id",
     )
     .bind(id)
     .fetch_all(&mut **tx)
     .await?;
     let mut domains: BTreeMap<ReleaseId, (Vec<DomainId>, Vec<Principal>)> = BTreeMap::new();
-    for (release, domain, approver) in parts {
+    for (release, domain, approvers) in parts {
         let entry = domains.entry(release.0).or_default();
         entry.0.push(domain.0);
-        if let Some(approver) = approver.filter(|a| !entry.1.contains(&a.0)) {
-            entry.1.push(approver.0);
+        for approver in approvers {
+            let approver = parse(&approver)?;
+            if !entry.1.contains(&approver) {
+                entry.1.push(approver);
+            }
         }
     }
     Ok(rows

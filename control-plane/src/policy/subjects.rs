@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use contract::ids::DomainId;
+use contract::ids::{DomainId, ServiceAccountId};
 use contract::names::{ProjectName, RepoName};
 use contract::policy::{Permission, Principal};
 use contract::problem::ProblemKind;
@@ -153,6 +153,15 @@ pub async fn require<A: Action>(
         &format!("you do not hold `{}` on `{}`", permission.as_str(), target.shown()),
         format!("ask an owner of `{}`", target.shown()),
     ))
+}
+
+/// Whether what is given to that grantee is given to the caller: himself, a team he is in, and, since who manages the
+/// organization can make tokens for them, its service accounts.
+pub async fn is_own<A: Action>(tx: &mut Tx, allowed: &Allowed<A>, grantee: &str) -> Result<bool, Refusal> {
+    let service_account = grantee.starts_with(ServiceAccountId::PREFIX) && allowed.role().manages();
+    Ok(service_account
+        || grantee == allowed.actor().principal().to_string()
+        || queries::is_in_team(tx, allowed, grantee).await?)
 }
 
 /// Finds a member or service account by `E`, `user:E`, `sa:S` or an id.

@@ -1,5 +1,6 @@
 //! Releases (declassification, R9): domains are excused on the edge into one pipeline with one spec and image. Each domain
-//! needs the approval of somebody who holds `declassify` on it; a release counts when none is awaiting.
+//! needs the approval of somebody who holds `declassify` on it, of two where the organization demands it; a release counts
+//! when none is awaiting.
 
 pub mod queries;
 mod routes;

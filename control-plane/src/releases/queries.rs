@@ -3,6 +3,7 @@
 use chrono::{DateTime, Utc};
 use contract::api::ReleaseView;
 use contract::ids::{DomainId, ReleaseId};
+use contract::policy::{Permission, Role};
 
 use crate::authz::{Action, Allowed, ChangePolicy};
 use crate::database::{Text, Tx, signed, unsigned};
@@ -24,7 +25,12 @@ pub(super) struct Part {
     pub domain: DomainId,
     pub project: String,
     pub name: String,
-    pub approver: Option<String>,
+    /// Names of those who approved.
+    pub approvers: Vec<String>,
+    /// Whether the caller is one of them.
+    pub by_caller: bool,
+    /// Whether enough of them may approve it still.
+    pub complete: bool,
 }
 
 /// A release before it is stored.
@@ -79,9 +85,10 @@ pub(super) async fn approve(
     now: DateTime<Utc>,
 ) -> Result<(), sqlx::Error> {
     sqlx::query(
-        "update release_domains set approved_by = $4, approved_by_name = $5, approved_at = $6
-         from releases r where r.id = release_id and r.organization_id = $1 and release_id = $2 and domain_id = $3
-           and approved_by is null",
+        "insert into release_approvals (release_id, domain_id, approved_by, approved_by_name, approved_at)
+         select rd.release_id, rd.domain_id, $4, $5, $6
+         from release_domains rd join releases r on r.id = rd.release_id
+         where r.organization_id = $1 and rd.release_id = $2 and rd.domain_id = $3 on conflict do nothing",
     )
     .bind(allowed.organization().to_string())
     .bind(id.to_string())
@@ -94,7 +101,29 @@ pub(super) async fn approve(
     .map(|_| ())
 }
 
-/// Makes a release active once no domain is awaiting an approval.
+/// Whether as many as the organization demands have approved the domain `d` of the release `rd` and may approve it still;
+/// `$1` is the organization. Where two are demanded they are people: a service account is nobody's second pair of eyes.
+fn is_complete() -> String {
+    let declassify = Role::ALL
+        .into_iter()
+        .filter(|role| role.permissions().contains(&Permission::Declassify));
+    let roles: Vec<String> = declassify.map(|role| format!("'{}'", role.as_str())).collect();
+    format!(
+        "(select count(distinct a.approved_by) from release_approvals a
+          join memberships m on m.organization_id = $1 and m.principal = a.approved_by
+          where a.release_id = rd.release_id and a.domain_id = rd.domain_id
+            and (o.release_approvals = 1 or a.approved_by like 'acc\\_%')
+            and exists (select 1 from grants g where g.organization_id = $1 and g.role in ({})
+                and g.resource in (d.id, 'project:' || d.project, 'org')
+                and (g.grantee = a.approved_by or g.grantee in (
+                    select tm.team_id from team_members tm join teams t on t.id = tm.team_id
+                    where tm.principal = a.approved_by and t.organization_id = $1)))
+         ) >= o.release_approvals",
+        roles.join(", ")
+    )
+}
+
+/// Makes a release active once every domain has its approvals, by the grants that this transaction sees.
 pub(super) async fn activate_if_complete(
     tx: &mut Tx,
     allowed: &Allowed<ChangePolicy>,
@@ -102,16 +131,22 @@ pub(super) async fn activate_if_complete(
     epoch: u64,
     now: DateTime<Utc>,
 ) -> Result<bool, sqlx::Error> {
-    let done = sqlx::query(
+    let statement = format!(
         "update releases set activated_at = $3, epoch = $4 where organization_id = $1 and id = $2 and activated_at is null
-         and not exists (select 1 from release_domains where release_id = $2 and approved_by is null)",
-    )
-    .bind(allowed.organization().to_string())
-    .bind(id.to_string())
-    .bind(now)
-    .bind(signed(epoch))
-    .execute(&mut **tx)
-    .await?;
+         and not exists (
+             select 1 from release_domains rd
+             join domains d on d.organization_id = $1 and d.id = rd.domain_id
+             join organizations o on o.id = $1
+             where rd.release_id = $2 and not {})",
+        is_complete()
+    );
+    let done = sqlx::query(sqlx::AssertSqlSafe(statement))
+        .bind(allowed.organization().to_string())
+        .bind(id.to_string())
+        .bind(now)
+        .bind(signed(epoch))
+        .execute(&mut **tx)
+        .await?;
     Ok(done.rows_affected() == 1)
 }
 
@@ -158,27 +193,47 @@ const SELECT: &str = "select r.id, r.pipeline, p.project as pipeline_project, p.
      from releases r join domains p on p.organization_id = r.organization_id and p.id = r.pipeline
      where r.organization_id = $1";
 
-type PartRow = (Text<ReleaseId>, Text<DomainId>, String, String, Option<String>);
+#[derive(sqlx::FromRow)]
+struct PartRow {
+    release_id: Text<ReleaseId>,
+    domain: Text<DomainId>,
+    project: String,
+    name: String,
+    approvers: Vec<String>,
+    by_caller: bool,
+    complete: bool,
+}
 
 async fn list_parts<A: Action>(
     tx: &mut Tx,
     allowed: &Allowed<A>,
     releases: &[String],
 ) -> Result<Vec<PartRow>, sqlx::Error> {
-    sqlx::query_as(
-        "select rd.release_id, d.id, d.project, d.name, rd.approved_by_name
-         from release_domains rd join domains d on d.id = rd.domain_id
-         where d.organization_id = $1 and rd.release_id = any($2) order by d.project, d.name",
-    )
-    .bind(allowed.organization().to_string())
-    .bind(releases)
-    .fetch_all(&mut **tx)
-    .await
+    let statement = format!(
+        "select rd.release_id, d.id as domain, d.project, d.name,
+             array(select a.approved_by_name from release_approvals a
+                   where a.release_id = rd.release_id and a.domain_id = rd.domain_id order by 1) as approvers,
+             exists (select 1 from release_approvals a where a.release_id = rd.release_id
+                   and a.domain_id = rd.domain_id and a.approved_by = $3) as by_caller,
+             r.activated_at is not null or {} as complete
+         from release_domains rd
+         join releases r on r.id = rd.release_id
+         join domains d on d.organization_id = $1 and d.id = rd.domain_id
+         join organizations o on o.id = $1
+         where rd.release_id = any($2) order by d.project, d.name",
+        is_complete()
+    );
+    sqlx::query_as(sqlx::AssertSqlSafe(statement))
+        .bind(allowed.organization().to_string())
+        .bind(releases)
+        .bind(allowed.actor().principal().to_string())
+        .fetch_all(&mut **tx)
+        .await
 }
 
 fn stored(row: Row, parts: Vec<Part>, now: DateTime<Utc>) -> StoredRelease {
     let shown = |part: &Part| format!("{}/{}", part.project, part.name);
-    let mut approvers: Vec<String> = parts.iter().filter_map(|p| p.approver.clone()).collect();
+    let mut approvers: Vec<String> = parts.iter().flat_map(|p| p.approvers.clone()).collect();
     approvers.sort_unstable();
     approvers.dedup();
     StoredRelease {
@@ -193,7 +248,7 @@ fn stored(row: Row, parts: Vec<Part>, now: DateTime<Utc>) -> StoredRelease {
             purpose: row.purpose,
             state: super::state(row.activated_at, row.revoked_at, row.expires_at, now).to_owned(),
             approvers,
-            awaiting: parts.iter().filter(|p| p.approver.is_none()).map(shown).collect(),
+            awaiting: parts.iter().filter(|p| !p.complete).map(shown).collect(),
             retroactive: row.retroactive,
             created_at: row.created_at,
             expires_at: row.expires_at,
@@ -217,12 +272,14 @@ async fn with_parts<A: Action>(
         .map(|row| {
             let parts = all
                 .iter()
-                .filter(|part| part.0.0 == row.id.0)
-                .map(|(_, domain, project, name, approver)| Part {
-                    domain: domain.0,
-                    project: project.clone(),
-                    name: name.clone(),
-                    approver: approver.clone(),
+                .filter(|part| part.release_id.0 == row.id.0)
+                .map(|part| Part {
+                    domain: part.domain.0,
+                    project: part.project.clone(),
+                    name: part.name.clone(),
+                    approvers: part.approvers.clone(),
+                    by_caller: part.by_caller,
+                    complete: part.complete,
                 })
                 .collect();
             stored(row, parts, now)

@@ -17,7 +17,7 @@ use serde::Deserialize;
 use super::queries::{self, StoredRelease};
 use super::{check, parse_repo};
 use crate::app::App;
-use crate::authz::{Action, Allowed, ChangePolicy, ViewPolicy};
+use crate::authz::{Action, Allowed, ChangePolicy, ViewWholePolicy};
 use crate::call::Call;
 use crate::database::Tx;
 use crate::paging::PageQuery;
@@ -169,9 +169,9 @@ async fn list(
     Path(org): Path<OrganizationName>,
     Query(page): Query<PageQuery>,
 ) -> Result<Json<Page<ReleaseView>>, Refusal> {
-    let window = page.window()?;
+    let window = page.window(&call, &format!("releases of {org}"))?;
     let mut tx = call.begin().await?;
-    let allowed = call.authorize::<ViewPolicy>(&mut tx, &org).await?;
+    let allowed = call.authorize::<ViewWholePolicy>(&mut tx, &org).await?;
     let discoverable = queries::list_discoverable(&mut tx, &allowed).await?;
     let rows = queries::list_releases(&mut tx, &allowed, &discoverable, &window, call.now()).await?;
     let rows: Vec<ReleaseView> = rows.into_iter().map(|r| r.view).collect();
@@ -197,11 +197,21 @@ async fn approve(
         }
     }
     let mut approved = 0;
-    for part in release.parts.iter().filter(|p| p.approver.is_none()) {
+    for part in release.parts.iter().filter(|p| !p.complete && !p.by_caller) {
         if may_declassify(&mut tx, &allowed, &target(part)?).await? {
             queries::approve(&mut tx, &allowed, release.id, part.domain, call.now()).await?;
             approved += 1;
         }
+    }
+    if approved == 0 && release.parts.iter().any(|p| !p.complete && p.by_caller) {
+        return Err(Refusal::new(
+            ProblemKind::Conflict,
+            format!(
+                "you have approved it; it waits for a second approver of {}",
+                release.view.awaiting.join(", ")
+            ),
+        )
+        .hint("ask another owner of those repos to approve"));
     }
     if approved == 0 {
         return Err(Refusal::not_allowed(

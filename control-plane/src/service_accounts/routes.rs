@@ -62,7 +62,7 @@ async fn list(
     Path(org): Path<OrganizationName>,
     Query(page): Query<PageQuery>,
 ) -> Result<Json<Page<ServiceAccountView>>, Refusal> {
-    let window = page.window()?;
+    let window = page.window(&call, &format!("service-accounts of {org}"))?;
     let mut tx = call.begin().await?;
     let allowed = call.authorize::<ViewOrganization>(&mut tx, &org).await?;
     let rows = queries::list_service_accounts(&mut tx, &allowed, &window).await?;

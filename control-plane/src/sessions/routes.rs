@@ -69,7 +69,7 @@ async fn create(
 
 async fn list(call: Call, Query(page): Query<PageQuery>) -> Result<Json<Page<SessionView>>, Refusal> {
     call.actor.unlimited()?;
-    let window = page.window()?;
+    let window = page.window(&call, "sessions")?;
     let mut tx = call.begin().await?;
     let rows = queries::list_own(&mut tx, &call.actor, call.now(), &window).await?;
     Ok(Json(window.page(rows, |s| s.id.to_string())))

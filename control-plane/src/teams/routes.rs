@@ -7,14 +7,17 @@ use axum::http::StatusCode;
 use axum::routing::{delete, post, put};
 use chassis::http::{Json, Path, Query};
 use contract::api::{Page, PolicyChanged};
+use contract::ids::TeamId;
 use contract::names::{OrganizationName, TeamName};
 use contract::problem::ProblemKind;
 use serde::Deserialize;
 
 use super::{TeamView, queries};
 use crate::app::App;
-use crate::authz::{ManageTeams, ViewOrganization};
+use crate::authz::{Allowed, ManageTeams, ViewOrganization};
 use crate::call::Call;
+use crate::database::Tx;
+use crate::grants;
 use crate::paging::PageQuery;
 use crate::policy::{self, subjects};
 use crate::refusal::Refusal;
@@ -73,7 +76,7 @@ async fn list(
     Path(org): Path<OrganizationName>,
     Query(page): Query<PageQuery>,
 ) -> Result<Json<Page<TeamView>>, Refusal> {
-    let window = page.window()?;
+    let window = page.window(&call, &format!("teams of {org}"))?;
     let mut tx = call.begin().await?;
     let allowed = call.authorize::<ViewOrganization>(&mut tx, &org).await?;
     let rows = queries::list_teams(&mut tx, &allowed, &window).await?;
@@ -104,10 +107,30 @@ async fn add_member(
         .await?
         .ok_or_else(Refusal::not_found)?;
     let principal = subjects::find_principal(&mut tx, &allowed, &member).await?;
-    queries::insert_member(&mut tx, &allowed, id, principal).await?;
-    call.record(&mut tx, &allowed, "team.add", format!("{member} to {name}"))
+    let own = subjects::is_own(&mut tx, &allowed, &principal.to_string()).await?;
+    let by_own_hand = own && brings_more(&mut tx, &allowed, id).await?;
+    grants::check_self_grant(allowed.role(), own, !by_own_hand)?;
+    if !queries::insert_member(&mut tx, &allowed, id, principal).await? {
+        let epoch = policy::queries::get_epoch(&mut tx, &allowed).await?;
+        return Ok(changed(epoch));
+    }
+    let action = if by_own_hand {
+        grants::tell_self_grant(&call, &allowed, &format!("membership of the team `{name}`"));
+        grants::SELF_GRANT
+    } else {
+        "team.add"
+    };
+    call.record(&mut tx, &allowed, action, format!("{member} to {name}"))
         .await?;
     Ok(changed(policy::commit(&call.app, tx, &allowed).await?))
+}
+
+/// Whether a team holds something on a resource that the caller does not administer.
+async fn brings_more(tx: &mut Tx, allowed: &Allowed<ManageTeams>, team: TeamId) -> Result<bool, Refusal> {
+    let held = grants::queries::list_resources_of(tx, allowed, &team.to_string()).await?;
+    let administered = grants::queries::list_administered(tx, allowed).await?;
+    let all = administered.iter().any(|r| r == "org");
+    Ok(!all && held.iter().any(|resource| !administered.contains(resource)))
 }
 
 async fn remove_member(

@@ -110,7 +110,7 @@ async fn create(call: Call, Json(body): Json<NewToken>) -> Result<(StatusCode, J
 
 async fn list(call: Call, Query(page): Query<PageQuery>) -> Result<Json<Page<ApiToken>>, Refusal> {
     call.actor.unlimited()?;
-    let window = page.window()?;
+    let window = page.window(&call, "tokens")?;
     let mut tx = call.begin().await?;
     let rows = queries::list_visible(&mut tx, &call.actor, &window).await?;
     Ok(Json(window.page(rows, |t| t.id.to_string())))

@@ -72,6 +72,12 @@ const TABLE: &[(&str, &str, &str, [u16; 5])] = &[
         [401, 404, 200, 200, 200],
     ),
     ("GET", "{org}", "", [401, 404, 200, 200, 200]),
+    (
+        "PATCH",
+        "{org}",
+        r#"{"release_approvals":1}"#,
+        [401, 404, 403, 403, 200],
+    ),
     ("GET", "{org}/plane", "", [401, 404, 200, 200, 200]),
     ("GET", "{org}/members", "", [401, 404, 200, 200, 200]),
     (
@@ -139,13 +145,13 @@ const TABLE: &[(&str, &str, &str, [u16; 5])] = &[
         "POST",
         "{org}/grants",
         r#"{"subject":"sa:ci","role":"viewer","resource":"images"}"#,
-        [401, 404, 404, 201, 200],
+        [401, 404, 404, 403, 201],
     ),
     (
         "POST",
         "{org}/grants",
         r#"{"subject":"sa:ci","role":"viewer","resource":"org"}"#,
-        [401, 404, 403, 201, 200],
+        [401, 404, 403, 403, 201],
     ),
     ("DELETE", "{org}/grants/{grant}", "", [401, 404, 404, 200, 404]),
     ("GET", "{org}/releases", "", [401, 404, 200, 200, 200]),

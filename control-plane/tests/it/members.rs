@@ -157,6 +157,12 @@ async fn lists_are_paged_and_every_row_is_shown_once() {
         }
     }
     assert_eq!(seen.len(), 5);
+    let member = app.member(&org, "ada@example.test", "member").await;
+    for (list, token) in [("teams", &member.token), ("members", &org.owner.token)] {
+        app.get(&org.path(&format!("{list}?limit=2{cursor}")), token)
+            .await
+            .problem(400, "malformed");
+    }
     app.get(&org.path("teams?limit=0"), &org.owner.token)
         .await
         .problem(400, "malformed");

@@ -245,6 +245,77 @@ async fn an_owner_of_the_organization_may_give_himself_a_grant_and_an_admin_may_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn an_admin_becomes_no_reader_by_a_team_or_a_service_account() {
+    let app = TestApp::start().await;
+    let org = app.organization("acme").await;
+    let admin = app.member(&org, "admin@example.test", "admin").await;
+    let ada = app.member(&org, "ada@example.test", "member").await;
+    app.domain(&org, "default", "images", &ada).await;
+    for team in ["readers", "empty"] {
+        app.post(&org.path("teams"), &admin.token, json!({ "name": team }))
+            .await
+            .ok(201);
+    }
+    app.post(&org.path("service-accounts"), &admin.token, json!({ "name": "ci" }))
+        .await
+        .ok(201);
+    let grants = org.path("grants");
+    let join = async |team: &str, who: &str, token: &str| {
+        let path = org.path(&format!("teams/{team}/members/{who}"));
+        app.call("PUT", &path, token, None).await
+    };
+    join("empty", &admin.email, &admin.token).await.ok(200);
+    grant(&app, &grants, &ada.token, "team:readers", "viewer", "images")
+        .await
+        .ok(201);
+
+    for subject in ["team:empty", "sa:ci"] {
+        grant(&app, &grants, &admin.token, subject, "viewer", "images")
+            .await
+            .problem(403, "not-allowed");
+    }
+    for who in [&admin.email[..], "sa:ci"] {
+        join("readers", who, &admin.token).await.problem(403, "not-allowed");
+    }
+    // Others may be put into the team, and the data's own owner may give what is theirs to whom they want.
+    join("readers", &ada.email, &admin.token).await.ok(200);
+    grant(&app, &grants, &ada.token, "sa:ci", "viewer", "images")
+        .await
+        .ok(201);
+
+    join("readers", &org.owner.email, &org.owner.token).await.ok(200);
+    grant(&app, &grants, &org.owner.token, "team:empty", "viewer", "images")
+        .await
+        .ok(201);
+    let loud: Vec<String> =
+        sqlx::query_scalar("select subject from audit_events where action = 'grant.create_for_oneself' order by seq")
+            .fetch_all(&app.app.pool)
+            .await
+            .unwrap();
+    assert_eq!(loud, ["owner@acme.test to readers"], "the owner is in no team `empty`");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_token_for_one_repo_lists_no_policy_but_that_repos() {
+    let app = TestApp::start().await;
+    let org = app.organization("acme").await;
+    let ada = app.member(&org, "ada@example.test", "member").await;
+    for name in ["images", "truth"] {
+        app.domain(&org, "default", name, &ada).await;
+    }
+    let token = json!({ "name": "x", "scopes": ["discover:default/images"] });
+    let token = app.post("/v1/tokens", &ada.token, token).await.ok(201)["secret"].clone();
+    let token = token.as_str().unwrap();
+    for list in ["grants", "releases", "access-requests", "grants?resource=truth"] {
+        app.get(&org.path(list), token).await.problem(403, "not-allowed");
+    }
+    app.get(&org.path("grants?resource=images"), token).await.ok(200);
+    let whole = json!({ "name": "y", "scopes": ["discover:*"] });
+    let whole = app.post("/v1/tokens", &ada.token, whole).await.ok(201)["secret"].clone();
+    app.get(&org.path("grants"), whole.as_str().unwrap()).await.ok(200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn subjects_roles_and_resources_that_make_no_sense_are_refused_with_what_to_write() {
     let app = TestApp::start().await;
     let org = app.organization("acme").await;

@@ -90,6 +90,89 @@ async fn a_release_of_somebody_elses_domain_waits_for_his_approval() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn an_organization_may_demand_two_approvers_who_may_still_declassify_when_the_release_begins() {
+    let app = TestApp::start().await;
+    let (org, host, red) = challenge(&app).await;
+    let here = "/v1/organizations/acme";
+    for (token, wish, status) in [
+        (&host.token, 2, 403),
+        (&org.owner.token, 3, 422),
+        (&org.owner.token, 2, 200),
+    ] {
+        let body = json!({ "release_approvals": wish });
+        let answer = app.call("PATCH", here, token, Some(body)).await;
+        assert_eq!(answer.status, status, "{}", answer.text);
+    }
+    assert_eq!(app.get(here, &red.token).await.ok(200)["release_approvals"], 2);
+
+    let made = app
+        .post(&org.path("releases"), &host.token, body(&["images"], "score-red"))
+        .await
+        .ok(201);
+    assert_eq!(
+        (&made["state"], &made["approvers"], &made["awaiting"]),
+        (
+            &json!("proposed"),
+            &json!(["host@example.test"]),
+            &json!(["default/images"])
+        )
+    );
+    let approvals = org.path(&format!("releases/{}/approvals", made["id"].as_str().unwrap()));
+    let twice = app
+        .post(&approvals, &host.token, json!({}))
+        .await
+        .problem(409, "conflict");
+    assert!(twice["detail"].as_str().unwrap().contains("second approver"), "{twice}");
+
+    // A service account is no second pair of eyes.
+    let other = app.member(&org, "other@example.test", "member").await;
+    let owner_of_images = async |subject: &str| {
+        let grant = json!({ "subject": subject, "role": "owner", "resource": "images" });
+        app.post(&org.path("grants"), &host.token, grant).await.ok(201)["id"].clone()
+    };
+    let ci = json!({ "name": "ci" });
+    app.post(&org.path("service-accounts"), &org.owner.token, ci)
+        .await
+        .ok(201);
+    owner_of_images("sa:ci").await;
+    let token = json!({ "name": "x", "organization": "acme", "service_account": "ci" });
+    let ci = app.post("/v1/tokens", &org.owner.token, token).await.ok(201)["secret"].clone();
+    let discover = json!({ "subject": "sa:ci", "role": "discoverer", "resource": "score-red" });
+    app.post(&org.path("grants"), &host.token, discover).await.ok(201);
+    let by_ci = app.post(&approvals, ci.as_str().unwrap(), json!({})).await.ok(200);
+    assert_eq!(by_ci["state"], "proposed");
+
+    // The first approver is no owner of the images any more when the second one approves.
+    let grant = owner_of_images("user:other@example.test").await;
+    let discover = json!({ "subject": "user:other@example.test", "role": "discoverer", "resource": "score-red" });
+    app.post(&org.path("grants"), &host.token, discover).await.ok(201);
+    let owned = app.get(&org.path("grants?resource=images"), &host.token).await.ok(200);
+    let first = owned["items"].as_array().unwrap();
+    let first = first.iter().find(|g| g["subject"] == "user:host@example.test").unwrap();
+    let first = org.path(&format!("grants/{}", first["id"].as_str().unwrap()));
+    app.delete(&first, &other.token).await.ok(200);
+    let second = app.post(&approvals, &other.token, json!({})).await.ok(200);
+    assert_eq!(
+        (&second["state"], &second["awaiting"]),
+        (&json!("proposed"), &json!(["default/images"]))
+    );
+    assert!(app.snapshot(&org).await.releases.is_empty());
+
+    let third = app.member(&org, "third@example.test", "member").await;
+    for (subject, role, resource) in [
+        ("user:third@example.test", "owner", "images"),
+        ("user:third@example.test", "discoverer", "score-red"),
+    ] {
+        let grant = json!({ "subject": subject, "role": role, "resource": resource });
+        app.post(&org.path("grants"), &org.owner.token, grant).await.ok(201);
+    }
+    let active = app.post(&approvals, &third.token, json!({})).await.ok(200);
+    assert_eq!((&active["state"], &active["awaiting"]), (&json!("active"), &json!([])));
+    assert_eq!(app.snapshot(&org).await.releases.len(), 1);
+    assert!(grant.is_string());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_release_ends_by_itself() {
     let app = TestApp::start().await;
     let (org, host, _) = challenge(&app).await;

@@ -125,7 +125,11 @@ async fn a_failing_datum_fails_the_job_after_the_others_ran_and_only_it_runs_whe
         let path = format!("/v1/jobs/{}/logs?datum={text}", job.id);
         rig.send(&ada, "GET", &path, None).await
     };
-    for beginning in [&failed[0].id[..], &failed[0].id[..16], &failed[0].id[..9].to_uppercase()] {
+    for beginning in [
+        &failed[0].id[..],
+        &failed[0].id[..16],
+        &failed[0].id[..9].to_uppercase(),
+    ] {
         let (status, lines) = of_datum(beginning).await;
         assert_eq!((status, lines.lines().count()), (200, 2), "{beginning}: {lines}");
     }

@@ -67,6 +67,24 @@ pub struct Organization {
     pub created_at: DateTime<Utc>,
 }
 
+/// An organization with what its owners have set.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct OrganizationSettings {
+    /// The organization.
+    #[serde(flatten)]
+    pub organization: Organization,
+    /// How many people must approve each domain of a release: 1 or 2.
+    pub release_approvals: u32,
+}
+
+/// Changes what owners set.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ChangeOrganization {
+    /// How many people must approve each domain of a release: 1 or 2.
+    pub release_approvals: u32,
+}
+
 /// Who the caller is.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct WhoAmI {
