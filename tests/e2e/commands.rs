@@ -65,6 +65,8 @@ fn what_one_command_prints_another_one_takes() {
 
     let organization = ada.run(&["org", "show"]);
     assert!(organization.contains("data plane  ready"), "{organization}");
+    ada.run(&["org", "set", "--release-approvals", "2"]);
+    assert!(ada.run(&["org", "show"]).contains("two people"));
     ada.run(&["fsck", "--deep"]);
 
     // A proxy of the machine's is not for the machine itself: this one does not exist.

@@ -2,7 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that fails may panic, its helpers included")]
 
-use std::process::{Command, Output};
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 /// Runs `howdah` where there is no service and nobody is logged in.
 fn howdah(args: &[&str]) -> Output {
@@ -83,4 +86,79 @@ fn without_a_service_a_command_says_what_why_and_what_to_do() {
     assert!(output.stdout.is_empty());
     let lines = text(&output.stderr).lines().count();
     assert_eq!(lines, 3, "{}", text(&output.stderr));
+}
+
+/// A service that exchanges every token and sends a hundredth of the file that it announces.
+fn stingy_service() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let here = url.clone();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let here = here.clone();
+            std::thread::spawn(move || answer(stream, &here));
+        }
+    });
+    url
+}
+
+fn answer(mut stream: TcpStream, here: &str) {
+    let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
+    let Some(Ok(request)) = lines.next() else { return };
+    // To the end of the head; the body of a request for a token is not looked at.
+    while lines.next().is_some_and(|line| line.is_ok_and(|l| !l.is_empty())) {}
+    if request.contains("/v1/access-tokens") {
+        let body = serde_json::json!({
+            "access_token": "x", "expires_in": 600, "plane_url": format!("{here}/o/acme"), "direct_url": null, "epoch": 1,
+            "organization": {
+                "id": "org_00000000000000000000000000000000", "name": "acme", "role": "owner",
+                "created_at": "2026-01-01T00:00:00Z",
+            },
+        })
+        .to_string();
+        let head = format!(
+            "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}",
+            body.len()
+        );
+        let _ = write!(stream, "{head}\r\nconnection: close\r\n\r\n{body}");
+        return;
+    }
+    let _ = write!(
+        stream,
+        "HTTP/1.1 200 OK\r\ncontent-length: 100000\r\n\r\n{}",
+        "x".repeat(1000)
+    );
+    let _ = stream.flush();
+    // Held open until the other side goes.
+    while lines.next().is_some_and(|line| line.is_ok()) {}
+}
+
+#[test]
+fn an_interrupted_get_exits_with_130_and_leaves_no_piece_of_a_file() {
+    let (home, files) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let entries = || std::fs::read_dir(files.path()).unwrap().count();
+    let child = Command::new(env!("CARGO_BIN_EXE_howdah"))
+        .args(["get", "images@main:/a.tif"])
+        .env_clear()
+        .env("HOWDAH_HOME", home.path())
+        .env("HOWDAH_CONFIG_HOME", home.path())
+        .env("HOWDAH_URL", stingy_service())
+        .env("HOWDAH_TOKEN", "hwd_pat_of_somebody")
+        .current_dir(files.path())
+        .stdin(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let began = Instant::now();
+    while entries() == 0 && began.elapsed() < Duration::from_secs(30) {
+        std::thread::yield_now();
+    }
+    assert_eq!(entries(), 1, "it has begun to write");
+
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
+    let output = child.wait_with_output().unwrap();
+
+    assert_eq!(output.status.code(), Some(130), "{output:?}");
+    assert_eq!(entries(), 0, "nothing is left");
 }
