@@ -133,17 +133,7 @@ pub async fn run(command: Org, client: &Client, output: Output) -> Outcome {
             let shown = Shown { organization, plane };
             output.result(&shown, || describe(&shown))
         }
-        Org::Set { release_approvals } => {
-            let name = client.organization().await?;
-            let request = Request::patch(path(&name, "")).body(&ChangeOrganization { release_approvals })?;
-            let changed: OrganizationSettings = client.control(request).await?;
-            output.result(&changed, || {
-                format!(
-                    "releases of {name}: {} from now on",
-                    approvals(changed.release_approvals)
-                )
-            })
-        }
+        Org::Set { release_approvals } => set(&ChangeOrganization { release_approvals }, client, output).await,
         Org::Use { name } => {
             let found: Organization = client.control(Request::get(path(&name, ""))).await?;
             use_organization(client, found.name.as_str())?;
@@ -171,6 +161,18 @@ pub async fn run(command: Org, client: &Client, output: Output) -> Outcome {
         }
         Org::Member(command) => members(command, client, output).await,
     }
+}
+
+async fn set(wish: &ChangeOrganization, client: &Client, output: Output) -> Outcome {
+    let name = client.organization().await?;
+    let request = Request::patch(path(&name, "")).body(wish)?;
+    let changed: OrganizationSettings = client.control(request).await?;
+    output.result(&changed, || {
+        format!(
+            "releases of {name}: {} from now on",
+            approvals(changed.release_approvals)
+        )
+    })
 }
 
 fn approvals(number: u32) -> String {

@@ -360,10 +360,11 @@ impl Client {
         let held = self.access.lock().await.as_ref().map(|a| a.organization_id.clone());
         let current = match held {
             Some(id) => Some(id),
-            None => login
-                .access
-                .get(&self.access_key(&login)?)
-                .map(|a| a.organization_id.clone()),
+            None => {
+                let key = self.access_key(&login).ok();
+                let known = key.and_then(|key| login.access.get(&key));
+                known.map(|a| a.organization_id.clone())
+            }
         };
         // Without an access token the next thing is to get one, and that says which epoch is the newest.
         let Some(id) = current else { return Ok(()) };

@@ -89,22 +89,20 @@ async fn a_release_of_somebody_elses_domain_waits_for_his_approval() {
     assert_eq!(app.snapshot(&org).await.releases.len(), 1);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn an_organization_may_demand_two_approvers_who_may_still_declassify_when_the_release_begins() {
-    let app = TestApp::start().await;
-    let (org, host, red) = challenge(&app).await;
-    let here = "/v1/organizations/acme";
-    for (token, wish, status) in [
-        (&host.token, 2, 403),
-        (&org.owner.token, 3, 422),
-        (&org.owner.token, 2, 200),
-    ] {
-        let body = json!({ "release_approvals": wish });
-        let answer = app.call("PATCH", here, token, Some(body)).await;
-        assert_eq!(answer.status, status, "{}", answer.text);
-    }
-    assert_eq!(app.get(here, &red.token).await.ok(200)["release_approvals"], 2);
+/// Somebody gives a role.
+async fn give(app: &TestApp, org: &Org, by: &Person, subject: &str, role: &str, resource: &str) {
+    let grant = json!({ "subject": subject, "role": role, "resource": resource });
+    app.post(&org.path("grants"), &by.token, grant).await.ok(201);
+}
 
+/// A challenge in an organization that demands two approvers, and the host's proposal to release the images.
+async fn proposal_for_two(app: &TestApp) -> (Org, Person, String) {
+    let (org, host, _) = challenge(app).await;
+    let two = json!({ "release_approvals": 2 });
+    let set = app
+        .call("PATCH", "/v1/organizations/acme", &org.owner.token, Some(two))
+        .await;
+    assert_eq!(set.ok(200)["release_approvals"], 2);
     let made = app
         .post(&org.path("releases"), &host.token, body(&["images"], "score-red"))
         .await
@@ -118,39 +116,70 @@ async fn an_organization_may_demand_two_approvers_who_may_still_declassify_when_
         )
     );
     let approvals = org.path(&format!("releases/{}/approvals", made["id"].as_str().unwrap()));
+    (org, host, approvals)
+}
+
+/// Another owner of the images.
+async fn co_owner(app: &TestApp, org: &Org, email: &str) -> Person {
+    let person = app.member(org, email, "member").await;
+    give(app, org, &org.owner, &format!("user:{email}"), "owner", "images").await;
+    give(
+        app,
+        org,
+        &org.owner,
+        &format!("user:{email}"),
+        "discoverer",
+        "score-red",
+    )
+    .await;
+    person
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn an_organization_may_demand_two_approvers_who_are_people() {
+    let app = TestApp::start().await;
+    let (org, host, approvals) = proposal_for_two(&app).await;
+    for (token, wish, status) in [(&host.token, 1, 403), (&org.owner.token, 3, 422)] {
+        let wish = json!({ "release_approvals": wish });
+        let answer = app.call("PATCH", "/v1/organizations/acme", token, Some(wish)).await;
+        assert_eq!(answer.status, status, "{}", answer.text);
+    }
     let twice = app
         .post(&approvals, &host.token, json!({}))
         .await
         .problem(409, "conflict");
     assert!(twice["detail"].as_str().unwrap().contains("second approver"), "{twice}");
 
-    // A service account is no second pair of eyes.
-    let other = app.member(&org, "other@example.test", "member").await;
-    let owner_of_images = async |subject: &str| {
-        let grant = json!({ "subject": subject, "role": "owner", "resource": "images" });
-        app.post(&org.path("grants"), &host.token, grant).await.ok(201)["id"].clone()
-    };
-    let ci = json!({ "name": "ci" });
-    app.post(&org.path("service-accounts"), &org.owner.token, ci)
+    app.post(&org.path("service-accounts"), &org.owner.token, json!({ "name": "ci" }))
         .await
         .ok(201);
-    owner_of_images("sa:ci").await;
+    give(&app, &org, &host, "sa:ci", "owner", "images").await;
+    give(&app, &org, &host, "sa:ci", "discoverer", "score-red").await;
     let token = json!({ "name": "x", "organization": "acme", "service_account": "ci" });
     let ci = app.post("/v1/tokens", &org.owner.token, token).await.ok(201)["secret"].clone();
-    let discover = json!({ "subject": "sa:ci", "role": "discoverer", "resource": "score-red" });
-    app.post(&org.path("grants"), &host.token, discover).await.ok(201);
     let by_ci = app.post(&approvals, ci.as_str().unwrap(), json!({})).await.ok(200);
-    assert_eq!(by_ci["state"], "proposed");
+    assert_eq!(
+        by_ci["state"], "proposed",
+        "a service account is no second pair of eyes"
+    );
 
-    // The first approver is no owner of the images any more when the second one approves.
-    let grant = owner_of_images("user:other@example.test").await;
-    let discover = json!({ "subject": "user:other@example.test", "role": "discoverer", "resource": "score-red" });
-    app.post(&org.path("grants"), &host.token, discover).await.ok(201);
-    let owned = app.get(&org.path("grants?resource=images"), &host.token).await.ok(200);
-    let first = owned["items"].as_array().unwrap();
-    let first = first.iter().find(|g| g["subject"] == "user:host@example.test").unwrap();
+    let other = co_owner(&app, &org, "other@example.test").await;
+    let active = app.post(&approvals, &other.token, json!({})).await.ok(200);
+    assert_eq!((&active["state"], &active["awaiting"]), (&json!("active"), &json!([])));
+    assert_eq!(app.snapshot(&org).await.releases.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn who_may_declassify_no_more_has_approved_nothing_that_has_not_begun() {
+    let app = TestApp::start().await;
+    let (org, host, approvals) = proposal_for_two(&app).await;
+    let other = co_owner(&app, &org, "other@example.test").await;
+    let held = app.get(&org.path("grants?resource=images"), &host.token).await.ok(200);
+    let mut held = held["items"].as_array().unwrap().iter();
+    let first = held.find(|g| g["subject"] == "user:host@example.test").unwrap();
     let first = org.path(&format!("grants/{}", first["id"].as_str().unwrap()));
     app.delete(&first, &other.token).await.ok(200);
+
     let second = app.post(&approvals, &other.token, json!({})).await.ok(200);
     assert_eq!(
         (&second["state"], &second["awaiting"]),
@@ -158,18 +187,9 @@ async fn an_organization_may_demand_two_approvers_who_may_still_declassify_when_
     );
     assert!(app.snapshot(&org).await.releases.is_empty());
 
-    let third = app.member(&org, "third@example.test", "member").await;
-    for (subject, role, resource) in [
-        ("user:third@example.test", "owner", "images"),
-        ("user:third@example.test", "discoverer", "score-red"),
-    ] {
-        let grant = json!({ "subject": subject, "role": role, "resource": resource });
-        app.post(&org.path("grants"), &org.owner.token, grant).await.ok(201);
-    }
+    let third = co_owner(&app, &org, "third@example.test").await;
     let active = app.post(&approvals, &third.token, json!({})).await.ok(200);
-    assert_eq!((&active["state"], &active["awaiting"]), (&json!("active"), &json!([])));
-    assert_eq!(app.snapshot(&org).await.releases.len(), 1);
-    assert!(grant.is_string());
+    assert_eq!(active["state"], "active");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
