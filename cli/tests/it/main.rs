@@ -4,6 +4,7 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -88,7 +89,8 @@ fn without_a_service_a_command_says_what_why_and_what_to_do() {
     assert_eq!(lines, 3, "{}", text(&output.stderr));
 }
 
-/// A service that exchanges every token and sends a hundredth of the file that it announces.
+/// A service that exchanges every token, whose plane is where nobody listens but by its gateway, and that sends a file named
+/// `whole`, and of others a hundredth of what it announces.
 fn stingy_service() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -109,7 +111,7 @@ fn answer(mut stream: TcpStream, here: &str) {
     while lines.next().is_some_and(|line| line.is_ok_and(|l| !l.is_empty())) {}
     if request.contains("/v1/access-tokens") {
         let body = serde_json::json!({
-            "access_token": "x", "expires_in": 600, "plane_url": format!("{here}/o/acme"), "direct_url": null, "epoch": 1,
+            "access_token": "x", "expires_in": 600, "plane_url": format!("{here}/o/acme"), "direct_url": "http://127.0.0.1:9", "epoch": 1,
             "organization": {
                 "id": "org_00000000000000000000000000000000", "name": "acme", "role": "owner",
                 "created_at": "2026-01-01T00:00:00Z",
@@ -123,6 +125,13 @@ fn answer(mut stream: TcpStream, here: &str) {
         let _ = write!(stream, "{head}\r\nconnection: close\r\n\r\n{body}");
         return;
     }
+    if request.contains("/o/acme/") && request.contains("whole") {
+        let _ = write!(
+            stream,
+            "HTTP/1.1 200 OK\r\ncontent-length: 3\r\nconnection: close\r\n\r\nabc"
+        );
+        return;
+    }
     let _ = write!(
         stream,
         "HTTP/1.1 200 OK\r\ncontent-length: 100000\r\n\r\n{}",
@@ -133,20 +142,36 @@ fn answer(mut stream: TcpStream, here: &str) {
     while lines.next().is_some_and(|line| line.is_ok()) {}
 }
 
+fn get_from_stingy_service(path: &str, home: &Path, files: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_howdah"));
+    command
+        .args(["get", path])
+        .env_clear()
+        .env("HOWDAH_HOME", home)
+        .env("HOWDAH_CONFIG_HOME", home)
+        .env("HOWDAH_URL", stingy_service())
+        .env("HOWDAH_TOKEN", "hwd_pat_of_somebody")
+        .current_dir(files)
+        .stdin(Stdio::null())
+        .stderr(Stdio::piped());
+    command
+}
+
+#[test]
+fn a_plane_that_is_not_reached_by_its_own_address_is_reached_through_the_gateway() {
+    let (home, files) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let output = get_from_stingy_service("images@main:/whole", home.path(), files.path())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(std::fs::read(files.path().join("whole")).unwrap(), b"abc");
+}
+
 #[test]
 fn an_interrupted_get_exits_with_130_and_leaves_no_piece_of_a_file() {
     let (home, files) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let entries = || std::fs::read_dir(files.path()).unwrap().count();
-    let child = Command::new(env!("CARGO_BIN_EXE_howdah"))
-        .args(["get", "images@main:/a.tif"])
-        .env_clear()
-        .env("HOWDAH_HOME", home.path())
-        .env("HOWDAH_CONFIG_HOME", home.path())
-        .env("HOWDAH_URL", stingy_service())
-        .env("HOWDAH_TOKEN", "hwd_pat_of_somebody")
-        .current_dir(files.path())
-        .stdin(Stdio::null())
-        .stderr(Stdio::piped())
+    let child = get_from_stingy_service("images@main:/a.tif", home.path(), files.path())
         .spawn()
         .unwrap();
     let began = Instant::now();
