@@ -1,7 +1,7 @@
 //! Commits, and the log of a branch or path.
 
 use clap::{Args, Subcommand};
-use contract::api::{Commit as CommitView, CommitState};
+use contract::api::{Commit as CommitView, CommitState, Page};
 
 use crate::client::{Client, Request};
 use crate::failure::Outcome;
@@ -20,11 +20,14 @@ pub enum Commit {
         #[arg(short, long, default_value = "")]
         message: String,
     },
-    /// Finish the open commit of a branch
-    #[command(after_help = "Example: howdah commit finish images@main")]
+    /// Finish the open commit of a branch; several of them in one transaction, as one commit set
+    #[command(
+        after_help = "Example: howdah commit finish images@main\n         howdah commit finish images@main truth@main"
+    )]
     Finish {
-        /// Branch or commit
-        reference: String,
+        /// Branches or commits
+        #[arg(required = true)]
+        references: Vec<String>,
     },
     /// Show a commit
     #[command(after_help = "Example: howdah commit show score-red@main --json")]
@@ -68,7 +71,20 @@ pub async fn run(command: Commit, client: &Client, output: Output) -> Outcome {
                 .plane::<CommitView>(Request::post("/v1/commits").body(&body)?)
                 .await?
         }
-        Commit::Finish { reference } => {
+        Commit::Finish { references } if references.len() > 1 => {
+            let refs: Vec<String> = references
+                .iter()
+                .map(|reference| commit(reference, default))
+                .collect::<Outcome<_>>()?;
+            let request = Request::post("/v1/commits/finish-together");
+            let body = serde_json::json!({ "refs": refs });
+            let done: Page<CommitView> = client.plane(request.body(&body)?).await?;
+            return output.list(&done.items, &["commit", "commit set"], |c| {
+                vec![name(c), c.commit_set.to_string()]
+            });
+        }
+        Commit::Finish { references } => {
+            let reference = references.into_iter().next().unwrap_or_default();
             let request = Request::post("/v1/commits/finish").query("ref", commit(&reference, default)?);
             client.plane(request).await?
         }

@@ -1,8 +1,10 @@
 //! `howdah get` and `howdah cat`: bytes out. A file appears whole or not at all, and no archive writes outside of the
 //! directory that was asked for.
 
+mod unpack;
+
 use std::io::Write;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use futures::StreamExt;
@@ -14,6 +16,7 @@ use crate::client::{Client, Request, blocking_reader, broken};
 use crate::failure::{Failure, Outcome, io};
 use crate::output::{Output, closed};
 use crate::references::commit_and_path;
+use unpack::{file_beside, unpack};
 
 /// Get a file, or a directory with -r.
 #[derive(Debug, Args)]
@@ -104,16 +107,6 @@ async fn save(response: Response, destination: &Path, bar: &ProgressBar) -> Outc
     Ok(bytes)
 }
 
-/// A file that is removed unless it takes its place.
-fn file_beside(directory: &Path, executable: bool) -> Outcome<tempfile::NamedTempFile> {
-    let mode = if executable { 0o755 } else { 0o644 };
-    tempfile::Builder::new()
-        .prefix(".howdah-")
-        .permissions(std::os::unix::fs::PermissionsExt::from_mode(mode))
-        .tempfile_in(directory)
-        .map_err(io("write in", directory))
-}
-
 async fn print(response: Response) -> Outcome {
     let mut stream = response.bytes_stream();
     while let Some(chunk) = stream.next().await {
@@ -144,74 +137,6 @@ async fn directory(arguments: Get, client: &Client, output: Output) -> Outcome {
     output.result(&shown, || format!("{files} files in {}", destination.display()))
 }
 
-/// Writes the files of an archive below a directory. Names that lead out of it, links and devices are refused.
-fn unpack(archive: impl std::io::Read, to: &Path, bar: &ProgressBar) -> Outcome<u64> {
-    std::fs::create_dir_all(to).map_err(io("make", to))?;
-    let bad = |e: std::io::Error| Failure::new("the archive broke off", e, "repeat the command; see `howdah status`");
-    let mut archive = tar::Archive::new(std::io::BufReader::with_capacity(256 << 10, archive));
-    let mut files = 0;
-    for entry in archive.entries().map_err(bad)? {
-        let mut entry = entry.map_err(bad)?;
-        let name = entry.path().map_err(bad)?.into_owned();
-        let kind = entry.header().entry_type();
-        if kind.is_dir() {
-            directory_below(to, &name)?;
-            continue;
-        }
-        let last = name.file_name().filter(|_| kind.is_file());
-        let last = last.ok_or_else(|| {
-            Failure::new(
-                format!("cannot get {}", name.display()),
-                "the archive holds something that is neither a file nor a directory",
-                "report this",
-            )
-        })?;
-        let directory = directory_below(to, name.parent().unwrap_or(Path::new("")))?;
-        let executable = entry.header().mode().is_ok_and(|mode| mode & 0o100 != 0);
-        let mut fresh = file_beside(&directory, executable)?;
-        let size = entry.size();
-        let written = std::io::copy(&mut entry, &mut fresh).map_err(bad)?;
-        if written < size {
-            return Err(bad(std::io::ErrorKind::UnexpectedEof.into()));
-        }
-        let path = directory.join(last);
-        fresh.persist(&path).map_err(|e| io("write", &path)(e.error))?;
-        files += 1;
-        bar.inc(size);
-    }
-    Ok(files)
-}
-
-/// Makes a directory below another one; a link that is there already could lead out of it, so none is followed.
-fn directory_below(to: &Path, name: &Path) -> Outcome<PathBuf> {
-    let mut path = to.to_path_buf();
-    for part in name.components() {
-        match part {
-            Component::Normal(part) => path.push(part),
-            Component::CurDir => continue,
-            _ => {
-                return Err(Failure::new(
-                    format!("cannot get {}", name.display()),
-                    "its name leads out of the directory",
-                    "report this",
-                ));
-            }
-        }
-        match std::fs::symlink_metadata(&path) {
-            Ok(about) if about.is_dir() => {}
-            Ok(_) => {
-                return Err(Failure::new(
-                    format!("cannot get {}", name.display()),
-                    format!("{} is there and is no directory", path.display()),
-                    "remove it, or choose another destination with -o",
-                ));
-            }
-            Err(_) => std::fs::create_dir(&path).map_err(io("make", &path))?,
-        }
-    }
-    Ok(path)
-}
-
 /// `howdah cat`.
 ///
 /// # Errors
@@ -222,47 +147,4 @@ pub async fn cat(arguments: Cat, client: &Client) -> Outcome {
         print(client.download(&request).await?).await?;
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn archive(name: &str) -> Vec<u8> {
-        let mut header = tar::Header::new_gnu();
-        header.set_size(3);
-        header.set_mode(0o644);
-        // The library refuses such names, an attacker does not.
-        header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
-        header.set_cksum();
-        let mut bytes = header.as_bytes().to_vec();
-        bytes.extend_from_slice(b"abc");
-        bytes.resize(2048, 0);
-        bytes
-    }
-
-    #[test]
-    fn files_are_written_below_the_directory_and_nowhere_else() {
-        let home = tempfile::tempdir().unwrap();
-        let to = home.path().join("to");
-        let bar = ProgressBar::hidden();
-        assert_eq!(
-            unpack(archive("a/b").as_slice(), &to, &bar).unwrap_or_else(|e| panic!("{e:?}")),
-            1
-        );
-        assert_eq!(std::fs::read(to.join("a/b")).unwrap(), b"abc");
-        assert!(unpack(archive("../out").as_slice(), &to, &bar).is_err());
-        assert!(!home.path().join("out").exists());
-        std::os::unix::fs::symlink(home.path(), to.join("link")).unwrap();
-        assert!(unpack(archive("link/out").as_slice(), &to, &bar).is_err());
-        assert!(!home.path().join("out").exists());
-    }
-
-    #[test]
-    fn an_archive_that_breaks_off_leaves_no_piece_of_a_file() {
-        let home = tempfile::tempdir().unwrap();
-        let whole = archive("piece");
-        assert!(unpack(&whole[..514], home.path(), &ProgressBar::hidden()).is_err());
-        assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 0);
-    }
 }
