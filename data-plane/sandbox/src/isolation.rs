@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -111,7 +112,10 @@ fn trial(sandbox_binary: &Path, isolation: Isolation) -> Result<(), String> {
         .and_then(|()| fs::create_dir_all(run.pfs.join("in")))
         .and_then(|()| fs::create_dir(run.pfs.join("out")))
         .and_then(|()| fs::create_dir(&run.scratch))
-        .and_then(|()| fs::write(run.pfs.join("in/probe"), "seen"));
+        .and_then(|()| fs::write(run.pfs.join("in/probe"), "seen"))
+        // As a worker does: what the command may read must not depend on the umask of who asks.
+        .and_then(|()| fs::set_permissions(run.pfs.join("in"), fs::Permissions::from_mode(0o755)))
+        .and_then(|()| fs::set_permissions(run.pfs.join("in/probe"), fs::Permissions::from_mode(0o444)));
     prepared.map_err(|source| format!("cannot prepare `{}`: {source}", directory.0.display()))?;
     let mut running = spawn(sandbox_binary, isolation, &run).map_err(|error| error.to_string())?;
     let mut said = String::new();

@@ -23,6 +23,6 @@ mod running;
 mod wire;
 
 pub use isolation::{Examination, Isolation, examine, probe};
-pub use outputs::{Output, OutputError, OutputKind, collect_outputs, discard, open_output};
+pub use outputs::{Output, OutputError, OutputKind, OutputLimits, collect_outputs, discard, open_output};
 pub use run::{Exit, Limits, Network, Outcome, Run, Stdin};
 pub use running::{Killer, Launcher, Running, SpawnError, spawn};

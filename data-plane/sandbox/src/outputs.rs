@@ -40,6 +40,17 @@ pub enum OutputKind {
     },
 }
 
+/// How much a run may leave: its listing is held in memory, its files are read in full.
+#[derive(Clone, Copy, Debug)]
+pub struct OutputLimits {
+    /// Files, links and directories.
+    pub entries: usize,
+    /// Bytes of all paths.
+    pub path_bytes: usize,
+    /// Bytes of all files.
+    pub bytes: u64,
+}
+
 /// Why the outputs are refused; every message names the path.
 #[derive(Debug)]
 pub enum OutputError {
@@ -58,6 +69,17 @@ pub enum OutputError {
     },
     TooDeep {
         path: String,
+    },
+    TooMany {
+        most: usize,
+    },
+    /// The paths alone take too much.
+    TooLong {
+        most: usize,
+    },
+    TooLarge {
+        path: String,
+        most: u64,
     },
     Io {
         path: String,
@@ -80,6 +102,18 @@ impl fmt::Display for OutputError {
                 "output `{path}` is a link to `{target}`: only links to `/pfs/<input>/...` can be stored, so copy the file"
             ),
             Self::TooDeep { path } => write!(f, "output `{path}` lies more than {DEPTH_MAX} directories deep"),
+            Self::TooMany { most } => write!(
+                f,
+                "the outputs are more than {most} files and directories: write fewer per datum, or pack them into an archive"
+            ),
+            Self::TooLong { most } => write!(
+                f,
+                "the paths of the outputs have more than {most} bytes: write fewer files per datum, or give them shorter names"
+            ),
+            Self::TooLarge { path, most } => write!(
+                f,
+                "output `{path}` brings the outputs to more than {most} bytes: write less per datum, or raise resource_limits.disk"
+            ),
             Self::Io {
                 path,
                 source: Errno::EACCES,
@@ -97,7 +131,7 @@ impl fmt::Display for OutputError {
 impl std::error::Error for OutputError {}
 
 /// Everything below `out_dir`, sorted by path. Call it when nothing of the run is left.
-pub fn collect_outputs(out_dir: &Path) -> Result<Vec<Output>, OutputError> {
+pub fn collect_outputs(out_dir: &Path, limits: OutputLimits) -> Result<Vec<Output>, OutputError> {
     let io = |source| OutputError::Io {
         path: ".".to_owned(),
         source,
@@ -106,6 +140,7 @@ pub fn collect_outputs(out_dir: &Path) -> Result<Vec<Output>, OutputError> {
     let pfs = out_dir.parent().unwrap_or(Path::new("/pfs"));
     // One directory is open at a time, reached from the top again: width and depth cost no descriptors.
     let mut pending = vec![String::new()];
+    let mut left = Left { limits, now: limits };
     while let Some(relative) = pending.pop() {
         let directory = open_directory(out_dir, &relative).map_err(|source| match relative.as_str() {
             "" => io(source),
@@ -114,7 +149,7 @@ pub fn collect_outputs(out_dir: &Path) -> Result<Vec<Output>, OutputError> {
                 source,
             },
         })?;
-        visit(directory, &relative, pfs, &mut found, &mut pending)?;
+        visit(directory, &relative, (pfs, &mut left), &mut found, &mut pending)?;
     }
     found.sort_unstable();
     Ok(found)
@@ -174,11 +209,48 @@ fn open_directory(out_dir: &Path, relative: &str) -> Result<OwnedFd, Errno> {
     Ok(directory)
 }
 
+/// What may still come.
+struct Left {
+    limits: OutputLimits,
+    now: OutputLimits,
+}
+
+impl Left {
+    /// Counts an entry, before anything is kept of it.
+    fn entry(&mut self, directory: &str, name: &CStr) -> Result<(), OutputError> {
+        let Some(entries) = self.now.entries.checked_sub(1) else {
+            return Err(OutputError::TooMany {
+                most: self.limits.entries,
+            });
+        };
+        let length = directory.len() + name.count_bytes() + 1;
+        let Some(path_bytes) = self.now.path_bytes.checked_sub(length) else {
+            return Err(OutputError::TooLong {
+                most: self.limits.path_bytes,
+            });
+        };
+        self.now = OutputLimits {
+            entries,
+            path_bytes,
+            ..self.now
+        };
+        Ok(())
+    }
+
+    fn file(&mut self, path: &str, size: u64) -> Result<(), OutputError> {
+        self.now.bytes = self.now.bytes.checked_sub(size).ok_or_else(|| OutputError::TooLarge {
+            path: path.to_owned(),
+            most: self.limits.bytes,
+        })?;
+        Ok(())
+    }
+}
+
 /// Sorts the entries of one directory into outputs and further directories.
 fn visit(
     directory: OwnedFd,
     relative: &str,
-    pfs: &Path,
+    (pfs, left): (&Path, &mut Left),
     found: &mut Vec<Output>,
     pending: &mut Vec<String>,
 ) -> Result<(), OutputError> {
@@ -191,6 +263,7 @@ fn visit(
     for entry in listing.iter() {
         let entry = entry.map_err(|source| io(relative, source))?;
         if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
+            left.entry(relative, entry.file_name())?;
             names.push(entry.file_name().to_owned());
         }
     }
@@ -207,10 +280,14 @@ fn visit(
                 pending.push(path);
                 continue;
             }
-            SFlag::S_IFREG => OutputKind::File {
-                size: u64::try_from(entry.st_size).unwrap_or(0),
-                executable: entry.st_mode & 0o100 != 0,
-            },
+            SFlag::S_IFREG => {
+                let size = u64::try_from(entry.st_size).unwrap_or(0);
+                left.file(&path, size)?;
+                OutputKind::File {
+                    size,
+                    executable: entry.st_mode & 0o100 != 0,
+                }
+            }
             SFlag::S_IFLNK => {
                 let target = readlinkat(listing.as_fd(), name.as_c_str()).map_err(|source| io(&path, source))?;
                 link_to_input(&path, &target, pfs).ok_or_else(|| OutputError::LinkOutside {

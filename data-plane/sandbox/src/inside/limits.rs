@@ -5,7 +5,6 @@ use std::fs;
 
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::sys::stat::{Mode, umask};
 
 use super::{Setup, Step};
 use crate::run::Limits;
@@ -19,8 +18,6 @@ const OOM_SCORE_ADJUSTMENT: &str = "500";
 
 /// Applies everything. `own_count`: processes are counted per run, not over all of the user's.
 pub(super) fn apply(limits: &Limits, own_count: bool) -> Setup<()> {
-    // Outputs must be readable to the worker whatever umask the daemon was started with.
-    umask(Mode::from_bits_truncate(0o022));
     // Best effort: refused where /proc is not writable, and only a courtesy.
     let _ = fs::write("/proc/self/oom_score_adj", OOM_SCORE_ADJUSTMENT);
     let processes = limits.processes.or(own_count.then_some(DEFAULT_PROCESSES));

@@ -22,10 +22,11 @@ use std::time::Duration;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
+use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Uid};
 
 use self::supervise::{Scope, Supervisor};
-use crate::isolation::Isolation;
+use crate::isolation::{self, Isolation};
 use crate::run::Network;
 use crate::wire::{self, Report, Spec, StdinSpec};
 
@@ -144,6 +145,12 @@ fn is_below_program_directory(path: &Path, visible: &[PathBuf]) -> bool {
 pub fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    if words.as_slice() == ["probe"] {
+        return probe();
+    }
+    // Whatever umask the daemon was started with, the command must get through the directories that are made here, and its
+    // outputs must be readable to the worker.
+    umask(Mode::from_bits_truncate(0o022));
     if words.first() != Some(&"init") {
         close_inherited();
     }
@@ -161,7 +168,7 @@ pub fn main() -> ExitCode {
             // A person started it: there is nobody at the other end of standard input to report to.
             let _ = writeln!(
                 io::stderr(),
-                "howdah-sandbox is started by `howdah`; it has no use of its own"
+                "howdah-sandbox is started by `howdah`; by itself it can only `probe` what this machine allows"
             );
             return ExitCode::from(2);
         }
@@ -172,6 +179,26 @@ pub fn main() -> ExitCode {
             let _ = wire::report(&mut &socket, &Report::Failed(message));
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Says on standard output which isolation this machine allows, and on further lines what is better and why not.
+fn probe() -> ExitCode {
+    let binary = match std::env::current_exe() {
+        Ok(binary) => binary,
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "howdah-sandbox cannot find itself: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let found = isolation::examine(&binary);
+    let mut text = format!("{}\n", found.chosen.as_str());
+    for (refused, reason) in found.refused {
+        text.push_str(&format!("not {}: {}\n", refused.as_str(), reason.replace('\n', " ")));
+    }
+    match io::stdout().write_all(text.as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
     }
 }
 

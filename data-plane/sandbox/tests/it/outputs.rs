@@ -6,9 +6,16 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
-use sandbox::{OutputKind, collect_outputs, discard, open_output};
+use sandbox::{OutputKind, OutputLimits, collect_outputs, discard, open_output};
 
 use crate::datum::{Datum, isolated};
+
+/// As much as any test here leaves.
+const LIMITS: OutputLimits = OutputLimits {
+    entries: 8,
+    path_bytes: 100,
+    bytes: 10,
+};
 
 /// What is found in a directory made by `make`: `path kind` per line, or the error.
 fn check(make: fn(&Path), expect: &str) {
@@ -16,7 +23,7 @@ fn check(make: fn(&Path), expect: &str) {
     let out = directory.path().join("out");
     fs::create_dir(&out).expect("out");
     make(&out);
-    let found = match collect_outputs(&out) {
+    let found = match collect_outputs(&out, LIMITS) {
         Ok(outputs) => outputs
             .into_iter()
             .map(|output| match output.kind {
@@ -92,6 +99,38 @@ fn what_is_no_file_is_refused() {
 }
 
 #[test]
+fn more_than_may_be_left_is_refused_before_it_is_listed() {
+    let files = |out: &Path, count: usize| {
+        for n in 0..count {
+            fs::write(out.join(format!("f{n}")), "1").expect("a file");
+        }
+    };
+    check(
+        |out| {
+            for n in 0..9 {
+                fs::create_dir(out.join(format!("d{n}"))).expect("a directory");
+            }
+        },
+        "the outputs are more than 8 files and directories: write fewer per datum, or pack them into an archive",
+    );
+    check(
+        |out| fs::write(out.join("n".repeat(100)), "").expect("a file"),
+        "the paths of the outputs have more than 100 bytes: write fewer files per datum, or give them shorter names",
+    );
+    check(
+        |out| {
+            fs::write(out.join("a"), "1234").expect("a file");
+            let sparse = fs::File::create(out.join("b")).expect("a file");
+            sparse.set_len(7).expect("a hole");
+        },
+        "output `b` brings the outputs to more than 10 bytes: write less per datum, or raise resource_limits.disk",
+    );
+    let directory = tempfile::tempdir().expect("a directory");
+    files(directory.path(), LIMITS.entries);
+    assert_eq!(collect_outputs(directory.path(), LIMITS).expect("outputs").len(), 8);
+}
+
+#[test]
 fn a_directory_that_became_a_link_is_not_followed() {
     let directory = tempfile::tempdir().expect("a directory");
     let out = directory.path().join("out");
@@ -115,7 +154,7 @@ fn a_link_to_an_input_made_in_a_run_is_a_reference() {
     };
     let datum = Datum::shell(script);
     datum.printed();
-    let outputs = collect_outputs(&datum.run.pfs.join("out")).expect("outputs");
+    let outputs = collect_outputs(&datum.run.pfs.join("out"), LIMITS).expect("outputs");
     assert_eq!(outputs.len(), 1);
     assert_eq!(
         outputs[0].kind,
@@ -133,7 +172,7 @@ fn a_datum_is_discarded_whatever_its_command_did_to_permissions() {
     );
     datum.run();
     if !nix::unistd::geteuid().is_root() {
-        let refused = collect_outputs(&datum.run.pfs.join("out")).map_err(|error| error.to_string());
+        let refused = collect_outputs(&datum.run.pfs.join("out"), LIMITS).map_err(|error| error.to_string());
         let expect = "output `d` cannot be read: the command must leave it readable to its owner";
         assert_eq!(refused, Err(expect.to_owned()));
     }

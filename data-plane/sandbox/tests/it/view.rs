@@ -7,7 +7,7 @@ use std::path::Path;
 
 use sandbox::{Exit, Stdin};
 
-use crate::datum::{Datum, bubblewrap, isolated};
+use crate::datum::{Datum, binary, bubblewrap, isolated};
 
 #[test]
 fn an_input_is_read_only_and_out_is_writable() {
@@ -174,4 +174,17 @@ fn scripts_that_were_pushed_as_data_run() {
     fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("make it executable");
     datum.run.working_dir = Some("/pfs/in".to_owned());
     assert_eq!(datum.printed(), "./detect.sh x\n");
+}
+
+#[test]
+fn the_binary_says_by_itself_what_this_machine_allows() {
+    let answer = std::process::Command::new(binary())
+        .arg("probe")
+        .output()
+        .expect("the probe");
+    let said = String::from_utf8_lossy(&answer.stdout).into_owned();
+    let expect = sandbox::examine(&binary());
+    assert!(answer.status.success(), "{said}");
+    assert_eq!(said.lines().next(), Some(expect.chosen.as_str()));
+    assert_eq!(said.lines().count(), 1 + expect.refused.len());
 }
