@@ -136,24 +136,14 @@ async fn sandbox() -> Finding {
             .output()
     });
     match probe.await {
-        Ok(Ok(answer)) if answer.status.success() => {
-            let text = String::from_utf8_lossy(&answer.stdout).trim().replace('\n', ", ");
-            let (verdict, remedy) = if text.contains("plain") {
-                let remedy =
-                    "user code runs without namespaces; allow unprivileged user namespaces or run the service as root";
-                (Verdict::Warning, remedy)
-            } else {
-                (Verdict::Good, "")
-            };
-            Finding::new("isolation", verdict, text, remedy)
-        }
+        Ok(Ok(answer)) if answer.status.success() => isolation(&String::from_utf8_lossy(&answer.stdout)),
         Ok(Ok(answer)) => {
             let text = String::from_utf8_lossy(&answer.stderr).trim().replace('\n', ", ");
             Finding::new(
                 "isolation",
-                Verdict::Warning,
-                text,
-                "user code can run without namespaces only",
+                Verdict::Bad,
+                format!("the sandbox could not try itself: {text}"),
+                "build the workspace again",
             )
         }
         _ => Finding::new(
@@ -163,6 +153,23 @@ async fn sandbox() -> Finding {
             "build the workspace again",
         ),
     }
+}
+
+/// What the sandbox said: the isolation that works on the first line, then what is better and why it does not.
+fn isolation(said: &str) -> Finding {
+    let mut lines = said.trim().lines();
+    let chosen = lines.next().unwrap_or_default();
+    if chosen != "none" {
+        return Finding::new("isolation", Verdict::Good, chosen, "");
+    }
+    let refused: Vec<&str> = lines.collect();
+    Finding::new(
+        "isolation",
+        Verdict::Warning,
+        format!("none ({})", refused.join("; ")),
+        "user code runs without namespaces and sees this machine's files; allow unprivileged user namespaces, or run the \
+         service as root",
+    )
 }
 
 fn space(home: &Path) -> Finding {
@@ -217,5 +224,22 @@ async fn service(settings: &Settings) -> Finding {
             "does not run; its port is free",
             "start it with `howdah up --detach`",
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_without_namespaces_is_warned_of_with_the_reasons() {
+        let good = isolation("namespaces\n");
+        assert_eq!((good.verdict, good.found.as_str()), (Verdict::Good, "namespaces"));
+        let none = isolation("none\nnot namespaces: needs root\nnot user-namespaces: denied\n");
+        assert_eq!(none.verdict, Verdict::Warning);
+        assert_eq!(
+            none.found,
+            "none (not namespaces: needs root; not user-namespaces: denied)"
+        );
     }
 }

@@ -147,6 +147,9 @@ fn describe(job: &JobView) -> String {
         "time        queue {:.2} s, download {:.2} s, process {:.2} s, upload {:.2} s",
         t.queue_s, t.download_s, t.process_s, t.upload_s
     ));
+    if let Some(isolation) = &job.isolation {
+        lines.push(format!("isolation   {isolation}"));
+    }
     lines.push(format!("started     {}", or_dash(job.started_at.as_ref().map(time))));
     lines.push(format!("finished    {}", or_dash(job.finished_at.as_ref().map(time))));
     lines.join("\n")

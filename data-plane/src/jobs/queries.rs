@@ -51,6 +51,8 @@ pub struct JobRow {
     pub process_ms: i64,
     /// Storing outputs.
     pub upload_ms: i64,
+    /// What its code runs under.
+    pub isolation: Option<String>,
     /// When it was made.
     pub created_at: DateTime<Utc>,
     /// When it was planned.
@@ -65,7 +67,7 @@ macro_rules! select_jobs {
             "select j.id, j.seq, j.pipeline_id, p.name as project, r.name, j.version, j.state, j.reason, j.output_commit_id,
                     j.commit_set, c.origin_set_id, j.datums_total, j.datums_succeeded, j.datums_skipped,
                     j.datums_recovered, j.datums_failed, j.queue_ms, j.download_ms, j.process_ms, j.upload_ms,
-                    j.created_at, j.started_at, j.finished_at
+                    j.isolation, j.created_at, j.started_at, j.finished_at
                from jobs j join commits c on c.id = j.output_commit_id
                join repos r on r.id = j.pipeline_id join projects p on p.id = r.project_id ",
             $tail

@@ -115,6 +115,7 @@ fn view(row: JobRow) -> Answer<Job> {
             process_s: seconds(row.process_ms),
             upload_s: seconds(row.upload_ms),
         },
+        isolation: row.isolation,
         created_at: row.created_at,
         started_at: row.started_at,
         finished_at: row.finished_at,

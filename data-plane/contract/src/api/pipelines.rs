@@ -105,6 +105,9 @@ pub struct Job {
     pub datums: DatumCounts,
     /// Where the time went.
     pub timings: Timings,
+    /// What its code runs under (`namespaces`, `user-namespaces`, `bubblewrap`, `none`), once a worker took it.
+    #[serde(default)]
+    pub isolation: Option<String>,
     /// When it was made.
     pub created_at: DateTime<Utc>,
     /// When its first datum was planned.
