@@ -149,6 +149,7 @@ invalid_from!(
     contract::ids::ParseIdError,
     contract::names::ParseNameError,
     contract::reference::ParseRefError,
+    provenance::datums::TooMany,
     storage::PathError,
 );
 

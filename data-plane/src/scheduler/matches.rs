@@ -1,13 +1,16 @@
 //! Matches of globs in trees: all of them, for a first plan, or only those that a change touches.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use futures::StreamExt;
-use provenance::datums::{Kind, LeafChange, Match, Touched, changed_matches};
+use provenance::datums::{Kind, LeafChange, Match, Size, Touched, changed_matches};
 use provenance::glob::Glob;
 use storage::{Change, EntryKind, FilePath, Storage, SubtreeSummary, TreeRef};
 
 use crate::failure::Answer;
+
+/// So many files of a list are held at once.
+const FILES_AT_ONCE: usize = 100_000;
 
 fn summary_match(touched: &Touched, summary: &SubtreeSummary) -> Option<Match> {
     let kind = match summary.kind {
@@ -60,26 +63,63 @@ pub async fn all(storage: &Storage, tree: &TreeRef, glob: &Glob) -> Answer<Vec<M
     } else {
         Some(FilePath::parse(directory)?)
     };
+    let mut found = Found {
+        glob,
+        matches: Vec::new(),
+        directories: HashSet::new(),
+    };
     let mut files = BTreeMap::new();
     let mut listed = storage.list(tree, prefix.as_ref(), None);
     while let Some(entry) = listed.next().await {
         let (path, file) = entry?;
         files.insert(format!("/{path}"), (*file.fingerprint().as_bytes(), file.size));
-    }
-    let mut matches = Vec::new();
-    for touched in changed_matches(glob, files.keys().map(String::as_str)) {
-        match (touched.kind, files.get(&touched.path)) {
-            (Kind::File, Some((digest, size))) => matches.push(Match {
-                path: touched.path,
-                kind: Kind::File,
-                digest: *digest,
-                size: *size,
-                captures: touched.captures,
-            }),
-            _ => matches.extend(look_up(storage, tree, &touched).await?),
+        if files.len() >= FILES_AT_ONCE {
+            found.add(storage, tree, &std::mem::take(&mut files)).await?;
         }
     }
-    Ok(matches)
+    found.add(storage, tree, &files).await?;
+    Ok(found.matches)
+}
+
+/// The matches among what was listed so far.
+struct Found<'a> {
+    glob: &'a Glob,
+    matches: Vec<Match>,
+    /// Directories that matched: one may hold files of several pieces of the list.
+    directories: HashSet<String>,
+}
+
+impl Found<'_> {
+    async fn add(
+        &mut self,
+        storage: &Storage,
+        tree: &TreeRef,
+        files: &BTreeMap<String, ([u8; 32], u64)>,
+    ) -> Answer<()> {
+        for touched in changed_matches(self.glob, files.keys().map(String::as_str)) {
+            match (touched.kind, files.get(&touched.path)) {
+                (Kind::File, Some((digest, size))) => self.matches.push(Match {
+                    path: touched.path,
+                    kind: Kind::File,
+                    digest: *digest,
+                    size: *size,
+                    captures: touched.captures,
+                }),
+                _ => {
+                    if self.directories.insert(touched.path.clone()) {
+                        self.matches.extend(look_up(storage, tree, &touched).await?);
+                    }
+                }
+            }
+            // More could not be planned, whatever becomes of them.
+            Size {
+                datums: self.matches.len() as u64,
+                inputs: self.matches.len() as u64,
+            }
+            .admit()?;
+        }
+        Ok(())
+    }
 }
 
 /// The files that differ between two trees.

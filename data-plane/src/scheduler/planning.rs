@@ -6,7 +6,9 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use contract::ids::{DomainId, JobId};
-use provenance::datums::{Datum, LeafChange, Match, enumerate, enumerate_changes, leaves_needed};
+use provenance::datums::{
+    Datum, LeafChange, Match, enumerate, enumerate_changes, leaves_needed, size, size_of_changes,
+};
 use provenance::spec::PipelineSpec;
 use storage::TreeRef;
 use uuid::Uuid;
@@ -66,6 +68,7 @@ pub async fn inputs(plane: &Plane, job: Uuid, work: &WorkRow) -> Answer<Inputs> 
 /// When storage fails.
 pub async fn everything(plane: &Plane, inputs: &Inputs) -> Answer<Vec<Datum>> {
     let all = full(plane, inputs, (0..inputs.trees.len()).collect::<Vec<_>>().as_slice()).await?;
+    size(&inputs.spec.input, &|leaf| length(&all, leaf)).admit()?;
     Ok(enumerate(&inputs.spec.input, &inputs.domains, &|leaf| {
         all.get(&leaf).cloned().unwrap_or_else(|| Arc::from([]))
     }))
@@ -79,6 +82,10 @@ async fn full(plane: &Plane, inputs: &Inputs, wanted: &[usize]) -> Answer<BTreeM
         found.insert(*leaf, Arc::from(all));
     }
     Ok(found)
+}
+
+fn length(all: &BTreeMap<usize, Arc<[Match]>>, leaf: usize) -> u64 {
+    all.get(&leaf).map_or(0, |matches| matches.len() as u64)
 }
 
 /// What differs from the base.
@@ -108,6 +115,7 @@ pub async fn plan(plane: &Plane, job: JobId) -> Answer<()> {
     };
     drop(conn);
     let inputs = inputs(plane, job.uuid(), &work).await?;
+    let code_digest = inputs.code_digest;
     let (total_before, difference) = match base {
         None => {
             let added = everything(plane, &inputs).await?;
@@ -121,9 +129,9 @@ pub async fn plan(plane: &Plane, job: JobId) -> Answer<()> {
                 },
             )
         }
-        Some((base, total)) => (total, difference(plane, &inputs, &work, base).await?),
+        Some((base, total)) => (total, difference(plane, inputs, &work, base).await?),
     };
-    let mut rows = datums(&difference.added, &inputs.code_digest);
+    let mut rows = datums(&difference.added, &code_digest);
     rows.extend(difference.again.iter().map(|(key, inputs)| NewDatum {
         key: key.clone(),
         inputs: inputs.clone(),
@@ -135,8 +143,15 @@ pub async fn plan(plane: &Plane, job: JobId) -> Answer<()> {
     write(plane, job, base.map(|(id, _)| id), total_before, difference, rows).await
 }
 
-async fn difference(plane: &Plane, new: &Inputs, work: &WorkRow, base: Uuid) -> Answer<Difference> {
+async fn difference(plane: &Plane, mut new: Inputs, work: &WorkRow, base: Uuid) -> Answer<Difference> {
     let old = inputs(plane, base, work).await?;
+    // A branch that is gone has no commit to take the repo from. It is the base's: jobs of one plan read the same repos.
+    for (domain, before) in new.domains.iter_mut().zip(&old.domains) {
+        if domain.uuid().is_nil() {
+            *domain = *before;
+        }
+    }
+    let new = &new;
     let leaves = new.spec.input.leaves();
     let mut changes: BTreeMap<usize, LeafChange> = BTreeMap::new();
     for (at, leaf) in leaves.iter().enumerate() {
@@ -151,6 +166,7 @@ async fn difference(plane: &Plane, new: &Inputs, work: &WorkRow, base: Uuid) -> 
         .into_iter()
         .collect();
     let all = full(plane, new, &needed).await?;
+    size_of_changes(&new.spec.input, &new.domains, &changes, &|leaf| length(&all, leaf)).admit()?;
     let found = enumerate_changes(&new.spec.input, &new.domains, &changes, &|leaf| {
         all.get(&leaf).cloned().unwrap_or_else(|| Arc::from([]))
     });

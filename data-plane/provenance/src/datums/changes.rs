@@ -68,7 +68,7 @@ fn need(tree: &Tree<'_>, changed: &dyn Fn(usize) -> bool, needed: &mut BTreeSet<
 }
 
 /// Whether two parts of a union can yield equal datums: only then must the others be looked at for each change.
-fn may_coincide(parts: &[Tree<'_>]) -> bool {
+pub(super) fn may_coincide(parts: &[Tree<'_>]) -> bool {
     let mut seen = BTreeSet::new();
     let visible = |t: &Tree<'_>| -> BTreeSet<_> {
         let leaves = t.leaves();

@@ -5,6 +5,7 @@
 mod changes;
 mod collisions;
 mod combine;
+mod sizes;
 #[cfg(test)]
 mod tests;
 
@@ -20,6 +21,7 @@ use crate::spec::InputSpec;
 
 pub use changes::{DatumChanges, LeafChange, enumerate_changes, leaves_needed};
 pub use collisions::{Collision, OutputPath, collision};
+pub use sizes::{INPUTS_MAX, Size, TooMany, size, size_of_changes};
 
 /// A path of a commit that a leaf's glob matched.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
