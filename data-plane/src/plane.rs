@@ -14,7 +14,7 @@ use contract::ids::{GenerateId, OrganizationId};
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{Postgres, Transaction};
 use storage::Storage;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Mutex, Semaphore, watch};
 
 use crate::activity::Activity;
 use crate::commits::origins::OriginSets;
@@ -54,6 +54,9 @@ pub struct Parts {
     pub origin_sets: OriginSets,
     /// Turns of puts to one branch.
     pub turns: Turns,
+    /// Held from looking whether a name is free until its repo is there. The control plane takes a second domain of one
+    /// name for the successor of a first that never got its repo, and buries that one.
+    pub naming: Mutex<()>,
     /// Who may store a batch of small files now.
     pub upload_batches: Arc<Semaphore>,
     /// Who may wait for the lock of the DAG with a connection in hand.
@@ -138,6 +141,7 @@ impl Plane {
             control: ControlPlane::new(&config)?,
             origin_sets: OriginSets::default(),
             turns: Turns::default(),
+            naming: Mutex::default(),
             upload_batches: Arc::new(Semaphore::new(BATCHES_OF_ALL_MAX)),
             changes: Semaphore::new(CONNECTIONS as usize / 3),
             collecting: tokio::sync::Mutex::default(),

@@ -4,6 +4,7 @@
 use contract::api::{AppliedPipeline, ApplyPipelines, RegisterDomain};
 use contract::ids::{CommitSetId, DomainId};
 use contract::names::ProjectName;
+use contract::problem::ProblemKind;
 use provenance::spec::PipelineSpec;
 
 use super::examine::{Examined, Parsed, examine, field, invalid};
@@ -17,6 +18,8 @@ use crate::plane::Tx;
 use crate::repos;
 
 const APPLY: System = System::because("the rights on inputs and output were checked by `examine` in this transaction");
+const NO_USER: &str = "can't be chosen here: code runs as a process of this machine under a user id of the organization's own; \
+                       remove it";
 /// At most so many specs in one request.
 const SPECS_MAX: usize = 1000;
 
@@ -27,17 +30,25 @@ const SPECS_MAX: usize = 1000;
 /// missing, `already-exists`. Then nothing was applied.
 pub async fn apply(call: &Call, body: ApplyPipelines) -> Answer<Vec<AppliedPipeline>> {
     let plane = &call.plane;
-    let code_revision = body.code_revision.clone();
     let specs = parse(&body)?;
     let mut ids: Vec<DomainId> = specs.iter().map(|_| plane.id()).collect();
-    let first = {
+    let look = async || -> Answer<Vec<Examined>> {
         let mut tx = plane.begin().await?;
         let dag = propagate::load_dag(&mut tx).await?;
-        examine(call, &mut tx, &specs, &ids, code_revision.as_deref(), &dag).await?
+        examine(call, &mut tx, &specs, &ids, body.code_revision.as_deref(), &dag).await
     };
+    let mut first = look().await?;
     if body.dry_run {
         return Ok(first.iter().zip(&specs).map(|(e, p)| shown(e, p, None)).collect());
     }
+    let naming = if first.iter().any(|e| e.new_repo) {
+        let naming = plane.naming.lock().await;
+        // Somebody may have made them meanwhile.
+        first = look().await?;
+        Some(naming)
+    } else {
+        None
+    };
     let mut registered = Vec::new();
     for (at, examined) in first.iter().enumerate().filter(|(_, e)| e.new_repo) {
         let domain = RegisterDomain {
@@ -51,7 +62,8 @@ pub async fn apply(call: &Call, body: ApplyPipelines) -> Answer<Vec<AppliedPipel
         plane.policy.wait_for_epoch(epoch).await?;
         registered.push(examined.id);
     }
-    let applied = write(call, &specs, &ids, &body).await;
+    let applied = write(call, &specs, (&ids, &registered), &body).await;
+    drop(naming);
     if applied.is_err() {
         for id in registered {
             let _ = plane.control.bury_domain(id).await;
@@ -81,6 +93,7 @@ fn parse(body: &ApplyPipelines) -> Answer<Vec<Parsed>> {
             }
         }
         match PipelineSpec::parse(&value, &ProjectName::default_project()) {
+            Ok(spec) if spec.transform.user.is_some() => errors.push(field(index, "/transform/user", NO_USER)),
             Ok(spec) => {
                 let image = spec.transform.image.as_deref();
                 let image_digest = image
@@ -102,12 +115,21 @@ fn parse(body: &ApplyPipelines) -> Answer<Vec<Parsed>> {
     }
 }
 
-async fn write(call: &Call, specs: &[Parsed], ids: &[DomainId], body: &ApplyPipelines) -> Answer<Vec<AppliedPipeline>> {
+async fn write(
+    call: &Call,
+    specs: &[Parsed],
+    (ids, registered): (&[DomainId], &[DomainId]),
+    body: &ApplyPipelines,
+) -> Answer<Vec<AppliedPipeline>> {
     let plane = &call.plane;
     let mut tx = plane.begin().await?;
     lock_dag(&mut tx).await?;
     let dag = propagate::load_dag(&mut tx).await?;
     let examined = examine(call, &mut tx, specs, ids, body.code_revision.as_deref(), &dag).await?;
+    if examined.iter().any(|e| e.new_repo && !registered.contains(&e.id)) {
+        let detail = "an output repo was deleted while the specs were looked at; nothing was applied";
+        return Err(Failure::new(ProblemKind::Conflict, detail).hint("apply them again"));
+    }
     let mut started = Vec::new();
     for (one, parsed) in examined.iter().zip(specs) {
         if one.changed {

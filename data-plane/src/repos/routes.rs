@@ -111,6 +111,7 @@ async fn create(
         )));
     }
     call.may_create(&project, &body.name)?;
+    let _naming = plane.naming.lock().await;
     let found = {
         let mut conn = plane.pool.acquire().await?;
         let found = projects::queries::find_project(&mut conn, &CREATE, &project).await?;

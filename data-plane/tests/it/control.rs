@@ -159,6 +159,10 @@ async fn register(
     };
     let id = control.environment.id();
     let epoch = control.change(|snapshot| {
+        // As the real one: an earlier domain of the name never got its repo, or lost it.
+        for orphan in snapshot.domains.iter_mut() {
+            orphan.deleted |= orphan.project == body.project && orphan.name == body.name;
+        }
         snapshot.domains.push(Domain {
             id: body.id,
             project: body.project,

@@ -16,8 +16,10 @@ async fn all_mistakes_are_told_at_their_places_and_nothing_is_applied() {
     typo["transfrom"] = json!({});
     let mut bad_glob = shell("glob", "in", "/[", "true");
     bad_glob["datum_tries"] = json!(0);
+    let mut user = shell("user", "in", "/*", "true");
+    user["transform"]["user"] = json!("root");
     let problem = rig
-        .refused(&ada, vec![shell("fine", "in", "/*", "true"), typo, bad_glob])
+        .refused(&ada, vec![shell("fine", "in", "/*", "true"), typo, bad_glob, user])
         .await;
     assert_eq!(problem.kind(), Some(ProblemKind::Invalid));
     let pointers: Vec<&str> = problem.errors.iter().map(|e| e.pointer.as_str()).collect();
@@ -26,6 +28,7 @@ async fn all_mistakes_are_told_at_their_places_and_nothing_is_applied() {
         "{pointers:?}"
     );
     assert!(pointers.iter().any(|p| p.starts_with("/specs/2/input")), "{pointers:?}");
+    assert!(pointers.contains(&"/specs/3/transform/user"), "{pointers:?}");
     let page: Page<Pipeline> = rig.get(&ada, "/v1/pipelines").await;
     assert!(page.items.is_empty());
 }

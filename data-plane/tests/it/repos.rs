@@ -145,3 +145,25 @@ async fn a_branch_at_a_time_is_what_it_looked_like_then_also_after_moves_and_del
         app.cat(&ada, nothing, "f").await.refused(ProblemKind::NotFound);
     }
 }
+
+#[tokio::test]
+async fn of_two_who_make_one_name_at_once_one_gets_it_with_the_domain_that_lives() {
+    let app = App::start().await;
+    let (ada, bob) = (app.member("ada").await, app.member("bob").await);
+    for name in ["a", "b", "c", "d"] {
+        let body = json!({ "name": name });
+        let (first, second) = tokio::join!(
+            app.post(&ada, "/v1/projects/default/repos", body.clone()),
+            app.post(&bob, "/v1/projects/default/repos", body),
+        );
+        assert_ne!(first.status.is_success(), second.status.is_success());
+        let made: Vec<Repo> = [app.all(&ada, "/v1/repos").await, app.all(&bob, "/v1/repos").await].concat();
+        let made = made.iter().find(|r| r.name.as_str() == name).unwrap();
+        let mut live = Vec::new();
+        app.control.change(|s| {
+            let named = s.domains.iter().filter(|d| d.name.as_str() == name && !d.deleted);
+            live.extend(named.map(|d| d.id));
+        });
+        assert_eq!(live, [made.id]);
+    }
+}
