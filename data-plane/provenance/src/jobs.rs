@@ -1,5 +1,7 @@
 //! The lives of jobs and datums: which states follow which, when a datum is tried again, and how a job ends.
 
+use std::time::Duration;
+
 use contract::api::{DatumCounts, DatumState, JobState};
 
 /// Every legal step of a job. A step that is not here is a mistake.
@@ -121,6 +123,22 @@ pub fn after_attempt(end: AttemptEnd, tries: u32, datum_tries: u32) -> AfterAtte
         AttemptEnd::Failed if tries + 1 >= datum_tries => AfterAttempt::Settled(DatumState::Failed),
         AttemptEnd::Failed => AfterAttempt::Again { tries: tries + 1 },
     }
+}
+
+/// A datum whose worker was lost so often may be what ends them: it is claimed alone from then on.
+pub const SUSPECT_DEATHS: u32 = 3;
+/// A datum that could not be run for so many claims, by no fault of its code, fails: the reason will not go away by
+/// itself.
+pub const CLAIMS_MAX: u32 = 20;
+/// How long a datum waits after its first claim came to nothing, and at most.
+const WAIT_FIRST: Duration = Duration::from_millis(200);
+const WAIT_MOST: Duration = Duration::from_secs(10);
+
+/// How long a datum waits that could not be run, after so many claims. All claims together last two minutes, so that a
+/// storage that is away for a while fails nothing.
+pub fn wait_after(claims: u32) -> Duration {
+    let doublings = claims.saturating_sub(1).min(16);
+    (WAIT_FIRST * (1 << doublings)).min(WAIT_MOST)
 }
 
 /// A datum that failed, for the job's reason.
@@ -257,5 +275,15 @@ mod tests {
         );
         let nothing = outcome(&DatumCounts::default(), &[]).unwrap();
         assert_eq!(nothing.state, JobState::Finishing);
+    }
+
+    #[test]
+    fn a_datum_that_cannot_be_run_waits_longer_each_time_and_for_minutes_in_all() {
+        assert_eq!(wait_after(1), Duration::from_millis(200));
+        assert_eq!(wait_after(3), Duration::from_millis(800));
+        assert_eq!(wait_after(CLAIMS_MAX), WAIT_MOST);
+        assert_eq!(wait_after(u32::MAX), WAIT_MOST);
+        let all: Duration = (1..CLAIMS_MAX).map(wait_after).sum();
+        assert!(all > Duration::from_secs(120), "{all:?}");
     }
 }

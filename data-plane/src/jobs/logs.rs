@@ -8,7 +8,7 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use chassis::http::{Path, Query};
-use contract::api::LogLine;
+use contract::api::{JobState, LogLine};
 use contract::ids::JobId;
 use contract::problem::ProblemKind;
 use serde::Deserialize;
@@ -26,6 +26,9 @@ const PAGE: i64 = 1000;
 const PREFIX_LEAST: usize = 8;
 /// How long a follower waits for a signal before it looks by itself.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// Lines of a job that was cut off are on their way for so long after its end: a worker sends them twice a second. Those
+/// of a job that succeeded are there before it ends.
+const AFTERMATH: Duration = Duration::from_secs(2);
 
 #[derive(Deserialize)]
 pub(super) struct LogsQuery {
@@ -102,6 +105,15 @@ async fn find_datum(conn: &mut sqlx::PgConnection, job: JobId, text: &str) -> An
 }
 
 impl Reading {
+    /// Whether all lines of the job have come.
+    fn is_complete(&self, job: &queries::JobRow) -> bool {
+        let state = state_of(&job.state);
+        let since = job
+            .finished_at
+            .map(|ended| (self.plane.now() - ended).to_std().unwrap_or_default());
+        state == JobState::Success || state.is_terminal() && since.is_none_or(|since| since >= AFTERMATH)
+    }
+
     async fn next(&mut self) -> Answer<Option<Bytes>> {
         let mut changes = self.plane.signals.commits();
         loop {
@@ -112,7 +124,7 @@ impl Reading {
             let mut conn = self.plane.pool.acquire().await?;
             // The state first: what was printed before the end is there then.
             let job = queries::find(&mut conn, &READABLE, self.job).await?;
-            let ended = job.is_none_or(|job| state_of(&job.state).is_terminal());
+            let ended = job.is_none_or(|job| self.is_complete(&job));
             let rows =
                 queries::list_lines(&mut conn, &READABLE, self.job, self.datum.as_deref(), self.after, PAGE).await?;
             // After the lines: a job that started in between may have more origins than when this began.

@@ -76,10 +76,11 @@ impl Scheduler {
     /// Looks at the first unfinished job of each pipeline until nothing can be moved any more.
     async fn tick(&mut self) -> Answer<()> {
         let mut conn = self.plane.pool.acquire().await?;
-        let gone = worker::queries::Gone::Expired(self.plane.now());
-        if worker::queries::free(&mut conn, &SELF, gone).await? > 0 {
+        let now = self.plane.now();
+        if worker::queries::free(&mut conn, &SELF, worker::queries::Gone::Expired, now).await? > 0 {
             self.plane.signals.work_changed();
         }
+        worker::queries::give_up(&mut conn, &SELF, now).await?;
         drop(conn);
         loop {
             let mut conn = self.plane.pool.acquire().await?;

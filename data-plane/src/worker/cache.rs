@@ -57,6 +57,15 @@ pub enum CacheError {
     },
 }
 
+/// Removes a file under its temporary name; one that was renamed is not there.
+struct Unfinished<'a>(&'a Path);
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(self.0);
+    }
+}
+
 impl Cache {
     /// Opens the cache in that directory, which is made; what an earlier boot of the machine left is dropped.
     pub fn open(directory: PathBuf, bytes_max: u64, storage: Storage) -> io::Result<Self> {
@@ -133,7 +142,9 @@ impl Cache {
             .mode(0o600)
             .open(&new);
         let mut writing = tokio::fs::File::from_std(opened.map_err(disk(&new))?);
-        let written = async {
+        // Also when it is broken off, because nobody wants the datum any more.
+        let _gone = Unfinished(&new);
+        {
             if file.size <= SMALL_BYTES_MAX {
                 let bytes = self.storage.read_all(file).await?;
                 writing.write_all(&bytes).await.map_err(disk(&new))?;
@@ -147,11 +158,6 @@ impl Cache {
             std::fs::set_permissions(&new, std::fs::Permissions::from_mode(mode)).map_err(disk(&new))?;
             std::fs::rename(&new, path).map_err(disk(path))
         }
-        .await;
-        if written.is_err() {
-            let _ = std::fs::remove_file(&new);
-        }
-        written
     }
 
     /// Counts a new file in and evicts what is too much, down to nine tenths so that not every new file evicts one.
@@ -165,9 +171,11 @@ impl Cache {
         if index.bytes <= self.bytes_max {
             return;
         }
+        // Not the new one: it may be larger than all that may be kept, and whoever asked for it links it only now.
         let mut by_age: Vec<(u64, String)> = index
             .files
             .iter()
+            .filter(|(_, kept)| kept.used != used)
             .map(|(name, kept)| (kept.used, name.clone()))
             .collect();
         by_age.sort_unstable();
@@ -180,5 +188,28 @@ impl Cache {
                 index.bytes = index.bytes.saturating_sub(kept.size);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use storage::{Options, Store};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_file_larger_than_the_cache_is_there_until_the_next_one_comes() {
+        let directory = tempfile::tempdir().unwrap();
+        let storage = Storage::new(Store::memory(), Options::default());
+        let writer = storage.writer();
+        let write = async |size: usize| writer.write_bytes(vec![size as u8; size].into(), false).await.unwrap();
+        let (first, large, last) = (write(10).await, write(1000).await, write(20).await);
+        writer.flush().await.unwrap();
+        let cache = Cache::open(directory.path().join("cache"), 100, storage).unwrap();
+        let before = cache.bring(&first).await.unwrap();
+        let path = cache.bring(&large).await.unwrap();
+        assert!(path.exists() && !before.exists());
+        assert!(cache.bring(&last).await.unwrap().exists() && !path.exists());
+        assert_eq!(cache.index().bytes, 20);
     }
 }

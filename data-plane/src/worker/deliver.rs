@@ -1,21 +1,33 @@
 //! Stores what datums left in `/pfs/out` and reports them, a batch at a time: one write session, one flush and one
 //! request for all that ended meanwhile. Small files travel inside their entries and links to inputs as the inputs'
-//! entries, so that a batch without larger files writes nothing to the bucket.
+//! entries, so that a batch without larger files writes nothing to the bucket. All of this is bounded, because user code
+//! decides how much there is.
 
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
-use sandbox::{Output, OutputKind};
+use sandbox::{Output, OutputKind, OutputLimits};
 use storage::{FileEntry, FilePath, StorageError, Writer, encode_entries};
 use tokio::io::AsyncReadExt;
 
-use super::execute::{Bench, Ran, RunEnd};
+use super::execute::{Bench, OVER, Ran, RunEnd};
 use super::protocol::{DatumReport, Ending};
+use super::report::Reporter;
 
 /// Files up to this size travel in their entries.
 const EMBEDDED_BYTES_MAX: u64 = 1024;
+/// So many bytes of one datum travel in entries; small files beyond that go into packs.
+const EMBEDDED_OF_DATUM_MAX: u64 = 1 << 20;
 /// Files of one batch that are stored at the same time.
 const UPLOADS: usize = 8;
+/// So many files and directories may one datum leave.
+const OUTPUTS_MAX: usize = 500_000;
+/// So many entries are kept in memory before they are flushed and reported.
+const ENTRIES_MAX: usize = 250_000;
+/// The list of a datum's outputs is one value in the database and in a request.
+const LIST_BYTES_MAX: usize = 64 << 20;
 
 type Entries = Vec<(FilePath, FileEntry)>;
 
@@ -28,40 +40,79 @@ enum Stored {
     Lost(String),
 }
 
-/// Stores the outputs of these datums and says how each ended. The directories are removed.
-pub async fn deliver(bench: &Bench, batch: Vec<Ran>) -> Vec<DatumReport> {
+/// A datum whose outputs are stored, but not durable yet.
+struct Kept {
+    ran: Ran,
+    stored: Stored,
+    upload: Duration,
+    /// Whether anything went into the write session.
+    wrote: bool,
+}
+
+/// Stores the outputs of these datums and reports how each ended. The directories are removed.
+pub async fn deliver(bench: &Bench, reporter: &Reporter<'_>, batch: Vec<Ran>) {
     let writer = bench.storage.writer();
-    let stored: Vec<(Ran, Stored, Duration, bool)> = futures::stream::iter(batch)
+    let mut storing = futures::stream::iter(batch)
         .map(|ran| async {
             let began = Instant::now();
-            let (stored, wrote) = store(&writer, &ran).await;
-            (ran, stored, began.elapsed(), wrote)
+            let mut wrote = false;
+            let stored = tokio::select! {
+                biased;
+                // Nobody wants it any more: it need not hold up the others.
+                () = ran.stop.over() => Stored::Lost(OVER.to_owned()),
+                stored = store(&writer, &ran, &mut wrote) => stored,
+            };
+            Kept {
+                upload: began.elapsed(),
+                ran,
+                stored,
+                wrote,
+            }
         })
-        .buffered(UPLOADS)
-        .collect()
-        .await;
+        .buffered(UPLOADS);
+    let mut kept = Vec::new();
+    let mut entries = 0;
+    while let Some(one) = storing.next().await {
+        if let Stored::Entries(more) = &one.stored {
+            entries += more.len();
+        }
+        kept.push(one);
+        if entries >= ENTRIES_MAX {
+            settle(&writer, reporter, std::mem::take(&mut kept)).await;
+            entries = 0;
+        }
+    }
+    settle(&writer, reporter, kept).await;
+}
+
+/// Makes durable what was stored and reports it.
+async fn settle(writer: &Writer, reporter: &Reporter<'_>, kept: Vec<Kept>) {
     let began = Instant::now();
-    let flushed = if stored.iter().any(|(.., wrote)| *wrote) {
+    let flushed = if kept.iter().any(|one| one.wrote) {
         writer.flush().await.map(drop)
     } else {
         Ok(())
     };
     let flush = began.elapsed();
     let mut places = Vec::new();
-    let reports = stored
+    let reports = kept
         .into_iter()
-        .map(|(ran, stored, upload, _)| {
-            places.push(ran.place.root.clone());
-            report(ran, stored, &flushed, upload + flush)
+        .map(|one| {
+            places.push(one.ran.place.root.clone());
+            report(one.ran, one.stored, &flushed, one.upload + flush)
         })
         .collect();
     // The next batch need not wait for the removal.
-    tokio::task::spawn_blocking(move || {
-        for place in places {
-            let _ = std::fs::remove_dir_all(place);
+    tokio::task::spawn_blocking(move || remove(places));
+    reporter.send(reports).await;
+}
+
+fn remove(places: Vec<PathBuf>) {
+    for place in places {
+        if let Err(error) = sandbox::discard(&place) {
+            tracing::warn!("the directory of a datum could not be removed: {error}");
         }
-    });
-    reports
+    }
 }
 
 fn report(ran: Ran, stored: Stored, flushed: &Result<(), StorageError>, upload: Duration) -> DatumReport {
@@ -73,6 +124,14 @@ fn report(ran: Ran, stored: Stored, flushed: &Result<(), StorageError>, upload: 
             reason: error.to_string(),
         },
         (RunEnd::Succeeded, Stored::Entries(entries), Ok(())) => match encode_entries(&entries) {
+            Ok(bytes) if bytes.len() > LIST_BYTES_MAX => Ending::Failed {
+                reason: format!(
+                    "the list of its {} outputs has {} bytes, at most {LIST_BYTES_MAX} can be kept: write fewer files per datum, \
+                     or pack them into an archive",
+                    entries.len(),
+                    bytes.len()
+                ),
+            },
             Ok(bytes) => Ending::Succeeded {
                 outputs: hex::encode(bytes),
             },
@@ -100,33 +159,54 @@ fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// Stores the outputs of one datum; says too whether anything went into the write session.
-async fn store(writer: &Writer, ran: &Ran) -> (Stored, bool) {
+/// Stores the outputs of one datum; `wrote` says whether anything went into the write session.
+async fn store(writer: &Writer, ran: &Ran, wrote: &mut bool) -> Stored {
     if ran.end != RunEnd::Succeeded {
-        return (Stored::Entries(Vec::new()), false);
+        return Stored::Entries(Vec::new());
     }
     let out = ran.place.pfs.join("out");
+    let limits = OutputLimits {
+        entries: OUTPUTS_MAX,
+        path_bytes: LIST_BYTES_MAX,
+        bytes: ran.job.disk_bytes_max(),
+    };
     let outputs = {
         let out = out.clone();
-        tokio::task::spawn_blocking(move || sandbox::collect_outputs(&out)).await
+        tokio::task::spawn_blocking(move || sandbox::collect_outputs(&out, limits)).await
     };
     let outputs = match outputs {
         Ok(Ok(outputs)) => outputs,
-        Ok(Err(error)) => return (Stored::Refused(error.to_string()), false),
-        Err(error) => return (Stored::Lost(error.to_string()), false),
+        Ok(Err(error)) => return Stored::Refused(error.to_string()),
+        Err(error) => return Stored::Lost(error.to_string()),
     };
+    let mut left = EMBEDDED_OF_DATUM_MAX;
     let mut entries = Vec::new();
-    let mut wrote = false;
     for output in outputs {
-        match one(writer, ran, &out, output, &mut wrote).await {
+        match one(writer, ran, &out, output, (&mut left, wrote)).await {
             Stored::Entries(more) => entries.extend(more),
-            other => return (other, wrote),
+            other => return other,
+        }
+        if entries.len() > OUTPUTS_MAX {
+            return Stored::Refused(format!(
+                "its outputs are more than {OUTPUTS_MAX} files, with those that its links stand for: write fewer per datum"
+            ));
         }
     }
-    (Stored::Entries(entries), wrote)
+    match twice(&entries) {
+        Some(path) => Stored::Refused(format!(
+            "two outputs are named `{path}` once their names are in Unicode's composed form: rename one of them"
+        )),
+        None => Stored::Entries(entries),
+    }
 }
 
-async fn one(writer: &Writer, ran: &Ran, out: &std::path::Path, output: Output, wrote: &mut bool) -> Stored {
+/// A path that is there twice: names that differ on this disk can be the same in a repo.
+fn twice(entries: &Entries) -> Option<&FilePath> {
+    let mut seen = std::collections::HashSet::with_capacity(entries.len());
+    entries.iter().map(|(path, _)| path).find(|path| !seen.insert(*path))
+}
+
+async fn one(writer: &Writer, ran: &Ran, out: &Path, output: Output, (left, wrote): (&mut u64, &mut bool)) -> Stored {
     let path = match FilePath::parse(&output.path) {
         Ok(path) => path,
         Err(error) => return Stored::Refused(format!("output `{}`: {error}", output.path)),
@@ -138,7 +218,8 @@ async fn one(writer: &Writer, ran: &Ran, out: &std::path::Path, output: Output, 
                 Ok(file) => tokio::fs::File::from_std(file),
                 Err(error) => return Stored::Refused(error.to_string()),
             };
-            let entry = if size <= EMBEDDED_BYTES_MAX {
+            let entry = if size <= EMBEDDED_BYTES_MAX && size <= *left {
+                *left -= size;
                 embedded(file, executable).await
             } else {
                 *wrote = true;
@@ -162,11 +243,12 @@ async fn embedded(file: tokio::fs::File, executable: bool) -> Result<FileEntry, 
 /// A link to an input is a copy without bytes moving. It may only name what this datum saw.
 fn linked(ran: &Ran, path: &FilePath, input: &str, target: &str) -> Stored {
     let target = target.trim_matches('/');
-    let mut entries = Vec::new();
+    // Of two inputs of one name with the same path, the first one was laid out.
+    let mut entries: HashMap<FilePath, FileEntry> = HashMap::new();
     for seen in ran.seen.iter().filter(|seen| seen.name == input && !seen.empty) {
         let seen_path = seen.path.as_str();
         if seen_path == target {
-            entries.push((path.clone(), seen.file.clone()));
+            entries.entry(path.clone()).or_insert_with(|| seen.file.clone());
             continue;
         }
         let below = if target.is_empty() {
@@ -176,7 +258,7 @@ fn linked(ran: &Ran, path: &FilePath, input: &str, target: &str) -> Stored {
         };
         if let Some(below) = below {
             match path.join(below) {
-                Ok(path) => entries.push((path, seen.file.clone())),
+                Ok(path) => drop(entries.entry(path).or_insert_with(|| seen.file.clone())),
                 Err(error) => return Stored::Refused(format!("output `{path}`: {error}")),
             }
         }
@@ -186,5 +268,5 @@ fn linked(ran: &Ran, path: &FilePath, input: &str, target: &str) -> Stored {
             "output `{path}` is a link to `/pfs/{input}/{target}`, which this datum has not: link to one of its inputs or write a file"
         ));
     }
-    Stored::Entries(entries)
+    Stored::Entries(entries.into_iter().collect())
 }

@@ -1,6 +1,6 @@
 //! The variables that user code sees, under our names and, where Pachyderm has one, under its.
 
-use super::execute::JobShared;
+use super::desk::JobShared;
 use super::protocol::{DatumTask, TaskInput};
 
 /// The variables of a datum. Those of the spec come first: ours win.

@@ -1,20 +1,20 @@
 //! Runs one datum: lays out its inputs, starts the command in its sandbox, keeps what it prints, and says how it ended.
 //! Whether the end is the user's fault is decided here: only that costs a try.
 
-use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chassis::Environment;
 use chrono::{DateTime, Utc};
-use contract::ids::{JobId, LeaseId};
-use sandbox::{Exit, Isolation, Killer, Launcher, Limits, Network, Outcome, Run, Stdin};
+use contract::ids::LeaseId;
+use sandbox::{Exit, Isolation, Launcher, Limits, Network, Outcome, Run, Stdin};
 use storage::Storage;
 
 use super::cache::Cache;
+use super::desk::{JobShared, Queued, Stop};
 use super::environment::variables;
-use super::inputs::{self, Place, Seen, Tree};
+use super::inputs::{self, Place, Seen};
 use super::output::{Outbox, RunLog};
 use super::protocol::{DatumTask, JobTask, WorkerConfig};
 
@@ -34,16 +34,21 @@ pub struct Bench {
     pub environment: Environment,
     /// Where datums are laid out.
     pub datums: PathBuf,
-    /// What runs now.
-    pub running: Mutex<HashMap<(JobId, i64), (LeaseId, Killer)>>,
 }
 
-/// What all datums of a job share.
-pub struct JobShared {
-    /// As claimed.
-    pub task: JobTask,
-    /// Its inputs.
-    pub trees: Vec<Tree>,
+/// The end of a datum that nobody wants any more.
+pub(super) const OVER: &str = "its job ended, or its lease was lost";
+/// The signal of a process that writes beyond the limit of a file's size.
+const FILE_TOO_LARGE: i32 = nix::sys::signal::Signal::SIGXFSZ as i32;
+const SHELL_FILE_TOO_LARGE: i32 = 128 + FILE_TOO_LARGE;
+/// Bytes that a datum may leave in its outputs, and write into one file, when the spec says nothing.
+const DISK_BYTES_DEFAULT: u64 = 64 << 30;
+
+impl JobShared {
+    /// Bytes that one datum's outputs may have, together and so in each file.
+    pub fn disk_bytes_max(&self) -> u64 {
+        self.task.disk_bytes.unwrap_or(DISK_BYTES_DEFAULT)
+    }
 }
 
 /// How user code ended.
@@ -67,6 +72,8 @@ pub struct Ran {
     pub datum: DatumTask,
     /// The lease.
     pub lease: LeaseId,
+    /// Says when nobody wants it any more.
+    pub stop: Stop,
     /// Where it ran.
     pub place: Place,
     /// What it saw.
@@ -88,13 +95,13 @@ pub struct Ran {
 }
 
 /// Runs a datum; never fails, what goes wrong is in `end`.
-pub async fn run(
-    bench: &Bench,
-    launcher: &Arc<Launcher>,
-    job: Arc<JobShared>,
-    datum: DatumTask,
-    lease: LeaseId,
-) -> Ran {
+pub async fn run(bench: &Bench, launcher: &Arc<Launcher>, queued: Queued) -> Ran {
+    let Queued {
+        job,
+        datum,
+        lease,
+        stop,
+    } = queued;
     // One lease has datums of several jobs, each counting its positions from 0.
     let unique = format!(
         "{}-{}-{}",
@@ -108,6 +115,7 @@ pub async fn run(
         job,
         datum,
         lease,
+        stop: stop.clone(),
         place,
         seen: Vec::new(),
         end: RunEnd::Succeeded,
@@ -118,12 +126,16 @@ pub async fn run(
         cpu: Duration::ZERO,
     };
     let began = Instant::now();
-    let laid_out = lay_out(bench, &mut ran).await;
+    let laid_out = tokio::select! {
+        biased;
+        () = stop.over() => Err(OVER.to_owned()),
+        laid_out = lay_out(bench, &mut ran) => laid_out.map_err(|error| error.to_string()),
+    };
     ran.download = began.elapsed();
     ran.started_at = bench.environment.now();
     ran.end = match laid_out {
         Ok(()) => command(bench, launcher, &mut ran).await,
-        Err(error) => RunEnd::Lost(error.to_string()),
+        Err(reason) => RunEnd::Lost(reason),
     };
     ran
 }
@@ -162,13 +174,17 @@ async fn command(bench: &Bench, launcher: &Arc<Launcher>, ran: &mut Ran) -> RunE
     ran.process = outcome.wall;
     ran.cpu = outcome.cpu;
     ran.memory_bytes = outcome.max_rss_bytes;
+    // It was killed by us, or might as well have been: no reason for `err_cmd`.
+    if ran.stop.is_over() {
+        return RunEnd::Lost(OVER.to_owned());
+    }
     if let Exit::Code(code) = outcome.exit {
         ran.exit_code = Some(code);
         if provenance::jobs::accepts(code, &ran.job.task.accept_return_code) {
             return RunEnd::Succeeded;
         }
     }
-    let reason = match failure(&outcome.exit, &ran.job.task) {
+    let reason = match failure(&outcome.exit, &ran.job) {
         Ok(reason) => reason,
         Err(lost) => return RunEnd::Lost(lost),
     };
@@ -190,11 +206,17 @@ async fn command(bench: &Bench, launcher: &Arc<Launcher>, ran: &mut Ran) -> RunE
 }
 
 /// Why user code failed, in words, or (as the error) why it was not its fault.
-fn failure(exit: &Exit, task: &JobTask) -> Result<String, String> {
+fn failure(exit: &Exit, job: &JobShared) -> Result<String, String> {
+    let task: &JobTask = &job.task;
     match exit {
         Exit::Code(126 | 127) => Ok(format!(
             "`{}` could not be started: look at its log, and check that the program exists on this machine",
             task.cmd.first().map_or("", String::as_str)
+        )),
+        // A shell says so of the program that it ran.
+        Exit::Signal(FILE_TOO_LARGE) | Exit::Code(SHELL_FILE_TOO_LARGE) => Ok(format!(
+            "wrote a file larger than resource_limits.disk admits, {} bytes: write less per datum, or raise it",
+            job.disk_bytes_max()
         )),
         Exit::Code(code) => Ok(format!("exit code {code}")),
         Exit::Signal(signal) => Ok(format!("ended by signal {signal}")),
@@ -207,7 +229,8 @@ fn failure(exit: &Exit, task: &JobTask) -> Result<String, String> {
     }
 }
 
-/// Starts one command and waits until nothing of it is left and everything that it printed is kept.
+/// Starts one command and waits until nothing of it is left and everything that it printed is kept. One that nobody wants
+/// any more is not started, or killed.
 async fn start(
     (bench, launcher): (&Bench, &Arc<Launcher>),
     ran: &Ran,
@@ -215,18 +238,15 @@ async fn start(
     stdin: &[String],
     log: &RunLog<'_>,
 ) -> Result<Outcome, String> {
+    if ran.stop.is_over() {
+        return Err(OVER.to_owned());
+    }
     let run = sandbox_run(bench, ran, cmd, stdin);
     let launcher = Arc::clone(launcher);
     let spawned = tokio::task::spawn_blocking(move || launcher.spawn(&run)).await;
     let mut running = spawned.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;
-    let key = (ran.datum.job, ran.datum.position);
-    if let Ok(killer) = running.killer() {
-        bench
-            .running
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(key, (ran.lease, killer));
-    }
+    // What cannot be killed must not run: it is dropped here, which ends it.
+    let killer = running.killer().map_err(|e| e.to_string())?;
     let (stdout, stderr) = (running.stdout.take(), running.stderr.take());
     let ended = tokio::task::spawn_blocking(move || running.wait());
     let out = async {
@@ -239,12 +259,15 @@ async fn start(
             log.drain("stderr", from).await;
         }
     };
-    let (ended, (), ()) = tokio::join!(ended, out, err);
-    bench
-        .running
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .remove(&key);
+    let all = async { tokio::join!(ended, out, err) };
+    tokio::pin!(all);
+    let (ended, (), ()) = tokio::select! {
+        ended = &mut all => ended,
+        () = ran.stop.over() => {
+            killer.kill();
+            all.await
+        }
+    };
     ended.map_err(|e| e.to_string())
 }
 
@@ -278,6 +301,7 @@ fn sandbox_run(bench: &Bench, ran: &Ran, command: Vec<String>, stdin: &[String])
         limits: Limits {
             wall: task.datum_timeout_ms.map(Duration::from_millis),
             memory: task.memory_bytes,
+            file_size: Some(ran.job.disk_bytes_max()),
             ..Limits::default()
         },
     }

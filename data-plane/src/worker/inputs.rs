@@ -1,7 +1,9 @@
 //! Lays out `/pfs` of one datum: only this datum's files, as links into the cache, below `/pfs/<name>`.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
+use std::fs::Permissions;
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -147,23 +149,40 @@ pub async fn lay_out(
     }
     for name in names {
         let directory = place.pfs.join(name);
-        std::fs::create_dir_all(&directory).map_err(disk(&directory))?;
+        open_directory(&directory).map_err(disk(&directory))?;
     }
-    let mut made: HashMap<PathBuf, ()> = HashMap::new();
+    let mut made: HashSet<PathBuf> = HashSet::new();
     for one in seen {
-        let to = place.pfs.join(&one.name).join(one.path.as_str());
-        if let Some(parent) = to.parent()
-            && made.insert(parent.to_owned(), ()).is_none()
-        {
-            std::fs::create_dir_all(parent).map_err(disk(parent))?;
+        let mut parent = place.pfs.join(&one.name);
+        let to = parent.join(one.path.as_str());
+        let parts = one
+            .path
+            .as_str()
+            .rsplit_once('/')
+            .map_or("", |(directory, _)| directory);
+        for part in parts.split('/').filter(|part| !part.is_empty()) {
+            parent.push(part);
+            if made.insert(parent.clone()) {
+                open_directory(&parent).map_err(disk(&parent))?;
+            }
         }
         if one.empty {
-            std::fs::write(&to, b"").map_err(disk(&to))?;
+            std::fs::write(&to, b"")
+                .and_then(|()| std::fs::set_permissions(&to, Permissions::from_mode(0o444)))
+                .map_err(disk(&to))?;
         } else {
             link(cache, &one.file, &to, copy).await?;
         }
     }
     Ok(())
+}
+
+/// Makes a directory that user code may look into, whatever umask the worker was started with.
+fn open_directory(path: &Path) -> io::Result<()> {
+    match std::fs::create_dir(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => std::fs::set_permissions(path, Permissions::from_mode(0o755)),
+    }
 }
 
 /// Links a file out of the cache. One that was evicted in between is brought again; where there can be no more links,

@@ -7,6 +7,7 @@
 
 mod cache;
 mod deliver;
+mod desk;
 mod environment;
 mod execute;
 mod inputs;
@@ -15,5 +16,6 @@ mod plane;
 pub mod process;
 pub mod protocol;
 pub mod queries;
+mod report;
 pub mod routes;
 pub mod supervisor;

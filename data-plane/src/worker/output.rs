@@ -1,7 +1,11 @@
-//! Lines of user code on their way to the plane: collected here, sent with the next heartbeat or completion. Capped per
-//! run, so that a command that prints without end fills neither memory nor database.
+//! Lines of user code on their way to the plane: collected here, sent every half second or with the next completion.
+//! Capped per run, so that a command that prints without end fills neither memory nor database.
+//!
+//! One request with lines is under way at a time: those of a datum are with the plane before the datum is settled, and
+//! they come in the order in which they were printed.
 
-use std::sync::{Mutex, PoisonError};
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use chassis::Environment;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
@@ -15,30 +19,66 @@ const LINES_MAX: i32 = 10_000;
 /// So many bytes of one run are kept.
 const BYTES_MAX: usize = 2 << 20;
 
+/// So many bytes of lines go into one request.
+const REQUEST_BYTES_MAX: usize = 4 << 20;
+/// What a line takes in a request besides its text.
+const LINE_OVERHEAD: usize = 300;
+
 /// What was printed and not sent yet.
 #[derive(Default)]
-pub struct Outbox(Mutex<Vec<SentLine>>);
+pub struct Outbox {
+    lines: Mutex<VecDeque<SentLine>>,
+    turn: tokio::sync::Mutex<()>,
+}
 
-impl Outbox {
-    /// Everything so far.
+/// The turn to send lines.
+pub struct Sending<'a> {
+    outbox: &'a Outbox,
+    _turn: tokio::sync::MutexGuard<'a, ()>,
+}
+
+impl Sending<'_> {
+    /// The oldest lines, as many as fit into a request.
     pub fn take(&self) -> Vec<SentLine> {
-        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        let mut lines = self.outbox.lines();
+        let mut bytes = 0;
+        let fits = |line: &&SentLine| {
+            bytes += line.text.len() + LINE_OVERHEAD;
+            bytes <= REQUEST_BYTES_MAX
+        };
+        let count = lines.iter().take_while(fits).count().max(1).min(lines.len());
+        lines.drain(..count).collect()
     }
 
     /// Puts back what could not be sent.
     pub fn put_back(&self, lines: Vec<SentLine>) {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let newer = std::mem::replace(&mut *kept, lines);
-        kept.extend(newer);
+        let mut kept = self.outbox.lines();
+        for line in lines.into_iter().rev() {
+            kept.push_front(line);
+        }
+    }
+}
+
+impl Outbox {
+    fn lines(&self) -> MutexGuard<'_, VecDeque<SentLine>> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for the turn to send lines.
+    pub async fn begin(&self) -> Sending<'_> {
+        Sending {
+            outbox: self,
+            _turn: self.turn.lock().await,
+        }
     }
 
     fn push(&self, line: SentLine) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+        self.lines().push_back(line);
     }
 
     /// Whether there is nothing to send.
     pub fn is_empty(&self) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+        self.lines().is_empty()
     }
 }
 

@@ -2,12 +2,74 @@
 
 use std::time::Duration;
 
+use contract::problem::Problem;
+use reqwest::StatusCode;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::protocol::{
     ClaimRequest, Claimed, CompleteAnswer, CompleteRequest, HeartbeatAnswer, HeartbeatRequest, SECRET_HEADER,
 };
+
+/// So many bytes of a refusal are shown.
+const DETAIL_CHARS_MAX: usize = 500;
+
+/// Why a request did not succeed.
+#[derive(Debug, thiserror::Error)]
+#[error("{detail}")]
+pub struct Refusal {
+    status: Option<StatusCode>,
+    detail: String,
+}
+
+impl Refusal {
+    /// The request itself is at fault: the same one will never be taken.
+    pub fn is_final(&self) -> bool {
+        self.status.is_some_and(|status| {
+            let passes = matches!(status.as_u16(), 401 | 408 | 425 | 429);
+            status.is_client_error() && !passes
+        })
+    }
+
+    /// The plane failed in a way that it knows no better word for: waiting may not help.
+    pub fn is_internal(&self) -> bool {
+        self.status == Some(StatusCode::INTERNAL_SERVER_ERROR)
+    }
+
+    /// A refusal with that status.
+    #[cfg(test)]
+    pub fn with(status: u16) -> Self {
+        Self {
+            status: StatusCode::from_u16(status).ok(),
+            detail: format!("{status}"),
+        }
+    }
+
+    async fn read(answer: reqwest::Response) -> Self {
+        let status = answer.status();
+        let text = answer.text().await.unwrap_or_default();
+        let detail = match serde_json::from_str::<Problem>(&text) {
+            Ok(problem) => problem.detail,
+            Err(_) => text,
+        };
+        Self {
+            status: Some(status),
+            detail: format!(
+                "{status}: {}",
+                detail.chars().take(DETAIL_CHARS_MAX).collect::<String>()
+            ),
+        }
+    }
+}
+
+impl From<reqwest::Error> for Refusal {
+    fn from(error: reqwest::Error) -> Self {
+        Self {
+            status: None,
+            detail: format!("{:#}", anyhow::Error::from(error)),
+        }
+    }
+}
 
 /// The plane, as a worker reaches it.
 #[derive(Clone)]
@@ -27,7 +89,7 @@ impl Plane {
         })
     }
 
-    async fn post<T: DeserializeOwned>(&self, verb: &str, body: &impl Serialize) -> anyhow::Result<T> {
+    async fn post<T: DeserializeOwned>(&self, verb: &str, body: &impl Serialize) -> Result<T, Refusal> {
         let answer = self
             .client
             .post(format!("{}/{verb}", self.url))
@@ -35,21 +97,24 @@ impl Plane {
             .json(body)
             .send()
             .await?;
-        Ok(answer.error_for_status()?.json().await?)
+        if !answer.status().is_success() {
+            return Err(Refusal::read(answer).await);
+        }
+        Ok(answer.json().await?)
     }
 
     /// Asks for work.
-    pub async fn claim(&self, request: &ClaimRequest) -> anyhow::Result<Claimed> {
+    pub async fn claim(&self, request: &ClaimRequest) -> Result<Claimed, Refusal> {
         self.post("claim", request).await
     }
 
     /// Renews leases.
-    pub async fn heartbeat(&self, request: &HeartbeatRequest) -> anyhow::Result<HeartbeatAnswer> {
+    pub async fn heartbeat(&self, request: &HeartbeatRequest) -> Result<HeartbeatAnswer, Refusal> {
         self.post("heartbeat", request).await
     }
 
     /// Brings results.
-    pub async fn complete(&self, request: &CompleteRequest) -> anyhow::Result<CompleteAnswer> {
+    pub async fn complete(&self, request: &CompleteRequest) -> Result<CompleteAnswer, Refusal> {
         self.post("complete", request).await
     }
 }

@@ -89,6 +89,8 @@ pub struct JobTask {
     pub datum_timeout_ms: Option<u64>,
     /// Bytes of memory.
     pub memory_bytes: Option<u64>,
+    /// Bytes that one datum's outputs may have.
+    pub disk_bytes: Option<u64>,
     /// Whether the code may use the network.
     pub network: bool,
     /// At most so many datums of this job at once.

@@ -10,6 +10,9 @@ use super::protocol::{SentLine, TaskInput};
 use crate::failure::Answer;
 use crate::permissions::System;
 
+/// The advisory lock of whoever writes lines.
+const LOGS_LOCK: i64 = 0x6877_645f_6c6f_6773;
+
 /// A datum that was claimed.
 #[derive(Debug, FromRow)]
 pub struct ClaimedRow {
@@ -41,46 +44,109 @@ pub async fn be_quick(conn: &mut PgConnection, _: &System) -> Answer<()> {
     Ok(())
 }
 
-/// Claims up to `most` datums under a new lease, in turn from every running job, the jobs that began first first. Of a
-/// job with limited parallelism no more than twice that are out at a time, so that its queue does not fill a worker.
-pub async fn claim(
-    conn: &mut PgConnection,
-    _: &System,
-    lease: LeaseId,
-    worker: Uuid,
-    most: i64,
-    now: DateTime<Utc>,
-    expires_at: DateTime<Utc>,
-) -> Answer<Vec<ClaimedRow>> {
-    let rows = sqlx::query_as::<_, ClaimedRow>(
-        "with open_jobs as (
-             select j.id, j.seq, case when j.parallelism is null then $1 else greatest(0, least($1, 2 * j.parallelism -
-                        (select count(*) from datums r where r.job_id = j.id and r.state = 'running'))) end as share
-               from jobs j where j.finished_at is null and j.state = 'running' and j.datums_open > 0
-         ), picked as (
-             select d.job_id, d.position from open_jobs j cross join lateral (
-                 select x.job_id, x.position, row_number() over (order by x.position) as n from (
-                     select job_id, position from datums where job_id = j.id and state = 'pending'
-                      order by position limit j.share) x) d
-              order by d.n, j.seq limit $1)
-         update datums d set state = 'running', lease_id = $2, claims = d.claims + 1, started_at = $3
-           from picked p where d.job_id = p.job_id and d.position = p.position and d.state = 'pending'
+/// A claim in the making.
+#[derive(Debug, Clone, Copy)]
+pub struct NewClaim {
+    /// The lease that will cover it.
+    pub lease: LeaseId,
+    /// Who claims.
+    pub worker: Uuid,
+    /// At most so many datums.
+    pub most: i64,
+    /// Now.
+    pub now: DateTime<Utc>,
+    /// When the lease runs out, unless it is renewed.
+    pub expires_at: DateTime<Utc>,
+}
+
+/// Claims datums under a new lease, in turn from every running job, the jobs that began first first. Of a job with
+/// limited parallelism no more than twice that are out at a time, so that its queue does not fill a worker. A suspect is
+/// claimed alone, before all others, and when no other suspect is out: so it takes few others along. The 3 and 20 here are
+/// `provenance::jobs::{SUSPECT_DEATHS, CLAIMS_MAX}`, literally, because only so the partial indexes are used.
+pub async fn claim(conn: &mut PgConnection, _: &System, claim: NewClaim) -> Answer<Vec<ClaimedRow>> {
+    let mut rows = sqlx::query_as::<_, ClaimedRow>(
+        "update datums d set state = 'running', lease_id = $1, claims = d.claims + 1, started_at = $2
+           from (select x.job_id, x.position from datums x join jobs j on j.id = x.job_id
+                  where x.deaths >= 3 and x.state in ('pending', 'running') and x.claims < 20 and x.state = 'pending'
+                    and (x.not_before is null or x.not_before <= $2) and j.finished_at is null and j.state = 'running'
+                    and not exists (select 1 from datums o join jobs k on k.id = o.job_id
+                                     where o.deaths >= 3 and o.state in ('pending', 'running') and o.state = 'running'
+                                       and k.finished_at is null)
+                  order by x.deaths, j.seq, x.position limit 1) p
+          where d.job_id = p.job_id and d.position = p.position and d.state = 'pending'
          returning d.job_id, d.position, d.key, d.inputs, d.claims",
     )
-    .bind(most)
-    .bind(lease.uuid())
-    .bind(now)
+    .bind(claim.lease.uuid())
+    .bind(claim.now)
     .fetch_all(&mut *conn)
     .await?;
+    if rows.is_empty() {
+        rows = sqlx::query_as::<_, ClaimedRow>(
+            "with open_jobs as (
+                 select j.id, j.seq, case when j.parallelism is null then $1 else greatest(0, least($1, 2 * j.parallelism -
+                            (select count(*) from datums r where r.job_id = j.id and r.state = 'running'))) end as share
+                   from jobs j where j.finished_at is null and j.state = 'running' and j.datums_open > 0
+             ), picked as (
+                 select d.job_id, d.position from open_jobs j cross join lateral (
+                     select x.job_id, x.position, row_number() over (order by x.position) as n from (
+                         select job_id, position from datums where job_id = j.id and state = 'pending' and deaths < 3
+                            and claims < 20 and (not_before is null or not_before <= $3)
+                          order by position limit j.share) x) d
+                  order by d.n, j.seq limit $1)
+             update datums d set state = 'running', lease_id = $2, claims = d.claims + 1, started_at = $3
+               from picked p where d.job_id = p.job_id and d.position = p.position and d.state = 'pending'
+             returning d.job_id, d.position, d.key, d.inputs, d.claims",
+        )
+        .bind(claim.most)
+        .bind(claim.lease.uuid())
+        .bind(claim.now)
+        .fetch_all(&mut *conn)
+        .await?;
+    }
     if !rows.is_empty() {
         sqlx::query("insert into leases (id, worker, expires_at) values ($1, $2, $3)")
-            .bind(lease.uuid())
-            .bind(worker)
-            .bind(expires_at)
+            .bind(claim.lease.uuid())
+            .bind(claim.worker)
+            .bind(claim.expires_at)
             .execute(conn)
             .await?;
     }
     Ok(rows)
+}
+
+/// When the first of the datums that wait may be claimed.
+pub async fn next_claimable(conn: &mut PgConnection, _: &System, now: DateTime<Utc>) -> Answer<Option<DateTime<Utc>>> {
+    let next = sqlx::query_scalar("select min(not_before) from datums where state = 'pending' and not_before > $1")
+        .bind(now)
+        .fetch_one(conn)
+        .await?;
+    Ok(next)
+}
+
+/// Of running jobs, datums that were claimed too often: they fail. Answers how many. Jobs are locked first, as by
+/// [`lock_running`].
+pub async fn give_up(conn: &mut PgConnection, _: &System, now: DateTime<Utc>) -> Answer<u64> {
+    let given_up = sqlx::query(
+        "with wanted as (
+             select distinct job_id from datums where claims >= 20 and state = 'pending'
+         ), locked as (
+             select id from jobs where id in (select job_id from wanted) and state = 'running' order by id for update
+         ), failed as (
+             update datums d set state = 'failed', finished_at = $1,
+                    reason = coalesce(d.reason, 'its worker was lost each of the ' || d.claims || ' times that it was claimed; '
+                        || 'it may take more memory or disk than the machine has: set resource_limits')
+               from locked where d.job_id = locked.id and d.claims >= 20 and d.state = 'pending'
+             returning d.job_id
+         ), counted as (
+             select job_id, count(*) as n from failed group by job_id
+         )
+         update jobs j set datums_failed = j.datums_failed + c.n, datums_open = j.datums_open - c.n
+           from counted c where j.id = c.job_id",
+    )
+    .bind(now)
+    .execute(conn)
+    .await?;
+    Ok(given_up.rows_affected())
 }
 
 /// Writes down what the job's code runs under.
@@ -123,23 +189,27 @@ pub async fn ended(conn: &mut PgConnection, _: &System, jobs: &[Uuid]) -> Answer
     Ok(ended)
 }
 
-/// Frees the datums of leases that ran out, of those of a worker that is gone, or (`worker` = nil) of all workers.
-/// Answers how many.
-pub async fn free(conn: &mut PgConnection, _: &System, gone: Gone) -> Answer<u64> {
-    let (worker, before) = match gone {
-        Gone::Expired(now) => (None, Some(now)),
-        Gone::Worker(worker) => (Some(worker), None),
-        Gone::All => (None, None),
+/// Frees the datums of leases that ran out, of those of a worker that is gone, or of all workers. Answers how many. A
+/// suspect waits for a while, so that its workers do some of what others need.
+pub async fn free(conn: &mut PgConnection, _: &System, gone: Gone, now: DateTime<Utc>) -> Answer<u64> {
+    let (worker, before, deaths) = match gone {
+        Gone::Expired => (None, Some(now), 1),
+        Gone::Worker(worker) => (Some(worker), None, 1),
+        // A plane that is stopped and started says nothing of its datums.
+        Gone::All => (None, None, 0),
     };
     let freed = sqlx::query(
         "with gone as (
              delete from leases where ($1::uuid is null or worker = $1) and ($2::timestamptz is null or expires_at <= $2)
              returning id)
-         update datums set state = 'pending', lease_id = null from gone
-          where datums.lease_id = gone.id and datums.state = 'running'",
+         update datums set state = 'pending', lease_id = null, reason = null, deaths = deaths + $4,
+                not_before = case when deaths + $4 >= 3 then $3 + interval '5 seconds' end
+           from gone where datums.lease_id = gone.id and datums.state = 'running'",
     )
     .bind(worker)
     .bind(before)
+    .bind(now)
+    .bind(deaths)
     .execute(conn)
     .await?;
     Ok(freed.rows_affected())
@@ -148,8 +218,8 @@ pub async fn free(conn: &mut PgConnection, _: &System, gone: Gone) -> Answer<u64
 /// Whose leases are freed.
 #[derive(Debug, Clone, Copy)]
 pub enum Gone {
-    /// Those that ran out by that time.
-    Expired(DateTime<Utc>),
+    /// Those that ran out.
+    Expired,
     /// Those of a worker whose process is gone.
     Worker(Uuid),
     /// All: the plane has just started, and workers die with their plane.
@@ -230,6 +300,8 @@ pub struct Settled {
     pub positions: Vec<i64>,
     /// New states.
     pub states: Vec<String>,
+    /// When those that wait may be claimed again.
+    pub not_before: Vec<Option<DateTime<Utc>>>,
     /// 1 where user code was run.
     pub attempts: Vec<i32>,
     /// Failures of user code, all in all.
@@ -257,10 +329,12 @@ pub async fn update_datums(conn: &mut PgConnection, _: &System, settled: &Settle
         "update datums d set state = r.state, attempts = d.attempts + r.attempts, failures = r.failures,
                 reason = r.reason, exit_code = r.exit_code, download_ms = d.download_ms + r.download_ms,
                 process_ms = d.process_ms + r.process_ms, upload_ms = d.upload_ms + r.upload_ms, details = r.details,
-                lease_id = null, finished_at = case when r.state = 'pending' then null else $12 end
+                lease_id = null, finished_at = case when r.state = 'pending' then null else $12 end,
+                not_before = r.not_before
            from unnest($1::uuid[], $2::bigint[], $3::text[], $4::int[], $5::int[], $6::text[], $7::int[],
-                       $8::bigint[], $9::bigint[], $10::bigint[], $11::jsonb[])
-             as r (job_id, position, state, attempts, failures, reason, exit_code, download_ms, process_ms, upload_ms, details)
+                       $8::bigint[], $9::bigint[], $10::bigint[], $11::jsonb[], $13::timestamptz[])
+             as r (job_id, position, state, attempts, failures, reason, exit_code, download_ms, process_ms, upload_ms,
+                   details, not_before)
           where d.job_id = r.job_id and d.position = r.position",
     )
     .bind(&settled.jobs)
@@ -275,6 +349,7 @@ pub async fn update_datums(conn: &mut PgConnection, _: &System, settled: &Settle
     .bind(&settled.upload_ms)
     .bind(details)
     .bind(settled.at)
+    .bind(&settled.not_before)
     .execute(conn)
     .await?;
     Ok(())
@@ -358,11 +433,16 @@ pub async fn count(conn: &mut PgConnection, _: &System, job: Uuid, added: Added)
     Ok(open)
 }
 
-/// Keeps lines; one that was sent twice is kept once.
+/// Keeps lines; one that was sent twice is kept once. Who writes lines takes turns until the end of the transaction: so
+/// whoever has read up to a line has read all that are numbered below it.
 pub async fn insert_logs(conn: &mut PgConnection, _: &System, lines: &[SentLine]) -> Answer<()> {
     if lines.is_empty() {
         return Ok(());
     }
+    sqlx::query("select pg_advisory_xact_lock($1)")
+        .bind(LOGS_LOCK)
+        .execute(&mut *conn)
+        .await?;
     sqlx::query(
         "insert into datum_logs (job_id, datum_key, attempt, line, at, stream, text)
          select * from unnest($1::uuid[], $2::bytea[], $3::int[], $4::int[], $5::timestamptz[], $6::text[], $7::text[])

@@ -9,10 +9,11 @@ use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::routing::post;
 use chassis::http::Json;
+use chrono::{DateTime, Utc};
 use contract::ids::{CommitId, JobId, LeaseId};
 use contract::names::ProjectName;
 use contract::problem::ProblemKind;
-use provenance::jobs::{AfterAttempt, AttemptEnd, after_attempt, datum_word};
+use provenance::jobs::{AfterAttempt, AttemptEnd, CLAIMS_MAX, after_attempt, datum_word, wait_after};
 use provenance::spec::{Network, PipelineSpec};
 use storage::TreeRef;
 use uuid::Uuid;
@@ -21,7 +22,7 @@ use super::protocol::{
     ClaimRequest, Claimed, CompleteAnswer, CompleteRequest, DatumReport, DatumTask, Ending, HeartbeatAnswer,
     HeartbeatRequest, InputTree, JobTask, SECRET_HEADER,
 };
-use super::queries::{self, Added, HeldRow, ReportedJob, Results, Settled};
+use super::queries::{self, Added, HeldRow, NewClaim, ReportedJob, Results, Settled};
 use crate::failure::{Answer, Failure};
 use crate::permissions::System;
 use crate::plane::{Plane, Tx};
@@ -29,10 +30,10 @@ use crate::plane::{Plane, Tx};
 const WORKERS: System = System::because("workers act for the plane, which checked the rights when the job was made");
 /// A lease runs out when nothing was heard of its worker for that long.
 pub const LEASE: Duration = Duration::from_secs(10);
+/// A claim that waits for a datum looks again no sooner.
+const LEAST_WAIT: Duration = Duration::from_millis(10);
 /// At most so many datums in a claim.
 const CLAIM_MAX: u32 = 256;
-/// A datum that could not be run for so many claims, by no fault of its code, fails: the reason will not go away by itself.
-const CLAIMS_MAX: i32 = 20;
 
 /// The routes.
 pub fn router() -> Router<Plane> {
@@ -66,13 +67,25 @@ async fn claim(
     loop {
         work.borrow_and_update();
         let claimed = claim_now(&plane, &body).await?;
-        if claimed.lease.is_some() {
+        let now = tokio::time::Instant::now();
+        if claimed.lease.is_some() || now >= until {
             return Ok(Json(claimed));
         }
-        if !matches!(tokio::time::timeout_at(until, work.changed()).await, Ok(Ok(()))) {
+        let again = next_claimable(&plane)
+            .await?
+            .map_or(until, |wait| until.min(now + wait));
+        if matches!(tokio::time::timeout_at(again, work.changed()).await, Ok(Err(_))) {
             return Ok(Json(claimed));
         }
     }
+}
+
+/// How long until the first of the datums that wait may be claimed.
+async fn next_claimable(plane: &Plane) -> Answer<Option<Duration>> {
+    let now = plane.now();
+    let mut conn = plane.pool.acquire().await?;
+    let next = queries::next_claimable(&mut conn, &WORKERS, now).await?;
+    Ok(next.map(|next| (next - now).to_std().unwrap_or_default().max(LEAST_WAIT)))
 }
 
 async fn claim_now(plane: &Plane, body: &ClaimRequest) -> Answer<Claimed> {
@@ -81,7 +94,14 @@ async fn claim_now(plane: &Plane, body: &ClaimRequest) -> Answer<Claimed> {
     let most = i64::from(body.datums_max.clamp(1, CLAIM_MAX));
     let mut tx = plane.begin().await?;
     queries::be_quick(&mut tx, &WORKERS).await?;
-    let rows = queries::claim(&mut tx, &WORKERS, lease, body.worker, most, now, now + LEASE).await?;
+    let new = NewClaim {
+        lease,
+        worker: body.worker,
+        most,
+        now,
+        expires_at: now + LEASE,
+    };
+    let rows = queries::claim(&mut tx, &WORKERS, new).await?;
     if rows.is_empty() {
         return Ok(Claimed::default());
     }
@@ -163,6 +183,7 @@ fn job_task(row: &queries::TaskRow, spec: &PipelineSpec, inputs: Vec<InputTree>)
             .datum_timeout
             .map(|t| u64::try_from(t.as_millis()).unwrap_or(u64::MAX)),
         memory_bytes: spec.resource_limits.memory_bytes,
+        disk_bytes: spec.resource_limits.disk_bytes,
         network: spec.network == Network::Internet,
         parallelism: spec.parallelism,
         inputs,
@@ -216,7 +237,7 @@ async fn complete(
     let reported: Vec<(Uuid, i64)> = body.datums.iter().map(|d| (d.job.uuid(), d.position)).collect();
     let (job_ids, positions): (Vec<Uuid>, Vec<i64>) = reported.into_iter().unzip();
     let held = queries::held(&mut tx, &WORKERS, body.worker, (&job_ids, &positions), now).await?;
-    let batch = settle(&jobs, &held, &body.datums);
+    let batch = settle(&jobs, &held, &body.datums, now);
     let accepted = batch.settled.jobs.len() as u64;
     let settled = Settled {
         at: Some(now),
@@ -251,7 +272,7 @@ struct Batch {
 }
 
 /// Decides how each reported datum goes on. What is not held any more is left out: somebody else has it now.
-fn settle(jobs: &[ReportedJob], held: &[HeldRow], reports: &[DatumReport]) -> Batch {
+fn settle(jobs: &[ReportedJob], held: &[HeldRow], reports: &[DatumReport], now: DateTime<Utc>) -> Batch {
     let mut batch = Batch::default();
     let mut kept: HashSet<(Uuid, &[u8])> = HashSet::new();
     for report in reports {
@@ -260,11 +281,12 @@ fn settle(jobs: &[ReportedJob], held: &[HeldRow], reports: &[DatumReport]) -> Ba
         });
         let job = jobs.iter().find(|j| j.id == report.job.uuid());
         let (Some(row), Some(job)) = (found, job) else { continue };
+        let claims = u32::try_from(row.claims).unwrap_or(0);
         let (end, reason) = match &report.ending {
             Ending::Succeeded { .. } => (AttemptEnd::Succeeded, None),
             Ending::Recovered => (AttemptEnd::Recovered, None),
             Ending::Failed { reason } => (AttemptEnd::Failed, Some(reason.clone())),
-            Ending::Lost { reason } if row.claims >= CLAIMS_MAX => {
+            Ending::Lost { reason } if claims >= CLAIMS_MAX => {
                 tracing::error!(datum.key = hex::encode(&row.key), "a datum is given up: {reason}");
                 (AttemptEnd::Failed, Some(reason.clone()))
             }
@@ -274,7 +296,7 @@ fn settle(jobs: &[ReportedJob], held: &[HeldRow], reports: &[DatumReport]) -> Ba
             }
         };
         let tries = u32::try_from(row.failures).unwrap_or(0);
-        let given_up = row.claims >= CLAIMS_MAX && matches!(report.ending, Ending::Lost { .. });
+        let given_up = claims >= CLAIMS_MAX && matches!(report.ending, Ending::Lost { .. });
         let admitted = if given_up {
             0
         } else {
@@ -309,6 +331,8 @@ fn settle(jobs: &[ReportedJob], held: &[HeldRow], reports: &[DatumReport]) -> Ba
             batch.results.outputs.push(hex::decode(outputs).unwrap_or_default());
             batch.results.process_ms.push(report.process_ms);
         }
+        let waits = end == AttemptEnd::WorkerLost && state == "pending";
+        batch.settled.not_before.push(waits.then(|| now + wait_after(claims)));
         push(&mut batch.settled, row, report, (state, failures), reason, end);
     }
     batch

@@ -103,7 +103,7 @@ async fn stop(mut child: Child) {
 async fn release(plane: &Plane, gone: Gone, shutdown: &Shutdown) {
     while !shutdown.has_begun() {
         let freed = match plane.pool.acquire().await {
-            Ok(mut conn) => queries::free(&mut conn, &SELF, gone).await,
+            Ok(mut conn) => queries::free(&mut conn, &SELF, gone, plane.now()).await,
             Err(error) => Err(Failure::from(error)),
         };
         match freed {

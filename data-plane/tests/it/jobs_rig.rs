@@ -97,8 +97,10 @@ impl Rig {
 
     /// Starts the plane's process.
     pub async fn boot(&mut self) {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_howdah-data-plane"))
-            .arg("serve")
+        // Under the strictest umask: what user code may see must not depend on it.
+        let mut child = Command::new("/bin/sh")
+            .args(["-c", "umask 077; exec \"$0\" serve"])
+            .arg(env!("CARGO_BIN_EXE_howdah-data-plane"))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
