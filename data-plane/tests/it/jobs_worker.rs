@@ -57,6 +57,42 @@ async fn has_printed(rig: &Rig, ada: &Person, job: JobId, datums: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn datums_of_two_jobs_that_are_claimed_together_share_no_directory() {
+    let (rig, ada) = rig(&[("a", "1")]).await;
+    rig.repo(&ada, "four").await;
+    rig.put(&ada, "four", &[("a", "1"), ("b", "2"), ("c", "3"), ("d", "4")])
+        .await;
+    // Two run and two are queued, so that nothing more is claimed until this ends.
+    let held = rig.apply(&ada, vec![shell("held", "four", "/*", "sleep 3600")]).await[0]
+        .job
+        .unwrap();
+    let pool = database(&rig).await;
+    testkit::wait::wait_until("the worker's queue to be full", LIMIT, async || {
+        count(&pool, "select count(*) from datums where state = 'running'").await == 4
+    })
+    .await;
+    let script = |name: &str| {
+        format!(
+            "ls /pfs/out > /pfs/out/seen; echo {name} > /pfs/out/name; sleep 0.5; cat /pfs/out/name > /pfs/out/later"
+        )
+    };
+    let specs = ["left", "right"].map(|name| shell(name, "in", "/*", &script(name)));
+    let set = rig.apply(&ada, specs.to_vec()).await[0].commit_set.unwrap();
+    testkit::wait::wait_until("both plans", LIMIT, async || {
+        count(&pool, "select count(*) from datums where state = 'pending'").await == 2
+    })
+    .await;
+    stop(&rig, &ada, held).await;
+    for name in ["left", "right"] {
+        succeeded(&rig.job(&ada, set, name).await, 1, 1, 0);
+        let branch = format!("{name}@main");
+        assert_eq!(rig.ls(&ada, &branch).await, ["/later", "/name", "/seen"]);
+        assert_eq!(rig.cat(&ada, &branch, "/seen").await, "seen\n");
+        assert_eq!(rig.cat(&ada, &branch, "/later").await, format!("{name}\n"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn small_outputs_arrive_whole_where_some_travel_in_their_entries_and_some_do_not() {
     let (rig, ada) = rig(&[("a", "1")]).await;
     let script = "cd /pfs/out; seq -f %0999g 3000 | split -b 1000 -a 4 - f";
