@@ -2,11 +2,16 @@
 
 use clap::Args;
 use contract::api::{Lineage, UpstreamCommit};
+use contract::names::RepoName;
 
 use crate::client::{Client, Request};
 use crate::failure::Outcome;
 use crate::output::{Output, or_dash};
 use crate::references::commit;
+
+/// Of more commits in a row than this, the first few are shown.
+const RUN_MAX: usize = 8;
+const RUN_SHOWN: usize = 5;
 
 /// Show everything that a commit was made from.
 #[derive(Debug, Args)]
@@ -47,8 +52,34 @@ async fn show(address: &str, reference: &str, word: &str, client: &Client, outpu
 }
 
 fn in_words(reference: &str, word: &str, found: &Lineage) -> String {
-    let mut lines = vec![format!("{reference} ({})", found.commit)];
-    lines.extend(found.upstream.iter().map(|step| line(word, step)));
+    let by = maker(
+        found.pipeline.as_ref(),
+        found.pipeline_version,
+        found.image_digest.as_deref(),
+        found.code_revision.as_deref(),
+    );
+    let mut lines = vec![format!("{reference} ({}){by}", found.commit)];
+    let mut rest = found.upstream.as_slice();
+    while let Some(first) = rest.first() {
+        // A branch may have a long history: its newest commits stand for the others.
+        let alike = |step: &&UpstreamCommit| {
+            step.pipeline.is_none()
+                && (step.depth, &step.project, &step.repo) == (first.depth, &first.project, &first.repo)
+        };
+        let run = rest.iter().take_while(alike).count().max(1);
+        let shown = if run > RUN_MAX { RUN_SHOWN } else { run };
+        lines.extend(rest[..shown].iter().map(|step| line(word, step)));
+        if run > shown {
+            lines.push(format!(
+                "{}and {} more commits of {}/{}",
+                indent(first),
+                run - shown,
+                first.project,
+                first.repo
+            ));
+        }
+        rest = &rest[run..];
+    }
     if found.restricted {
         lines.push("  and something that you may not know of".to_owned());
     }
@@ -58,17 +89,34 @@ fn in_words(reference: &str, word: &str, found: &Lineage) -> String {
     lines.join("\n")
 }
 
+fn indent(step: &UpstreamCommit) -> String {
+    "  ".repeat(usize::try_from(step.depth).unwrap_or(1).clamp(1, 20))
+}
+
+fn maker(pipeline: Option<&RepoName>, version: Option<u32>, image: Option<&str>, revision: Option<&str>) -> String {
+    let Some(pipeline) = pipeline else { return String::new() };
+    let mut text = format!("  by pipeline {pipeline} version {}", or_dash(version));
+    if let Some(image) = image {
+        text.push_str(&format!(", image {image}"));
+    }
+    if let Some(revision) = revision {
+        text.push_str(&format!(", code {revision}"));
+    }
+    text
+}
+
 fn line(word: &str, step: &UpstreamCommit) -> String {
-    let indent = "  ".repeat(usize::try_from(step.depth).unwrap_or(1).clamp(1, 20));
-    let by = step.pipeline.as_ref().map_or_else(String::new, |pipeline| {
-        let mut text = format!("  by pipeline {pipeline} version {}", or_dash(step.pipeline_version));
-        if let Some(image) = &step.image_digest {
-            text.push_str(&format!(", image {image}"));
-        }
-        if let Some(revision) = &step.code_revision {
-            text.push_str(&format!(", code {revision}"));
-        }
-        text
-    });
-    format!("{indent}{word} {}/{}@{}{by}", step.project, step.repo, step.commit)
+    let by = maker(
+        step.pipeline.as_ref(),
+        step.pipeline_version,
+        step.image_digest.as_deref(),
+        step.code_revision.as_deref(),
+    );
+    format!(
+        "{}{word} {}/{}@{}{by}",
+        indent(step),
+        step.project,
+        step.repo,
+        step.commit
+    )
 }

@@ -295,6 +295,22 @@ fn the_provenance_of_a_report_names_all_that_it_was_made_of() {
     assert_eq!(report["pipeline"], "score-red");
     assert_eq!(report["pipeline_version"], 1);
 
+    assert_eq!(lineage["pipeline"], "score-red");
+    assert_eq!(lineage["pipeline_version"], 1);
+
+    // After another image, every commit of the images is named.
+    let first = commit_of("images");
+    let image = service.file("d.ppm", b"P3 2 1 255  10 200 10  20 190 31\n");
+    let put = host.json(&["put", "images@main:/d.ppm", &image]);
+    host.run(&["wait", put["commit_set"].as_str().expect("a set"), "--timeout", "2m"]);
+    let lineage = host.json(&["provenance", "score-red@main"]).to_string();
+    for commit in [&first, &put["id"]] {
+        assert!(
+            lineage.contains(commit.as_str().expect("an id")),
+            "{commit} in {lineage}"
+        );
+    }
+
     // Downward from an image: both competitors' results.
     let impact = host.json(&["impact", "images@main"]).to_string();
     for repo in ["detect-red", "score-red", "detect-blue", "score-blue"] {

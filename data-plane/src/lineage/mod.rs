@@ -1,6 +1,7 @@
 //! Lineage: what a commit was made from, and what was made from it. An edge leads from a commit to what it was made of; a
 //! commit that people made has its own sources and those of the commits before it on its branch, because their content is
-//! in it. A pipeline's output has its job's inputs alone. Walks go level by level, one query each.
+//! in it; upstream, these are named too. A pipeline's output has its job's inputs alone. Walks go level by level, two
+//! queries each.
 
 pub mod queries;
 pub mod routes;
@@ -17,6 +18,8 @@ use crate::failure::Answer;
 use crate::permissions::{Rights, System};
 use crate::repos;
 
+/// So many of the commits before one on its branch are named.
+const EARLIER_MAX: i32 = 1000;
 const WALK: System = System::because("the walk sees everything, what is shown of it is filtered");
 
 /// The way to walk.
@@ -63,6 +66,16 @@ pub async fn walk(conn: &mut PgConnection, from: CommitId, direction: Direction)
                 next.push(reached);
             }
         }
+        if direction == Direction::Up {
+            // Of the sources only: what comes with one of them has been named with all before it.
+            let heads = next.clone();
+            for (commit, before) in queries::list_earlier(conn, &WALK, &heads, EARLIER_MAX).await? {
+                found.inputs.entry(commit).or_default().push(before);
+                if seen.insert(before) {
+                    next.push(before);
+                }
+            }
+        }
         found.commits.extend(queries::list_commits(conn, &WALK, &next).await?);
         level = next;
     }
@@ -76,12 +89,14 @@ pub async fn walk(conn: &mut PgConnection, from: CommitId, direction: Direction)
 pub async fn shown(
     conn: &mut PgConnection,
     rights: &Rights,
-    from: CommitId,
+    commit: &CommitRow,
     direction: Direction,
     found: &Found,
 ) -> Answer<api::Lineage> {
+    let from = commit.id;
     let mut domains: Vec<_> = found.commits.iter().map(|c| c.repo).collect();
-    domains.extend(found.commits.iter().filter_map(|c| c.pipeline.as_ref().map(|p| p.id)));
+    let makers = found.commits.iter().chain([commit]);
+    domains.extend(makers.filter_map(|c| c.pipeline.as_ref().map(|p| p.id)));
     let names = repos::queries::names_of(conn, &WALK, &domains).await?;
     let visible: HashSet<CommitId> = found
         .commits
@@ -111,8 +126,13 @@ pub async fn shown(
         });
     }
     upstream.sort_by(|a, b| (a.depth, &a.project, &a.repo, a.commit).cmp(&(b.depth, &b.project, &b.repo, b.commit)));
+    let stamp = commit.pipeline.as_ref();
     Ok(api::Lineage {
         commit: from,
+        pipeline: stamp.and_then(|s| names.get(&s.id)).map(|(_, name)| name.clone()),
+        pipeline_version: stamp.and_then(|s| u32::try_from(s.version).ok()),
+        image_digest: stamp.and_then(|s| s.image_digest.clone()),
+        code_revision: stamp.and_then(|s| s.code_revision.clone()),
         restricted: upstream.len() < found.commits.len(),
         upstream,
     })

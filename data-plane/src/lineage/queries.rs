@@ -44,6 +44,28 @@ pub async fn list_sources(conn: &mut PgConnection, _: &System, commits: &[Commit
     Ok(edges(rows))
 }
 
+/// The finished commits before these on their branches where people made them, at most so many of each, newest first.
+/// Pairs of (commit, one before it).
+pub async fn list_earlier(conn: &mut PgConnection, _: &System, commits: &[CommitId], most: i32) -> Answer<Edges> {
+    if commits.is_empty() {
+        return Ok(Vec::new());
+    }
+    let rows = sqlx::query_as(
+        "with recursive line (commit, id, n) as (
+            select id, parent_id, 1 from commits where id = any($1) and pipeline_id is null and parent_id is not null
+            union all
+            select line.commit, c.parent_id, n + 1 from line join commits c on c.id = line.id
+             where c.parent_id is not null and n < $2
+         ) select line.commit, line.id from line join commits c on c.id = line.id
+            where c.state = 'finished' order by line.commit, n",
+    )
+    .bind(uuids(commits))
+    .bind(most)
+    .fetch_all(conn)
+    .await?;
+    Ok(edges(rows))
+}
+
 /// What was made from these commits: the same edges, seen from the other end.
 pub async fn list_results(conn: &mut PgConnection, _: &System, commits: &[CommitId]) -> Answer<Edges> {
     let rows = sqlx::query_as(

@@ -214,7 +214,20 @@ pub struct UpstreamCommit {
 pub struct Lineage {
     /// The commit asked about.
     pub commit: CommitId,
-    /// Everything up- or downstream of it, nearest first.
+    /// The pipeline that made it.
+    #[serde(default)]
+    pub pipeline: Option<RepoName>,
+    /// The pipeline's version.
+    #[serde(default)]
+    pub pipeline_version: Option<u32>,
+    /// The image's digest.
+    #[serde(default)]
+    pub image_digest: Option<String>,
+    /// The git revision.
+    #[serde(default)]
+    pub code_revision: Option<String>,
+    /// Everything up- or downstream of it, nearest first. Upstream, a commit that people made is followed by those before
+    /// it on its branch, whose content it has taken over.
     pub upstream: Vec<UpstreamCommit>,
     /// Whether something is hidden.
     #[serde(default)]
