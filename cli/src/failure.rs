@@ -102,7 +102,11 @@ impl Failure {
         let kind = problem.kind();
         let mut why = problem.detail.clone();
         // The detail quotes the first of them.
-        for error in problem.errors.iter().filter(|e| !problem.detail.contains(&e.message)) {
+        let quoted = problem
+            .errors
+            .first()
+            .is_some_and(|e| problem.detail.contains(&e.message));
+        for error in problem.errors.iter().skip(usize::from(quoted)) {
             why.push_str(&format!("; {}: {}", error.pointer, error.message));
         }
         let hint = problem.hint.clone().unwrap_or_else(|| match kind {

@@ -14,13 +14,13 @@ use contract::ids::{GenerateId, OrganizationId};
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{Postgres, Transaction};
 use storage::Storage;
-use tokio::sync::{Mutex, Semaphore, watch};
+use tokio::sync::{Mutex, Semaphore, SemaphorePermit, watch};
 
 use crate::activity::Activity;
 use crate::commits::origins::OriginSets;
 use crate::commits::turns::Turns;
 use crate::control::ControlPlane;
-use crate::failure::Answer;
+use crate::failure::{Answer, Failure};
 use crate::files::upload::BATCHES_OF_ALL_MAX;
 use crate::policy::PolicyHolder;
 
@@ -60,7 +60,7 @@ pub struct Parts {
     /// Who may store a batch of small files now.
     pub upload_batches: Arc<Semaphore>,
     /// Who may wait for the lock of the DAG with a connection in hand.
-    pub changes: Semaphore,
+    changes: Semaphore,
     /// Held while garbage is collected.
     pub collecting: tokio::sync::Mutex<()>,
     /// How parts wake each other.
@@ -162,6 +162,14 @@ impl Plane {
     /// A new id of any kind.
     pub fn id<T: GenerateId>(&self) -> T {
         self.environment.id()
+    }
+
+    /// A turn to wait for the lock of the DAG with a connection in hand: readers and workers need connections too.
+    ///
+    /// # Errors
+    /// Never while the plane runs.
+    pub async fn change(&self) -> Answer<SemaphorePermit<'_>> {
+        self.changes.acquire().await.map_err(Failure::internal)
     }
 
     /// Begins a transaction.

@@ -16,4 +16,5 @@ insert into release_approvals (release_id, domain_id, approved_by, approved_by_n
     select release_id, domain_id, approved_by, coalesce(approved_by_name, approved_by), coalesce(approved_at, now())
     from release_domains where approved_by is not null;
 
-alter table release_domains drop column approved_by, drop column approved_by_name, drop column approved_at;
+-- approved_by, approved_by_name and approved_at of release_domains are written and read no more; they go with a later
+-- release, when no process of an earlier one reads them.

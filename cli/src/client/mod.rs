@@ -225,6 +225,9 @@ impl Client {
                 let access = self.access().await?;
                 let direct = access
                     .direct_url
+                    // An address of this machine is of use only where the service itself is on it: a service behind a proxy
+                    // may take a caller from elsewhere for one of its own machine.
+                    .filter(|direct| !is_here(direct) || is_here(&self.settings.url))
                     .filter(|_| target == Target::Direct && !self.through_gateway());
                 let epoch = self.credentials.read().epochs.get(&access.organization_id).copied();
                 (direct.unwrap_or(access.plane_url), Some(access.access_token), epoch)

@@ -246,3 +246,21 @@ async fn a_request_for_access_reaches_who_can_grant_it() {
         assert_eq!(page["items"].as_array().unwrap().len(), count, "{}", person.email);
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_proposal_that_lacks_nothing_any_more_is_activated_by_whoever_may_approve() {
+    let app = TestApp::start().await;
+    let (org, host, approvals) = proposal_for_two(&app).await;
+    let stranger = app.member(&org, "nobody@example.test", "member").await;
+    let one = json!({ "release_approvals": 1 });
+    app.call("PATCH", "/v1/organizations/acme", &org.owner.token, Some(one))
+        .await
+        .ok(200);
+    assert!(app.snapshot(&org).await.releases.is_empty());
+    let refused = app.post(&approvals, &stranger.token, json!({})).await;
+    assert!([403, 404].contains(&refused.status), "{}", refused.text);
+
+    let active = app.post(&approvals, &host.token, json!({})).await.ok(200);
+    assert_eq!(active["state"], "active");
+    assert_eq!(app.snapshot(&org).await.releases.len(), 1);
+}

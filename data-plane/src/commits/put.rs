@@ -221,8 +221,7 @@ pub async fn publish(plane: &Plane, mut tx: Tx, set: CommitSetId, rows: &[Commit
 /// Begins the transaction of a change: under the plane's lock, on a repo that is still there, with rights that the
 /// caller still has. An upload may have taken an hour.
 async fn begin_change<'p>(call: &'p Call, change: &Change<'_>) -> Answer<(Tx, SemaphorePermit<'p>)> {
-    // Who waits for the lock holds a connection: readers and workers need some too.
-    let gate = call.plane.changes.acquire().await.map_err(Failure::internal)?;
+    let gate = call.plane.change().await?;
     let mut tx = call.plane.begin().await?;
     lock_dag(&mut tx).await?;
     still_allowed(call, &mut tx, change.repo).await?;
@@ -287,8 +286,12 @@ async fn add_to(call: &Call, writer: &Stored, change: &Change<'_>, id: CommitId)
     let plane = &call.plane;
     writer.flush().await?;
     let encoded = change::encode(&change.changes)?;
-    let mut tx = plane.begin().await?;
     let copies = !change.sources.is_empty();
+    let _gate = match copies {
+        true => Some(plane.change().await?),
+        false => None,
+    };
+    let mut tx = plane.begin().await?;
     if copies {
         // Origins change, and whoever computes those of several commits again holds the lock.
         lock_dag(&mut tx).await?;

@@ -194,7 +194,7 @@ pub async fn find_commit(conn: &mut PgConnection, _: &System, id: CommitId) -> A
 
 /// The commit of that id, locked against others who would change it, until the transaction ends.
 pub async fn lock_commit(conn: &mut PgConnection, _: &System, id: CommitId) -> Answer<Option<CommitRow>> {
-    let row = sqlx::query_as(select_commits!("commits c where c.id = $1 for update"))
+    let row = sqlx::query_as(select_commits!("commits c where c.id = $1 for no key update"))
         .bind(id.uuid())
         .fetch_optional(conn)
         .await?;

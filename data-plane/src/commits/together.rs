@@ -4,7 +4,7 @@
 use contract::api::CommitState;
 use contract::ids::CommitId;
 use contract::problem::ProblemKind;
-use sqlx::PgConnection;
+use sqlx::PgPool;
 use storage::{TreeRef, Writer};
 
 use super::finish::{finish_in_transaction, finished_already};
@@ -42,6 +42,7 @@ pub async fn finish(call: &Call, open: &[Open]) -> Answer<Vec<CommitRow>> {
         for merge in &mut merges {
             trees.push(merge.tree(call).await?);
         }
+        let _gate = plane.change().await?;
         let mut tx = plane.begin().await?;
         lock_dag(&mut tx).await?;
         for merge in &merges {
@@ -94,9 +95,9 @@ impl<'a> Merge<'a> {
 
     /// The tree with everything that was put into the commit by now; durable.
     async fn tree(&mut self, call: &Call) -> Answer<TreeRef> {
+        self.collect(&call.plane.pool).await?;
         let (base, origin_set) = {
             let mut conn = call.plane.pool.acquire().await?;
-            self.collect(&mut conn).await?;
             // What was put into it may be others': its own origins count, which hold those of what is below it.
             let set = queries::find_commit(&mut conn, &FINISH, self.open.id)
                 .await?
@@ -111,14 +112,22 @@ impl<'a> Merge<'a> {
 
     /// Reads changes that were not read yet, a page at a time. Contents that stand in the rows go into packs as they are
     /// met: a hundred thousand small files fit into memory as entries, not as bytes.
-    async fn collect(&mut self, conn: &mut PgConnection) -> Answer<()> {
+    async fn collect(&mut self, pool: &PgPool) -> Answer<()> {
         let id = self.open.id;
         // Places are given when a row is inserted, not when it can be seen: one may turn up in front of what was read.
-        if queries::count_filesets_until(conn, &FINISH, id, self.seen).await? != self.rows {
+        let until = {
+            let mut conn = pool.acquire().await?;
+            queries::count_filesets_until(&mut conn, &FINISH, id, self.seen).await?
+        };
+        if until != self.rows {
             (self.changes, self.seen, self.rows) = (Vec::new(), 0, 0);
         }
         loop {
-            let page = queries::list_filesets(conn, &FINISH, id, self.seen).await?;
+            // Given back before the contents go into packs, which may have to wait.
+            let page = {
+                let mut conn = pool.acquire().await?;
+                queries::list_filesets(&mut conn, &FINISH, id, self.seen).await?
+            };
             let Some((last, _)) = page.last() else { return Ok(()) };
             self.seen = *last;
             for (_, bytes) in &page {

@@ -8,10 +8,11 @@
 pub mod queries;
 pub mod routes;
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
 
 use chassis::process::Shutdown;
+use chrono::{DateTime, Utc};
 use contract::api::CollectionReport;
 use contract::problem::ProblemKind;
 use futures::TryStreamExt;
@@ -29,18 +30,22 @@ const COLLECT: System = System::because("the plane looks for what nothing refers
 pub const GRACE: Duration = Duration::from_secs(24 * 3600);
 /// A plane collects by itself when the last time is that long ago.
 const EVERY: chrono::Duration = chrono::Duration::hours(24);
-/// After the start, and between two looks whether it is time.
+/// After the start: a plane that is woken for a moment collects too.
+const PAUSE_FIRST: Duration = Duration::from_secs(30);
+/// Between two looks whether it is time.
 const PAUSE: Duration = Duration::from_secs(600);
 /// Packs of which less than half is needed are counted as sparse.
 const SPARSE: u64 = 2;
 
 /// Collects once a day, until shutdown.
 pub async fn follow(plane: Plane, shutdown: Shutdown) {
+    let mut pause = PAUSE_FIRST;
     loop {
         tokio::select! {
-            () = tokio::time::sleep(PAUSE) => {}
+            () = tokio::time::sleep(pause) => {}
             () = shutdown.begun() => return,
         }
+        pause = PAUSE;
         let collected = tokio::select! {
             collected = collect_when_due(&plane) => collected,
             () = shutdown.begun() => return,
@@ -80,6 +85,8 @@ pub async fn collect(plane: &Plane, grace: Duration, dry_run: bool) -> Answer<Co
             Failure::new(ProblemKind::Conflict, "garbage is being collected already").hint("wait until that is done"),
         );
     };
+    // A plane that collects is not idle: stopped in the middle it would begin from the beginning each time.
+    let _busy = plane.activity.begin(&plane.environment);
     if !dry_run {
         let mut tx = plane.begin().await?;
         lock_dag(&mut tx).await?;
@@ -89,7 +96,24 @@ pub async fn collect(plane: &Plane, grace: Duration, dry_run: bool) -> Answer<Co
     // What is written from here on is younger than every pack that is removed below.
     let now = plane.storage.store_time().await?;
     let marking = mark(plane).await?;
-    let mut sweep = Sweep::new(plane, &marking, grace, dry_run, now);
+    let condemned = {
+        let mut conn = plane.pool.acquire().await?;
+        queries::list_condemned(&mut conn, &COLLECT).await?
+    };
+    let mut sweep = Sweep {
+        plane,
+        marking: &marking,
+        grace,
+        dry_run,
+        now,
+        condemned,
+        report: CollectionReport {
+            dry_run,
+            grace_seconds: grace.as_secs(),
+            needed_bytes: marking.bytes(),
+            ..CollectionReport::default()
+        },
+    };
     let mut packs = plane.storage.packs();
     while let Some(pack) = packs.try_next().await? {
         sweep.pack(pack).await?;
@@ -167,40 +191,26 @@ struct Sweep<'a> {
     dry_run: bool,
     /// By the store's clock.
     now: SystemTime,
-    seen: HashSet<Digest>,
+    /// Notes of earlier runs that were not met yet.
+    condemned: HashMap<Digest, DateTime<Utc>>,
     report: CollectionReport,
 }
 
-impl<'a> Sweep<'a> {
-    fn new(plane: &'a Plane, marking: &'a Marking, grace: Duration, dry_run: bool, now: SystemTime) -> Self {
-        let report = CollectionReport {
-            dry_run,
-            grace_seconds: grace.as_secs(),
-            needed_bytes: marking.bytes(),
-            ..CollectionReport::default()
-        };
-        Self {
-            plane,
-            marking,
-            grace,
-            dry_run,
-            now,
-            seen: HashSet::new(),
-            report,
-        }
-    }
-
+impl Sweep<'_> {
     async fn pack(&mut self, pack: PackInfo) -> Answer<()> {
-        self.seen.insert(pack.id);
         self.report.packs += 1;
         self.report.size_bytes += pack.size_bytes;
+        let condemned_at = self.condemned.remove(&pack.id);
         let needed = self.marking.bytes_of(pack.id);
         if needed > 0 {
             if needed < pack.size_bytes / SPARSE {
                 self.report.sparse_packs += 1;
                 self.report.sparse_bytes += pack.size_bytes - needed;
             }
-            return self.absolve(pack.id).await;
+            return match condemned_at {
+                Some(_) => self.absolve(pack.id).await,
+                None => Ok(()),
+            };
         }
         let age = self.now.duration_since(pack.modified_at).unwrap_or_default();
         if age < self.grace {
@@ -208,10 +218,6 @@ impl<'a> Sweep<'a> {
             self.report.young_bytes += pack.size_bytes;
             return Ok(());
         }
-        let condemned_at = {
-            let mut conn = self.plane.pool.acquire().await?;
-            queries::find_condemned(&mut conn, &COLLECT, pack.id).await?
-        };
         let waited = condemned_at.and_then(|at| (self.plane.now() - at).to_std().ok());
         if waited.is_some_and(|waited| waited >= self.grace) {
             self.report.freed_packs += 1;
@@ -232,7 +238,7 @@ impl<'a> Sweep<'a> {
     }
 
     /// A pack is needed, or gone: it is not condemned any more.
-    async fn absolve(&mut self, pack: Digest) -> Answer<()> {
+    async fn absolve(&self, pack: Digest) -> Answer<()> {
         if self.dry_run {
             return Ok(());
         }
@@ -241,15 +247,9 @@ impl<'a> Sweep<'a> {
     }
 
     /// Drops notes about packs that are gone: a run may have died between removing one and saying so.
-    async fn finish(mut self) -> Answer<CollectionReport> {
-        let condemned = {
-            let mut conn = self.plane.pool.acquire().await?;
-            queries::list_condemned(&mut conn, &COLLECT).await?
-        };
-        for pack in condemned {
-            if !self.seen.contains(&pack) {
-                self.absolve(pack).await?;
-            }
+    async fn finish(self) -> Answer<CollectionReport> {
+        for pack in self.condemned.keys() {
+            self.absolve(*pack).await?;
         }
         Ok(self.report)
     }

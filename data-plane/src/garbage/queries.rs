@@ -1,5 +1,7 @@
 //! SQL of the collection of garbage.
 
+use std::collections::HashMap;
+
 use chrono::{DateTime, Utc};
 use contract::api::CollectionReport;
 use sqlx::PgConnection;
@@ -11,9 +13,12 @@ use crate::failure::Answer;
 use crate::permissions::System;
 
 const AT_ONCE: i64 = 500;
+/// A result may list half a million outputs, a row of changes hold small files.
+const LARGE_AT_ONCE: i64 = 8;
 
-/// Lets go of the contents of commits of deleted repos, unless an unfinished job reads them, and of the results of deleted
-/// pipelines. Rows, digests and provenance stay.
+/// Lets go of the contents of commits of deleted repos, unless an unfinished job reads them, and of the results of
+/// pipelines whose repo is deleted: one that was deleted alone can be applied again and goes on from them. Rows, digests
+/// and provenance stay.
 pub async fn forget_deleted(conn: &mut PgConnection, _: &System) -> Answer<()> {
     sqlx::query(
         "update commits c set root = null from repos r
@@ -24,9 +29,9 @@ pub async fn forget_deleted(conn: &mut PgConnection, _: &System) -> Answer<()> {
     .execute(&mut *conn)
     .await?;
     sqlx::query(
-        "delete from datum_results d using pipelines p
-          where p.id = d.pipeline_id and p.deleted_at is not null
-            and not exists (select 1 from jobs j where j.pipeline_id = p.id and j.finished_at is null)",
+        "delete from datum_results d using repos r
+          where r.id = d.pipeline_id and r.deleted_at is not null
+            and not exists (select 1 from jobs j where j.pipeline_id = r.id and j.finished_at is null)",
     )
     .execute(conn)
     .await?;
@@ -65,7 +70,7 @@ pub async fn list_filesets(
     )
     .bind(commit)
     .bind(seq)
-    .bind(AT_ONCE / 10)
+    .bind(LARGE_AT_ONCE)
     .fetch_all(conn)
     .await?;
     Ok(rows)
@@ -83,29 +88,20 @@ pub async fn list_results(
     )
     .bind(after.map(|(pipeline, _)| *pipeline))
     .bind(after.map(|(_, key)| key))
-    .bind(AT_ONCE)
+    .bind(LARGE_AT_ONCE)
     .fetch_all(conn)
     .await?;
     Ok(rows)
 }
 
-/// Since when a pack is condemned.
-pub async fn find_condemned(conn: &mut PgConnection, _: &System, pack: Digest) -> Answer<Option<DateTime<Utc>>> {
-    let at = sqlx::query_scalar("select condemned_at from condemned_packs where id = $1")
-        .bind(&pack.as_bytes()[..])
-        .fetch_optional(conn)
-        .await?;
-    Ok(at)
-}
-
-/// All condemned packs.
-pub async fn list_condemned(conn: &mut PgConnection, _: &System) -> Answer<Vec<Digest>> {
-    let rows: Vec<Vec<u8>> = sqlx::query_scalar("select id from condemned_packs")
+/// All condemned packs, and since when.
+pub async fn list_condemned(conn: &mut PgConnection, _: &System) -> Answer<HashMap<Digest, DateTime<Utc>>> {
+    let rows: Vec<(Vec<u8>, DateTime<Utc>)> = sqlx::query_as("select id, condemned_at from condemned_packs")
         .fetch_all(conn)
         .await?;
     Ok(rows
         .into_iter()
-        .filter_map(|id| Some(Digest::from_bytes(id.try_into().ok()?)))
+        .filter_map(|(id, at)| Some((Digest::from_bytes(id.try_into().ok()?), at)))
         .collect())
 }
 

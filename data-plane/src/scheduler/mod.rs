@@ -147,8 +147,9 @@ impl Scheduler {
             return self.end(job, JobState::Failure, error.detail()).await;
         }
         match error.kind() {
-            ProblemKind::Internal => Ok(false),
-            _ => Err(error),
+            // The database is away, for all of them.
+            ProblemKind::Overloaded => Err(error),
+            _ => Ok(false),
         }
     }
 

@@ -116,20 +116,18 @@ pub async fn plan(plane: &Plane, job: JobId) -> Answer<()> {
     drop(conn);
     let inputs = inputs(plane, job.uuid(), &work).await?;
     let code_digest = inputs.code_digest;
-    let (total_before, difference) = match base {
+    let compared = match base {
+        None => None,
+        Some((base, total)) => difference(plane, &inputs, &work, base)
+            .await?
+            .map(|difference| (base, total, difference)),
+    };
+    let (base, total_before, difference) = match compared {
+        Some((base, total, difference)) => (Some(base), total, difference),
         None => {
             let added = everything(plane, &inputs).await?;
-            (
-                0,
-                Difference {
-                    added,
-                    removed: Vec::new(),
-                    gone: 0,
-                    again: Vec::new(),
-                },
-            )
+            (None, 0, Difference::of(added))
         }
-        Some((base, total)) => (total, difference(plane, inputs, &work, base).await?),
     };
     let mut rows = datums(&difference.added, &code_digest);
     rows.extend(difference.again.iter().map(|(key, inputs)| NewDatum {
@@ -140,18 +138,32 @@ pub async fn plan(plane: &Plane, job: JobId) -> Answer<()> {
     if !work.reprocess {
         skip_known(plane, &work, &mut rows).await?;
     }
-    write(plane, job, base.map(|(id, _)| id), total_before, difference, rows).await
+    write(plane, job, base, total_before, difference, rows).await
 }
 
-async fn difference(plane: &Plane, mut new: Inputs, work: &WorkRow, base: Uuid) -> Answer<Difference> {
+impl Difference {
+    /// That of a job without a base.
+    fn of(added: Vec<Datum>) -> Self {
+        Self {
+            added,
+            removed: Vec::new(),
+            gone: 0,
+            again: Vec::new(),
+        }
+    }
+}
+
+/// How the datums of the job differ from those of its base; `None` where both sides of that are too many to hold, though
+/// the job's own datums alone may not be: it is planned as if it had no base then, and what is known is not run again.
+async fn difference(plane: &Plane, new: &Inputs, work: &WorkRow, base: Uuid) -> Answer<Option<Difference>> {
     let old = inputs(plane, base, work).await?;
     // A branch that is gone has no commit to take the repo from. It is the base's: jobs of one plan read the same repos.
-    for (domain, before) in new.domains.iter_mut().zip(&old.domains) {
+    let mut domains = new.domains.clone();
+    for (domain, before) in domains.iter_mut().zip(&old.domains) {
         if domain.uuid().is_nil() {
             *domain = *before;
         }
     }
-    let new = &new;
     let leaves = new.spec.input.leaves();
     let mut changes: BTreeMap<usize, LeafChange> = BTreeMap::new();
     for (at, leaf) in leaves.iter().enumerate() {
@@ -162,12 +174,13 @@ async fn difference(plane: &Plane, mut new: Inputs, work: &WorkRow, base: Uuid) 
         }
     }
     let moves = |leaf: usize| changes.get(&leaf).is_some_and(|c| !c.is_empty());
-    let needed: Vec<usize> = leaves_needed(&new.spec.input, &new.domains, &moves)
-        .into_iter()
-        .collect();
+    let needed: Vec<usize> = leaves_needed(&new.spec.input, &domains, &moves).into_iter().collect();
     let all = full(plane, new, &needed).await?;
-    size_of_changes(&new.spec.input, &new.domains, &changes, &|leaf| length(&all, leaf)).admit()?;
-    let found = enumerate_changes(&new.spec.input, &new.domains, &changes, &|leaf| {
+    let size = size_of_changes(&new.spec.input, &domains, &changes, &|leaf| length(&all, leaf));
+    if size.admit().is_err() {
+        return Ok(None);
+    }
+    let found = enumerate_changes(&new.spec.input, &domains, &changes, &|leaf| {
         all.get(&leaf).cloned().unwrap_or_else(|| Arc::from([]))
     });
     let mut removed: Vec<[u8; 32]> = found.removed.iter().map(|d| d.key(&new.code_digest)).collect();
@@ -179,12 +192,12 @@ async fn difference(plane: &Plane, mut new: Inputs, work: &WorkRow, base: Uuid) 
     // A recovered one gave nothing that could be taken away, but it counted.
     let count = removed.len();
     removed.retain(|k| !recovered.contains(&k[..]));
-    Ok(Difference {
+    Ok(Some(Difference {
         added: found.added,
         removed,
         gone: count,
         again,
-    })
+    }))
 }
 
 fn datums(datums: &[Datum], code_digest: &[u8; 32]) -> Vec<NewDatum> {

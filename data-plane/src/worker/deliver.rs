@@ -3,7 +3,7 @@
 //! entries, so that a batch without larger files writes nothing to the bucket. All of this is bounded, because user code
 //! decides how much there is.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -181,8 +181,9 @@ async fn store(writer: &Writer, ran: &Ran, wrote: &mut bool) -> Stored {
     };
     let mut left = EMBEDDED_OF_DATUM_MAX;
     let mut entries = Vec::new();
+    let seen = seen_files(ran);
     for output in outputs {
-        match one(writer, ran, &out, output, (&mut left, wrote)).await {
+        match one(writer, &seen, &out, output, (&mut left, wrote)).await {
             Stored::Entries(more) => entries.extend(more),
             other => return other,
         }
@@ -206,13 +207,19 @@ fn twice(entries: &Entries) -> Option<&FilePath> {
     entries.iter().map(|(path, _)| path).find(|path| !seen.insert(*path))
 }
 
-async fn one(writer: &Writer, ran: &Ran, out: &Path, output: Output, (left, wrote): (&mut u64, &mut bool)) -> Stored {
+async fn one(
+    writer: &Writer,
+    seen: &SeenFiles<'_>,
+    out: &Path,
+    output: Output,
+    (left, wrote): (&mut u64, &mut bool),
+) -> Stored {
     let path = match FilePath::parse(&output.path) {
         Ok(path) => path,
         Err(error) => return Stored::Refused(format!("output `{}`: {error}", output.path)),
     };
     match output.kind {
-        OutputKind::LinkToInput { input, path: target } => linked(ran, &path, &input, &target),
+        OutputKind::LinkToInput { input, path: target } => linked(seen, &path, &input, &target),
         OutputKind::File { size, executable } => {
             let file = match sandbox::open_output(out, &output.path) {
                 Ok(file) => tokio::fs::File::from_std(file),
@@ -240,27 +247,39 @@ async fn embedded(file: tokio::fs::File, executable: bool) -> Result<FileEntry, 
     Ok(FileEntry::embedded(bytes.into(), executable))
 }
 
+/// What a datum saw, by input and path: a link is looked up, not searched for. Of two inputs of one name with the same
+/// path, the first one was laid out.
+type SeenFiles<'a> = BTreeMap<(&'a str, &'a str), &'a FileEntry>;
+
+fn seen_files(ran: &Ran) -> SeenFiles<'_> {
+    let mut files = SeenFiles::new();
+    for seen in ran.seen.iter().filter(|seen| !seen.empty) {
+        files
+            .entry((seen.name.as_str(), seen.path.as_str()))
+            .or_insert(&seen.file);
+    }
+    files
+}
+
 /// A link to an input is a copy without bytes moving. It may only name what this datum saw.
-fn linked(ran: &Ran, path: &FilePath, input: &str, target: &str) -> Stored {
+fn linked(files: &SeenFiles<'_>, path: &FilePath, input: &str, target: &str) -> Stored {
     let target = target.trim_matches('/');
-    // Of two inputs of one name with the same path, the first one was laid out.
-    let mut entries: HashMap<FilePath, FileEntry> = HashMap::new();
-    for seen in ran.seen.iter().filter(|seen| seen.name == input && !seen.empty) {
-        let seen_path = seen.path.as_str();
-        if seen_path == target {
-            entries.entry(path.clone()).or_insert_with(|| seen.file.clone());
-            continue;
-        }
-        let below = if target.is_empty() {
-            Some(seen_path)
-        } else {
-            seen_path.strip_prefix(target).and_then(|rest| rest.strip_prefix('/'))
-        };
-        if let Some(below) = below {
-            match path.join(below) {
-                Ok(path) => drop(entries.entry(path).or_insert_with(|| seen.file.clone())),
-                Err(error) => return Stored::Refused(format!("output `{path}`: {error}")),
-            }
+    if let Some(file) = files.get(&(input, target)) {
+        return Stored::Entries(vec![(path.clone(), (*file).clone())]);
+    }
+    let directory = if target.is_empty() {
+        String::new()
+    } else {
+        format!("{target}/")
+    };
+    let mut entries = Vec::new();
+    for ((_, seen), file) in files
+        .range((input, directory.as_str())..)
+        .take_while(|((name, seen), _)| *name == input && seen.starts_with(&directory))
+    {
+        match path.join(&seen[directory.len()..]) {
+            Ok(path) => entries.push((path, (*file).clone())),
+            Err(error) => return Stored::Refused(format!("output `{path}`: {error}")),
         }
     }
     if entries.is_empty() {
@@ -268,5 +287,5 @@ fn linked(ran: &Ran, path: &FilePath, input: &str, target: &str) -> Stored {
             "output `{path}` is a link to `/pfs/{input}/{target}`, which this datum has not: link to one of its inputs or write a file"
         ));
     }
-    Stored::Entries(entries.into_iter().collect())
+    Stored::Entries(entries)
 }

@@ -185,6 +185,14 @@ fn open_directory(path: &Path) -> io::Result<()> {
     }
 }
 
+/// Copies a file to where none is, as a link is made where none is.
+fn copied(from: &Path, to: &Path) -> io::Result<()> {
+    if to.try_exists()? {
+        return Err(io::ErrorKind::AlreadyExists.into());
+    }
+    std::fs::copy(from, to).map(drop)
+}
+
 /// Links a file out of the cache. One that was evicted in between is brought again; where there can be no more links,
 /// or user code could change the cache through one, it is copied.
 async fn link(cache: &Cache, file: &FileEntry, to: &Path, copy: bool) -> Result<(), InputError> {
@@ -192,7 +200,7 @@ async fn link(cache: &Cache, file: &FileEntry, to: &Path, copy: bool) -> Result<
     loop {
         let from = cache.bring(file).await?;
         let linked = if copy {
-            std::fs::copy(&from, to).map(drop)
+            copied(&from, to)
         } else {
             std::fs::hard_link(&from, to)
         };

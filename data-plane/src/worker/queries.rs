@@ -67,7 +67,7 @@ pub async fn claim(conn: &mut PgConnection, _: &System, claim: NewClaim) -> Answ
     let mut rows = sqlx::query_as::<_, ClaimedRow>(
         "update datums d set state = 'running', lease_id = $1, claims = d.claims + 1, started_at = $2
            from (select x.job_id, x.position from datums x join jobs j on j.id = x.job_id
-                  where x.deaths >= 3 and x.state in ('pending', 'running') and x.claims < 20 and x.state = 'pending'
+                  where x.deaths >= 3 and x.state in ('pending', 'running') and x.lost < 20 and x.state = 'pending'
                     and (x.not_before is null or x.not_before <= $2) and j.finished_at is null and j.state = 'running'
                     and not exists (select 1 from datums o join jobs k on k.id = o.job_id
                                      where o.deaths >= 3 and o.state in ('pending', 'running') and o.state = 'running'
@@ -90,7 +90,7 @@ pub async fn claim(conn: &mut PgConnection, _: &System, claim: NewClaim) -> Answ
                  select d.job_id, d.position from open_jobs j cross join lateral (
                      select x.job_id, x.position, row_number() over (order by x.position) as n from (
                          select job_id, position from datums where job_id = j.id and state = 'pending' and deaths < 3
-                            and claims < 20 and (not_before is null or not_before <= $3)
+                            and lost < 20 and (not_before is null or not_before <= $3)
                           order by position limit j.share) x) d
                   order by d.n, j.seq limit $1)
              update datums d set state = 'running', lease_id = $2, claims = d.claims + 1, started_at = $3
@@ -123,19 +123,19 @@ pub async fn next_claimable(conn: &mut PgConnection, _: &System, now: DateTime<U
     Ok(next)
 }
 
-/// Of running jobs, datums that were claimed too often: they fail. Answers how many. Jobs are locked first, as by
+/// Of running jobs, datums that were claimed in vain too often: they fail. Answers how many. Jobs are locked first, as by
 /// [`lock_running`].
 pub async fn give_up(conn: &mut PgConnection, _: &System, now: DateTime<Utc>) -> Answer<u64> {
     let given_up = sqlx::query(
         "with wanted as (
-             select distinct job_id from datums where claims >= 20 and state = 'pending'
+             select distinct job_id from datums where lost >= 20 and state = 'pending'
          ), locked as (
              select id from jobs where id in (select job_id from wanted) and state = 'running' order by id for update
          ), failed as (
              update datums d set state = 'failed', finished_at = $1,
-                    reason = coalesce(d.reason, 'its worker was lost each of the ' || d.claims || ' times that it was claimed; '
+                    reason = coalesce(d.reason, 'its worker was lost each of the ' || d.lost || ' times that it was claimed; '
                         || 'it may take more memory or disk than the machine has: set resource_limits')
-               from locked where d.job_id = locked.id and d.claims >= 20 and d.state = 'pending'
+               from locked where d.job_id = locked.id and d.lost >= 20 and d.state = 'pending'
              returning d.job_id
          ), counted as (
              select job_id, count(*) as n from failed group by job_id
@@ -202,7 +202,7 @@ pub async fn free(conn: &mut PgConnection, _: &System, gone: Gone, now: DateTime
         "with gone as (
              delete from leases where ($1::uuid is null or worker = $1) and ($2::timestamptz is null or expires_at <= $2)
              returning id)
-         update datums set state = 'pending', lease_id = null, reason = null, deaths = deaths + $4,
+         update datums set state = 'pending', lease_id = null, reason = null, deaths = deaths + $4, lost = lost + $4,
                 not_before = case when deaths + $4 >= 3 then $3 + interval '5 seconds' end
            from gone where datums.lease_id = gone.id and datums.state = 'running'",
     )
@@ -235,12 +235,15 @@ pub struct ReportedJob {
     pub pipeline_id: Uuid,
     /// How often user code may fail on a datum.
     pub datum_tries: i32,
+    /// How many of its datums may run at once.
+    pub parallelism: Option<i32>,
 }
 
 /// Locks the running ones among these jobs, in order.
 pub async fn lock_running(conn: &mut PgConnection, _: &System, jobs: &[Uuid]) -> Answer<Vec<ReportedJob>> {
     let rows = sqlx::query_as(
-        "select id, pipeline_id, datum_tries from jobs where id = any($1) and state = 'running' order by id for update",
+        "select id, pipeline_id, datum_tries, parallelism from jobs
+          where id = any($1) and state = 'running' order by id for update",
     )
     .bind(jobs)
     .fetch_all(conn)
@@ -265,6 +268,10 @@ pub struct HeldRow {
     pub queued_at: DateTime<Utc>,
     /// How often it was claimed.
     pub claims: i32,
+    /// Workers that were lost while they had it.
+    pub deaths: i32,
+    /// Claims that came to nothing, by no fault of its code.
+    pub lost: i32,
 }
 
 /// Of these datums, those that are held by leases of this worker that did not run out.
@@ -276,7 +283,7 @@ pub async fn held(
     now: DateTime<Utc>,
 ) -> Answer<Vec<HeldRow>> {
     let rows = sqlx::query_as(
-        "select d.job_id, d.position, d.key, d.failures, d.lease_id, d.queued_at, d.claims
+        "select d.job_id, d.position, d.key, d.failures, d.lease_id, d.queued_at, d.claims, d.deaths, d.lost
            from unnest($1::uuid[], $2::bigint[]) r (job_id, position)
            join datums d on d.job_id = r.job_id and d.position = r.position and d.state = 'running'
            join leases l on l.id = d.lease_id and l.worker = $3 and l.expires_at > $4
@@ -326,7 +333,8 @@ pub struct Settled {
 pub async fn update_datums(conn: &mut PgConnection, _: &System, settled: &Settled) -> Answer<()> {
     let details: Vec<Json<&serde_json::Value>> = settled.details.iter().map(Json).collect();
     sqlx::query(
-        "update datums d set state = r.state, attempts = d.attempts + r.attempts, failures = r.failures,
+        "update datums d set state = r.state, attempts = d.attempts + r.attempts,
+                lost = d.lost + 1 - r.attempts, failures = r.failures,
                 reason = r.reason, exit_code = r.exit_code, download_ms = d.download_ms + r.download_ms,
                 process_ms = d.process_ms + r.process_ms, upload_ms = d.upload_ms + r.upload_ms, details = r.details,
                 lease_id = null, finished_at = case when r.state = 'pending' then null else $12 end,

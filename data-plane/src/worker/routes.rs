@@ -13,7 +13,7 @@ use chrono::{DateTime, Utc};
 use contract::ids::{CommitId, JobId, LeaseId};
 use contract::names::ProjectName;
 use contract::problem::ProblemKind;
-use provenance::jobs::{AfterAttempt, AttemptEnd, CLAIMS_MAX, after_attempt, datum_word, wait_after};
+use provenance::jobs::{AfterAttempt, AttemptEnd, CLAIMS_MAX, SUSPECT_DEATHS, after_attempt, datum_word, wait_after};
 use provenance::spec::{Network, PipelineSpec};
 use storage::TreeRef;
 use uuid::Uuid;
@@ -246,7 +246,12 @@ async fn complete(
     queries::update_datums(&mut tx, &WORKERS, &settled).await?;
     queries::insert_results(&mut tx, &WORKERS, &batch.results, now).await?;
     queries::insert_logs(&mut tx, &WORKERS, &body.logs).await?;
-    let mut woken = batch.again;
+    // What ended made room: for the next of a job with limited parallelism, or for the next suspect.
+    let made_room = jobs.iter().any(|job| job.parallelism.is_some())
+        || held
+            .iter()
+            .any(|row| u32::try_from(row.deaths).is_ok_and(|deaths| deaths >= SUSPECT_DEATHS));
+    let mut woken = batch.again || made_room;
     let mut counts: Vec<_> = batch.counts.into_iter().collect();
     counts.sort_unstable_by_key(|(job, _)| *job);
     for (job, added) in counts {
@@ -281,7 +286,7 @@ fn settle(jobs: &[ReportedJob], held: &[HeldRow], reports: &[DatumReport], now: 
         });
         let job = jobs.iter().find(|j| j.id == report.job.uuid());
         let (Some(row), Some(job)) = (found, job) else { continue };
-        let claims = u32::try_from(row.claims).unwrap_or(0);
+        let claims = u32::try_from(row.lost).unwrap_or(0) + 1;
         let (end, reason) = match &report.ending {
             Ending::Succeeded { .. } => (AttemptEnd::Succeeded, None),
             Ending::Recovered => (AttemptEnd::Recovered, None),

@@ -82,7 +82,7 @@ pub(crate) struct Shared {
     /// Sealed packs that are not durable yet: records that refer to them by name can be read already.
     in_flight: Mutex<HashMap<Digest, Arc<PackSlot>>>,
     /// Packs that were found damaged or missing: what lies in them is not reused, so that putting a file again heals it.
-    suspects: Mutex<HashSet<Digest>>,
+    suspects: Arc<Mutex<HashSet<Digest>>>,
     sessions: AtomicU64,
 }
 
@@ -104,7 +104,11 @@ impl Cached {
 
 impl Storage {
     /// Opens storage; nothing is read.
-    pub fn new(store: Store, mut options: Options) -> Self {
+    pub fn new(store: Store, options: Options) -> Self {
+        Self::open(store, options, Arc::default())
+    }
+
+    fn open(store: Store, mut options: Options, suspects: Arc<Mutex<HashSet<Digest>>>) -> Self {
         options.pack_bytes = options.pack_bytes.clamp(PACK_BYTES_MIN, PACK_BYTES_MAX);
         options.packs_in_flight = options.packs_in_flight.max(1);
         let cache = Cache::builder()
@@ -123,7 +127,7 @@ impl Storage {
             uploads,
             pool: Arc::default(),
             in_flight: Mutex::default(),
-            suspects: Mutex::default(),
+            suspects,
             sessions: AtomicU64::new(0),
         };
         Self {
@@ -137,13 +141,14 @@ impl Storage {
         }
     }
 
-    /// The same store without what this one remembers, so that everything is read anew: for checks.
+    /// The same store without what this one remembers, so that everything is read anew: for checks. What they find damaged
+    /// this one knows of too.
     pub fn without_memory(&self) -> Self {
         let options = Options {
             cache_bytes: CHECK_CACHE_BYTES,
             ..self.shared.options.clone()
         };
-        Self::new(self.shared.store.clone(), options)
+        Self::open(self.shared.store.clone(), options, Arc::clone(&self.shared.suspects))
     }
 
     /// Begins to find out what is still needed.
@@ -313,6 +318,11 @@ impl Shared {
     pub(crate) fn is_suspect(&self, location: &Location) -> bool {
         let suspects = self.suspects();
         !suspects.is_empty() && location.pack().is_some_and(|id| suspects.contains(&id))
+    }
+
+    /// Whether damage was found at all.
+    pub(crate) fn has_suspects(&self) -> bool {
+        !self.suspects().is_empty()
     }
 
     pub(crate) fn suspect(&self, pack: Digest) {

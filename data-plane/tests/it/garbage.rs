@@ -150,7 +150,8 @@ async fn what_datums_gave_is_needed_as_long_as_their_pipeline_is_there() {
     rig.settle(&ada, applied[0].commit_set.unwrap()).await;
     let kept = rig.cat(&ada, "p@main", "a").await.len();
     // Only the result of `b` refers to what it gave, since no commit of `p` will have it any more.
-    rig.remove(&ada, "in", "b").await;
+    let removed = rig.remove(&ada, "in", "b").await;
+    rig.settle(&ada, removed.commit_set).await;
 
     let storage = data_plane::stores::open(&rig.config.store, &chassis::Environment::system()).unwrap();
     let plane = Plane::new(rig.config.clone(), storage, chassis::Environment::system()).unwrap();
@@ -163,4 +164,29 @@ async fn what_datums_gave_is_needed_as_long_as_their_pipeline_is_there() {
     assert_eq!((job.datums.succeeded, job.datums.skipped), (0, 2), "{job:?}");
     assert_eq!(rig.cat(&ada, "p@main", "a").await.len(), kept);
     rig.cat(&ada, "p@main", "b").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pipeline_that_was_deleted_and_applied_again_goes_on_from_what_it_had() {
+    let rig = Rig::start().await;
+    let ada = rig.member("ada").await;
+    rig.repo(&ada, "in").await;
+    rig.put(&ada, "in", &[("a", "1"), ("b", "2")]).await;
+    let spec = shell("p", "in", "/*", "cp /pfs/in/* /pfs/out/");
+    let applied = rig.apply(&ada, vec![spec.clone()]).await;
+    rig.settle(&ada, applied[0].commit_set.unwrap()).await;
+    let (status, text) = rig.send(&ada, "DELETE", "/v1/pipelines/default/p", None).await;
+    assert!(status < 300, "{status} {text}");
+
+    let storage = data_plane::stores::open(&rig.config.store, &chassis::Environment::system()).unwrap();
+    let plane = Plane::new(rig.config.clone(), storage, chassis::Environment::system()).unwrap();
+    collect_twice(&plane).await.unwrap();
+    rig.apply(&ada, vec![spec]).await;
+    rig.put(&ada, "in", &[("a", "changed")]).await;
+    let put = rig.remove(&ada, "in", "b").await;
+
+    let job = rig.job(&ada, put.commit_set, "p").await;
+    assert_eq!(job.state, JobState::Success, "{:?}", job.reason);
+    assert_eq!(rig.ls(&ada, "p@main").await, ["/a"]);
+    assert_eq!(rig.cat(&ada, "p@main", "a").await, "changed");
 }

@@ -7,7 +7,7 @@ use super::TreeRef;
 use super::boundary::Boundary;
 use super::node::{Child, Items, Node};
 use crate::digest::Digest;
-use crate::entry::FileEntry;
+use crate::entry::{Content, FileEntry};
 use crate::error::Result;
 use crate::location::{Location, PackRef};
 use crate::pack::PieceKind;
@@ -66,8 +66,12 @@ impl Item for (FilePath, FileEntry) {
         self.1.locations()
     }
 
+    /// The chunks of a large file lie in many packs, of which only the root of its list is known here.
     fn stays(&self, shared: &Shared) -> bool {
-        !self.locations().any(|location| shared.is_suspect(location))
+        match &self.1.content {
+            Content::Blocks(_) => !shared.has_suspects(),
+            _ => !self.locations().any(|location| shared.is_suspect(location)),
+        }
     }
 }
 

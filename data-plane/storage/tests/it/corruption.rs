@@ -189,3 +189,51 @@ async fn putting_a_damaged_file_again_heals_it_and_its_content_keeps_its_digest(
     assert_eq!(content(&cold, &after, "other").await, Bytes::from_static(b"other"));
     assert!(cold.verify(&after, true).await.unwrap().is_empty());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_check_found_damaged_is_healed_by_putting_it_again_also_in_files_of_many_packs() {
+    let store = Store::memory();
+    let options = || Options {
+        pack_bytes: 1 << 20,
+        ..Options::default()
+    };
+    let large = noise(7, 6 << 20);
+    let before = {
+        let storage = Storage::new(store.clone(), options());
+        let tree = tree_of(&storage, &[("large", &large), ("other", b"other")]).await;
+        TreeRef::from_bytes(&tree.to_bytes().unwrap()).unwrap()
+    };
+    let objects: Vec<_> = store.object_store().list(None).try_collect().await.unwrap();
+    assert!(objects.len() > 4);
+    for object in &objects {
+        let whole = store
+            .object_store()
+            .get(&object.location)
+            .await
+            .unwrap()
+            .bytes()
+            .await
+            .unwrap();
+        if let Some(at) = whole.windows(64).position(|w| w == &large[100_000..100_064]) {
+            let mut damaged = whole.to_vec();
+            damaged[at] ^= 1;
+            store
+                .object_store()
+                .put(&object.location, PutPayload::from(damaged))
+                .await
+                .unwrap();
+        }
+    }
+    let storage = Storage::new(store.clone(), options());
+    assert!(!storage.without_memory().verify(&before, true).await.unwrap().is_empty());
+
+    let writer = storage.writer();
+    let entry = storage.get(&before, &path("large")).await.unwrap().unwrap();
+    let again = writer.write_file_over(&entry, &large[..], false).await.unwrap();
+    let change = vec![TreeChange::Put(path("large"), again)];
+    let after = storage.apply(&writer, &before, change).await.unwrap();
+    writer.flush().await.unwrap();
+    assert_eq!(after.digest(), before.digest());
+    assert_eq!(content(&storage, &after, "large").await, large);
+    assert!(storage.without_memory().verify(&after, true).await.unwrap().is_empty());
+}
