@@ -299,7 +299,8 @@ impl Upload {
         else {
             return;
         };
-        let mut outcome = self.shared.store.put_pack(self.id, bytes).await;
+        let damaged = self.shared.is_suspect_pack(&self.id);
+        let mut outcome = self.shared.store.put_pack(self.id, bytes, damaged).await;
         drop(permit);
         // A pack may refer to earlier ones of its session, so it counts as durable only after them: whoever can store
         // a reference to a root knows that everything below it is safe too.

@@ -320,6 +320,11 @@ impl Shared {
         !suspects.is_empty() && location.pack().is_some_and(|id| suspects.contains(&id))
     }
 
+    /// The same of a pack by its name.
+    pub(crate) fn is_suspect_pack(&self, id: &Digest) -> bool {
+        self.suspects().contains(id)
+    }
+
     /// Whether damage was found at all.
     pub(crate) fn has_suspects(&self) -> bool {
         !self.suspects().is_empty()

@@ -71,8 +71,8 @@ impl Store {
             .map_or(Ok(0), |local| local.remove_abandoned(before))
     }
 
-    /// Stores a pack. That it is there already is no error: packs are named by content.
-    pub(crate) async fn put_pack(&self, id: Digest, bytes: Frozen) -> Result<()> {
+    /// Stores a pack. That it is there already is no error: packs are named by content. One that is `damaged` is replaced.
+    pub(crate) async fn put_pack(&self, id: Digest, bytes: Frozen, damaged: bool) -> Result<()> {
         if let Some(local) = &self.local {
             let local = Arc::clone(local);
             return tokio::task::spawn_blocking(move || local.put(id, &bytes))
@@ -82,7 +82,7 @@ impl Store {
         let path = object_path(id);
         let length = bytes.len() as u64;
         let payload: PutPayload = bytes.parts().iter().cloned().collect();
-        let create = PutMode::Create.into();
+        let create = if damaged { PutMode::Overwrite } else { PutMode::Create }.into();
         match self.objects.put_opts(&path, payload.clone(), create).await {
             Ok(_) => return Ok(()),
             Err(object_store::Error::AlreadyExists { .. }) => {
