@@ -82,8 +82,12 @@ pub async fn run(arguments: Get, client: &Client, output: Output) -> Outcome {
     output.result(&shown, || destination.display().to_string())
 }
 
-/// Into a file beside the destination first, which then takes its name.
+/// Into a file beside the destination first, which then takes its name. A pipe or a device stays what it is.
 async fn save(response: Response, destination: &Path, bar: &ProgressBar) -> Outcome<u64> {
+    if std::fs::metadata(destination).is_ok_and(|there| !there.is_file()) {
+        let file = std::fs::OpenOptions::new().write(true).open(destination);
+        return pour(response, file.map_err(io("write", destination))?, destination, bar).await;
+    }
     let directory = destination
         .parent()
         .filter(|p| !p.as_os_str().is_empty())
@@ -91,6 +95,14 @@ async fn save(response: Response, destination: &Path, bar: &ProgressBar) -> Outc
     let executable = response.headers().contains_key("howdah-executable");
     let fresh = file_beside(directory, executable)?;
     let file = fresh.reopen().map_err(io("write", destination))?;
+    let bytes = pour(response, file, destination, bar).await?;
+    fresh
+        .persist(destination)
+        .map_err(|e| io("write", destination)(e.error))?;
+    Ok(bytes)
+}
+
+async fn pour(response: Response, file: std::fs::File, destination: &Path, bar: &ProgressBar) -> Outcome<u64> {
     let mut file = tokio::fs::File::from_std(file);
     let mut stream = response.bytes_stream();
     let mut bytes = 0;
@@ -101,9 +113,6 @@ async fn save(response: Response, destination: &Path, bar: &ProgressBar) -> Outc
         bar.set_position(bytes);
     }
     file.flush().await.map_err(io("write", destination))?;
-    fresh
-        .persist(destination)
-        .map_err(|e| io("write", destination)(e.error))?;
     Ok(bytes)
 }
 
@@ -147,4 +156,35 @@ pub async fn cat(arguments: Cat, client: &Client) -> Outcome {
         print(client.download(&request).await?).await?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn response(text: &'static str) -> Response {
+        http::Response::new(text).into()
+    }
+
+    #[tokio::test]
+    async fn a_pipe_is_written_to_and_a_file_is_replaced() {
+        use std::os::unix::fs::FileTypeExt;
+        let home = tempfile::tempdir().unwrap();
+        let (file, pipe) = (home.path().join("file"), home.path().join("pipe"));
+        std::fs::write(&file, "old").unwrap();
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let reader = {
+            let pipe = pipe.clone();
+            std::thread::spawn(move || std::fs::read_to_string(pipe).unwrap())
+        };
+        let bar = ProgressBar::hidden();
+        for to in [&file, &pipe] {
+            save(response("new"), to, &bar)
+                .await
+                .unwrap_or_else(|e| panic!("{e:?}"));
+        }
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), "new");
+        assert_eq!(reader.join().unwrap(), "new");
+        assert!(std::fs::metadata(&pipe).unwrap().file_type().is_fifo());
+    }
 }

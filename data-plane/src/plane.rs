@@ -27,6 +27,9 @@ use crate::policy::PolicyHolder;
 /// A database transaction. What it did is undone when it is dropped without `commit`.
 pub type Tx = Transaction<'static, Postgres>;
 
+/// So long a request waits for a connection. On a machine that has everything to do at once an upload that has arrived
+/// should not be thrown away for a few seconds.
+const CONNECTION_WAIT: Duration = Duration::from_secs(15);
 /// Connections to the database at most.
 const CONNECTIONS: u32 = 24;
 
@@ -131,7 +134,7 @@ impl Plane {
         let pool = PgPoolOptions::new()
             .max_connections(CONNECTIONS)
             .min_connections(0)
-            .acquire_timeout(Duration::from_secs(5))
+            .acquire_timeout(CONNECTION_WAIT)
             .connect_lazy_with(options);
         Ok(Self(Arc::new(Parts {
             organization: config.organization,

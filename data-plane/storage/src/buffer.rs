@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 const SEGMENT_BYTES: usize = 256 << 10;
 /// So many idle segments are kept while there are write sessions.
-const IDLE_MAX: usize = 256;
+const IDLE_MAX: usize = 128;
 
 /// So many sessions at once are served as if each were alone.
 const FEW_SESSIONS: usize = 2;
@@ -29,8 +29,7 @@ impl Pool {
     /// One session's part of something that all of them share, at least `least`: a hundred sessions must not be a
     /// hundred times the memory. A few may have `most` each.
     pub(crate) fn part(&self, least: usize, most: usize) -> usize {
-        let sessions = self.sessions().max(1);
-        (most * FEW_SESSIONS / sessions.max(FEW_SESSIONS)).max(least.min(most))
+        part(self.sessions(), least, most)
     }
 
     pub(crate) fn enter(&self) {
@@ -55,6 +54,40 @@ impl Pool {
             segment.clear();
             idle.push(segment);
         }
+    }
+}
+
+/// What one of so many may have of something they share.
+fn part(sharers: usize, least: usize, most: usize) -> usize {
+    (most * FEW_SESSIONS / sharers.max(FEW_SESSIONS)).max(least.min(most))
+}
+
+/// Counts reads under way, so that each fetches less ahead when there are many.
+#[derive(Default)]
+pub(crate) struct Readers(AtomicUsize);
+
+/// A read under way until it is dropped.
+pub(crate) struct Reading(Arc<Readers>);
+
+impl Readers {
+    pub(crate) fn begin(self: &Arc<Self>) -> Reading {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Reading(Arc::clone(self))
+    }
+}
+
+impl Reading {
+    /// This read's part of `most` bytes.
+    pub(crate) fn part(&self, least: u64, most: u64) -> u64 {
+        let few = FEW_SESSIONS as u64;
+        let readers = (self.0.0.load(Ordering::Relaxed) as u64).max(few);
+        (most * few / readers).max(least)
+    }
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -9,6 +9,7 @@ use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::buffer::Reading;
 use crate::digest::Digest;
 use crate::entry::{Content, Extent, FileEntry};
 use crate::error::{Result, StorageError};
@@ -18,6 +19,8 @@ use crate::storage::Shared;
 
 /// So much is fetched at once.
 const FETCH_BYTES_MAX: u64 = 2 << 20;
+/// And no less, however many read at the same time.
+const FETCH_BYTES_MIN: u64 = 256 << 10;
 /// So many fetches run ahead.
 const FETCHES_AHEAD: usize = 2;
 
@@ -112,7 +115,7 @@ struct Batch {
 
 impl Batch {
     /// Whether the chunk lies right behind the last one and there is room.
-    fn takes(&self, extent: &Extent) -> bool {
+    fn takes(&self, extent: &Extent, most: u64) -> bool {
         let Some((last, _)) = self.extents.last() else {
             return true;
         };
@@ -121,7 +124,7 @@ impl Batch {
             (PackRef::Stored(a), PackRef::Stored(b)) => a == b && last.location.end() == here.offset(),
             _ => false,
         };
-        neighbours && self.bytes + here.length() <= FETCH_BYTES_MAX
+        neighbours && self.bytes + here.length() <= most
     }
 
     fn push(&mut self, extent: Extent, part: Range<usize>) {
@@ -135,11 +138,13 @@ struct Batches {
     range: Range<u64>,
     /// The extent that did not fit the last batch.
     left: Option<(u64, Extent)>,
+    reading: Reading,
 }
 
 impl Batches {
     async fn next(&mut self) -> Result<Option<Batch>> {
         let mut batch = Batch::default();
+        let most = self.reading.part(FETCH_BYTES_MIN, FETCH_BYTES_MAX);
         loop {
             let next = match self.left.take() {
                 Some(left) => Some(left),
@@ -148,7 +153,7 @@ impl Batches {
             let Some((start, extent)) = next.filter(|(start, _)| *start < self.range.end) else {
                 break;
             };
-            if !batch.takes(&extent) {
+            if !batch.takes(&extent, most) {
                 self.left = Some((start, extent));
                 break;
             }
@@ -179,6 +184,7 @@ pub(crate) fn read(shared: &Arc<Shared>, file: &FileEntry, range: Range<u64>) ->
         walk: ExtentWalk::new(shared, file, start),
         range: start..end,
         left: None,
+        reading: shared.readers.begin(),
     };
     let shared = Arc::clone(shared);
     stream::try_unfold(batches, |mut batches| async move {

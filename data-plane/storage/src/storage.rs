@@ -12,7 +12,7 @@ use futures::stream::BoxStream;
 use moka::sync::Cache;
 use tokio::sync::{Semaphore, watch};
 
-use crate::buffer::Pool;
+use crate::buffer::{Pool, Readers};
 use crate::collect::{Marking, PackInfo};
 use crate::digest::Digest;
 use crate::entry::{BlockRef, FileEntry};
@@ -79,6 +79,7 @@ pub(crate) struct Shared {
     /// small ones.
     pub(crate) uploads: Semaphore,
     pub(crate) pool: Arc<Pool>,
+    pub(crate) readers: Arc<Readers>,
     /// Sealed packs that are not durable yet: records that refer to them by name can be read already.
     in_flight: Mutex<HashMap<Digest, Arc<PackSlot>>>,
     /// Packs that were found damaged or missing: what lies in them is not reused, so that putting a file again heals it.
@@ -126,6 +127,7 @@ impl Storage {
             unsettled,
             uploads,
             pool: Arc::default(),
+            readers: Arc::default(),
             in_flight: Mutex::default(),
             suspects,
             sessions: AtomicU64::new(0),
