@@ -112,6 +112,7 @@ fn line(word: &str, step: &UpstreamCommit) -> String {
         step.image_digest.as_deref(),
         step.code_revision.as_deref(),
     );
+    let word = if step.earlier { "on top of" } else { word };
     format!(
         "{}{word} {}/{}@{}{by}",
         indent(step),

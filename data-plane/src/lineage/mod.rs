@@ -37,6 +37,8 @@ pub struct Found {
     pub commits: Vec<CommitRow>,
     /// The sources of each commit, that of the beginning too.
     pub inputs: HashMap<CommitId, Vec<CommitId>>,
+    /// Those that are there only because they come before others on their branches.
+    pub earlier: HashSet<CommitId>,
 }
 
 /// Walks everything up- or downstream of a commit.
@@ -47,6 +49,7 @@ pub async fn walk(conn: &mut PgConnection, from: CommitId, direction: Direction)
     let mut found = Found {
         commits: Vec::new(),
         inputs: HashMap::new(),
+        earlier: HashSet::new(),
     };
     let mut seen = HashSet::from([from]);
     let mut level = vec![from];
@@ -72,6 +75,7 @@ pub async fn walk(conn: &mut PgConnection, from: CommitId, direction: Direction)
             for (commit, before) in queries::list_earlier(conn, &WALK, &heads, EARLIER_MAX).await? {
                 found.inputs.entry(commit).or_default().push(before);
                 if seen.insert(before) {
+                    found.earlier.insert(before);
                     next.push(before);
                 }
             }
@@ -122,6 +126,7 @@ pub async fn shown(
             image_digest: stamp.and_then(|s| s.image_digest.clone()),
             code_revision: stamp.and_then(|s| s.code_revision.clone()),
             depth: depths.get(&commit.id).copied().unwrap_or(0),
+            earlier: found.earlier.contains(&commit.id),
             inputs: inputs.filter(|i| visible.contains(i)).copied().collect(),
         });
     }

@@ -203,6 +203,9 @@ pub struct UpstreamCommit {
     pub code_revision: Option<String>,
     /// How many edges away, at the least.
     pub depth: u32,
+    /// It is here because it comes before another one on its branch.
+    #[serde(default)]
+    pub earlier: bool,
     /// The commits that it was made from, where the caller may know them.
     #[serde(default)]
     pub inputs: Vec<CommitId>,
