@@ -17,7 +17,14 @@ const ROUTES: &[(&str, &str)] = &[
     ("GET", "/v1/projects/default/repos/secret-images"),
     ("DELETE", "/v1/projects/default/repos/secret-images"),
     ("GET", "/v1/projects/default/repos/secret-images/branches"),
+    ("POST", "/v1/projects"),
+    ("POST", "/v1/projects/default/repos/secret-images/branches"),
+    ("PATCH", "/v1/projects/default/repos/secret-images/branches/main"),
+    ("DELETE", "/v1/projects/default/repos/secret-images/branches/main"),
     ("POST", "/v1/commits"),
+    ("POST", "/v1/commits/finish?ref=secret-images@main"),
+    ("POST", "/v1/commits/finish-together"),
+    ("POST", "/v1/files?repo=default/secret-images&branch=main"),
     ("GET", "/v1/commits?ref=secret-images@main"),
     ("GET", "/v1/commits?ref=secret-images@{commit}"),
     ("GET", "/v1/log?ref=secret-images@main"),
@@ -36,6 +43,8 @@ const ROUTES: &[(&str, &str)] = &[
     ("GET", "/v1/pipelines/default/secret-pipeline"),
     ("DELETE", "/v1/pipelines/default/secret-pipeline"),
     ("POST", "/v1/pipelines/default/secret-pipeline/stop"),
+    ("POST", "/v1/pipelines/default/secret-pipeline/start"),
+    ("POST", "/v1/pipelines/default/secret-pipeline/run"),
     ("GET", "/v1/pipelines/default/secret-pipeline/history"),
     ("GET", "/v1/jobs"),
     ("GET", "/v1/jobs/{job}"),
@@ -44,11 +53,13 @@ const ROUTES: &[(&str, &str)] = &[
     ("GET", "/v1/jobs/{job}/logs"),
     ("GET", "/v1/wait?target={commit_set}&timeout_seconds=0"),
     ("GET", "/v1/fsck"),
+    ("POST", "/v1/gc"),
 ];
 
 /// Every route of the control plane below an organization.
 const CONTROL_ROUTES: &[(&str, &str)] = &[
     ("GET", "/v1/organizations/{org}"),
+    ("PATCH", "/v1/organizations/{org}"),
     ("DELETE", "/v1/organizations/{org}"),
     ("GET", "/v1/organizations/{org}/members"),
     ("GET", "/v1/organizations/{org}/invitations"),
@@ -82,7 +93,7 @@ fn request(method: &str, url: &str, bearer: &str) -> Answer {
         "-H",
         &format!("authorization: Bearer {bearer}"),
     ]);
-    if method == "POST" {
+    if ["POST", "PATCH"].contains(&method) {
         command.args(["-H", "content-type: application/json", "-d", "{}"]);
     }
     let output = command.arg(url).output().expect("curl can be started");
