@@ -88,12 +88,8 @@ async fn save(response: Response, destination: &Path, bar: &ProgressBar) -> Outc
         let file = std::fs::OpenOptions::new().write(true).open(destination);
         return pour(response, file.map_err(io("write", destination))?, destination, bar).await;
     }
-    let directory = destination
-        .parent()
-        .filter(|p| !p.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
     let executable = response.headers().contains_key("howdah-executable");
-    let fresh = file_beside(directory, executable)?;
+    let fresh = file_beside(destination, executable)?;
     let file = fresh.reopen().map_err(io("write", destination))?;
     let bytes = pour(response, file, destination, bar).await?;
     fresh

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use contract::config::ControlPlaneConfig;
+use contract::config::{ControlPlaneConfig, KEPT_VARIABLES};
 use tokio::io::AsyncWriteExt;
 use tokio::process::{Child, ChildStdin, Command};
 
@@ -65,19 +65,8 @@ fn own_directory() -> Outcome<PathBuf> {
     Ok(own.parent().map(Path::to_path_buf).unwrap_or_default())
 }
 
-/// What of the environment it gets.
-const KEPT: [&str; 9] = [
-    "PATH",
-    "HOME",
-    "LANG",
-    "TZ",
-    "TMPDIR",
-    "HOWDAH_LOG",
-    "RUST_BACKTRACE",
-    // Certificates of a database server that `DATABASE_URL` names.
-    "SSL_CERT_FILE",
-    "SSL_CERT_DIR",
-];
+/// Certificates of a database server that `DATABASE_URL` names.
+const CERTIFICATES: [&str; 2] = ["SSL_CERT_FILE", "SSL_CERT_DIR"];
 
 /// Starts it. Dropping the returned pipe stops it; it is apart from the child because waiting for a child closes its
 /// standard input.
@@ -94,6 +83,7 @@ pub(super) async fn start(program: &Path, config: &ControlPlaneConfig, log: &Pat
     };
     let out = append(log)?;
     let copy = out.try_clone().map_err(io("open", log))?;
+    let kept = KEPT_VARIABLES.iter().chain(&CERTIFICATES);
     let mut command = Command::new(program);
     // A group of its own: Ctrl-C at the terminal is for the supervisor, which stops its children in order.
     // The configuration says all that it needs; what else stands in our environment may be a secret (`DATABASE_URL`,
@@ -101,7 +91,7 @@ pub(super) async fn start(program: &Path, config: &ControlPlaneConfig, log: &Pat
     command
         .arg("serve")
         .env_clear()
-        .envs(KEPT.iter().filter_map(|name| Some((name, std::env::var_os(name)?))))
+        .envs(kept.filter_map(|name| Some((name, std::env::var_os(name)?))))
         .env("HOWDAH_HOME", &config.home)
         .process_group(0)
         .stdin(Stdio::piped())

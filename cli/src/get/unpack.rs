@@ -50,15 +50,15 @@ pub fn unpack(archive: impl Read, to: &Path, bar: &ProgressBar) -> Outcome<u64> 
             )
         })?;
         let path = made.directory(name.parent().unwrap_or(Path::new("")))?.join(last);
-        let mode = mode(entry.header().mode().is_ok_and(|mode| mode & 0o100 != 0));
+        let executable = entry.header().mode().is_ok_and(|mode| mode & 0o100 != 0);
         let size = entry.size();
         if size <= WHOLE_BYTES_MAX {
             content.clear();
             let read = entry.read_to_end(&mut content).map_err(broken)?;
             whole(read as u64, size)?;
-            write_small(&path, mode, &content)?;
+            write_small(&path, executable, &content)?;
         } else {
-            let mut fresh = beside(&path, mode)?;
+            let mut fresh = file_beside(&path, executable)?;
             whole(std::io::copy(&mut entry, &mut fresh).map_err(broken)?, size)?;
             fresh.persist(&path).map_err(|e| io("write", &path)(e.error))?;
         }
@@ -80,14 +80,15 @@ fn mode(executable: bool) -> u32 {
 }
 
 /// A new file is written in its place; one that is there keeps its content until the new one takes its name.
-fn write_small(path: &Path, mode: u32, content: &[u8]) -> Outcome {
+fn write_small(path: &Path, executable: bool, content: &[u8]) -> Outcome {
+    let mode = mode(executable);
     match OpenOptions::new().write(true).create_new(true).mode(mode).open(path) {
         Ok(mut file) => file.write_all(content).map_err(|error| {
             let _ = std::fs::remove_file(path);
             io("write", path)(error)
         }),
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-            let mut fresh = beside(path, mode)?;
+            let mut fresh = file_beside(path, executable)?;
             fresh.write_all(content).map_err(io("write", path))?;
             fresh.persist(path).map_err(|e| io("write", path)(e.error))?;
             Ok(())
@@ -96,19 +97,15 @@ fn write_small(path: &Path, mode: u32, content: &[u8]) -> Outcome {
     }
 }
 
-fn beside(path: &Path, mode: u32) -> Outcome<tempfile::NamedTempFile> {
-    file_in(path.parent().unwrap_or(Path::new(".")), mode)
-}
-
-/// A file that is removed unless it takes its place.
-pub fn file_beside(directory: &Path, executable: bool) -> Outcome<tempfile::NamedTempFile> {
-    file_in(directory, mode(executable))
-}
-
-fn file_in(directory: &Path, mode: u32) -> Outcome<tempfile::NamedTempFile> {
+/// A file beside that path, which is removed unless it takes its place.
+pub fn file_beside(path: &Path, executable: bool) -> Outcome<tempfile::NamedTempFile> {
+    let directory = path
+        .parent()
+        .filter(|p| !p.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
     tempfile::Builder::new()
         .prefix(".howdah-")
-        .permissions(std::os::unix::fs::PermissionsExt::from_mode(mode))
+        .permissions(std::os::unix::fs::PermissionsExt::from_mode(mode(executable)))
         .tempfile_in(directory)
         .map_err(io("write in", directory))
 }

@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::OrganizationId;
 
+/// What a child gets of its parent's environment; the rest may hold secrets, and the configuration says what it needs.
+pub const KEPT_VARIABLES: [&str; 7] = ["PATH", "HOME", "LANG", "TZ", "TMPDIR", "HOWDAH_LOG", "RUST_BACKTRACE"];
+
 /// What `howdah-control-plane serve` reads.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

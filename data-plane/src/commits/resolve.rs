@@ -150,14 +150,11 @@ impl Call {
                 }
             }
         };
-        let found = match &reference.step {
-            None => Some(start),
-            Some(Step::Ancestor(n)) => queries::find_ancestor(conn, &DECIDE, start.id, *n).await?,
-            Some(Step::FromRoot(n)) => queries::find_from_root(conn, &DECIDE, start.id, *n).await?,
-            Some(Step::AsOf(_) | Step::Ago(_)) => match time {
-                Some(at) => queries::find_finished_at(conn, &DECIDE, start.id, at).await?,
-                None => None,
-            },
+        let found = match (time, &reference.step) {
+            (Some(at), _) => queries::find_finished_at(conn, &DECIDE, start.id, at).await?,
+            (None, Some(Step::Ancestor(n))) => queries::find_ancestor(conn, &DECIDE, start.id, *n).await?,
+            (None, Some(Step::FromRoot(n))) => queries::find_from_root(conn, &DECIDE, start.id, *n).await?,
+            (None, _) => Some(start),
         };
         Ok(found.ok_or_else(|| "its history does not go back that far".to_owned()))
     }

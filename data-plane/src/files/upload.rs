@@ -43,7 +43,7 @@ pub struct Destination<'a> {
 }
 
 /// Files with their places in the archive.
-type Stored = Vec<(usize, FilePath, FileEntry)>;
+type Placed = Vec<(usize, FilePath, FileEntry)>;
 
 struct Batches {
     storage: Storage,
@@ -52,8 +52,8 @@ struct Batches {
     names: Vec<(usize, FilePath)>,
     files: Vec<(Bytes, bool)>,
     bytes: usize,
-    running: VecDeque<JoinHandle<Answer<Stored>>>,
-    done: Stored,
+    running: VecDeque<JoinHandle<Answer<Placed>>>,
+    done: Placed,
 }
 
 impl Batches {
@@ -117,7 +117,7 @@ impl Batches {
         }
     }
 
-    async fn finish(mut self, may_embed: bool) -> Answer<Stored> {
+    async fn finish(mut self, may_embed: bool) -> Answer<Placed> {
         if may_embed && self.running.is_empty() && self.done.is_empty() && self.bytes <= EMBEDDED_BYTES_MAX {
             self.embed();
         }

@@ -77,11 +77,9 @@ impl Readers {
 }
 
 impl Reading {
-    /// This read's part of `most` bytes.
-    pub(crate) fn part(&self, least: u64, most: u64) -> u64 {
-        let few = FEW_SESSIONS as u64;
-        let readers = (self.0.0.load(Ordering::Relaxed) as u64).max(few);
-        (most * few / readers).max(least)
+    /// This read's part of `most` bytes, at least `least`.
+    pub(crate) fn part(&self, least: usize, most: usize) -> usize {
+        part(self.0.0.load(Ordering::Relaxed), least, most)
     }
 }
 

@@ -59,11 +59,6 @@ impl Marking {
         self.packs.values().map(|marked| marked.bytes).sum()
     }
 
-    /// How many packs hold something that is needed.
-    pub fn packs(&self) -> usize {
-        self.packs.len()
-    }
-
     /// Marks a tree and all its files.
     ///
     /// # Errors

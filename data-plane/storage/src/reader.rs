@@ -18,9 +18,9 @@ use crate::location::{Location, PackRef};
 use crate::storage::Shared;
 
 /// So much is fetched at once.
-const FETCH_BYTES_MAX: u64 = 2 << 20;
+const FETCH_BYTES_MAX: usize = 2 << 20;
 /// And no less, however many read at the same time.
-const FETCH_BYTES_MIN: u64 = 256 << 10;
+const FETCH_BYTES_MIN: usize = 256 << 10;
 /// So many fetches run ahead.
 const FETCHES_AHEAD: usize = 2;
 
@@ -144,7 +144,7 @@ struct Batches {
 impl Batches {
     async fn next(&mut self) -> Result<Option<Batch>> {
         let mut batch = Batch::default();
-        let most = self.reading.part(FETCH_BYTES_MIN, FETCH_BYTES_MAX);
+        let most = self.reading.part(FETCH_BYTES_MIN, FETCH_BYTES_MAX) as u64;
         loop {
             let next = match self.left.take() {
                 Some(left) => Some(left),

@@ -318,8 +318,7 @@ impl Shared {
 
     /// Whether bytes of this pack were found damaged or missing.
     pub(crate) fn is_suspect(&self, location: &Location) -> bool {
-        let suspects = self.suspects();
-        !suspects.is_empty() && location.pack().is_some_and(|id| suspects.contains(&id))
+        self.has_suspects() && location.pack().is_some_and(|id| self.is_suspect_pack(&id))
     }
 
     /// The same of a pack by its name.

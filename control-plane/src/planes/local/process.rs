@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
-use contract::config::{DataPlaneConfig, DataPlaneReady};
+use contract::config::{DataPlaneConfig, DataPlaneReady, KEPT_VARIABLES};
 use contract::ids::OrganizationId;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
@@ -48,11 +48,14 @@ fn spawn(binary: &Path, verb: &str, log: &Path, stdout: Stdio) -> anyhow::Result
         .append(true)
         .open(log)
         .with_context(|| format!("the log `{}` cannot be written", log.display()))?;
-    let kept = ["PATH", "HOME", "LANG", "TZ", "TMPDIR", "HOWDAH_LOG", "RUST_BACKTRACE"];
     Command::new(binary)
         .arg(verb)
         .env_clear()
-        .envs(kept.iter().filter_map(|name| Some((name, std::env::var_os(name)?))))
+        .envs(
+            KEPT_VARIABLES
+                .iter()
+                .filter_map(|name| Some((name, std::env::var_os(name)?))),
+        )
         .stdin(Stdio::piped())
         .stdout(stdout)
         .stderr(log_file)

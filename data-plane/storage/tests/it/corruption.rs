@@ -23,6 +23,11 @@ async fn read_everything(storage: &Storage, tree: &TreeRef) -> Result<Contents> 
     Ok(contents)
 }
 
+async fn bytes_of(store: &Store, location: &Path) -> Bytes {
+    let found = store.object_store().get(location).await.unwrap();
+    found.bytes().await.unwrap()
+}
+
 /// A tree of several levels in one small pack: the path, the bytes, the tree.
 async fn one_pack(store: &Store, files: usize) -> (Path, Bytes, TreeRef) {
     let storage = Storage::new(store.clone(), Options::default());
@@ -39,14 +44,7 @@ async fn one_pack(store: &Store, files: usize) -> (Path, Bytes, TreeRef) {
     let objects: Vec<_> = store.object_store().list(None).try_collect().await.unwrap();
     assert_eq!(objects.len(), 1);
     let location = objects[0].location.clone();
-    let bytes = store
-        .object_store()
-        .get(&location)
-        .await
-        .unwrap()
-        .bytes()
-        .await
-        .unwrap();
+    let bytes = bytes_of(store, &location).await;
     (location, bytes, tree)
 }
 
@@ -151,14 +149,7 @@ async fn putting_a_damaged_file_again_heals_it_and_its_content_keeps_its_digest(
     let before = tree_of(&storage, &[("d/small", &small), ("large", &large), ("other", b"other")]).await;
     let objects: Vec<_> = store.object_store().list(None).try_collect().await.unwrap();
     let location = objects[0].location.clone();
-    let whole = store
-        .object_store()
-        .get(&location)
-        .await
-        .unwrap()
-        .bytes()
-        .await
-        .unwrap();
+    let whole = bytes_of(&store, &location).await;
     let mut damaged = whole.to_vec();
     for content in [&small, &large] {
         let at = whole.windows(64).position(|w| w == &content[1000..1064]).unwrap();
@@ -206,14 +197,7 @@ async fn what_a_check_found_damaged_is_healed_by_putting_it_again_also_in_files_
     let objects: Vec<_> = store.object_store().list(None).try_collect().await.unwrap();
     assert!(objects.len() > 4);
     for object in &objects {
-        let whole = store
-            .object_store()
-            .get(&object.location)
-            .await
-            .unwrap()
-            .bytes()
-            .await
-            .unwrap();
+        let whole = bytes_of(&store, &object.location).await;
         if let Some(at) = whole.windows(64).position(|w| w == &large[100_000..100_064]) {
             let mut damaged = whole.to_vec();
             damaged[at] ^= 1;
