@@ -38,6 +38,7 @@ use client::Client;
 use failure::{Exit, Failure, Outcome};
 use output::Output;
 use settings::Settings;
+use tokio::signal::unix::{SignalKind, signal};
 
 /// How long an interrupted command may take to clear away what it began.
 const INTERRUPT_PATIENCE: std::time::Duration = std::time::Duration::from_millis(500);
@@ -145,11 +146,7 @@ pub fn main() -> ExitCode {
         match &arguments.command {
             // It handles signals itself.
             Command::Up(_) => run(arguments.command, output).await,
-            _ => tokio::select! {
-                done = run(arguments.command, output) => done,
-                // The command is dropped, and with it the files that are not whole yet.
-                _ = tokio::signal::ctrl_c() => Err(Failure::interrupted()),
-            },
+            _ => interruptible(run(arguments.command, output)).await,
         }
     });
     if matches!(&done, Err(failure) if failure.exit == Exit::Interrupted) {
@@ -165,6 +162,18 @@ pub fn main() -> ExitCode {
             failure.print(output.json);
             ExitCode::from(failure.exit as u8)
         }
+    }
+}
+
+/// Runs a command until it is done or Ctrl-C is pressed.
+async fn interruptible(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    // Listened for before the command's first step: until then Ctrl-C ends the process on the spot, and what the command began would stay.
+    let mut interrupt =
+        signal(SignalKind::interrupt()).map_err(|e| Failure::new("signals cannot be handled", e, "report this"))?;
+    tokio::select! {
+        done = command => done,
+        // The command is dropped, and with it the files that are not whole yet.
+        _ = interrupt.recv() => Err(Failure::interrupted()),
     }
 }
 
