@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 
 const SEGMENT_BYTES: usize = 256 << 10;
+/// Segments begin at a multiple of this in memory, so that they can be written past the page cache.
+pub(crate) const ALIGNMENT: usize = 4 << 10;
 /// So many idle segments are kept while there are write sessions.
 const IDLE_MAX: usize = 128;
 
@@ -45,7 +47,7 @@ impl Pool {
 
     fn take(&self) -> Vec<u8> {
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        idle.unwrap_or_else(|| Vec::with_capacity(SEGMENT_BYTES))
+        idle.unwrap_or_else(|| Vec::with_capacity(SEGMENT_BYTES + ALIGNMENT))
     }
 
     fn put(&self, mut segment: Vec<u8>) {
@@ -91,13 +93,39 @@ impl Drop for Reading {
 
 /// One piece of memory; returns to its pool by itself.
 struct Segment {
+    /// Filler up to `start`, which is aligned.
     bytes: Vec<u8>,
+    start: usize,
     pool: Arc<Pool>,
+}
+
+impl Segment {
+    fn new(pool: &Arc<Pool>) -> Self {
+        let mut bytes = pool.take();
+        let start = align(&mut bytes);
+        Self {
+            bytes,
+            start,
+            pool: Arc::clone(pool),
+        }
+    }
+
+    /// How many bytes it still takes.
+    fn room(&self) -> usize {
+        SEGMENT_BYTES + self.start - self.bytes.len()
+    }
+}
+
+/// Fills empty memory up to where an aligned address begins, and returns how much that is: less than [`ALIGNMENT`].
+pub(crate) fn align(bytes: &mut Vec<u8>) -> usize {
+    let start = bytes.as_ptr().align_offset(ALIGNMENT) % ALIGNMENT;
+    bytes.resize(start, 0);
+    start
 }
 
 impl AsRef<[u8]> for Segment {
     fn as_ref(&self) -> &[u8] {
-        &self.bytes
+        &self.bytes[self.start..]
     }
 }
 
@@ -130,18 +158,11 @@ impl Buffer {
     pub(crate) fn extend(&mut self, mut bytes: &[u8]) {
         self.length += bytes.len();
         while !bytes.is_empty() {
-            let full = self
-                .segments
-                .last()
-                .is_none_or(|last| last.bytes.len() == SEGMENT_BYTES);
-            if full {
-                self.segments.push(Segment {
-                    bytes: self.pool.take(),
-                    pool: Arc::clone(&self.pool),
-                });
+            if self.segments.last().is_none_or(|last| last.room() == 0) {
+                self.segments.push(Segment::new(&self.pool));
             }
             let Some(last) = self.segments.last_mut() else { return };
-            let (head, tail) = bytes.split_at(bytes.len().min(SEGMENT_BYTES - last.bytes.len()));
+            let (head, tail) = bytes.split_at(bytes.len().min(last.room()));
             last.bytes.extend_from_slice(head);
             bytes = tail;
         }

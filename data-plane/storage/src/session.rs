@@ -21,6 +21,8 @@ use crate::writer::WriteReport;
 const WINDOW_CHUNKS: usize = 1 << 17;
 /// So many blocks of extents are remembered: those of some 100 GiB.
 const BLOCKS_MAX: usize = 1 << 12;
+/// What a session writes after so many bytes is not worth keeping in this machine's page cache.
+const BULK_BYTES: u64 = 256 << 20;
 const WINDOW_CHUNKS_MIN: usize = 1 << 12;
 const PACK_BYTES_MIN: usize = 512 << 10;
 
@@ -180,6 +182,7 @@ impl Session {
             shared: Arc::clone(&self.shared),
             id,
             length: bytes.len(),
+            bulk: state.report.bytes_new > BULK_BYTES,
             slot,
             previous,
             outcome: None,
@@ -281,6 +284,7 @@ struct Upload {
     shared: Arc<Shared>,
     id: Digest,
     length: usize,
+    bulk: bool,
     slot: Arc<PackSlot>,
     previous: Option<Arc<PackSlot>>,
     outcome: Option<Result<()>>,
@@ -300,7 +304,7 @@ impl Upload {
             return;
         };
         let damaged = self.shared.is_suspect_pack(&self.id);
-        let mut outcome = self.shared.store.put_pack(self.id, bytes, damaged).await;
+        let mut outcome = self.shared.store.put_pack(self.id, bytes, damaged, self.bulk).await;
         drop(permit);
         // A pack may refer to earlier ones of its session, so it counts as durable only after them: whoever can store
         // a reference to a root knows that everything below it is safe too.

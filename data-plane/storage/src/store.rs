@@ -72,10 +72,11 @@ impl Store {
     }
 
     /// Stores a pack. That it is there already is no error: packs are named by content. One that is `damaged` is replaced.
-    pub(crate) async fn put_pack(&self, id: Digest, bytes: Frozen, damaged: bool) -> Result<()> {
+    /// `bulk` says that it is one of so many that they should not push everything else out of this machine's memory.
+    pub(crate) async fn put_pack(&self, id: Digest, bytes: Frozen, damaged: bool, bulk: bool) -> Result<()> {
         if let Some(local) = &self.local {
             let local = Arc::clone(local);
-            return tokio::task::spawn_blocking(move || local.put(id, &bytes))
+            return tokio::task::spawn_blocking(move || local.put(id, &bytes, bulk))
                 .await
                 .unwrap_or(Err(StorageError::Cancelled));
         }

@@ -1,5 +1,7 @@
 //! Durable puts into a local directory: temporary name, write, sync, rename, sync of the directory.
 
+mod direct;
+
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -42,7 +44,7 @@ impl Directory {
         &self.root
     }
 
-    pub(super) fn put(&self, id: Digest, bytes: &Frozen) -> Result<()> {
+    pub(super) fn put(&self, id: Digest, bytes: &Frozen, bulk: bool) -> Result<()> {
         let packs = self.root.join(PACKS);
         let target = packs.join(id.to_string());
         let serial = self.serial.fetch_add(1, Ordering::Relaxed);
@@ -50,7 +52,7 @@ impl Directory {
             .root
             .join(TEMPORARY)
             .join(format!("{id}.{}.{serial}", std::process::id()));
-        let written = write_durably(&temporary, &target, &packs, bytes);
+        let written = write_durably(&temporary, &target, &packs, bytes, bulk);
         if written.is_err() {
             // Gone already if the rename was what succeeded; then the pack is whole and merely unreferenced.
             let _ = fs::remove_file(&temporary);
@@ -79,13 +81,14 @@ impl Directory {
     }
 }
 
-fn write_durably(temporary: &Path, target: &Path, directory: &Path, bytes: &Frozen) -> io::Result<()> {
-    let mut file = File::options().write(true).create_new(true).open(temporary)?;
-    for part in bytes.parts() {
-        file.write_all(part)?;
+fn write_durably(temporary: &Path, target: &Path, directory: &Path, bytes: &Frozen, bulk: bool) -> io::Result<()> {
+    if !(bulk && direct::write(temporary, bytes)?) {
+        let mut file = File::options().write(true).create_new(true).open(temporary)?;
+        for part in bytes.parts() {
+            file.write_all(part)?;
+        }
+        file.sync_all()?;
     }
-    file.sync_all()?;
-    drop(file);
     fs::rename(temporary, target)?;
     sync_directory(directory)
 }
