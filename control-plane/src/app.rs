@@ -161,7 +161,7 @@ async fn problem_page(
 pub async fn serve(app: Arc<App>, listener: tokio::net::TcpListener) -> anyhow::Result<()> {
     let shutdown = app.shutdown.clone();
     let service = router(app).into_make_service_with_connect_info::<SocketAddr>();
-    let server = axum::serve(listener, service).with_graceful_shutdown(shutdown.begun());
+    let server = axum::serve(chassis::http::prompt(listener), service).with_graceful_shutdown(shutdown.begun());
     tokio::select! {
         ended = std::future::IntoFuture::into_future(server) => ended.context("the server ended"),
         () = async {

@@ -106,7 +106,8 @@ pub async fn serve(config: DataPlaneConfig, shutdown: Shutdown) -> anyhow::Resul
     // Connections wait in the listener's queue until the server below takes them.
     std::io::stdout().write_all(line.as_bytes())?;
     std::io::stdout().flush()?;
-    let server = axum::serve(listener, router(plane.clone())).with_graceful_shutdown(shutdown.begun());
+    let server =
+        axum::serve(chassis::http::prompt(listener), router(plane.clone())).with_graceful_shutdown(shutdown.begun());
     with_deadline(async { server.await }, &shutdown).await?;
     let _ = tokio::time::timeout(DRAIN, shutdown.finished()).await;
     // What still holds a connection now is cut off by the end of the process.

@@ -7,7 +7,9 @@ use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use axum::serve::{ListenerExt, TapIo};
 use contract::problem::{Problem, ProblemKind, Retry};
+use tokio::net::{TcpListener, TcpStream};
 use tracing::Instrument;
 
 /// The header that carries a request's id, in and out.
@@ -170,6 +172,16 @@ pub fn bearer(headers: &axum::http::HeaderMap) -> Result<&str, ApiError> {
             ApiError::new(ProblemKind::SignedOut, "the request carries no token")
                 .hint("log in with `howdah login`, or send `Authorization: Bearer <token>`")
         })
+}
+
+/// A listener for [`axum::serve`] whose connections send at once what there is: a head and a body written one after the other would
+/// otherwise wait for the other side's delayed acknowledgement, some 40 ms.
+pub fn prompt(listener: TcpListener) -> TapIo<TcpListener, fn(&mut TcpStream)> {
+    listener.tap_io(|connection| {
+        if let Err(error) = connection.set_nodelay(true) {
+            tracing::debug!("a connection could not be set to send at once: {error}");
+        }
+    })
 }
 
 /// Adds to a router what every server answers alike: problems for unknown routes and methods, a request id on each
