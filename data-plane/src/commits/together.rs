@@ -4,7 +4,6 @@
 use contract::api::CommitState;
 use contract::ids::CommitId;
 use contract::problem::ProblemKind;
-use sqlx::PgPool;
 use storage::{TreeRef, Writer};
 
 use super::finish::{finish_in_transaction, finished_already};
@@ -75,6 +74,9 @@ pub async fn finish(call: &Call, open: &[Open]) -> Answer<Vec<CommitRow>> {
 struct Merge<'a> {
     open: &'a Open,
     writer: Stored,
+    /// The tree with what was read, but for `changes`; `None` = nothing was read yet.
+    tree: Option<TreeRef>,
+    /// What was read last.
     changes: Vec<FileChange>,
     /// The place of the last change that was read.
     seen: i64,
@@ -87,6 +89,7 @@ impl<'a> Merge<'a> {
         Self {
             open,
             writer: Stored::begin(&call.plane.storage),
+            tree: None,
             changes: Vec::new(),
             seen: 0,
             rows: 0,
@@ -95,7 +98,6 @@ impl<'a> Merge<'a> {
 
     /// The tree with everything that was put into the commit by now; durable.
     async fn tree(&mut self, call: &Call) -> Answer<TreeRef> {
-        self.collect(&call.plane.pool).await?;
         let (base, origin_set) = {
             let mut conn = call.plane.pool.acquire().await?;
             // What was put into it may be others': its own origins count, which hold those of what is below it.
@@ -105,22 +107,33 @@ impl<'a> Merge<'a> {
             let finished = queries::find_finished(&mut conn, &FINISH, self.open.id).await?;
             (finished.map_or_else(|| Ok(TreeRef::empty()), |f| f.tree())?, set)
         };
-        let tree = applied(call, &self.writer, &base, origin_set, &self.changes).await?;
+        self.collect(call, &base, origin_set).await?;
+        let tree = self.fold(call, &base, origin_set).await?;
         self.writer.flush().await?;
         Ok(tree)
     }
 
-    /// Reads changes that were not read yet, a page at a time. Contents that stand in the rows go into packs as they are
-    /// met: a hundred thousand small files fit into memory as entries, not as bytes.
-    async fn collect(&mut self, pool: &PgPool) -> Answer<()> {
-        let id = self.open.id;
+    /// Merges what was read last onto the tree.
+    async fn fold(&mut self, call: &Call, base: &TreeRef, origin_set: Option<i64>) -> Answer<TreeRef> {
+        let before = self.tree.as_ref().unwrap_or(base);
+        let tree = applied(call, &self.writer, before, origin_set, &self.changes).await?;
+        self.changes.clear();
+        self.tree = Some(tree.clone());
+        Ok(tree)
+    }
+
+    /// Reads changes that were not read yet, a page at a time, and merges them when there are many. Contents that stand in the
+    /// rows go into packs as they are met.
+    async fn collect(&mut self, call: &Call, base: &TreeRef, origin_set: Option<i64>) -> Answer<()> {
+        let (id, pool) = (self.open.id, &call.plane.pool);
         // Places are given when a row is inserted, not when it can be seen: one may turn up in front of what was read.
         let until = {
             let mut conn = pool.acquire().await?;
             queries::count_filesets_until(&mut conn, &FINISH, id, self.seen).await?
         };
         if until != self.rows {
-            (self.changes, self.seen, self.rows) = (Vec::new(), 0, 0);
+            (self.tree, self.seen, self.rows) = (None, 0, 0);
+            self.changes.clear();
         }
         loop {
             // Given back before the contents go into packs, which may have to wait.
@@ -134,6 +147,9 @@ impl<'a> Merge<'a> {
                 self.rows += 1;
                 for change in change::decode(bytes)? {
                     self.changes.push(packed(&self.writer, change).await?);
+                }
+                if self.changes.len() >= change::held_most(&call.plane.storage) {
+                    self.fold(call, base, origin_set).await?;
                 }
             }
         }

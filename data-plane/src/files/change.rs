@@ -17,6 +17,11 @@ const PUT: u8 = 1;
 const APPEND: u8 = 2;
 const DELETE: u8 = 3;
 const CLEAR: u8 = 4;
+const TREE: u8 = 5;
+
+/// So many changes of one request are held in memory; fewer when there are many uploads.
+const HELD_MAX: usize = 32 << 10;
+const HELD_MIN: usize = 1 << 10;
 
 /// One step.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +34,13 @@ pub enum FileChange {
     Delete(FilePath),
     /// Everything goes away, also what the same open commit was given before.
     Clear,
+    /// Every file of this tree is put: how more files are put than should be held in memory.
+    Tree(TreeRef),
+}
+
+/// How many changes of one request may be held in memory now.
+pub fn held_most(storage: &Storage) -> usize {
+    storage.part(HELD_MIN, HELD_MAX)
 }
 
 impl FileChange {
@@ -38,7 +50,56 @@ impl FileChange {
             Self::Append(..) => APPEND,
             Self::Delete(..) => DELETE,
             Self::Clear => CLEAR,
+            Self::Tree(..) => TREE,
         }
+    }
+}
+
+/// Files that are put, in order, as few of them in memory as may be however many there are.
+pub struct Puts<'a> {
+    storage: &'a Storage,
+    writer: &'a Writer,
+    /// Those that came first.
+    tree: TreeRef,
+    rest: Vec<FileChange>,
+}
+
+impl<'a> Puts<'a> {
+    /// None yet; their bytes are with `writer`.
+    pub fn new(storage: &'a Storage, writer: &'a Writer) -> Self {
+        Self {
+            storage,
+            writer,
+            tree: TreeRef::empty(),
+            rest: Vec::new(),
+        }
+    }
+
+    /// One more.
+    ///
+    /// # Errors
+    /// `conflict` when a path would be a file and a directory; when storage fails.
+    pub async fn push(&mut self, path: FilePath, entry: FileEntry) -> Answer<()> {
+        self.rest.push(FileChange::Put(path, entry));
+        if self.rest.len() >= held_most(self.storage) {
+            self.tree = apply(self.storage, self.writer, &self.tree, &self.rest).await?;
+            self.rest.clear();
+        }
+        Ok(())
+    }
+
+    /// Whether there are none yet.
+    pub fn is_empty(&self) -> bool {
+        self.rest.is_empty() && self.tree.is_empty()
+    }
+
+    /// All of them as changes.
+    pub fn changes(self) -> Vec<FileChange> {
+        let mut changes = self.rest;
+        if !self.tree.is_empty() {
+            changes.insert(0, FileChange::Tree(self.tree));
+        }
+        changes
     }
 }
 
@@ -48,9 +109,11 @@ impl FileChange {
 /// When the bytes of an entry are not durable yet.
 pub fn encode(changes: &[FileChange]) -> Answer<Vec<u8>> {
     let mut out = vec![VERSION];
-    for run in changes.chunk_by(|a, b| a.tag() == b.tag()) {
+    for run in changes.chunk_by(|a, b| a.tag() == b.tag() && a.tag() != TREE) {
         let tag = run[0].tag();
-        let bytes = if tag == CLEAR {
+        let bytes = if let FileChange::Tree(tree) = &run[0] {
+            tree.to_bytes()?
+        } else if tag == CLEAR {
             Vec::new()
         } else if tag == DELETE {
             let paths: Vec<&str> = run
@@ -67,7 +130,7 @@ pub fn encode(changes: &[FileChange]) -> Answer<Vec<u8>> {
                 .iter()
                 .filter_map(|c| match c {
                     FileChange::Put(p, e) | FileChange::Append(p, e) => Some((p.clone(), e.clone())),
-                    FileChange::Delete(_) | FileChange::Clear => None,
+                    FileChange::Delete(_) | FileChange::Clear | FileChange::Tree(_) => None,
                 })
                 .collect();
             encode_entries(&entries)?
@@ -110,6 +173,7 @@ pub fn decode(bytes: &[u8]) -> Answer<Vec<FileChange>> {
                 }
             }
             CLEAR if run.is_empty() => changes.push(FileChange::Clear),
+            TREE => changes.push(FileChange::Tree(TreeRef::from_bytes(run)?)),
             _ => return Err(damaged()),
         }
     }
@@ -191,9 +255,40 @@ pub async fn apply(storage: &Storage, writer: &Writer, base: &TreeRef, changes: 
     let clear = changes.iter().rposition(|c| *c == FileChange::Clear);
     let changes = clear.map_or(changes, |at| &changes[at + 1..]);
     let empty = TreeRef::empty();
-    let base = if clear.is_some() { &empty } else { base };
-    let steps = against(storage, writer, base, changes).await?;
-    Ok(storage.apply(writer, base, steps).await?)
+    let mut tree = if clear.is_some() { &empty } else { base }.clone();
+    for run in changes.split_inclusive(|change| matches!(change, FileChange::Tree(_))) {
+        let (list, put) = match run.split_last() {
+            Some((FileChange::Tree(put), list)) => (list, Some(put)),
+            _ => (run, None),
+        };
+        if !list.is_empty() {
+            let steps = against(storage, writer, &tree, list).await?;
+            tree = storage.apply(writer, &tree, steps).await?;
+        }
+        if let Some(put) = put {
+            tree = put_all(storage, writer, tree, put).await?;
+        }
+    }
+    Ok(tree)
+}
+
+/// The tree with every file of another one.
+async fn put_all(storage: &Storage, writer: &Writer, mut tree: TreeRef, put: &TreeRef) -> Answer<TreeRef> {
+    if tree.is_empty() {
+        return Ok(put.clone());
+    }
+    let mut files = storage.list(put, None, None);
+    loop {
+        let page = files.by_ref().take(held_most(storage));
+        let steps: Vec<_> = page
+            .map_ok(|(path, entry)| TreeChange::Put(path, entry))
+            .try_collect()
+            .await?;
+        if steps.is_empty() {
+            return Ok(tree);
+        }
+        tree = storage.apply(writer, &tree, steps).await?;
+    }
 }
 
 async fn against(
@@ -222,7 +317,8 @@ async fn against(
             FileChange::Append(path, piece) => {
                 overlay.pieces.entry(path.clone()).or_default().push(piece.clone());
             }
-            FileChange::Clear => {}
+            // Both are dealt with where the list is split.
+            FileChange::Clear | FileChange::Tree(_) => {}
         }
     }
     // Behind everything else: whatever came later at one of these paths has taken its pieces away.
@@ -240,6 +336,50 @@ mod tests {
 
     fn file(text: &'static str) -> FileEntry {
         FileEntry::embedded(text.into(), false)
+    }
+
+    #[tokio::test]
+    async fn more_files_than_are_held_are_put_as_a_tree_and_the_last_of_a_name_wins() {
+        let storage = Storage::new(storage::Store::memory(), storage::Options::default());
+        let writer = storage.writer();
+        let (many, names) = (HELD_MAX + 100, HELD_MAX - 50);
+        let mut puts = Puts::new(&storage, &writer);
+        let mut expected = BTreeMap::new();
+        for n in 0..many {
+            let (path, entry) = (
+                path(&format!("d/{}", n % names)),
+                FileEntry::embedded(n.to_string().into(), false),
+            );
+            expected.insert(path.clone(), entry.digest);
+            puts.push(path, entry).await.unwrap();
+        }
+        let changes = puts.changes();
+        assert!(matches!(changes[0], FileChange::Tree(_)), "some are not in memory");
+        assert!(changes.len() < HELD_MAX, "{} are", changes.len());
+        writer.flush().await.unwrap();
+        let stored = decode(&encode(&changes).unwrap()).unwrap();
+        assert_eq!(stored, changes);
+
+        let before = [
+            FileChange::Put(path("a"), file("1")),
+            FileChange::Put(path("d/1"), file("old")),
+        ];
+        let base = apply(&storage, &writer, &TreeRef::empty(), &before).await.unwrap();
+        expected.insert(path("a"), file("1").digest);
+        let behind = [FileChange::Delete(path("d/2"))];
+        expected.remove(&path("d/2"));
+        let all = [&stored[..], &behind].concat();
+        let tree = apply(&storage, &writer, &base, &all).await.unwrap();
+        let found = storage
+            .list(&tree, None, None)
+            .map_ok(|(path, entry)| (path, entry.digest));
+        assert_eq!(found.try_collect::<BTreeMap<_, _>>().await.unwrap(), expected);
+
+        let clash = [FileChange::Put(path("d"), file("")), changes[0].clone()];
+        assert!(
+            apply(&storage, &writer, &TreeRef::empty(), &clash).await.is_err(),
+            "a file and a directory"
+        );
     }
 
     #[test]

@@ -11,7 +11,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 use super::archive_reader::ArchiveReader;
-use super::change::FileChange;
+use super::change::{self, FileChange, Puts};
 use crate::failure::{Answer, Failure};
 
 /// Files up to this size are stored in batches.
@@ -117,7 +117,8 @@ impl Batches {
         }
     }
 
-    async fn finish(mut self, may_embed: bool) -> Answer<Placed> {
+    /// Everything that was added, stored or in entries themselves if it is little and may be.
+    async fn settle(&mut self, may_embed: bool) -> Answer<Placed> {
         if may_embed && self.running.is_empty() && self.done.is_empty() && self.bytes <= EMBEDDED_BYTES_MAX {
             self.embed();
         }
@@ -150,6 +151,7 @@ pub async fn receive(
     let mut archive = ArchiveReader::new(source);
     let mut small = Batches::new(storage, writer, destination.batches);
     let mut large = Vec::new();
+    let mut puts = Puts::new(storage, writer);
     let mut place = 0;
     while let Some(member) = archive.next().await? {
         let path = match destination.directory {
@@ -175,16 +177,27 @@ pub async fn receive(
             large.push((place, path, entry));
         }
         place += 1;
-    }
-    let mut all = small.finish(destination.open && large.is_empty()).await?;
-    all.extend(large);
-    all.sort_by_key(|(place, ..)| *place);
-    let change = |(_, path, entry)| {
-        if destination.append {
-            FileChange::Append(path, entry)
-        } else {
-            FileChange::Put(path, entry)
+        if !destination.append && place % change::held_most(storage) == 0 {
+            for (_, path, entry) in in_order(small.settle(false).await?, &mut large) {
+                puts.push(path, entry).await?;
+            }
         }
-    };
-    Ok(all.into_iter().map(change).collect())
+    }
+    let may_embed = destination.open && large.is_empty() && puts.is_empty();
+    let rest = in_order(small.settle(may_embed).await?, &mut large).into_iter();
+    if destination.append {
+        return Ok(rest.map(|(_, path, entry)| FileChange::Append(path, entry)).collect());
+    }
+    for (_, path, entry) in rest {
+        puts.push(path, entry).await?;
+    }
+    Ok(puts.changes())
+}
+
+/// Files in the archive's order: the last of a name wins.
+fn in_order(small: Placed, large: &mut Placed) -> Placed {
+    let mut all = small;
+    all.append(large);
+    all.sort_by_key(|(place, ..)| *place);
+    all
 }

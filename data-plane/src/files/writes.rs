@@ -13,7 +13,7 @@ use serde::Deserialize;
 use storage::{EntryKind, FilePath, Storage};
 use tokio_util::io::StreamReader;
 
-use super::change::FileChange;
+use super::change::{FileChange, Puts};
 use super::listing::{directory_path, nothing_at};
 use super::stored::Stored;
 use super::upload::{self, Destination};
@@ -183,12 +183,13 @@ pub(super) async fn copy(
         call.locate_readable(&mut conn, &from).await?
     };
     let place = place(&plane, &call, &body.repo, body.branch, &body.message).await?;
-    let changes = copies(&plane.storage, &source, &body.from_path, &body.path).await?;
+    let writer = Stored::begin(&plane.storage);
+    let puts = Puts::new(&plane.storage, &writer);
+    let changes = copies(puts, &plane.storage, &source, &body.from_path, &body.path).await?;
     let sources = vec![Source {
         commit: source.commit.id,
         origins: source.origins.clone(),
     }];
-    let writer = Stored::begin(&plane.storage);
     let change = Change {
         repo: &place.repo,
         allowed: &place.allowed,
@@ -203,7 +204,13 @@ pub(super) async fn copy(
 
 /// References to the bytes of one file or directory, at their new paths. A target that ends in `/` is a directory to copy
 /// into.
-async fn copies(storage: &Storage, source: &ReadableCommit, from_path: &str, to_path: &str) -> Answer<Vec<FileChange>> {
+async fn copies(
+    mut puts: Puts<'_>,
+    storage: &Storage,
+    source: &ReadableCommit,
+    from_path: &str,
+    to_path: &str,
+) -> Answer<Vec<FileChange>> {
     let tree = source.commit.tree()?;
     let (from, to) = (directory_path(from_path)?, directory_path(to_path)?);
     let kind = match &from {
@@ -219,7 +226,6 @@ async fn copies(storage: &Storage, source: &ReadableCommit, from_path: &str, to_
         _ => to,
     };
     let mut files = storage.list(&tree, from.as_ref(), None);
-    let mut changes = Vec::new();
     while let Some(item) = files.next().await {
         let (path, entry) = item?;
         let below = match &from {
@@ -231,7 +237,7 @@ async fn copies(storage: &Storage, source: &ReadableCommit, from_path: &str, to_
             (Some(to), Some(below)) => to.join(below)?,
             (None, _) => path.clone(),
         };
-        changes.push(FileChange::Put(target, entry));
+        puts.push(target, entry).await?;
     }
-    Ok(changes)
+    Ok(puts.changes())
 }

@@ -160,8 +160,10 @@ async fn mark_filesets(conn: &mut PgConnection, marking: &mut Marking) -> Answer
         after = Some((*commit, *seq));
         for (.., changes) in &page {
             for change in change::decode(changes)? {
-                if let FileChange::Put(_, entry) | FileChange::Append(_, entry) = &change {
-                    marking.file(entry).await?;
+                match &change {
+                    FileChange::Put(_, entry) | FileChange::Append(_, entry) => marking.file(entry).await?,
+                    FileChange::Tree(tree) => marking.tree(tree).await?,
+                    FileChange::Delete(_) | FileChange::Clear => {}
                 }
             }
         }

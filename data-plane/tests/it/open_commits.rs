@@ -3,10 +3,12 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::http::StatusCode;
 use contract::api::{Commit, CommitState, Page};
 use contract::problem::ProblemKind;
+use data_plane::garbage::collect;
 use serde_json::json;
 
 use crate::app::{App, Person};
@@ -147,4 +149,27 @@ async fn commits_that_cannot_all_be_finished_stay_open_all() {
     let done: Page<Commit> = finish(json!(["r@main", "other@main"])).await.json();
     assert_eq!(done.items[0].commit_set, done.items[1].commit_set);
     finish(json!(["r@main"])).await.refused(ProblemKind::CommitFinished);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_archive_of_very_many_files_is_put_into_an_open_commit_and_outlives_collections() {
+    const FILES: usize = 33_000;
+    let (app, ada) = begin().await;
+    let named: Vec<String> = (0..FILES).map(|n| format!("d{}/{n}", n % 7)).collect();
+    let files: Vec<(&str, &[u8])> = named.iter().map(|name| (name.as_str(), name.as_bytes())).collect();
+    app.put(&ada, "r", &[("d0/0", b"old"), ("else", b"where")]).await.ok();
+    app.put(&ada, "r", &files).await.ok();
+    for _ in 0..2 {
+        collect(&app.plane, Duration::ZERO, false).await.unwrap();
+    }
+
+    let finished: Commit = app
+        .call(&ada, "POST", "/v1/commits/finish?ref=r@main", "".into())
+        .await
+        .json();
+
+    assert_eq!(finished.files, FILES as u64 + 1);
+    for (name, content) in [("d0/0", "d0/0"), ("d6/32997", "d6/32997"), ("else", "where")] {
+        assert_eq!(app.cat(&ada, "r@main", name).await.ok().text(), content);
+    }
 }
