@@ -24,6 +24,7 @@ test: setup ## runs all tests, with what they need
 bench: setup build ## prints ratios against floors measured in the same run
 	@$(WITH_POSTGRES) cargo bench --workspace --locked --benches
 	@$(WITH_POSTGRES) bench/service --binaries $(BINARIES)
+	@$(WITH_POSTGRES) bench/scale --binaries $(BINARIES)
 
 down: ## stops the service
 	@$(BINARIES)/howdah down
