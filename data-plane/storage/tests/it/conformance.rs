@@ -1,4 +1,5 @@
-//! What every back end must do: one suite, run on memory, on a local directory, and on S3 spoken over HTTP.
+//! What every back end must do: one suite, run on memory, on a local directory, and on S3 spoken over HTTP to two servers that
+//! have nothing in common.
 
 use bytes::Bytes;
 use futures::TryStreamExt;
@@ -8,7 +9,7 @@ use storage::{
 };
 
 use crate::samples::{content, noise, path, tree_of};
-use crate::{faulty, s3};
+use crate::{faulty, moto, objects, s3};
 
 fn open(store: &Store) -> Storage {
     Storage::new(
@@ -27,6 +28,7 @@ async fn read(storage: &Storage, file: &FileEntry, from: u64, to: u64) -> Vec<u8
 
 /// All of it, on one store.
 pub async fn suite(store: Store) {
+    objects::suite(store.object_store()).await;
     small_files_and_trees(&store).await;
     large_files(&store).await;
     references_outlive_the_process(&store).await;
@@ -243,6 +245,12 @@ async fn a_local_directory_conforms() {
 #[tokio::test(flavor = "multi_thread")]
 async fn s3_conforms() {
     let server = s3::Server::start().await;
+    suite(Store::from_object_store(server.client())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s3_of_another_make_conforms() {
+    let server = moto::Server::start();
     suite(Store::from_object_store(server.client())).await;
 }
 

@@ -10,5 +10,7 @@ mod fixture;
 mod hostile;
 mod insertions;
 mod model;
+mod moto;
+mod objects;
 mod s3;
 mod samples;

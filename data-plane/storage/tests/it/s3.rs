@@ -1,13 +1,14 @@
 //! An S3 server in this process: s3s over a directory, spoken to over HTTP as any S3 would be.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
-use object_store::ObjectStore;
 use object_store::aws::AmazonS3Builder;
+use object_store::{BackoffConfig, ObjectStore, RetryConfig};
 use s3s::auth::SimpleAuth;
-use s3s::service::S3ServiceBuilder;
+use s3s::service::{S3Service, S3ServiceBuilder};
 use tokio::net::TcpListener;
 
 pub const BUCKET: &str = "packs";
@@ -25,10 +26,7 @@ impl Server {
     /// Starts a server with one empty bucket.
     pub async fn start() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        std::fs::create_dir(directory.path().join(BUCKET)).unwrap();
-        let mut builder = S3ServiceBuilder::new(s3s_fs::FileSystem::new(directory.path()).unwrap());
-        builder.set_auth(SimpleAuth::from_single(KEY, SECRET));
-        let service = builder.build();
+        let service = service(directory.path());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let task = tokio::spawn(async move {
@@ -55,19 +53,40 @@ impl Server {
 
     /// A client of the bucket.
     pub fn client(&self) -> Arc<dyn ObjectStore> {
-        // The HTTP client wants one, even where nothing is encrypted; a second installation is refused, which is fine.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = AmazonS3Builder::new()
-            .with_endpoint(self.endpoint())
-            .with_allow_http(true)
-            .with_region("us-east-1")
-            .with_bucket_name(BUCKET)
-            .with_access_key_id(KEY)
-            .with_secret_access_key(SECRET)
-            .build()
-            .unwrap();
-        Arc::new(client)
+        client(&self.endpoint())
     }
+}
+
+/// S3 over a directory, with one empty bucket.
+pub fn service(directory: &std::path::Path) -> S3Service {
+    std::fs::create_dir(directory.join(BUCKET)).unwrap();
+    let mut builder = S3ServiceBuilder::new(s3s_fs::FileSystem::new(directory).unwrap());
+    builder.set_auth(SimpleAuth::from_single(KEY, SECRET));
+    builder.build()
+}
+
+/// A client of the bucket at a server.
+pub fn client(endpoint: &str) -> Arc<dyn ObjectStore> {
+    // The HTTP client wants one, even where nothing is encrypted; a second installation is refused, which is fine.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let client = AmazonS3Builder::new()
+        .with_endpoint(endpoint)
+        .with_allow_http(true)
+        .with_region("us-east-1")
+        .with_bucket_name(BUCKET)
+        .with_access_key_id(KEY)
+        .with_secret_access_key(SECRET)
+        .with_retry(RetryConfig {
+            backoff: BackoffConfig {
+                init_backoff: Duration::from_millis(1),
+                max_backoff: Duration::from_millis(20),
+                base: 2.0,
+            },
+            ..RetryConfig::default()
+        })
+        .build()
+        .unwrap();
+    Arc::new(client)
 }
 
 impl Drop for Server {
