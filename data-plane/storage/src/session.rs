@@ -245,10 +245,15 @@ impl Session {
         if self.salt.is_none() {
             return Ok(());
         }
+        // One that the store does not remove now keeps none of the others, and is tried again by the next call.
+        let mut outcome = Ok(());
         for id in packs {
-            self.shared.store.delete_pack(id).await?;
+            if let Err(error) = self.shared.store.delete_pack(id).await {
+                self.state().packs.push(id);
+                outcome = Err(error);
+            }
         }
-        Ok(())
+        outcome
     }
 
     /// Returns when everything that was stored before the call is durable.

@@ -87,19 +87,24 @@ impl Store {
         match self.objects.put_opts(&path, payload.clone(), create).await {
             Ok(_) => return Ok(()),
             Err(object_store::Error::AlreadyExists { .. }) => {
-                let found = self
-                    .objects
-                    .head(&path)
-                    .await
-                    .map_err(|error| failed("read", path.as_ref(), &error))?;
-                if found.size == length {
-                    return Ok(());
+                match self.objects.head(&path).await {
+                    Ok(found) if found.size == length => return Ok(()),
+                    // Some say so too when somebody else was about to write it and then did not.
+                    Ok(_) | Err(object_store::Error::NotFound { .. }) => {}
+                    Err(error) => return Err(failed("read", path.as_ref(), &error)),
                 }
             }
             Err(object_store::Error::NotImplemented { .. }) => {}
-            Err(error) => return Err(failed("write", path.as_ref(), &error)),
+            Err(error) => {
+                let error = failed("write", path.as_ref(), &error);
+                if matches!(error, StorageError::Full { .. }) {
+                    return Err(error);
+                }
+                // A client does not repeat a conditional put whose answer was lost; this one may be repeated.
+                tracing::debug!("a pack is put once more: {error}");
+            }
         }
-        // A stunted object under this name, or a store without conditional puts: the same content again does no harm.
+        // A stunted object under this name, a store without conditional puts, or no answer: the same content again does no harm.
         self.objects
             .put(&path, payload)
             .await

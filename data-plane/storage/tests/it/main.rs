@@ -14,3 +14,5 @@ mod moto;
 mod objects;
 mod s3;
 mod samples;
+mod troubled;
+mod weather;
