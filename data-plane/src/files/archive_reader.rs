@@ -16,6 +16,8 @@ use crate::failure::{Answer, Failure};
 const BLOCK: usize = 512;
 /// Extension headers hold one path and a few numbers.
 const EXTENSION_BYTES_MAX: u64 = 1 << 20;
+/// No member is larger: what claims to be is an attempt at our arithmetic.
+const MEMBER_BYTES_MAX: u64 = 1 << 60;
 
 /// A file in an archive; its bytes follow from [`ArchiveReader::body`].
 #[derive(Debug)]
@@ -85,12 +87,12 @@ impl<R: AsyncRead + Unpin> ArchiveReader<R> {
                 .entry_size()
                 .map_err(|_| malformed("a header of the archive has no size"))?;
             let kind = header.entry_type();
-            self.expect(size);
+            self.expect(size)?;
             if extend(&mut extensions, kind, size, self).await? {
                 continue;
             }
             let size = extensions.size.unwrap_or(size);
-            self.expect(if kind.is_dir() { 0 } else { size });
+            self.expect(if kind.is_dir() { 0 } else { size })?;
             let bytes = extensions
                 .path
                 .take()
@@ -120,9 +122,15 @@ impl<R: AsyncRead + Unpin> ArchiveReader<R> {
         Ok(bytes)
     }
 
-    fn expect(&mut self, size: u64) {
+    fn expect(&mut self, size: u64) -> Answer<()> {
+        if size > MEMBER_BYTES_MAX {
+            return Err(malformed(format!(
+                "a member of the archive claims to have {size} bytes"
+            )));
+        }
         self.left = size;
         self.padding = size.next_multiple_of(BLOCK as u64) - size;
+        Ok(())
     }
 
     async fn skip_rest(&mut self) -> Answer<()> {

@@ -5,6 +5,8 @@ pub mod archive_reader;
 pub mod archive_writer;
 pub mod change;
 pub mod guard;
+#[cfg(test)]
+mod hostile_tests;
 pub mod listing;
 pub mod reads;
 pub mod routes;

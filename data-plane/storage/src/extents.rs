@@ -55,7 +55,7 @@ impl Block {
         }
     }
 
-    fn encode(&self, height: u8, own: &PackSlot) -> Result<Vec<u8>> {
+    pub(crate) fn encode(&self, height: u8, own: &PackSlot) -> Result<Vec<u8>> {
         let mut table = PackTable::inside(own);
         let mut items = Vec::with_capacity(BLOCK_ITEMS * 44);
         let count = match self {
@@ -93,20 +93,34 @@ impl Block {
         }
         let names = PackNames::decode(&mut input, Some(own))?;
         let count = input.length()?;
+        if count == 0 {
+            return Err(DecodeError::new("an extent block without items"));
+        }
         let room = input.plausible(count, 35);
+        // Blocks that cover nothing could hang below each other without end, with no byte to show for the work.
+        let covers = |bytes: u64| match bytes {
+            0 => Err(DecodeError::new("a part of a file has no bytes")),
+            _ => Ok(bytes),
+        };
         let block = if height == 0 {
             let mut extents = Vec::with_capacity(room);
             for _ in 0..count {
-                extents.push(Extent {
+                let extent = Extent {
                     location: names.location(&mut input)?,
                     digest: input.digest()?,
-                });
+                };
+                covers(extent.location.length())?;
+                extents.push(extent);
             }
             Self::Extents(extents)
         } else {
             let mut parts = Vec::with_capacity(room);
+            let mut sum = 0u64;
             for _ in 0..count {
-                let bytes = input.number()?;
+                let bytes = covers(input.number()?)?;
+                sum = sum
+                    .checked_add(bytes)
+                    .ok_or_else(|| DecodeError::new("an extent block covers more than a file can have"))?;
                 let location = names.location(&mut input)?;
                 let block = BlockRef {
                     location,

@@ -125,10 +125,10 @@ impl PackSlot {
         }
     }
 
-    /// Bytes held so far.
+    /// Bytes held so far, those of the index among them: of pieces of three bytes it is most of a pack.
     pub(crate) fn len(&self) -> usize {
         match &*self.state() {
-            State::Open { bytes, .. } => bytes.len(),
+            State::Open { bytes, pieces } => bytes.len() + pieces.len() * size_of::<Piece>(),
             State::Sealed { bytes, .. } => bytes.len(),
             State::Durable { .. } | State::Failed(_) => 0,
         }

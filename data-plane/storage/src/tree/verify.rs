@@ -31,6 +31,9 @@ struct Check<'a> {
     before: Option<FilePath>,
 }
 
+/// No index is longer: what claims to be must not make us fetch it.
+const INDEX_BYTES_MAX: u64 = 256 << 20;
+
 /// Everything wrong with a tree; errors only if the store itself fails.
 pub(crate) async fn verify(shared: &Arc<Shared>, tree: &TreeRef, deep: bool) -> Result<Vec<Finding>> {
     let mut check = Check {
@@ -230,6 +233,7 @@ async fn index(shared: &Shared, pack: Digest) -> Result<HashMap<u64, (u64, Diges
     let (length, digest) = decode_trailer(&trailer).map_err(|error| corrupt(trailer_at, &error.0))?;
     let index_at = trailer_at
         .checked_sub(length)
+        .filter(|_| length <= INDEX_BYTES_MAX)
         .ok_or_else(|| corrupt(trailer_at, "its index is too long"))?;
     if length == 0 || digest != pack {
         return Err(corrupt(trailer_at, "its trailer belongs to another pack"));
