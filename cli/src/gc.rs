@@ -35,7 +35,12 @@ fn describe(report: &CollectionReport) -> String {
     let freed = if report.dry_run { "would free" } else { "freed" };
     let mut lines = vec![
         line("stored", report.packs, report.size_bytes),
-        format!("{:<12} {:>10}", "needed", size(report.needed_bytes)),
+        format!(
+            "{:<12} {:>10}, of commits that hold {}",
+            "needed",
+            size(report.needed_bytes),
+            size(report.commits_bytes)
+        ),
         line(freed, report.freed_packs, report.freed_bytes),
     ];
     if report.condemned_packs > 0 {

@@ -1,11 +1,11 @@
 //! Projects, repos and branches.
 
 use clap::Subcommand;
-use contract::api::{Branch as BranchView, Project as ProjectView, Repo as RepoView};
+use contract::api::{Branch as BranchView, Project as ProjectView, Repo as RepoView, RepoStatistics};
 
 use crate::client::{Client, Request, segment};
 use crate::failure::Outcome;
-use crate::output::{Output, or_dash, time};
+use crate::output::{Output, or_dash, size, time};
 use crate::references::{commit, full_repo, place, project, repo};
 
 /// Projects
@@ -46,6 +46,12 @@ pub enum Repo {
     /// Show a repo
     #[command(after_help = "Example: howdah repo show images")]
     Show {
+        /// `[project/]name`
+        name: String,
+    },
+    /// Show what a repo takes, and how much of that other repos that you may read hold too
+    #[command(after_help = "Example: howdah repo statistics images")]
+    Statistics {
         /// `[project/]name`
         name: String,
     },
@@ -173,6 +179,13 @@ pub async fn run_repo(command: Repo, client: &Client, output: Output) -> Outcome
                 )
             })
         }
+        Repo::Statistics { name } => {
+            let spinner = output.spinner("looking for what is stored");
+            let request = Request::get(repo_path(&name, client, "/statistics")?);
+            let found: RepoStatistics = client.plane(request).await?;
+            spinner.finish_and_clear();
+            output.result(&found, || describe_statistics(&found))
+        }
         Repo::Delete { name, force } => {
             let request = Request::delete(repo_path(&name, client, "")?).query("force", force);
             client.plane_done(request).await?;
@@ -180,6 +193,19 @@ pub async fn run_repo(command: Repo, client: &Client, output: Output) -> Outcome
             output.result(&serde_json::json!({ "deleted": full }), || format!("deleted {full}"))
         }
     }
+}
+
+fn describe_statistics(found: &RepoStatistics) -> String {
+    let line = |what: &str, bytes: u64, rest: String| format!("{what:<12} {:>10}{rest}", size(bytes));
+    [
+        line("heads", found.size_bytes, format!(" in {} files", found.files)),
+        line("history", found.commits_bytes, format!(" in {} commits", found.commits)),
+        line("stored", found.stored_bytes, String::new()),
+        line("unique", found.unique_bytes, String::new()),
+        line("shared", found.shared_bytes, " with other repos".to_owned()),
+        line("saved", found.saved_bytes, String::new()),
+    ]
+    .join("\n")
 }
 
 /// Runs a command on branches.

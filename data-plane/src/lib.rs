@@ -25,5 +25,6 @@ pub mod projects;
 pub mod repos;
 pub mod scheduler;
 pub mod server;
+pub mod statistics;
 pub mod stores;
 pub mod worker;

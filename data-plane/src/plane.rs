@@ -66,6 +66,8 @@ pub struct Parts {
     changes: Semaphore,
     /// Held while garbage is collected.
     pub collecting: tokio::sync::Mutex<()>,
+    /// Held while it is found out what a repo takes: one at a time, since each reads the trees of all repos.
+    pub measuring: tokio::sync::Mutex<()>,
     /// How parts wake each other.
     pub signals: Signals,
     /// Since when the plane has had nothing to do.
@@ -148,6 +150,7 @@ impl Plane {
             upload_batches: Arc::new(Semaphore::new(BATCHES_OF_ALL_MAX)),
             changes: Semaphore::new(CONNECTIONS as usize / 3),
             collecting: tokio::sync::Mutex::default(),
+            measuring: tokio::sync::Mutex::default(),
             signals: Signals::default(),
             activity: Activity::new(environment.now()),
             cursor_key: blake3::derive_key("howdah data plane 2026 list cursors", config.agent_token.as_bytes()),

@@ -18,7 +18,7 @@ use tokio::net::TcpListener;
 use crate::plane::Plane;
 use crate::{
     branches, commits, files, fsck, garbage, jobs, lineage, permissions, pipelines, policy, projects, repos, scheduler,
-    stores, worker,
+    statistics, stores, worker,
 };
 
 /// How long running requests may go on after the plane was asked to stop.
@@ -39,6 +39,7 @@ pub fn router(plane: Plane) -> Router {
         .merge(permissions::routes::router())
         .merge(fsck::routes::router())
         .merge(garbage::routes::router())
+        .merge(statistics::routes::router())
         .merge(pipelines::routes::router())
         .merge(jobs::routes::router())
         .layer(axum::middleware::from_fn_with_state(plane.clone(), busy))

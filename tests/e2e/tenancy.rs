@@ -15,6 +15,7 @@ const ROUTES: &[(&str, &str)] = &[
     ("GET", "/v1/projects/default/repos"),
     ("POST", "/v1/projects/default/repos"),
     ("GET", "/v1/projects/default/repos/secret-images"),
+    ("GET", "/v1/projects/default/repos/secret-images/statistics"),
     ("DELETE", "/v1/projects/default/repos/secret-images"),
     ("GET", "/v1/projects/default/repos/secret-images/branches"),
     ("POST", "/v1/projects"),

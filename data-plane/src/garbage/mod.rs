@@ -96,9 +96,10 @@ pub async fn collect(plane: &Plane, grace: Duration, dry_run: bool) -> Answer<Co
     // What is written from here on is younger than every pack that is removed below.
     let now = plane.storage.store_time().await?;
     let marking = mark(plane).await?;
-    let condemned = {
+    let (condemned, commits_bytes) = {
         let mut conn = plane.pool.acquire().await?;
-        queries::list_condemned(&mut conn, &COLLECT).await?
+        let condemned = queries::list_condemned(&mut conn, &COLLECT).await?;
+        (condemned, queries::sum_commits(&mut conn, &COLLECT).await?)
     };
     let mut sweep = Sweep {
         plane,
@@ -111,6 +112,7 @@ pub async fn collect(plane: &Plane, grace: Duration, dry_run: bool) -> Answer<Co
             dry_run,
             grace_seconds: grace.as_secs(),
             needed_bytes: marking.bytes(),
+            commits_bytes,
             ..CollectionReport::default()
         },
     };

@@ -57,6 +57,15 @@ pub async fn list_roots(conn: &mut PgConnection, _: &System, after: i64) -> Answ
     Ok(rows)
 }
 
+/// Bytes of the files of all commits that still have their content.
+pub async fn sum_commits(conn: &mut PgConnection, _: &System) -> Answer<u64> {
+    let bytes: i64 =
+        sqlx::query_scalar("select coalesce(sum(size_bytes), 0)::bigint from commits where root is not null")
+            .fetch_one(conn)
+            .await?;
+    Ok(bytes.unsigned_abs())
+}
+
 /// A page of the changes of open commits: commit, place, changes.
 pub async fn list_filesets(
     conn: &mut PgConnection,

@@ -39,6 +39,13 @@ struct Marked {
 pub struct Marking {
     shared: Arc<Shared>,
     packs: HashMap<Digest, Marked>,
+    beside: Option<Beside>,
+}
+
+/// What was marked before, to be found again in other trees: each piece leaves when it is.
+struct Beside {
+    packs: HashMap<Digest, Marked>,
+    common_bytes: u64,
 }
 
 impl Marking {
@@ -46,7 +53,27 @@ impl Marking {
         Self {
             shared,
             packs: HashMap::new(),
+            beside: None,
         }
+    }
+
+    /// Begins to find out how much of what is marked here other trees need too. What is only in those is not remembered
+    /// but for their nodes.
+    #[must_use]
+    pub fn beside(self) -> Self {
+        Self {
+            shared: self.shared,
+            packs: HashMap::new(),
+            beside: Some(Beside {
+                packs: self.packs,
+                common_bytes: 0,
+            }),
+        }
+    }
+
+    /// Bytes that were marked before [`Marking::beside`] and again since, each piece counted once.
+    pub fn common_bytes(&self) -> u64 {
+        self.beside.as_ref().map_or(0, |beside| beside.common_bytes)
     }
 
     /// Bytes of a pack that are needed; 0: the pack is not.
@@ -106,7 +133,7 @@ impl Marking {
             Content::Embedded(_) => {}
             Content::Extents(extents) => {
                 for extent in extents {
-                    self.mark(&extent.location);
+                    self.chunk(&extent.location);
                 }
             }
             Content::Blocks(root) => {
@@ -119,7 +146,7 @@ impl Marking {
                         Block::Blocks(parts) => todo.extend(parts.iter().map(|part| part.block.clone())),
                         Block::Extents(extents) => {
                             for extent in extents {
-                                self.mark(&extent.location);
+                                self.chunk(&extent.location);
                             }
                         }
                     }
@@ -129,15 +156,37 @@ impl Marking {
         Ok(())
     }
 
+    /// Notes that a chunk is needed, below which there is nothing to be visited.
+    fn chunk(&mut self, location: &Location) {
+        match (&mut self.beside, location.pack()) {
+            (Some(beside), Some(pack)) => beside.meet(pack, location),
+            _ => {
+                self.mark(location);
+            }
+        }
+    }
+
     /// Notes that a piece is needed; whether that is news.
     fn mark(&mut self, location: &Location) -> bool {
         // What a session of this process still holds is younger than any pack that may be removed.
         let Some(pack) = location.pack() else { return true };
+        if let Some(beside) = &mut self.beside {
+            beside.meet(pack, location);
+        }
         let marked = self.packs.entry(pack).or_default();
         let is_new = marked.offsets.insert(location.offset);
         if is_new {
             marked.bytes += location.length();
         }
         is_new
+    }
+}
+
+impl Beside {
+    fn meet(&mut self, pack: Digest, location: &Location) {
+        let known = self.packs.get_mut(&pack);
+        if known.is_some_and(|marked| marked.offsets.remove(&location.offset)) {
+            self.common_bytes += location.length();
+        }
     }
 }

@@ -28,3 +28,4 @@ mod room;
 #[path = "../../storage/tests/it/s3.rs"]
 mod s3;
 mod s3_bucket;
+mod statistics;

@@ -171,6 +171,31 @@ pub struct Repo {
     pub branches: Vec<BranchName>,
 }
 
+/// What a repo takes, as far as who asks may know: what it shares with repos that he may not read counts as its own.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RepoStatistics {
+    /// Its project.
+    pub project: ProjectName,
+    /// Its name.
+    pub repo: RepoName,
+    /// Files at the heads of its branches.
+    pub files: u64,
+    /// Their bytes. A commit that several branches point to counts once.
+    pub size_bytes: u64,
+    /// Its finished commits.
+    pub commits: u64,
+    /// Bytes of the files of all of them, as if each commit was stored by itself.
+    pub commits_bytes: u64,
+    /// Bytes of contents and trees that are stored for them; `unique_bytes` and `shared_bytes` together.
+    pub stored_bytes: u64,
+    /// What no other repo needs.
+    pub unique_bytes: u64,
+    /// What commits of other repos need too.
+    pub shared_bytes: u64,
+    /// What need not be stored because commits share it.
+    pub saved_bytes: u64,
+}
+
 /// A branch.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Branch {
@@ -251,6 +276,9 @@ pub struct CollectionReport {
     pub size_bytes: u64,
     /// Bytes of contents and trees that something refers to.
     pub needed_bytes: u64,
+    /// Bytes of the files of all commits, as if each commit was stored by itself.
+    #[serde(default)]
+    pub commits_bytes: u64,
     /// Packs of which less than half is needed.
     pub sparse_packs: u64,
     /// What they hold beside that.
