@@ -56,6 +56,17 @@ fn describe(report: &CollectionReport) -> String {
             line("not needed", report.young_packs, report.young_bytes)
         ));
     }
+    if report.repacked_packs > 0 {
+        let repacked = if report.dry_run { "would repack" } else { "repacked" };
+        lines.push(format!(
+            "{}, {} of it copied",
+            line(repacked, report.repacked_packs, report.repacked_bytes),
+            size(report.copied_bytes)
+        ));
+    }
+    if let Some(why) = &report.repacking_failed {
+        lines.push(format!("{:<12} {why}", "not repacked"));
+    }
     if report.sparse_packs > 0 {
         lines.push(line("sparse", report.sparse_packs, report.sparse_bytes));
     }

@@ -4,11 +4,14 @@
 //! could still come to refer to it was begun while it was needed, and nothing that stores references runs that long
 //! ([`crate::files::stored::LONGEST`]). So no writer is asked, slowed or locked out, and dying at any point loses nothing: what
 //! is removed is unneeded, and a note about a pack that is gone already is dropped by the next run.
+//!
+//! At the end sparse packs are repacked ([`repacking`]): what is needed of them is copied, and the next run finds them unneeded.
 
 pub mod queries;
+mod repacking;
 pub mod routes;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, SystemTime};
 
 use chassis::process::Shutdown;
@@ -34,7 +37,7 @@ const EVERY: chrono::Duration = chrono::Duration::hours(24);
 const PAUSE_FIRST: Duration = Duration::from_secs(30);
 /// Between two looks whether it is time.
 const PAUSE: Duration = Duration::from_secs(600);
-/// Packs of which less than half is needed are counted as sparse.
+/// Packs of which less than half is needed are looked at for repacking.
 const SPARSE: u64 = 2;
 
 /// Collects once a day, until shutdown.
@@ -54,9 +57,11 @@ pub async fn follow(plane: Plane, shutdown: Shutdown) {
             Ok(None) => {}
             Ok(Some(report)) => tracing::info!(
                 freed.bytes = report.freed_bytes,
-                "collected garbage: {} packs removed, {} bytes",
+                copied.bytes = report.copied_bytes,
+                "collected garbage: {} packs removed, {} bytes; {} repacked",
                 report.freed_packs,
-                report.freed_bytes
+                report.freed_bytes,
+                report.repacked_packs
             ),
             Err(error) => tracing::warn!("garbage was not collected: {error}"),
         }
@@ -108,6 +113,8 @@ pub async fn collect(plane: &Plane, grace: Duration, dry_run: bool) -> Answer<Co
         dry_run,
         now,
         condemned,
+        present: HashSet::new(),
+        sparse: Vec::new(),
         report: CollectionReport {
             dry_run,
             grace_seconds: grace.as_secs(),
@@ -130,7 +137,7 @@ pub async fn collect(plane: &Plane, grace: Duration, dry_run: bool) -> Answer<Co
 
 /// Marks everything that any row refers to, as of one moment.
 async fn mark(plane: &Plane) -> Answer<Marking> {
-    let mut marking = plane.storage.marking();
+    let mut marking = plane.storage.marking().await?;
     let mut tx = plane.begin().await?;
     queries::freeze(&mut tx, &COLLECT).await?;
     mark_commits(&mut tx, &mut marking).await?;
@@ -197,6 +204,10 @@ struct Sweep<'a> {
     now: SystemTime,
     /// Notes of earlier runs that were not met yet.
     condemned: HashMap<Digest, DateTime<Utc>>,
+    /// Packs that stay for now.
+    present: HashSet<Digest>,
+    /// Packs that are old enough and look sparse.
+    sparse: Vec<PackInfo>,
     report: CollectionReport,
 }
 
@@ -206,17 +217,21 @@ impl Sweep<'_> {
         self.report.size_bytes += pack.size_bytes;
         let condemned_at = self.condemned.remove(&pack.id);
         let needed = self.marking.bytes_of(pack.id);
+        let age = self.now.duration_since(pack.modified_at).unwrap_or_default();
+        self.present.insert(pack.id);
         if needed > 0 {
             if needed < pack.size_bytes / SPARSE {
-                self.report.sparse_packs += 1;
-                self.report.sparse_bytes += pack.size_bytes - needed;
+                if age < self.grace {
+                    self.count_sparse(&pack);
+                } else {
+                    self.sparse.push(pack);
+                }
             }
             return match condemned_at {
                 Some(_) => self.absolve(pack.id).await,
                 None => Ok(()),
             };
         }
-        let age = self.now.duration_since(pack.modified_at).unwrap_or_default();
         if age < self.grace {
             self.report.young_packs += 1;
             self.report.young_bytes += pack.size_bytes;
@@ -228,6 +243,7 @@ impl Sweep<'_> {
             self.report.freed_bytes += pack.size_bytes;
             if !self.dry_run {
                 self.plane.storage.remove_pack(pack.id).await?;
+                self.present.remove(&pack.id);
                 self.absolve(pack.id).await?;
             }
             return Ok(());
@@ -251,10 +267,12 @@ impl Sweep<'_> {
     }
 
     /// Drops notes about packs that are gone: a run may have died between removing one and saying so.
-    async fn finish(self) -> Answer<CollectionReport> {
+    async fn finish(mut self) -> Answer<CollectionReport> {
         for pack in self.condemned.keys() {
             self.absolve(*pack).await?;
         }
+        self.drop_forwards().await?;
+        self.repack().await?;
         Ok(self.report)
     }
 }

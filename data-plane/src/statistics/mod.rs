@@ -43,7 +43,7 @@ pub async fn measure(call: &Call, reference: &RepoRef) -> Answer<RepoStatistics>
 
     let heads = queries::sum_heads(&mut tx, &MEASURE, repo.id).await?;
     let all = queries::sum_commits(&mut tx, &MEASURE, repo.id).await?;
-    let mut marking = plane.storage.marking();
+    let mut marking = plane.storage.marking().await?;
     let mut after = 0;
     while let Some(page) = queries::list_roots(&mut tx, &MEASURE, repo.id, after).await? {
         after = page.last;

@@ -33,11 +33,23 @@ struct Marked {
     /// Where the pieces begin that are needed.
     offsets: HashSet<u32>,
     bytes: u64,
+    /// The packs that references to them name: this one, and those that were repacked into it.
+    names: HashSet<Digest>,
 }
 
-/// Everything that was found to be needed so far. Memory: some ten bytes for each piece.
+/// Where a piece really is.
+struct Place {
+    /// The pack that the reference names.
+    name: Digest,
+    pack: Digest,
+    offset: u32,
+}
+
+/// Everything that was found to be needed so far, where it really is. Memory: some ten bytes for each piece.
 pub struct Marking {
     shared: Arc<Shared>,
+    /// Packs that were repacked.
+    forwards: HashSet<Digest>,
     packs: HashMap<Digest, Marked>,
     beside: Option<Beside>,
 }
@@ -49,9 +61,10 @@ struct Beside {
 }
 
 impl Marking {
-    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, forwards: Vec<Digest>) -> Self {
         Self {
             shared,
+            forwards: forwards.into_iter().collect(),
             packs: HashMap::new(),
             beside: None,
         }
@@ -63,6 +76,7 @@ impl Marking {
     pub fn beside(self) -> Self {
         Self {
             shared: self.shared,
+            forwards: self.forwards,
             packs: HashMap::new(),
             beside: Some(Beside {
                 packs: self.packs,
@@ -81,6 +95,20 @@ impl Marking {
         self.packs.get(&pack).map_or(0, |marked| marked.bytes)
     }
 
+    /// Whether the piece that begins there is needed.
+    pub(crate) fn has(&self, pack: Digest, offset: u32) -> bool {
+        self.packs
+            .get(&pack)
+            .is_some_and(|marked| marked.offsets.contains(&offset))
+    }
+
+    /// The packs that references name which are to pieces of this one.
+    pub(crate) fn names_of(&self, pack: Digest) -> Vec<Digest> {
+        self.packs
+            .get(&pack)
+            .map_or_else(Vec::new, |marked| marked.names.iter().copied().collect())
+    }
+
     /// Bytes of all pieces that are needed, each counted once.
     pub fn bytes(&self) -> u64 {
         self.packs.values().map(|marked| marked.bytes).sum()
@@ -92,7 +120,7 @@ impl Marking {
     /// When something below is damaged or the store does not answer.
     pub async fn tree(&mut self, tree: &TreeRef) -> Result<()> {
         let Some(location) = &tree.root else { return Ok(()) };
-        if !self.mark(location) {
+        if !self.mark(location).await? {
             return Ok(());
         }
         let root = self.shared.node(location, tree.digest).await?;
@@ -101,7 +129,7 @@ impl Marking {
         while let Some(node) = next.take() {
             self.node(&node, &mut todo).await?;
             while let Some((child, level)) = todo.pop() {
-                if self.mark(&child.location) {
+                if self.mark(&child.location).await? {
                     next = Some(load(&self.shared, &child, level).await?);
                     break;
                 }
@@ -133,20 +161,20 @@ impl Marking {
             Content::Embedded(_) => {}
             Content::Extents(extents) => {
                 for extent in extents {
-                    self.chunk(&extent.location);
+                    self.chunk(&extent.location).await?;
                 }
             }
             Content::Blocks(root) => {
                 let mut todo: Vec<BlockRef> = vec![root.clone()];
                 while let Some(next) = todo.pop() {
-                    if !self.mark(&next.location) {
+                    if !self.mark(&next.location).await? {
                         continue;
                     }
                     match &*self.shared.block(&next).await? {
                         Block::Blocks(parts) => todo.extend(parts.iter().map(|part| part.block.clone())),
                         Block::Extents(extents) => {
                             for extent in extents {
-                                self.chunk(&extent.location);
+                                self.chunk(&extent.location).await?;
                             }
                         }
                     }
@@ -157,35 +185,52 @@ impl Marking {
     }
 
     /// Notes that a chunk is needed, below which there is nothing to be visited.
-    fn chunk(&mut self, location: &Location) {
-        match (&mut self.beside, location.pack()) {
-            (Some(beside), Some(pack)) => beside.meet(pack, location),
-            _ => {
-                self.mark(location);
-            }
+    async fn chunk(&mut self, location: &Location) -> Result<()> {
+        if self.beside.is_none() {
+            return self.mark(location).await.map(|_| ());
         }
+        let place = self.place(location).await?;
+        if let (Some(beside), Some(place)) = (&mut self.beside, place) {
+            beside.meet(&place, location);
+        }
+        Ok(())
     }
 
     /// Notes that a piece is needed; whether that is news.
-    fn mark(&mut self, location: &Location) -> bool {
-        // What a session of this process still holds is younger than any pack that may be removed.
-        let Some(pack) = location.pack() else { return true };
+    async fn mark(&mut self, location: &Location) -> Result<bool> {
+        let Some(place) = self.place(location).await? else {
+            return Ok(true);
+        };
         if let Some(beside) = &mut self.beside {
-            beside.meet(pack, location);
+            beside.meet(&place, location);
         }
-        let marked = self.packs.entry(pack).or_default();
-        let is_new = marked.offsets.insert(location.offset);
+        let marked = self.packs.entry(place.pack).or_default();
+        let is_new = marked.offsets.insert(place.offset);
         if is_new {
             marked.bytes += location.length();
         }
-        is_new
+        marked.names.insert(place.name);
+        Ok(is_new)
+    }
+
+    /// Where a piece is. What a session of this process still holds is younger than any pack that may be removed: `None`.
+    async fn place(&self, location: &Location) -> Result<Option<Place>> {
+        let Some(name) = location.pack() else { return Ok(None) };
+        let (mut pack, mut offset) = (name, location.offset);
+        if self.forwards.contains(&name)
+            && let Some(forward) = self.shared.forward(name).await?
+            && let Some(moved) = forward.find(location.offset, location.length)
+        {
+            (pack, offset) = moved;
+        }
+        Ok(Some(Place { name, pack, offset }))
     }
 }
 
 impl Beside {
-    fn meet(&mut self, pack: Digest, location: &Location) {
-        let known = self.packs.get_mut(&pack);
-        if known.is_some_and(|marked| marked.offsets.remove(&location.offset)) {
+    fn meet(&mut self, place: &Place, location: &Location) {
+        let known = self.packs.get_mut(&place.pack);
+        if known.is_some_and(|marked| marked.offsets.remove(&place.offset)) {
             self.common_bytes += location.length();
         }
     }

@@ -33,6 +33,14 @@ pub enum StorageError {
         /// The pack.
         pack: Digest,
     },
+    /// What says where the bytes of a repacked pack are now is damaged.
+    #[error("record `forwards/{pack}` is corrupt: {what}; restore this object from a backup or a replica")]
+    Forward {
+        /// The pack that was repacked.
+        pack: Digest,
+        /// What is wrong.
+        what: String,
+    },
     /// The disk or the quota is full.
     #[error("no space left to write `{object}`: free space or raise the quota, then try again")]
     Full {
@@ -84,6 +92,7 @@ impl StorageError {
             Self::File { source, .. } => source.is_retryable(),
             Self::Corrupt { .. }
             | Self::PackMissing { .. }
+            | Self::Forward { .. }
             | Self::Source(_)
             | Self::PathConflict { .. }
             | Self::NotFlushed
@@ -94,7 +103,7 @@ impl StorageError {
     /// True if stored data is damaged or gone.
     pub fn is_damage(&self) -> bool {
         match self {
-            Self::Corrupt { .. } | Self::PackMissing { .. } | Self::Undecodable { .. } => true,
+            Self::Corrupt { .. } | Self::PackMissing { .. } | Self::Forward { .. } | Self::Undecodable { .. } => true,
             Self::File { source, .. } => source.is_damage(),
             _ => false,
         }

@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::digest::Digest;
+use crate::error::Result;
 use crate::slot::PackSlot;
 
 /// A pack, by name or, while it is being written, by the session that writes it.
@@ -28,6 +29,14 @@ impl Location {
         match &self.pack {
             PackRef::Stored(id) => Some(*id),
             PackRef::Written(slot) => slot.id(),
+        }
+    }
+
+    /// The pack's name, once it is durable.
+    pub(crate) fn durable_pack(&self) -> Result<Digest> {
+        match &self.pack {
+            PackRef::Stored(id) => Ok(*id),
+            PackRef::Written(slot) => slot.durable_id(),
         }
     }
 

@@ -110,6 +110,12 @@ impl Session {
         Ok(Extent { location, digest })
     }
 
+    /// Stores a piece of another pack as it is.
+    pub(crate) fn piece(&self, kind: PieceKind, digest: Digest, bytes: &[u8]) -> Result<Location> {
+        let appended = self.append(&mut self.state(), kind, bytes.len(), |_| Ok((bytes, digest)));
+        appended.map(|(location, _)| location)
+    }
+
     /// Stores a record that refers to other pieces; `encode` learns which pack it will lie in.
     pub(crate) fn record(
         &self,

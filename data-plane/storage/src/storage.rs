@@ -18,6 +18,7 @@ use crate::digest::Digest;
 use crate::entry::{BlockRef, FileEntry};
 use crate::error::{Result, StorageError};
 use crate::extents::Block;
+use crate::forward::{self, Forward};
 use crate::location::{Location, PackRef};
 use crate::path::FilePath;
 use crate::slot::{PackSlot, SlotBytes};
@@ -55,6 +56,8 @@ impl Default for Options {
 const PACK_BYTES_MAX: usize = 64 << 20;
 /// Nodes that a check needs again while it walks one tree.
 const CHECK_CACHE_BYTES: u64 = 8 << 20;
+/// Memory for what says where bytes of repacked packs are.
+const FORWARDS_BYTES_MAX: u64 = 8 << 20;
 /// So many damaged packs are remembered; when there are more, restoring is the remedy.
 const SUSPECTS_MAX: usize = 10_000;
 /// What one permit to upload stands for.
@@ -64,7 +67,7 @@ const PACK_BYTES_MIN: usize = 64 << 10;
 /// Versioned storage over a [`Store`]. Cheap to clone.
 #[derive(Clone)]
 pub struct Storage {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
 }
 
 /// What all operations and write sessions of a storage share.
@@ -73,6 +76,8 @@ pub(crate) struct Shared {
     pub(crate) options: Options,
     cache: Cache<(Digest, u32), Cached>,
     subtrees: Cache<(Digest, Option<FilePath>), Option<SubtreeSummary>>,
+    /// Where bytes of repacked packs are, as far as anybody asked.
+    forwards: Cache<Digest, Arc<Forward>>,
     /// Bytes of sealed packs that are still in memory.
     pub(crate) unsettled: watch::Sender<usize>,
     /// How much may be on its way to the store at once, in units of [`UPLOAD_UNIT_BYTES`]: few large packs or many
@@ -118,12 +123,17 @@ impl Storage {
             .build();
         let uploads = Semaphore::new(options.packs_in_flight * options.pack_bytes.div_ceil(UPLOAD_UNIT_BYTES));
         let subtrees = Cache::new(20_000);
+        let forwards = Cache::builder()
+            .max_capacity(FORWARDS_BYTES_MAX)
+            .weigher(|_, forward: &Arc<Forward>| u32::try_from(forward.weight()).unwrap_or(u32::MAX))
+            .build();
         let unsettled = watch::Sender::new(0);
         let shared = Shared {
             store,
             options,
             cache,
             subtrees,
+            forwards,
             unsettled,
             uploads,
             pool: Arc::default(),
@@ -154,8 +164,12 @@ impl Storage {
     }
 
     /// Begins to find out what is still needed.
-    pub fn marking(&self) -> Marking {
-        Marking::new(self.without_memory().shared)
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn marking(&self) -> Result<Marking> {
+        let forwards = self.forwards().await?;
+        Ok(Marking::new(self.without_memory().shared, forwards))
     }
 
     /// All packs that are there, in no order.
@@ -351,11 +365,84 @@ impl Shared {
         {
             return Ok(bytes);
         }
-        let read = self.store.get_range(id, from, to).await;
+        let read = self.stored(id, from, to).await;
         if read.as_ref().is_err_and(StorageError::is_damage) {
             self.suspect(id);
         }
         read
+    }
+
+    /// Bytes of a stored pack, or of those that hold them since it was repacked.
+    async fn stored(&self, id: Digest, from: u64, to: u64) -> Result<Bytes> {
+        if let Some(forward) = self.forwards.get(&id)
+            && forward.has_all(from, to)
+        {
+            match self.through(&forward, id, from, to, false).await {
+                Err(error) if error.is_damage() => {}
+                read => return read,
+            }
+        }
+        match self.store.get_range(id, from, to).await {
+            Err(error) if error.is_damage() => {
+                // What is known of its forward may have been replaced since, or not be about all of this.
+                self.forget_forward(id);
+                match self.forward(id).await? {
+                    Some(forward) => self.through(&forward, id, from, to, true).await,
+                    None => Err(error),
+                }
+            }
+            read => read,
+        }
+    }
+
+    /// The forward of a pack, if it has one.
+    pub(crate) async fn forward(&self, id: Digest) -> Result<Option<Arc<Forward>>> {
+        if let Some(known) = self.forwards.get(&id) {
+            return Ok(Some(known));
+        }
+        let found = self.read_forward(id).await?.map(Arc::new);
+        if let Some(forward) = &found {
+            self.forwards.insert(id, Arc::clone(forward));
+        }
+        Ok(found)
+    }
+
+    pub(crate) fn forget_forward(&self, id: Digest) {
+        self.forwards.invalidate(&id);
+    }
+
+    /// Bytes of a pack from where its forward says they are. With `gaps`, what lies between the pieces that are asked for
+    /// may be gone: it is zeros, which who does ask for it finds not to be what its digest says.
+    async fn through(&self, forward: &Forward, id: Digest, from: u64, to: u64, gaps: bool) -> Result<Bytes> {
+        let missing = || StorageError::PackMissing { pack: id };
+        let (begin, end) = (
+            u32::try_from(from).map_err(|_| missing())?,
+            u32::try_from(to).map_err(|_| missing())?,
+        );
+        let parts = forward.parts(begin, end);
+        let read = |part: forward::Part| {
+            let at = u64::from(part.offset);
+            self.store.get_range(part.pack, at, at + u64::from(part.length))
+        };
+        if let [part] = &parts[..]
+            && part.length == end - begin
+        {
+            return read(*part).await;
+        }
+        let mut all = BytesMut::zeroed((end - begin) as usize);
+        let mut found = Err(missing());
+        for part in parts {
+            match read(part).await {
+                Ok(bytes) => {
+                    let inside = (part.from - begin) as usize;
+                    all[inside..inside + bytes.len()].copy_from_slice(&bytes);
+                    found = Ok(());
+                }
+                Err(StorageError::PackMissing { .. }) if gaps => {}
+                Err(error) => return Err(error),
+            }
+        }
+        found.map(|()| all.freeze())
     }
 
     pub(crate) fn in_flight(&self) -> MutexGuard<'_, HashMap<Digest, Arc<PackSlot>>> {

@@ -1,6 +1,7 @@
 //! Where packs live: a local directory, an S3-like object store, or memory, behind one small set of
 //! operations. A pack that `put` has acknowledged survives loss of power.
 
+mod forwards;
 mod local;
 
 use std::path::{Path, PathBuf};
@@ -76,7 +77,7 @@ impl Store {
     pub(crate) async fn put_pack(&self, id: Digest, bytes: Frozen, damaged: bool, bulk: bool) -> Result<()> {
         if let Some(local) = &self.local {
             let local = Arc::clone(local);
-            return tokio::task::spawn_blocking(move || local.put(id, &bytes, bulk))
+            return tokio::task::spawn_blocking(move || local.put(PACKS, id, bytes.parts(), bulk))
                 .await
                 .unwrap_or(Err(StorageError::Cancelled));
         }

@@ -124,6 +124,46 @@ async fn a_collection_that_died_in_the_middle_is_taken_up_and_one_that_meets_dam
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn of_a_pack_that_is_hardly_needed_what_is_needed_moves_and_the_rest_is_freed() {
+    let app = App::start().await;
+    let ada = app.member("ada").await;
+    let owner = app.member_as("owner", OrganizationRole::Owner).await;
+    app.repo(&ada, "kept").await;
+    app.repo(&ada, "gone").await;
+    app.put(
+        &ada,
+        "gone",
+        &[("large", &noise(1, 5 << 20)), ("small", &noise(2, 500_000))],
+    )
+    .await
+    .ok();
+    let body = serde_json::json!({"from_ref": "gone", "from_path": "/small", "repo": "kept", "path": "/small"});
+    app.post(&ada, "/v1/copies", body).await.ok();
+    app.delete(&ada, "/v1/projects/default/repos/gone?force=true")
+        .await
+        .ok();
+    // The repo is forgotten by a run that is no dry one; with a grace everything is too young to be touched.
+    let young = collect(&app.plane, Duration::from_secs(3600), false).await.unwrap();
+    assert_eq!((young.repacked_packs, young.sparse_packs), (0, 1), "{young:?}");
+    let told = collect(&app.plane, Duration::ZERO, true).await.unwrap();
+    let before = packs(&app);
+    let repacked = collect(&app.plane, Duration::ZERO, false).await.unwrap();
+    assert_eq!((told.repacked_packs, told.copied_bytes), (1, repacked.copied_bytes));
+    assert_eq!((repacked.repacked_packs, repacked.sparse_packs), (1, 0), "{repacked:?}");
+    assert!((500_000..600_000).contains(&repacked.copied_bytes), "{repacked:?}");
+    assert!(repacked.repacked_bytes > 5 << 20 && packs(&app) == before + 1);
+    let freed = collect_twice(&app.plane).await.unwrap();
+    assert!(freed.freed_bytes > 5 << 20 && freed.repacked_packs == 0, "{freed:?}");
+
+    assert_eq!(app.cat(&ada, "kept@main", "small").await.ok().body, noise(2, 500_000));
+    app.put(&ada, "kept", &[("small", &noise(2, 500_000)), ("b", b"b")])
+        .await
+        .ok();
+    let checked = app.get(&owner, "/v1/fsck?deep=true").await.ok().text();
+    assert!(checked.lines().count() == 1 && checked.contains("\"ok\""), "{checked}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn only_who_manages_the_organization_collects() {
     let app = App::start().await;
     let (ada, owner) = (

@@ -49,6 +49,7 @@ struct Run {
     rng: StdRng,
     branches: BTreeMap<&'static str, Branch>,
     history: Vec<(CommitId, Files)>,
+    repacked: u64,
 }
 
 impl Run {
@@ -135,10 +136,11 @@ impl Run {
 
     /// Nothing that is there is ever taken for garbage.
     async fn collect(&mut self) {
-        for _ in 0..2 {
-            data_plane::garbage::collect(&self.app.plane, std::time::Duration::ZERO, false)
+        for _ in 0..self.rng.random_range(1..4) {
+            let report = data_plane::garbage::collect(&self.app.plane, std::time::Duration::ZERO, false)
                 .await
                 .unwrap();
+            self.repacked += report.repacked_packs;
         }
     }
 
@@ -167,6 +169,32 @@ impl Run {
             return;
         }
         self.settle(name, &reply, wanted);
+    }
+
+    /// Takes over some of what another repo holds, which then goes away: of its packs little is needed any more.
+    async fn inherit(&mut self) {
+        let (name, to) = (self.branch(), self.path());
+        let mut wanted = self.branches.entry(name).or_default().target().clone();
+        let files: Vec<(String, Vec<u8>)> = (0..6).map(|n| (format!("f{n}"), self.large())).collect();
+        wanted.insert(to.to_owned(), files[3].1.clone());
+        if self.branches[name].open.is_some() && conflicts(&wanted) {
+            return;
+        }
+        self.app.repo(&self.ada, "old").await;
+        let files: Vec<(&str, &[u8])> = files.iter().map(|(p, b)| (p.as_str(), b.as_slice())).collect();
+        self.app.put(&self.ada, "old", &files).await.ok();
+        let body =
+            json!({"from_ref": "old", "from_path": "/f3", "repo": "r", "branch": name, "path": format!("/{to}")});
+        let reply = self.app.post(&self.ada, "/v1/copies", body).await;
+        self.settle(name, &reply, wanted);
+        let uri = "/v1/projects/default/repos/old?force=true";
+        self.app.delete(&self.ada, uri).await.ok();
+    }
+
+    fn large(&mut self) -> Vec<u8> {
+        let mut bytes = vec![0; self.rng.random_range(20_000..80_000)];
+        self.rng.fill(&mut bytes[..]);
+        bytes
     }
 
     async fn start_or_finish(&mut self) {
@@ -219,21 +247,28 @@ async fn random_programs_give_what_a_map_gives() {
         rng: StdRng::seed_from_u64(seed.into()),
         branches: BTreeMap::new(),
         history: Vec::new(),
+        repacked: 0,
     };
     for _ in 0..STEPS {
-        match run.rng.random_range(0..13) {
+        match run.rng.random_range(0..16) {
             0..=3 => run.put(false).await,
             4 | 10 => run.put(true).await,
             5 | 6 => run.delete().await,
             7 => run.copy().await,
             11 => run.clear().await,
-            12 => run.collect().await,
+            12 | 13 => run.collect().await,
+            14 => run.inherit().await,
             _ => run.start_or_finish().await,
         }
         if let Some((commit, files)) = run.history.last() {
             run.check(&format!("r@{commit}"), files).await;
         }
     }
+    run.inherit().await;
+    for _ in 0..3 {
+        run.collect().await;
+    }
+    assert!(run.repacked > 0, "of `old` one file of six is needed at the most");
     for (commit, files) in &run.history {
         run.check(&format!("r@{commit}"), files).await;
     }

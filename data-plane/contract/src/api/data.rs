@@ -279,10 +279,23 @@ pub struct CollectionReport {
     /// Bytes of the files of all commits, as if each commit was stored by itself.
     #[serde(default)]
     pub commits_bytes: u64,
-    /// Packs of which less than half is needed.
+    /// Packs of which less than half is needed and that were left as they are.
     pub sparse_packs: u64,
     /// What they hold beside that.
     pub sparse_bytes: u64,
+    /// Sparse packs whose needed bytes were copied into others, or would be: they are removed once nothing has needed them
+    /// for the whole grace.
+    #[serde(default)]
+    pub repacked_packs: u64,
+    /// Their size.
+    #[serde(default)]
+    pub repacked_bytes: u64,
+    /// What was copied of them.
+    #[serde(default)]
+    pub copied_bytes: u64,
+    /// Why sparse packs were not repacked, if that failed.
+    #[serde(default)]
+    pub repacking_failed: Option<String>,
     /// Packs that nothing needs, or not yet: an upload under way may be about to.
     pub young_packs: u64,
     /// Their size.

@@ -8,8 +8,10 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
+use bytes::Bytes;
+
+use super::forwards::FORWARDS;
 use super::{PACKS, failed};
-use crate::buffer::Frozen;
 use crate::digest::Digest;
 use crate::error::Result;
 
@@ -27,6 +29,7 @@ impl Directory {
             create_durably(root)?;
             let root = root.canonicalize()?;
             create_durably(&root.join(PACKS))?;
+            create_durably(&root.join(FORWARDS))?;
             create_durably(&root.join(TEMPORARY))?;
             // A process may have died between creating these and syncing their parents.
             sync_directory(&root)?;
@@ -44,15 +47,15 @@ impl Directory {
         &self.root
     }
 
-    pub(super) fn put(&self, id: Digest, bytes: &Frozen, bulk: bool) -> Result<()> {
-        let packs = self.root.join(PACKS);
-        let target = packs.join(id.to_string());
+    pub(super) fn put(&self, folder: &str, id: Digest, parts: &[Bytes], bulk: bool) -> Result<()> {
+        let folder = self.root.join(folder);
+        let target = folder.join(id.to_string());
         let serial = self.serial.fetch_add(1, Ordering::Relaxed);
         let temporary = self
             .root
             .join(TEMPORARY)
             .join(format!("{id}.{}.{serial}", std::process::id()));
-        let written = write_durably(&temporary, &target, &packs, bytes, bulk);
+        let written = write_durably(&temporary, &target, &folder, parts, bulk);
         if written.is_err() {
             // Gone already if the rename was what succeeded; then the pack is whole and merely unreferenced.
             let _ = fs::remove_file(&temporary);
@@ -81,10 +84,10 @@ impl Directory {
     }
 }
 
-fn write_durably(temporary: &Path, target: &Path, directory: &Path, bytes: &Frozen, bulk: bool) -> io::Result<()> {
-    if !(bulk && direct::write(temporary, bytes)?) {
+fn write_durably(temporary: &Path, target: &Path, directory: &Path, parts: &[Bytes], bulk: bool) -> io::Result<()> {
+    if !(bulk && direct::write(temporary, parts)?) {
         let mut file = File::options().write(true).create_new(true).open(temporary)?;
-        for part in bytes.parts() {
+        for part in parts {
             file.write_all(part)?;
         }
         file.sync_all()?;

@@ -12,27 +12,32 @@ use super::{Finding, TreeRef};
 use crate::digest::Digest;
 use crate::entry::FileEntry;
 use crate::error::{Result, StorageError};
+use crate::forward::Forward;
+use crate::index;
 use crate::location::Location;
-use crate::pack::{HEADER, TRAILER_BYTES, decode_index, decode_trailer};
 use crate::path::FilePath;
 use crate::reader::{self, ExtentWalk};
 use crate::storage::Shared;
 
-/// Where the pieces of a pack begin, how long they are, and their digests; `None`: the pack is unusable.
-type Index = Option<HashMap<u64, (u64, Digest)>>;
+/// What is known of a pack.
+enum Pack {
+    /// Where its pieces begin, how long they are, and their digests.
+    Index(HashMap<u32, (u32, Digest)>),
+    /// It was repacked.
+    Moved(Forward),
+    /// It is damaged, which was said.
+    Unusable,
+}
 
 struct Check<'a> {
     shared: &'a Arc<Shared>,
     deep: bool,
-    packs: HashMap<Digest, Index>,
+    packs: HashMap<Digest, Pack>,
     /// Where nodes should end, for each level.
     boundaries: Vec<Boundary>,
     findings: Vec<Finding>,
     before: Option<FilePath>,
 }
-
-/// No index is longer: what claims to be must not make us fetch it.
-const INDEX_BYTES_MAX: u64 = 256 << 20;
 
 /// Everything wrong with a tree; errors only if the store itself fails.
 pub(crate) async fn verify(shared: &Arc<Shared>, tree: &TreeRef, deep: bool) -> Result<Vec<Finding>> {
@@ -82,7 +87,9 @@ impl Check<'_> {
             return Err(error);
         }
         let pack = match &error {
-            StorageError::Corrupt { pack, .. } | StorageError::PackMissing { pack } => Some(*pack),
+            StorageError::Corrupt { pack, .. }
+            | StorageError::PackMissing { pack }
+            | StorageError::Forward { pack, .. } => Some(*pack),
             _ => pack,
         };
         self.say(path, pack, error.to_string());
@@ -187,73 +194,65 @@ impl Check<'_> {
         Ok(())
     }
 
-    /// Checks that a pack has this piece.
+    /// Checks that a pack has this piece, or the one that holds it since.
     async fn piece(&mut self, path: Option<&FilePath>, location: &Location, digest: Option<Digest>) -> Result<()> {
-        let Some(pack) = location.pack() else { return Ok(()) };
-        if !self.packs.contains_key(&pack) {
-            let index = match index(self.shared, pack).await {
-                Ok(index) => Some(index),
-                Err(error) => {
-                    self.note(path, Some(pack), error)?;
-                    None
-                }
+        let Some(name) = location.pack() else { return Ok(()) };
+        let (mut pack, mut offset) = (name, location.offset);
+        self.learn(path, pack).await?;
+        if let Some(Pack::Moved(forward)) = self.packs.get(&pack) {
+            let Some(place) = forward.find(offset, location.length) else {
+                let problem = format!(
+                    "pack `{pack}` was repacked without a piece of {} bytes at {offset}",
+                    location.length
+                );
+                self.say(path, Some(pack), problem);
+                return Ok(());
             };
-            self.packs.insert(pack, index);
+            (pack, offset) = place;
+            self.learn(path, pack).await?;
         }
-        let Some(Some(index)) = self.packs.get(&pack) else {
-            return Ok(());
+        let fits = match self.packs.get(&pack) {
+            Some(Pack::Index(index)) => index.get(&offset).is_some_and(|(length, stored)| {
+                *length == location.length && digest.is_none_or(|digest| digest == *stored)
+            }),
+            // Forwards lead straight to where the bytes are.
+            Some(Pack::Moved(_)) => false,
+            Some(Pack::Unusable) | None => return Ok(()),
         };
-        let known = index.get(&location.offset());
-        let fits = known.is_some_and(|(length, stored)| {
-            *length == location.length() && digest.is_none_or(|digest| digest == *stored)
-        });
         if !fits {
             let problem = format!(
-                "pack `{pack}` has no such piece of {} bytes at {}",
-                location.length, location.offset
+                "pack `{pack}` has no such piece of {} bytes at {offset}",
+                location.length
             );
             self.say(path, Some(pack), problem);
         }
         Ok(())
     }
-}
 
-/// Reads the index of a pack and checks it against the pack's name and size.
-async fn index(shared: &Shared, pack: Digest) -> Result<HashMap<u64, (u64, Digest)>> {
-    let corrupt = |offset: u64, what: &str| StorageError::Corrupt {
-        pack,
-        offset,
-        what: what.to_owned(),
-    };
-    let size = shared.store.size(pack).await?;
-    let trailer_at = size
-        .checked_sub(TRAILER_BYTES as u64)
-        .ok_or_else(|| corrupt(0, "it is too short"))?;
-    let trailer = shared.store.get_range(pack, trailer_at, size).await?;
-    let (length, digest) = decode_trailer(&trailer).map_err(|error| corrupt(trailer_at, &error.0))?;
-    let index_at = trailer_at
-        .checked_sub(length)
-        .filter(|_| length <= INDEX_BYTES_MAX)
-        .ok_or_else(|| corrupt(trailer_at, "its index is too long"))?;
-    if length == 0 || digest != pack {
-        return Err(corrupt(trailer_at, "its trailer belongs to another pack"));
+    /// Reads the index of a pack, or what says where its bytes are, if it was not read before.
+    async fn learn(&mut self, path: Option<&FilePath>, pack: Digest) -> Result<()> {
+        if self.packs.contains_key(&pack) {
+            return Ok(());
+        }
+        let error = match index::read(self.shared, pack).await {
+            Ok(pieces) => {
+                let pieces = pieces.into_iter().filter(|(_, piece)| piece.length > 0);
+                let index = pieces.map(|(offset, piece)| (offset, (piece.length, piece.digest)));
+                self.packs.insert(pack, Pack::Index(index.collect()));
+                return Ok(());
+            }
+            Err(missing @ StorageError::PackMissing { .. }) => match self.shared.read_forward(pack).await {
+                Ok(Some(forward)) => {
+                    self.packs.insert(pack, Pack::Moved(forward));
+                    return Ok(());
+                }
+                Ok(None) => missing,
+                Err(error) => error,
+            },
+            Err(error) => error,
+        };
+        self.note(path, Some(pack), error)?;
+        self.packs.insert(pack, Pack::Unusable);
+        Ok(())
     }
-    let bytes = shared.store.get_range(pack, index_at, trailer_at).await?;
-    if Digest::of(&bytes) != pack {
-        return Err(corrupt(index_at, "its index does not match its name"));
-    }
-    if shared.store.get_range(pack, 0, HEADER.len() as u64).await? != HEADER[..] {
-        return Err(corrupt(0, "it does not begin as a pack begins"));
-    }
-    let pieces = decode_index(&bytes).map_err(|error| corrupt(index_at, &error.0))?;
-    let mut offset = HEADER.len() as u64;
-    let mut index = HashMap::with_capacity(pieces.len());
-    for piece in pieces {
-        index.insert(offset, (u64::from(piece.length), piece.digest));
-        offset += u64::from(piece.length);
-    }
-    if offset != index_at {
-        return Err(corrupt(index_at, "its pieces do not add up to its size"));
-    }
-    Ok(index)
 }

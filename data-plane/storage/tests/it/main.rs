@@ -12,6 +12,7 @@ mod insertions;
 mod model;
 mod moto;
 mod objects;
+mod repacking;
 mod s3;
 mod samples;
 mod troubled;

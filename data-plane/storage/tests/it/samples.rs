@@ -94,7 +94,7 @@ pub fn seed() -> u64 {
 
 /// Removes every pack that none of these trees needs; returns how many are left.
 pub async fn collect(storage: &Storage, trees: &[Vec<u8>]) -> storage::Result<usize> {
-    let mut marking = storage.marking();
+    let mut marking = storage.marking().await?;
     for tree in trees {
         marking.tree(&TreeRef::from_bytes(tree).unwrap()).await?;
     }

@@ -4,12 +4,12 @@
 use std::path::Path;
 use std::{fs, io};
 
-use crate::buffer::Frozen;
+use bytes::Bytes;
 
 /// Writes a new file and syncs it. False, and no file is there, where the file system or this machine cannot do it.
 #[cfg(target_os = "linux")]
-pub(super) fn write(path: &Path, bytes: &Frozen) -> io::Result<bool> {
-    match linux::write(path, bytes) {
+pub(super) fn write(path: &Path, parts: &[Bytes]) -> io::Result<bool> {
+    match linux::write(path, parts) {
         Ok(()) => Ok(true),
         Err(error) if matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => {
             match fs::remove_file(path) {
@@ -23,7 +23,7 @@ pub(super) fn write(path: &Path, bytes: &Frozen) -> io::Result<bool> {
 
 /// Writes nothing: there is no portable way to do it.
 #[cfg(not(target_os = "linux"))]
-pub(super) fn write(_: &Path, _: &Frozen) -> io::Result<bool> {
+pub(super) fn write(_: &Path, _: &[Bytes]) -> io::Result<bool> {
     Ok(false)
 }
 
@@ -34,24 +34,25 @@ mod linux {
     use std::os::unix::fs::OpenOptionsExt;
     use std::path::Path;
 
+    use bytes::Bytes;
     use nix::fcntl::OFlag;
 
-    use crate::buffer::{ALIGNMENT, Frozen, align};
+    use crate::buffer::{ALIGNMENT, align};
 
     /// So many parts go to the disk in one call: 16 MiB.
     const PARTS: usize = 64;
 
-    pub(super) fn write(path: &Path, bytes: &Frozen) -> io::Result<()> {
+    pub(super) fn write(path: &Path, parts: &[Bytes]) -> io::Result<()> {
         let mut file = OpenOptions::new()
             .write(true)
             .create_new(true)
             .custom_flags(OFlag::O_DIRECT.bits())
             .open(path)?;
-        let Some((last, whole)) = bytes.parts().split_last() else {
+        let Some((last, whole)) = parts.split_last() else {
             return file.sync_all();
         };
-        for parts in whole.chunks(PARTS) {
-            let mut slices: Vec<IoSlice<'_>> = parts.iter().map(|part| IoSlice::new(part)).collect();
+        for some in whole.chunks(PARTS) {
+            let mut slices: Vec<IoSlice<'_>> = some.iter().map(|part| IoSlice::new(part)).collect();
             write_all(&mut file, &mut slices)?;
         }
         let padded = last.len().next_multiple_of(ALIGNMENT);
@@ -60,7 +61,7 @@ mod linux {
         end.extend_from_slice(last);
         end.resize(start + padded, 0);
         write_all(&mut file, &mut [IoSlice::new(&end[start..])])?;
-        file.set_len(bytes.len() as u64)?;
+        file.set_len(parts.iter().map(|part| part.len() as u64).sum())?;
         file.sync_all()
     }
 
@@ -94,7 +95,7 @@ mod tests {
             let mut buffer = Buffer::new(&Arc::new(Pool::default()));
             buffer.extend(&content[..length]);
             let path = home.path().join(length.to_string());
-            if write(&path, &buffer.freeze()).unwrap() {
+            if write(&path, buffer.freeze().parts()).unwrap() {
                 assert_eq!(fs::read(&path).unwrap(), content[..length], "{length} bytes");
             } else {
                 assert!(!path.exists(), "nothing is left of {length} bytes");

@@ -1,0 +1,82 @@
+//! What a collection does about packs of which little is needed, and about what leads to packs that are gone.
+
+use storage::{PackInfo, SparsePack};
+
+use super::Sweep;
+use crate::failure::{Answer, Failure};
+
+/// So much is copied before the packs that it came from are done with: what fails then costs no more.
+const TOGETHER_BYTES: u64 = 48 << 20;
+const TOGETHER_PACKS: usize = 256;
+
+impl Sweep<'_> {
+    /// Counts a pack that stays sparse.
+    pub(super) fn count_sparse(&mut self, pack: &PackInfo) {
+        self.report.sparse_packs += 1;
+        self.report.sparse_bytes += pack.size_bytes - self.marking.bytes_of(pack.id);
+    }
+
+    /// Removes forwards that lead nowhere: every pack that they lead to was found unneeded twice, so nothing that is
+    /// needed is found through them.
+    pub(super) async fn drop_forwards(&self) -> Answer<()> {
+        let storage = &self.plane.storage;
+        for name in storage.forwards().await? {
+            match storage.forward_packs(name).await {
+                Ok(packs) if packs.iter().any(|pack| self.present.contains(pack)) => {}
+                Ok(_) if self.dry_run => {}
+                Ok(_) => storage.remove_forward(name).await?,
+                // Nothing that is needed is found through it, else the marking would have failed. A check tells of it.
+                Err(error) if error.is_damage() => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies what is needed of sparse packs. That it fails, for want of room above all, makes the collection no failure:
+    /// garbage was removed, and what leads where is whole whichever step was the last.
+    pub(super) async fn repack(&mut self) -> Answer<()> {
+        let mut together: Vec<SparsePack> = Vec::new();
+        for info in std::mem::take(&mut self.sparse) {
+            if self.report.repacking_failed.is_some() {
+                self.count_sparse(&info);
+                continue;
+            }
+            match self.plane.storage.sparse_pack(self.marking, info).await? {
+                Some(pack) => together.push(pack),
+                None => self.count_sparse(&info),
+            }
+            let bytes: u64 = together.iter().map(SparsePack::live_bytes).sum();
+            if bytes >= TOGETHER_BYTES || together.len() >= TOGETHER_PACKS {
+                self.copy(std::mem::take(&mut together)).await;
+            }
+        }
+        self.copy(together).await;
+        Ok(())
+    }
+
+    async fn copy(&mut self, packs: Vec<SparsePack>) {
+        let live = packs.iter().map(SparsePack::live_bytes).sum();
+        let copied = match self.dry_run {
+            true => Ok(live),
+            false => self.plane.storage.repack(self.marking, &packs).await,
+        };
+        match copied {
+            Ok(bytes) => {
+                self.report.repacked_packs += packs.len() as u64;
+                self.report.repacked_bytes += packs.iter().map(SparsePack::size_bytes).sum::<u64>();
+                self.report.copied_bytes += bytes;
+            }
+            Err(error) => {
+                let failure = Failure::from(error);
+                tracing::warn!(error = %failure, "sparse packs were not repacked: {failure}");
+                self.report.repacking_failed = Some(failure.detail().to_owned());
+                self.report.sparse_packs += packs.len() as u64;
+                self.report.sparse_bytes += packs
+                    .iter()
+                    .map(|pack| pack.size_bytes() - pack.live_bytes())
+                    .sum::<u64>();
+            }
+        }
+    }
+}
