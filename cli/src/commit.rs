@@ -44,6 +44,34 @@ pub enum Commit {
         #[arg(short = 'n', long, value_name = "N")]
         limit: Option<usize>,
     },
+    /// Give up the content of a commit whose data the commits after it keep
+    #[command(
+        after_help = "Example: howdah commit squash images@main^ --dry-run\n         howdah commit squash images@main^"
+    )]
+    Squash {
+        /// Commit, or the id of a commit set
+        reference: String,
+        /// Only tell what would go
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Remove a commit with everything that was made from it
+    ///
+    /// Branches go back to what is left; pipelines run again where that changes what they read. What was removed keeps its
+    /// place in provenance, without content.
+    #[command(
+        after_help = "Example: howdah commit drop images@main --dry-run\n         howdah commit drop images@main --force"
+    )]
+    Drop {
+        /// Commit, branch (its newest commit), or the id of a commit set
+        reference: String,
+        /// Only tell what would go
+        #[arg(long)]
+        dry_run: bool,
+        /// Also what was made from it
+        #[arg(long)]
+        force: bool,
+    },
 }
 
 /// Show the commits of a branch, or those that changed a path, newest first.
@@ -96,6 +124,14 @@ pub async fn run(command: Commit, client: &Client, output: Output) -> Outcome {
         Commit::List { reference, limit } => {
             return list(&commit(&reference, default)?, None, limit, client, output).await;
         }
+        Commit::Squash { reference, dry_run } => {
+            return crate::history::remove("squash", &reference, (dry_run, false), client, output).await;
+        }
+        Commit::Drop {
+            reference,
+            dry_run,
+            force,
+        } => return crate::history::remove("drop", &reference, (dry_run, force), client, output).await,
     };
     output.result(&shown, || name(&shown))
 }
@@ -137,6 +173,7 @@ pub fn state(state: CommitState) -> &'static str {
         CommitState::Open => "open",
         CommitState::Finished => "finished",
         CommitState::Errored => "errored",
+        CommitState::Removed => "removed",
     }
 }
 
@@ -157,6 +194,10 @@ fn describe(commit: &CommitView) -> String {
     ];
     if let Some(reason) = &commit.reason {
         lines.push(format!("reason      {reason}"));
+    }
+    if let Some(removed) = &commit.removed {
+        let (how, by) = (removed.how.as_str(), &removed.by.name);
+        lines.push(format!("removed     {how} by {by}, {}", time(&removed.at)));
     }
     lines.push(format!("started     {}", time(&commit.started_at)));
     lines.push(format!(

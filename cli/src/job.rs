@@ -3,7 +3,10 @@
 use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
-use contract::api::{CommitState, Datum as DatumView, DatumState, Job as JobView, JobState, LogLine, Page, WaitAnswer};
+use contract::api::{
+    Commit, CommitState, Datum as DatumView, DatumState, Job as JobView, JobState, LogLine, Page, RemovedHow,
+    WaitAnswer,
+};
 use contract::ids::{CommitSetId, JobId};
 
 use crate::client::{Client, Request, segment};
@@ -286,7 +289,12 @@ fn in_words(answer: &WaitAnswer) -> String {
 
 fn verdict(answer: &WaitAnswer) -> Outcome {
     let failed = answer.jobs.iter().find(|j| j.state != JobState::Success);
-    let errored = answer.commits.iter().find(|c| c.state == CommitState::Errored);
+    // One that was squashed since was finished before.
+    let gone = |c: &Commit| c.removed.as_ref().is_some_and(|r| r.how != RemovedHow::Squashed);
+    let errored = answer
+        .commits
+        .iter()
+        .find(|c| c.state == CommitState::Errored || gone(c));
     let (what, reason, hint) = match (failed, errored) {
         (Some(job), _) => (
             format!("job {} of {} ended as {}", job.id, job.pipeline, job.state.as_str()),
@@ -297,7 +305,11 @@ fn verdict(answer: &WaitAnswer) -> Outcome {
             ),
         ),
         (None, Some(commit)) => (
-            format!("{} is errored", crate::commit::name(commit)),
+            format!(
+                "{} is {}",
+                crate::commit::name(commit),
+                crate::commit::state(commit.state)
+            ),
             commit.reason.clone(),
             "see `howdah job list`".to_owned(),
         ),

@@ -17,6 +17,7 @@ mod fsck;
 mod gc;
 mod get;
 mod grant;
+mod history;
 mod job;
 mod lineage;
 mod organization;

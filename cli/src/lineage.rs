@@ -113,8 +113,9 @@ fn line(word: &str, step: &UpstreamCommit) -> String {
         step.code_revision.as_deref(),
     );
     let word = if step.earlier { "on top of" } else { word };
+    let gone = if step.removed { " (removed)" } else { "" };
     format!(
-        "{}{word} {}/{}@{}{by}",
+        "{}{word} {}/{}@{}{gone}{by}",
         indent(step),
         step.project,
         step.repo,

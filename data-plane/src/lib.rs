@@ -15,6 +15,7 @@ pub mod failure;
 pub mod files;
 pub mod fsck;
 pub mod garbage;
+pub mod history;
 pub mod jobs;
 pub mod lineage;
 pub mod permissions;

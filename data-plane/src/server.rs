@@ -17,8 +17,8 @@ use tokio::net::TcpListener;
 
 use crate::plane::Plane;
 use crate::{
-    branches, commits, files, fsck, garbage, jobs, lineage, permissions, pipelines, policy, projects, repos, scheduler,
-    statistics, stores, worker,
+    branches, commits, files, fsck, garbage, history, jobs, lineage, permissions, pipelines, policy, projects, repos,
+    scheduler, statistics, stores, worker,
 };
 
 /// How long running requests may go on after the plane was asked to stop.
@@ -34,6 +34,7 @@ pub fn router(plane: Plane) -> Router {
         .merge(repos::routes::router())
         .merge(branches::routes::router())
         .merge(commits::routes::router())
+        .merge(history::routes::router())
         .merge(files::routes::router())
         .merge(lineage::routes::router())
         .merge(permissions::routes::router())

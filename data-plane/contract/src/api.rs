@@ -4,9 +4,11 @@
 mod access;
 mod accounts;
 mod data;
+mod history;
 mod pipelines;
 
 pub use access::*;
 pub use accounts::*;
 pub use data::*;
+pub use history::*;
 pub use pipelines::*;

@@ -112,12 +112,7 @@ async fn target(call: &Call, tx: &mut Tx, repo: &Visible, branch: &BranchName, t
             located.repo
         )));
     }
-    if located.commit.state != CommitState::Finished {
-        return Err(Failure::new(
-            ProblemKind::Conflict,
-            format!("commit `{}` is not finished", located.commit.id),
-        ));
-    }
+    located.commit.tree()?;
     pipelines::conditions::may_feed(call, tx, repo, branch, &located.origins).await?;
     Ok(located.commit)
 }

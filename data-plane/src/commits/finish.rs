@@ -32,7 +32,7 @@ pub async fn finish_in_transaction(
     if commit.state != CommitState::Open {
         return Err(finished_already(id));
     }
-    let ancestry = ancestry(plane, tx, system, &commit, tree).await?;
+    let ancestry = ancestry(plane, tx, system, &commit, *tree.digest().as_bytes()).await?;
     let digest = record_digest(&commit, at, &ancestry);
     let root = tree.to_bytes()?;
     let content = FinishedContent {
@@ -57,7 +57,7 @@ pub async fn finish_in_transaction(
     })
 }
 
-/// What the record's digest covers besides the row.
+/// What the record's digest covers besides the row, of a commit with this tree.
 ///
 /// # Errors
 /// When the database is away or the origin set is damaged.
@@ -66,12 +66,11 @@ pub async fn ancestry(
     tx: &mut Tx,
     system: &System,
     commit: &CommitRow,
-    tree: &TreeRef,
+    tree: [u8; 32],
 ) -> Answer<Ancestry> {
     let parent = match commit.parent {
         None => None,
-        // An errored parent has no digest and is no base: the nearest finished one is.
-        Some(parent) => queries::find_finished(tx, system, parent).await?.and_then(|p| p.digest),
+        Some(parent) => queries::find_record_digest(tx, system, parent).await?,
     };
     let inputs = queries::list_input_digests(tx, system, commit.id).await?;
     // A retroactive release gives a commit another set later; its record goes on to name the one it was made with.
@@ -79,7 +78,7 @@ pub async fn ancestry(
     let set = origins::get(plane, tx, system, recorded.unwrap_or(commit.origin_set)).await?;
     Ok(Ancestry {
         parent,
-        tree: *tree.digest().as_bytes(),
+        tree,
         origins: set.digest(),
         inputs: inputs
             .into_iter()

@@ -1,5 +1,5 @@
-//! The history of a reference: the commits along parents, newest first, those that the caller may read, and with a path
-//! only those that changed it.
+//! The history of a reference: the commits along parents, newest first, those that are still there and that the caller may
+//! read, and with a path only those that changed it.
 
 use contract::ids::{CommitId, DomainId};
 use contract::reference::{Base, CommitRef};
@@ -107,7 +107,7 @@ pub async fn walk(
         };
         next = last.parent;
         for row in line {
-            if !sets.contains(&row.origin_set) || !changes(plane, conn, &sets, &row, path).await? {
+            if row.is_removed() || !sets.contains(&row.origin_set) || !changes(plane, conn, &sets, &row, path).await? {
                 continue;
             }
             if found.len() == limit {

@@ -15,7 +15,7 @@ pub mod turns;
 pub mod views;
 
 use chrono::{DateTime, Utc};
-use contract::api::{Actor, CommitState};
+use contract::api::{Actor, CommitState, Removed};
 use contract::ids::{CommitId, CommitSetId, DomainId};
 use contract::names::BranchName;
 use storage::TreeRef;
@@ -43,8 +43,10 @@ pub struct CommitRow {
     pub reason: Option<String>,
     /// Its tree, encoded; of a finished commit only.
     pub root: Option<Vec<u8>>,
-    /// Digest of its record; of a finished commit only.
+    /// Digest of its record; of a commit only that is finished, or was.
     pub digest: Option<Vec<u8>>,
+    /// Digest of the tree that the record names, where that tree is gone.
+    pub recorded_tree: Option<Vec<u8>>,
     /// Bytes of all files.
     pub size_bytes: i64,
     /// Number of files.
@@ -61,13 +63,20 @@ pub struct CommitRow {
     pub started_at: DateTime<Utc>,
     /// When it was finished.
     pub finished_at: Option<DateTime<Utc>>,
+    /// How its content was given up.
+    pub removed: Option<Removed>,
 }
 
 impl CommitRow {
+    /// Whether it was given up.
+    pub fn is_removed(&self) -> bool {
+        self.state == CommitState::Removed
+    }
+
     /// Its tree.
     ///
     /// # Errors
-    /// `conflict` for a commit that is not finished; `corrupt` when the stored reference does not decode.
+    /// `deleted` for one that was given up; `conflict` for a commit that is not finished; `corrupt` when the stored reference does not decode.
     pub fn tree(&self) -> Answer<TreeRef> {
         match (&self.root, self.state) {
             (Some(root), CommitState::Finished) => Ok(TreeRef::from_bytes(root)?),
@@ -77,6 +86,14 @@ impl CommitRow {
                 format!("commit `{}` is errored and never got a content", self.id),
             )
             .hint("`howdah commit show` tells why; read an older commit, for example with `^`")),
+            (_, CommitState::Removed) => {
+                let how = self.removed.as_ref().map_or("removed", |r| r.how.as_str());
+                Err(Failure::new(
+                    contract::problem::ProblemKind::Deleted,
+                    format!("commit `{}` was {how}: its content is gone", self.id),
+                )
+                .hint("`howdah commit show` tells by whom; read another commit of its branch: `howdah log`"))
+            }
             _ => Err(Failure::new(
                 contract::problem::ProblemKind::Conflict,
                 format!("commit `{}` is not finished yet, so it can't be read", self.id),
@@ -132,6 +149,7 @@ pub const fn state_word(state: CommitState) -> &'static str {
         CommitState::Open => "open",
         CommitState::Finished => "finished",
         CommitState::Errored => "errored",
+        CommitState::Removed => "removed",
     }
 }
 

@@ -1,6 +1,6 @@
 //! SQL of commits, branch heads, inputs and filesets.
 
-use contract::api::{Actor, CommitState};
+use contract::api::{Actor, CommitState, Removed, RemovedHow};
 use contract::ids::{CommitId, CommitSetId, DomainId};
 use contract::names::BranchName;
 use sqlx::postgres::PgRow;
@@ -19,7 +19,8 @@ macro_rules! select_commits {
         concat!(
             "select c.id, c.seq, c.repo_id, c.branch, c.commit_set, c.parent_id, c.state, c.reason, c.root, c.digest,
                     c.size_bytes, c.files, c.origin_set_id, c.message, c.actor, c.pipeline_id, c.pipeline_version,
-                    c.image_digest, c.code_revision, c.started_at, c.finished_at from ",
+                    c.image_digest, c.code_revision, c.started_at, c.finished_at, c.recorded_tree_digest, c.removed_how,
+                    c.removed_at, c.removed_by from ",
             $tail
         )
     };
@@ -60,11 +61,13 @@ impl FromRow<'_, PgRow> for CommitRow {
                 "open" => CommitState::Open,
                 "finished" => CommitState::Finished,
                 "errored" => CommitState::Errored,
+                "removed" => CommitState::Removed,
                 other => return Err(undecodable("state", format!("`{other}` is not a state"))),
             },
             reason: row.try_get("reason")?,
             root: row.try_get("root")?,
             digest: row.try_get("digest")?,
+            recorded_tree: row.try_get("recorded_tree_digest")?,
             size_bytes: row.try_get("size_bytes")?,
             files: row.try_get("files")?,
             origin_set: row.try_get("origin_set_id")?,
@@ -73,8 +76,24 @@ impl FromRow<'_, PgRow> for CommitRow {
             pipeline,
             started_at: row.try_get("started_at")?,
             finished_at: row.try_get("finished_at")?,
+            removed: removed(row)?,
         })
     }
+}
+
+fn removed(row: &PgRow) -> Result<Option<Removed>, sqlx::Error> {
+    let how = match row.try_get::<Option<&str>, _>("removed_how")? {
+        None => return Ok(None),
+        Some("squashed") => RemovedHow::Squashed,
+        Some("dropped") => RemovedHow::Dropped,
+        Some("purged") => RemovedHow::Purged,
+        Some(other) => return Err(undecodable("removed_how", format!("`{other}` is no way to remove"))),
+    };
+    Ok(Some(Removed {
+        how,
+        at: row.try_get("removed_at")?,
+        by: row.try_get::<Json<Actor>, _>("removed_by")?.0,
+    }))
 }
 
 /// Inserts an open commit with its inputs and makes it the head of its branch, which is made if it is not there.
@@ -210,7 +229,7 @@ pub async fn hold_commit(conn: &mut PgConnection, _: &System, id: CommitId) -> A
     Ok(row)
 }
 
-/// The newest commit of a repo in a commit set.
+/// The newest commit of a repo in a commit set, one that is still there if there is one.
 pub async fn find_in_set(
     conn: &mut PgConnection,
     _: &System,
@@ -218,7 +237,7 @@ pub async fn find_in_set(
     set: CommitSetId,
 ) -> Answer<Option<CommitRow>> {
     let row = sqlx::query_as(select_commits!(
-        "commits c where c.repo_id = $1 and c.commit_set = $2 order by c.seq desc limit 1"
+        "commits c where c.repo_id = $1 and c.commit_set = $2 order by c.state = 'removed', c.seq desc limit 1"
     ))
     .bind(repo.uuid())
     .bind(set.uuid())
@@ -315,13 +334,31 @@ async fn find_finished_by(
     Ok(row)
 }
 
-/// The n-th ancestor along parents.
+/// The digest of the nearest record from `id` upward along parents, itself included. An errored commit has none; one that
+/// was given up keeps its own.
+pub async fn find_record_digest(conn: &mut PgConnection, _: &System, id: CommitId) -> Answer<Option<Vec<u8>>> {
+    let digest = sqlx::query_scalar(
+        "with recursive chain (id, parent_id, digest, depth) as (
+            select id, parent_id, digest, 0 from commits where id = $1
+            union all
+            select p.id, p.parent_id, p.digest, depth + 1 from chain join commits p on p.id = chain.parent_id
+             where chain.digest is null
+         ) select digest from chain where digest is not null order by depth limit 1",
+    )
+    .bind(id.uuid())
+    .fetch_optional(conn)
+    .await?;
+    Ok(digest)
+}
+
+/// The n-th ancestor along parents; those that were given up do not count.
 pub async fn find_ancestor(conn: &mut PgConnection, _: &System, id: CommitId, n: u32) -> Answer<Option<CommitRow>> {
     let row = sqlx::query_as(select_commits!(
         "(with recursive chain (id, parent_id, depth) as (
             select id, parent_id, 0 from commits where id = $1
             union all
-            select p.id, p.parent_id, depth + 1 from chain join commits p on p.id = chain.parent_id where depth < $2
+            select p.id, p.parent_id, depth + (p.state <> 'removed')::int
+              from chain join commits p on p.id = chain.parent_id where depth < $2
          ) select id from chain where depth = $2) found join commits c on c.id = found.id"
     ))
     .bind(id.uuid())
@@ -331,14 +368,15 @@ pub async fn find_ancestor(conn: &mut PgConnection, _: &System, id: CommitId, n:
     Ok(row)
 }
 
-/// The n-th commit counted from the root of the line that ends in `id`; the first is 1.
+/// The n-th commit counted from the root of the line that ends in `id`; the first is 1, and those that were given up do
+/// not count.
 pub async fn find_from_root(conn: &mut PgConnection, _: &System, id: CommitId, n: u32) -> Answer<Option<CommitRow>> {
     let row = sqlx::query_as(select_commits!(
-        "(with recursive chain (id, parent_id, depth) as (
-            select id, parent_id, 0 from commits where id = $1
+        "(with recursive chain (id, parent_id, state, depth) as (
+            select id, parent_id, state, 0 from commits where id = $1
             union all
-            select p.id, p.parent_id, depth + 1 from chain join commits p on p.id = chain.parent_id
-         ) select id from chain order by depth desc offset $2 limit 1) found join commits c on c.id = found.id"
+            select p.id, p.parent_id, p.state, depth + 1 from chain join commits p on p.id = chain.parent_id
+         ) select id from chain where state <> 'removed' order by depth desc offset $2 limit 1) found join commits c on c.id = found.id"
     ))
     .bind(id.uuid())
     .bind(i64::from(n) - 1)

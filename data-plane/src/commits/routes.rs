@@ -121,6 +121,10 @@ async fn open(plane: &Plane, call: &Call, reference: &str) -> Answer<Open> {
             ProblemKind::CommitFinished,
             format!("commit `{}` is errored and never changes", commit.id),
         )),
+        CommitState::Removed => Err(Failure::new(
+            ProblemKind::CommitFinished,
+            format!("commit `{}` was removed and never changes", commit.id),
+        )),
     }
 }
 

@@ -138,5 +138,6 @@ fn one(
         pipeline_version: stamp.as_ref().and_then(|s| u32::try_from(s.version).ok()),
         image_digest: stamp.as_ref().and_then(|s| s.image_digest.clone()),
         code_revision: stamp.and_then(|s| s.code_revision),
+        removed: row.removed,
     })
 }

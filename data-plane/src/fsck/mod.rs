@@ -75,6 +75,12 @@ pub async fn check_commit(call: &Call, commit: &CommitRow, deep: bool, checked: 
         Err(failure) => return Ok(vec![error(&subject, failure.detail())]),
     };
     lines.extend(check_origins(call, &mut tx, commit, &set, &subject).await?);
+    if commit.is_removed() {
+        if let Some(tree) = recorded_tree(commit) {
+            lines.extend(check_record(call, &mut tx, commit, tree, &subject).await?);
+        }
+        return Ok(lines);
+    }
     if commit.state != CommitState::Finished {
         return Ok(lines);
     }
@@ -85,15 +91,8 @@ pub async fn check_commit(call: &Call, commit: &CommitRow, deep: bool, checked: 
             return Ok(lines);
         }
     };
-    let ancestry = ancestry(&call.plane, &mut tx, &CHECK, commit, &tree).await?;
-    let finished_at = commit.finished_at.unwrap_or(commit.started_at);
-    let digest = record_digest(commit, finished_at, &ancestry);
-    if commit.digest.as_deref() != Some(&digest[..]) {
-        lines.push(error(
-            &subject,
-            "its record does not have the digest that was stored with it: the row, its inputs or its parent were changed; restore the database from a backup",
-        ));
-    }
+    let recorded = recorded_tree(commit).unwrap_or(*tree.digest().as_bytes());
+    lines.extend(check_record(call, &mut tx, commit, recorded, &subject).await?);
     drop(tx);
     let root = commit.root.clone().unwrap_or_default();
     if checked.roots.insert(root) {
@@ -113,6 +112,32 @@ pub async fn check_commit(call: &Call, commit: &CommitRow, deep: bool, checked: 
         }
     }
     Ok(lines)
+}
+
+/// The tree that a commit was finished with, where it has another one now, or none.
+fn recorded_tree(commit: &CommitRow) -> Option<[u8; 32]> {
+    commit
+        .recorded_tree
+        .as_deref()
+        .and_then(|digest| digest.try_into().ok())
+}
+
+async fn check_record(
+    call: &Call,
+    tx: &mut crate::plane::Tx,
+    commit: &CommitRow,
+    tree: [u8; 32],
+    subject: &str,
+) -> Answer<Option<Line>> {
+    let ancestry = ancestry(&call.plane, tx, &CHECK, commit, tree).await?;
+    let finished_at = commit.finished_at.unwrap_or(commit.started_at);
+    let digest = record_digest(commit, finished_at, &ancestry);
+    Ok((commit.digest.as_deref() != Some(&digest[..])).then(|| {
+        error(
+            subject,
+            "its record does not have the digest that was stored with it: the row, its inputs or its parent were changed; restore the database from a backup",
+        )
+    }))
 }
 
 /// Every domain of what a commit was made from is among its origins (R3), its own too.

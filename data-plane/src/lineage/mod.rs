@@ -127,6 +127,7 @@ pub async fn shown(
             code_revision: stamp.and_then(|s| s.code_revision.clone()),
             depth: depths.get(&commit.id).copied().unwrap_or(0),
             earlier: found.earlier.contains(&commit.id),
+            removed: commit.is_removed(),
             inputs: inputs.filter(|i| visible.contains(i)).copied().collect(),
         });
     }

@@ -44,7 +44,7 @@ pub async fn list_sources(conn: &mut PgConnection, _: &System, commits: &[Commit
     Ok(edges(rows))
 }
 
-/// The finished commits before these on their branches where people made them, at most so many of each, newest first.
+/// The commits before these on their branches that are finished, or were until they were given up, where people made them, at most so many of each, newest first.
 /// Pairs of (commit, one before it).
 pub async fn list_earlier(conn: &mut PgConnection, _: &System, commits: &[CommitId], most: i32) -> Answer<Edges> {
     if commits.is_empty() {
@@ -57,7 +57,7 @@ pub async fn list_earlier(conn: &mut PgConnection, _: &System, commits: &[Commit
             select line.commit, c.parent_id, n + 1 from line join commits c on c.id = line.id
              where c.parent_id is not null and n < $2
          ) select line.commit, line.id from line join commits c on c.id = line.id
-            where c.state = 'finished' order by line.commit, n",
+            where c.digest is not null order by line.commit, n",
     )
     .bind(uuids(commits))
     .bind(most)

@@ -12,7 +12,7 @@ use super::SELF;
 use super::planning;
 use super::queries::{self, WorkRow};
 use crate::commits::finish::finish_in_transaction;
-use crate::failure::{Answer, Failure};
+use crate::failure::Answer;
 use crate::jobs;
 use crate::pipelines;
 use crate::plane::Plane;
@@ -33,7 +33,13 @@ pub async fn finish(plane: &Plane, job: JobId) -> Answer<()> {
     }
     let mut tx;
     match assemble(plane, job, &work).await? {
-        Ok(tree) => {
+        Assembled::Stale => {
+            tx = plane.begin().await?;
+            if !queries::plan_again(&mut tx, &SELF, job).await? {
+                return Ok(());
+            }
+        }
+        Assembled::Tree(tree) => {
             tx = plane.begin().await?;
             let now = plane.now();
             if !queries::succeed(&mut tx, &SELF, job, now).await? {
@@ -43,7 +49,7 @@ pub async fn finish(plane: &Plane, job: JobId) -> Answer<()> {
             finish_in_transaction(plane, &mut tx, &SELF, commit, &tree, now).await?;
             pipelines::queries::update_outcome(&mut tx, &SELF, work.pipeline_id, None).await?;
         }
-        Err(reason) => {
+        Assembled::Collision(reason) => {
             tx = plane.begin().await?;
             jobs::end::fail(plane, &mut tx, job, &reason).await?;
         }
@@ -52,20 +58,33 @@ pub async fn finish(plane: &Plane, job: JobId) -> Answer<()> {
     Ok(())
 }
 
-/// The tree, or why it cannot be put together.
-async fn assemble(plane: &Plane, job: JobId, work: &WorkRow) -> Answer<Result<TreeRef, String>> {
+/// What came of putting an output together.
+enum Assembled {
+    /// The tree.
+    Tree(TreeRef),
+    /// It cannot be put together.
+    Collision(String),
+    /// What the job was planned on, its base or the result of a datum, was given up meanwhile.
+    Stale,
+}
+
+async fn assemble(plane: &Plane, job: JobId, work: &WorkRow) -> Answer<Assembled> {
     let mut conn = plane.pool.acquire().await?;
     let base = match work.base_job_id {
         None => TreeRef::empty(),
-        Some(base) => {
-            let root = queries::output_root(&mut conn, &SELF, base).await?;
-            TreeRef::from_bytes(&root.ok_or_else(|| Failure::internal("the base of a job has no content"))?)?
-        }
+        Some(base) => match queries::output_root(&mut conn, &SELF, base).await? {
+            Some(root) => TreeRef::from_bytes(&root)?,
+            None => return Ok(Assembled::Stale),
+        },
     };
     let names = jobs::queries::input_names(&mut conn, &SELF, job).await?;
     let rows = queries::outputs(&mut conn, &SELF, job, work.pipeline_id).await?;
     let leaving = queries::results(&mut conn, &SELF, work.pipeline_id, &work.removed_keys).await?;
     drop(conn);
+    // Without its result nobody knows which files of the base a datum wrote.
+    if leaving.len() < work.removed_keys.iter().collect::<HashSet<_>>().len() {
+        return Ok(Assembled::Stale);
+    }
     let mut changes = Vec::new();
     let mut freed: HashSet<FilePath> = HashSet::new();
     for (_, outputs) in leaving {
@@ -78,7 +97,7 @@ async fn assemble(plane: &Plane, job: JobId, work: &WorkRow) -> Answer<Result<Tr
     let mut arriving = Vec::new();
     for (key, inputs, outputs) in rows {
         let Some(outputs) = outputs else {
-            return Err(Failure::internal("a datum that succeeded has no result"));
+            return Ok(Assembled::Stale);
         };
         let label = label(&jobs::views::labels(&decode_inputs(&inputs), &names), &key);
         for (path, entry) in decode_entries(&outputs)? {
@@ -86,12 +105,12 @@ async fn assemble(plane: &Plane, job: JobId, work: &WorkRow) -> Answer<Result<Tr
         }
     }
     if let Some(reason) = collide(&arriving) {
-        return Ok(Err(reason));
+        return Ok(Assembled::Collision(reason));
     }
     if let Some((label, path)) = taken(plane, &base, &freed, &arriving).await? {
         return owner(plane, job, work, &path)
             .await
-            .map(|other| Err(both(&other, &label, path.as_str())));
+            .map(|other| Assembled::Collision(both(&other, &label, path.as_str())));
     }
     changes.extend(
         arriving
@@ -99,17 +118,17 @@ async fn assemble(plane: &Plane, job: JobId, work: &WorkRow) -> Answer<Result<Tr
             .map(|(_, path, entry)| TreeChange::Put(path, entry)),
     );
     if changes.is_empty() {
-        return Ok(Ok(base));
+        return Ok(Assembled::Tree(base));
     }
     let writer = plane.storage.writer();
     match plane.storage.apply(&writer, &base, changes).await {
         Ok(tree) => {
             writer.flush().await?;
-            Ok(Ok(tree))
+            Ok(Assembled::Tree(tree))
         }
         Err(StorageError::PathConflict { path, file }) => {
             let first = owner(plane, job, work, &file).await?;
-            Ok(Err(format!(
+            Ok(Assembled::Collision(format!(
                 "`{path}` can't be put together: the datum {first} writes the file `{file}`, which would be a directory too"
             )))
         }

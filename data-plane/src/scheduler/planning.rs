@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use contract::ids::{DomainId, JobId};
+use contract::problem::ProblemKind;
 use provenance::datums::{
     Datum, LeafChange, Match, enumerate, enumerate_changes, leaves_needed, size, size_of_changes,
 };
@@ -38,7 +39,7 @@ pub struct Inputs {
 /// Reads what a job reads.
 ///
 /// # Errors
-/// When the database is away or something stored does not decode.
+/// `deleted` when the content of an input was given up; when the database is away or something stored does not decode.
 pub async fn inputs(plane: &Plane, job: Uuid, work: &WorkRow) -> Answer<Inputs> {
     let mut conn = plane.pool.acquire().await?;
     let spec = PipelineSpec::parse(&work.spec.0, &work.project.parse()?)
@@ -50,7 +51,8 @@ pub async fn inputs(plane: &Plane, job: Uuid, work: &WorkRow) -> Answer<Inputs> 
     for (position, domain, root) in queries::trees(&mut conn, &SELF, job).await? {
         if position < leaves {
             domains[position] = domain;
-            trees[position] = root.map_or(Ok(TreeRef::empty()), |root| TreeRef::from_bytes(&root))?;
+            // Taken for empty, it would make files of the base stay that are gone.
+            trees[position] = TreeRef::from_bytes(&root.ok_or_else(gone)?)?;
         }
     }
     let code_digest = work.code_digest.as_slice().try_into();
@@ -60,6 +62,11 @@ pub async fn inputs(plane: &Plane, job: Uuid, work: &WorkRow) -> Answer<Inputs> 
         trees,
         code_digest: code_digest.map_err(|_| Failure::internal("a stored code digest is no digest"))?,
     })
+}
+
+fn gone() -> Failure {
+    Failure::new(ProblemKind::Deleted, "what the job reads was removed")
+        .hint("run the pipeline on what its branches hold now: `howdah pipeline run`")
 }
 
 /// Every datum of a job's inputs.
@@ -153,10 +160,14 @@ impl Difference {
     }
 }
 
-/// How the datums of the job differ from those of its base; `None` where both sides of that are too many to hold, though
-/// the job's own datums alone may not be: it is planned as if it had no base then, and what is known is not run again.
+/// How the datums of the job differ from those of its base; `None` where what the base read is gone, or both sides of that
+/// are too many to hold, though the job's own datums alone may not be: it is planned as if it had no base then, and what is known is not run again.
 async fn difference(plane: &Plane, new: &Inputs, work: &WorkRow, base: Uuid) -> Answer<Option<Difference>> {
-    let old = inputs(plane, base, work).await?;
+    let old = match inputs(plane, base, work).await {
+        // Squashed since the base was looked for.
+        Err(failure) if failure.kind() == ProblemKind::Deleted => return Ok(None),
+        old => old?,
+    };
     // A branch that is gone has no commit to take the repo from. It is the base's: jobs of one plan read the same repos.
     let mut domains = new.domains.clone();
     for (domain, before) in domains.iter_mut().zip(&old.domains) {

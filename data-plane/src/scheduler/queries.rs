@@ -49,7 +49,7 @@ pub async fn heads(conn: &mut PgConnection, _: &System) -> Answer<Vec<HeadJob>> 
                 case when j.state = 'created' then (
                     select 'dom_' || replace(c.repo_id::text, '-', '') || '@' || replace(c.id::text, '-', '')
                       from job_inputs i join commits c on c.id = i.commit_id
-                     where i.job_id = j.id and c.state = 'errored' order by i.position limit 1) end as errored
+                     where i.job_id = j.id and c.state in ('errored', 'removed') order by i.position limit 1) end as errored
            from (select distinct on (pipeline_id) * from jobs where finished_at is null order by pipeline_id, seq) j
            join pipeline_versions v on v.pipeline_id = j.pipeline_id and v.version = j.version
           order by j.seq",
@@ -179,6 +179,8 @@ pub async fn find_base(conn: &mut PgConnection, _: &System, work: &WorkRow) -> A
           where b.pipeline_id = $1 and b.state = 'success' and b.plan_digest = $2 and b.seq < $3
             and not exists (select 1 from job_inputs i join commits c on c.id = i.commit_id
                              where i.job_id = b.id and c.root is null)
+            and exists (select 1 from commits o where o.id = b.output_commit_id and o.root is not null)
+            and b.seq > (select no_base_until from pipelines where id = $1)
             and b.seq >= coalesce((select max(seq) from jobs where pipeline_id = $1 and reprocess and seq < $3
                                       and started_at is not null), 0)
           order by b.seq desc limit 1",
@@ -278,6 +280,27 @@ pub async fn update_planned(conn: &mut PgConnection, _: &System, job: JobId, pla
     .execute(conn)
     .await?;
     Ok(done.rows_affected() == 1)
+}
+
+/// Takes a finishing job back to its beginning: what it was planned on is not there any more. Answers whether it was
+/// finishing.
+pub async fn plan_again(conn: &mut PgConnection, _: &System, job: JobId) -> Answer<bool> {
+    let done = sqlx::query(
+        "update jobs set state = 'starting', base_job_id = null, removed_keys = '{}', datums_total = 0,
+                datums_succeeded = 0, datums_skipped = 0, datums_recovered = 0, datums_failed = 0, datums_open = 0
+          where id = $1 and state = 'finishing'",
+    )
+    .bind(job.uuid())
+    .execute(&mut *conn)
+    .await?;
+    if done.rows_affected() == 0 {
+        return Ok(false);
+    }
+    sqlx::query("delete from datums where job_id = $1")
+        .bind(job.uuid())
+        .execute(conn)
+        .await?;
+    Ok(true)
 }
 
 /// What the datums of a job that succeeded, now or before, have made: key, inputs, outputs; in order.

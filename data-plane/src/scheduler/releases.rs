@@ -230,7 +230,7 @@ async fn store(tx: &mut Tx, commit: &Affected, set: &OriginSet) -> Answer<()> {
     // The record of a finished commit goes on to name the set that it was made with.
     sqlx::query(
         "update commits set origin_set_id = $2,
-                recorded_origin_set_id = case when state = 'finished' then coalesce(recorded_origin_set_id, origin_set_id) end
+                recorded_origin_set_id = case when digest is not null then coalesce(recorded_origin_set_id, origin_set_id) end
           where id = $1",
     )
     .bind(commit.id)

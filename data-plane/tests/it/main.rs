@@ -10,6 +10,7 @@ mod crashes;
 mod files;
 mod garbage;
 mod guards;
+mod history;
 mod jobs_branches;
 mod jobs_crashes;
 mod jobs_datums;

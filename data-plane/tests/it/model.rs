@@ -3,8 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use contract::api::{Commit, CommitState};
+use contract::api::{Commit, CommitState, RemovedCommits};
 use contract::ids::CommitId;
+use contract::policy::OrganizationRole;
 use contract::problem::ProblemKind;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -15,13 +16,15 @@ use crate::app::{App, Person, Reply, escape};
 type Files = BTreeMap<String, Vec<u8>>;
 
 const PATHS: [&str; 9] = ["a", "b", "d", "d/x", "d/y", "d/e/z", "d/e", "\u{fc}", "long name"];
-const STEPS: usize = 60;
+const STEPS: usize = 80;
 
 #[derive(Clone, Default)]
 struct Branch {
     files: Files,
     /// What an open commit will hold.
     open: Option<Files>,
+    /// Its finished commits that are left, the newest last.
+    line: Vec<CommitId>,
 }
 
 impl Branch {
@@ -88,6 +91,7 @@ impl Run {
         assert_eq!(commit.state, CommitState::Finished);
         assert_eq!(commit.files, wanted.len() as u64);
         branch.files = wanted.clone();
+        branch.line.push(commit.id);
         self.history.push((commit.id, wanted));
     }
 
@@ -214,6 +218,51 @@ impl Run {
         }
     }
 
+    async fn remove(&self, way: &str, commit: CommitId) -> Reply {
+        let body = json!({"ref": format!("r@{commit}"), "force": true});
+        self.app.post(&self.ada, &format!("/v1/commits/{way}"), body).await
+    }
+
+    /// Some commit that is left: its branch and its place there.
+    fn some(&mut self) -> Option<(&'static str, usize, CommitId)> {
+        let name = self.branch();
+        let length = self.branches.entry(name).or_default().line.len();
+        let at = (length > 0).then(|| self.rng.random_range(0..length))?;
+        Some((name, at, self.branches[name].line[at]))
+    }
+
+    async fn squash(&mut self) {
+        let Some((name, at, commit)) = self.some() else { return };
+        let reply = self.remove("squash", commit).await;
+        let branch = self.branches.get_mut(name).unwrap();
+        if at + 1 == branch.line.len() {
+            reply.refused(ProblemKind::Conflict);
+            return;
+        }
+        reply.ok();
+        branch.line.remove(at);
+        self.history.retain(|(c, _)| *c != commit);
+    }
+
+    async fn drop_some(&mut self) {
+        let Some((name, at, commit)) = self.some() else { return };
+        let done: RemovedCommits = self.remove("drop", commit).await.json();
+        let gone = &done.repos[0].commits;
+        let behind = &self.branches[name].line[at..];
+        assert!(behind.iter().all(|c| gone.contains(c)), "{behind:?} {done:?}");
+        self.history.retain(|(c, _)| !gone.contains(c));
+        for branch in self.branches.values_mut() {
+            branch.line.retain(|c| !gone.contains(c));
+        }
+        for moved in &done.repos[0].branches {
+            let branch = self.branches.get_mut(moved.branch.as_str()).unwrap();
+            assert_eq!(moved.head, branch.line.last().copied());
+            branch.open = None;
+            let files = self.history.iter().find(|(c, _)| Some(*c) == moved.head);
+            branch.files = files.map(|(_, files)| files.clone()).unwrap_or_default();
+        }
+    }
+
     async fn check(&self, reference: &str, files: &Files) {
         let mut expected: Vec<String> = files.keys().map(|p| format!("/{p}")).collect();
         expected.sort();
@@ -250,7 +299,7 @@ async fn random_programs_give_what_a_map_gives() {
         repacked: 0,
     };
     for _ in 0..STEPS {
-        match run.rng.random_range(0..16) {
+        match run.rng.random_range(0..19) {
             0..=3 => run.put(false).await,
             4 | 10 => run.put(true).await,
             5 | 6 => run.delete().await,
@@ -258,6 +307,8 @@ async fn random_programs_give_what_a_map_gives() {
             11 => run.clear().await,
             12 | 13 => run.collect().await,
             14 => run.inherit().await,
+            15 => run.squash().await,
+            16 => run.drop_some().await,
             _ => run.start_or_finish().await,
         }
         if let Some((commit, files)) = run.history.last() {
@@ -272,4 +323,14 @@ async fn random_programs_give_what_a_map_gives() {
     for (commit, files) in &run.history {
         run.check(&format!("r@{commit}"), files).await;
     }
+    for (name, branch) in &run.branches {
+        for (n, commit) in branch.line.iter().rev().enumerate() {
+            let uri = format!("/v1/commits?ref={}", escape(&format!("r@{name}^{n}")));
+            let found: Commit = run.app.get(&run.ada, &uri).await.json();
+            assert_eq!(found.id, *commit, "{name}^{n}");
+        }
+    }
+    let owner = run.app.member_as("owner", OrganizationRole::Owner).await;
+    let checked = run.app.get(&owner, "/v1/fsck?deep=true").await.ok().text();
+    assert!(checked.lines().count() == 1, "{checked}");
 }

@@ -38,6 +38,42 @@ pub enum CommitState {
     Finished,
     /// It never got a content: its job failed or could not run.
     Errored,
+    /// Its content was given up; the row stays, because what came of it names it.
+    Removed,
+}
+
+/// How a commit's content was given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RemovedHow {
+    /// The commits after it keep the data.
+    Squashed,
+    /// It went with everything that was made from it.
+    Dropped,
+    /// It was made from a file that was purged.
+    Purged,
+}
+
+impl RemovedHow {
+    /// The word.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Squashed => "squashed",
+            Self::Dropped => "dropped",
+            Self::Purged => "purged",
+        }
+    }
+}
+
+/// Who gave a commit's content up, and when.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Removed {
+    /// How.
+    pub how: RemovedHow,
+    /// When.
+    pub at: DateTime<Utc>,
+    /// Who.
+    pub by: Actor,
 }
 
 /// One direct input of a commit.
@@ -95,6 +131,9 @@ pub struct Commit {
     pub image_digest: Option<String>,
     /// The git revision that CI passed along, if any.
     pub code_revision: Option<String>,
+    /// How its content was given up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub removed: Option<Removed>,
 }
 
 /// A kind of directory entry.
@@ -231,6 +270,9 @@ pub struct UpstreamCommit {
     /// It is here because it comes before another one on its branch.
     #[serde(default)]
     pub earlier: bool,
+    /// Its content was given up.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub removed: bool,
     /// The commits that it was made from, where the caller may know them.
     #[serde(default)]
     pub inputs: Vec<CommitId>,
