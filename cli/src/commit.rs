@@ -1,7 +1,7 @@
 //! Commits, and the log of a branch or path.
 
 use clap::{Args, Subcommand};
-use contract::api::{Commit as CommitView, CommitState, Page};
+use contract::api::{Commit as CommitView, CommitState, ImportedSource, Page};
 
 use crate::client::{Client, Request};
 use crate::failure::Outcome;
@@ -224,5 +224,24 @@ fn describe(commit: &CommitView) -> String {
     for input in &commit.provenance {
         lines.push(format!("made from   {}/{}@{}", input.project, input.repo, input.commit));
     }
+    for source in &commit.sources {
+        lines.push(format!("fetched     {}", fetched(source)));
+    }
     lines.join("\n")
+}
+
+/// Where something was fetched from, in words.
+pub fn fetched(source: &ImportedSource) -> String {
+    let version = source.etag.as_ref().or(source.version.as_ref());
+    let files = match source.files {
+        1 => String::new(),
+        files => format!("{files} files, "),
+    };
+    format!(
+        "{} ({files}{}, version {}, {})",
+        source.url,
+        size(source.size_bytes),
+        or_dash(version),
+        time(&source.fetched_at)
+    )
 }

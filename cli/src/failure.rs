@@ -45,9 +45,13 @@ pub fn exit_of(kind: ProblemKind) -> Exit {
         | P::InvitationExpired
         | P::PreconditionFailed => Exit::Conflict,
         P::TooLarge | P::PaymentRequired | P::QuotaExceeded | P::SlowDown | P::StorageFull => Exit::Limit,
-        P::PlaneStarting | P::PolicyUnreachable | P::Overloaded | P::Corrupt | P::UpstreamTimeout | P::Internal => {
-            Exit::Failed
-        }
+        P::PlaneStarting
+        | P::PolicyUnreachable
+        | P::Overloaded
+        | P::Corrupt
+        | P::UpstreamTimeout
+        | P::SourceFailed
+        | P::Internal => Exit::Failed,
     }
 }
 

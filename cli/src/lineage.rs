@@ -1,7 +1,7 @@
 //! Where something comes from (`provenance`) and what was made of it (`impact`).
 
 use clap::Args;
-use contract::api::{Lineage, UpstreamCommit};
+use contract::api::{ImportedSource, Lineage, UpstreamCommit};
 use contract::names::RepoName;
 
 use crate::client::{Client, Request};
@@ -59,6 +59,7 @@ fn in_words(reference: &str, word: &str, found: &Lineage) -> String {
         found.code_revision.as_deref(),
     );
     let mut lines = vec![format!("{reference} ({}){by}", found.commit)];
+    fetched("  ", &found.sources, &mut lines);
     let mut rest = found.upstream.as_slice();
     while let Some(first) = rest.first() {
         // A branch may have a long history: its newest commits stand for the others.
@@ -68,7 +69,10 @@ fn in_words(reference: &str, word: &str, found: &Lineage) -> String {
         };
         let run = rest.iter().take_while(alike).count().max(1);
         let shown = if run > RUN_MAX { RUN_SHOWN } else { run };
-        lines.extend(rest[..shown].iter().map(|step| line(word, step)));
+        for step in &rest[..shown] {
+            lines.push(line(word, step));
+            fetched(&format!("  {}", indent(step)), &step.sources, &mut lines);
+        }
         if run > shown {
             lines.push(format!(
                 "{}and {} more commits of {}/{}",
@@ -87,6 +91,20 @@ fn in_words(reference: &str, word: &str, found: &Lineage) -> String {
         lines.push(format!("  {word} nothing"));
     }
     lines.join("\n")
+}
+
+/// Where a commit's files were fetched from; of many, the first few.
+fn fetched(indent: &str, sources: &[ImportedSource], lines: &mut Vec<String>) {
+    let shown = if sources.len() > RUN_MAX {
+        RUN_SHOWN
+    } else {
+        sources.len()
+    };
+    let told = sources[..shown].iter().map(crate::commit::fetched);
+    lines.extend(told.map(|source| format!("{indent}fetched from {source}")));
+    if sources.len() > shown {
+        lines.push(format!("{indent}and from {} more", sources.len() - shown));
+    }
 }
 
 fn indent(step: &UpstreamCommit) -> String {

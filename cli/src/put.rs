@@ -2,6 +2,7 @@
 //! memory but the chunk under way; a source that changes or vanishes while it is read breaks the stream, so that nothing
 //! half-read is ever committed.
 
+mod import;
 mod sources;
 mod tarball;
 
@@ -21,12 +22,12 @@ const CHUNKS_AHEAD: usize = 8;
 /// Put files into a branch as one commit; prints the commit.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Example: howdah put images@main tiles -r -m \"October\"\n         howdah put images@main:/a/tile.ppm tile.ppm\n         date | howdah put notes@main:/now.txt -"
+    after_help = "Example: howdah put images@main tiles -r -m \"October\"\n         howdah put images@main:/a/tile.ppm tile.ppm\n         date | howdah put notes@main:/now.txt -\n         howdah put images@main:/a/ https://data.example.org/tile.ppm\n         howdah put images@main:/b s3://bucket/tiles/ -r\n\nAddresses are fetched by the service itself. Buckets are read with AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN,\nAWS_REGION and AWS_ENDPOINT_URL, as far as they are set; the service keeps none of them."
 )]
 pub struct Put {
     /// `REPO@BRANCH[:/PATH]`
     target: String,
-    /// Files, directories (with -r), or `-` for standard input
+    /// Files, directories (with -r), or `-` for standard input; or `https://…`, `s3://BUCKET/KEY`, `s3://BUCKET/PREFIX/` (with -r)
     #[arg(required = true)]
     sources: Vec<String>,
     /// Put what is in directories, and below
@@ -46,6 +47,9 @@ pub struct Put {
 /// What cannot be read, and what the service answers.
 pub async fn run(arguments: Put, client: &Client, output: Output) -> Outcome {
     let target = place(&arguments.target, &client.settings.project)?;
+    if arguments.sources.iter().any(|source| import::is_address(source)) {
+        return import::run(&arguments, &target, client, output).await;
+    }
     let path = target.path.clone();
     let (given, recursive) = (arguments.sources, arguments.recursive);
     let sources = tokio::task::spawn_blocking(move || sources::find(&given, path.as_deref(), recursive))

@@ -81,6 +81,7 @@ fn cloud(config: &ControlPlaneConfig, app: &Arc<App>, control_url: String) -> an
         issuer: app.public_url.clone(),
         jwks: app.jwks.clone(),
         database: PgConnectOptions::from_str(&config.database_url).context("`database_url` is not a PostgreSQL URL")?,
+        imports: config.imports.clone(),
     };
     let planes = Arc::clone(&app.planes);
     Ok(LocalCloud::new(settings, app.pool.clone(), move |organization| {

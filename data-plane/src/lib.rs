@@ -16,6 +16,7 @@ pub mod files;
 pub mod fsck;
 pub mod garbage;
 pub mod history;
+pub mod imports;
 pub mod jobs;
 pub mod lineage;
 pub mod permissions;

@@ -22,6 +22,7 @@ use crate::commits::turns::Turns;
 use crate::control::ControlPlane;
 use crate::failure::{Answer, Failure};
 use crate::files::upload::BATCHES_OF_ALL_MAX;
+use crate::imports::Importer;
 use crate::policy::PolicyHolder;
 
 /// A database transaction. What it did is undone when it is dropped without `commit`.
@@ -62,6 +63,8 @@ pub struct Parts {
     pub naming: Mutex<()>,
     /// Who may store a batch of small files now.
     pub upload_batches: Arc<Semaphore>,
+    /// What fetches files from elsewhere.
+    pub importer: Importer,
     /// Who may wait for the lock of the DAG with a connection in hand.
     changes: Semaphore,
     /// Held while garbage is collected.
@@ -144,6 +147,7 @@ impl Plane {
             storage,
             policy: PolicyHolder::new(&config)?,
             control: ControlPlane::new(&config)?,
+            importer: Importer::new(&config.imports)?,
             origin_sets: OriginSets::default(),
             turns: Turns::default(),
             naming: Mutex::default(),

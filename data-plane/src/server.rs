@@ -17,8 +17,8 @@ use tokio::net::TcpListener;
 
 use crate::plane::Plane;
 use crate::{
-    branches, commits, files, fsck, garbage, history, jobs, lineage, permissions, pipelines, policy, projects, repos,
-    scheduler, statistics, stores, worker,
+    branches, commits, files, fsck, garbage, history, imports, jobs, lineage, permissions, pipelines, policy, projects,
+    repos, scheduler, statistics, stores, worker,
 };
 
 /// How long running requests may go on after the plane was asked to stop.
@@ -36,6 +36,7 @@ pub fn router(plane: Plane) -> Router {
         .merge(commits::routes::router())
         .merge(history::routes::router())
         .merge(files::routes::router())
+        .merge(imports::routes::router())
         .merge(lineage::routes::router())
         .merge(permissions::routes::router())
         .merge(fsck::routes::router())

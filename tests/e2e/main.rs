@@ -7,5 +7,6 @@ mod commands;
 mod crashes;
 mod embedded;
 mod harness;
+mod imports;
 mod tenancy;
 mod user_code;

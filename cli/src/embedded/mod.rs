@@ -25,7 +25,9 @@ const LONGEST_STOP: Duration = Duration::from_secs(90);
 
 /// Start the service on this machine.
 #[derive(Debug, Args)]
-#[command(after_help = "Example: howdah up --detach\n         howdah up --listen 127.0.0.1:8000")]
+#[command(
+    after_help = "Example: howdah up --detach\n         howdah up --listen 127.0.0.1:8000\n\nHOWDAH_IMPORT_ALLOW=HOST,NETWORK,… lets `howdah put … https://…` and `s3://…` reach these hosts (`*.example.org`: all below it)\nand networks (`10.1.0.0/16`) on any port. Without it only public addresses on ports 80 and 443 are fetched from."
+)]
 pub struct Up {
     /// Return as soon as the service answers, and leave it running
     #[arg(long)]
@@ -55,6 +57,8 @@ struct Status {
 pub async fn up(arguments: &Up, settings: &Settings, output: Output) -> Outcome {
     let home = Home::new(&settings.home);
     home.prepare()?;
+    // Said before anything is started.
+    supervisor::import_allow()?;
     if arguments.detached {
         return supervisor::run_detached(&home, &arguments.listen).await;
     }

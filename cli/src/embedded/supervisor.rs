@@ -5,7 +5,8 @@ use std::fs::File;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use contract::config::ControlPlaneConfig;
+use contract::config::{ControlPlaneConfig, ImportConfig};
+use contract::reach::Reach;
 use private_postgres::Cluster;
 use tokio::process::{Child, ChildStdin};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -294,6 +295,10 @@ async fn launch(
     database_url: String,
 ) -> Outcome<(ControlPlaneConfig, Child, ChildStdin)> {
     let idle = variable("HOWDAH_IDLE_SECONDS").and_then(|v| v.parse().ok());
+    let imports = ImportConfig {
+        allow: import_allow()?,
+        ..ImportConfig::default()
+    };
     let config = ControlPlaneConfig {
         database_url,
         listen: service.listen.clone(),
@@ -303,11 +308,36 @@ async fn launch(
         data_plane_binary: programs.data_plane.clone(),
         sandbox_binary: programs.sandbox.clone(),
         idle_seconds: idle.unwrap_or(300),
+        imports,
     };
     let (child, pipe) = control_plane::start(&programs.control_plane, &config, &home.log("control-plane")).await?;
     service.control_plane = child.id();
     home.write_service(service)?;
     Ok((config, child, pipe))
+}
+
+/// What imports may reach besides the public Internet: `HOWDAH_IMPORT_ALLOW`.
+///
+/// # Errors
+/// When it cannot be read.
+pub(super) fn import_allow() -> Outcome<Vec<Reach>> {
+    parse_allow(&variable("HOWDAH_IMPORT_ALLOW").unwrap_or_default())
+}
+
+/// A list with commas in between.
+fn parse_allow(text: &str) -> Outcome<Vec<Reach>> {
+    let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+    parts
+        .map(|part| {
+            part.parse().map_err(|e| {
+                Failure::usage(
+                    "HOWDAH_IMPORT_ALLOW is not valid",
+                    e,
+                    "list hosts and networks with commas in between: `data.example.org,10.1.0.0/16`",
+                )
+            })
+        })
+        .collect()
 }
 
 async fn stop_database(cluster: Option<Cluster>) {
@@ -339,6 +369,14 @@ fn back_off(restarts: u32) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_may_be_reached_is_a_list() {
+        assert_eq!(parse_allow("").unwrap_or_default(), []);
+        let two = parse_allow(" a.example.org, 10.0.0.0/8,").unwrap_or_default();
+        assert_eq!(two.len(), 2);
+        assert!(parse_allow("http://a").is_err());
+    }
 
     #[test]
     fn pauses_grow_up_to_a_limit() {

@@ -38,13 +38,6 @@ pub(super) fn find(given: &[String], path: Option<&str>, recursive: bool) -> Out
             found.push(standard_input(path)?);
             continue;
         }
-        if source.contains("://") {
-            return Err(Failure::usage(
-                format!("cannot put {source}"),
-                "addresses cannot be put yet",
-                "fetch it first: `curl ADDRESS | howdah put REPO@BRANCH:/PATH -`",
-            ));
-        }
         let at = Path::new(source);
         let metadata = at.metadata().map_err(io("read", at))?;
         if metadata.is_dir() {

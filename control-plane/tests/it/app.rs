@@ -105,6 +105,7 @@ impl TestApp {
             data_plane_binary: "/nonexistent".into(),
             sandbox_binary: "/nonexistent".into(),
             idle_seconds: 300,
+            imports: contract::config::ImportConfig::default(),
         };
         let shutdown = Shutdown::new();
         let (app, signals) = App::open(&config, url.clone(), environment.clone(), &limits, shutdown.clone())

@@ -56,6 +56,7 @@ impl Place {
             data_plane_binary: plane,
             sandbox_binary: "/nonexistent".into(),
             idle_seconds: 300,
+            imports: contract::config::ImportConfig::default(),
         };
         let mut child = Command::new(env!("CARGO_BIN_EXE_howdah-control-plane"))
             .arg("serve")

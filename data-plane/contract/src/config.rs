@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::OrganizationId;
+use crate::reach::Reach;
 
 /// What a child gets of its parent's environment; the rest may hold secrets, and the configuration says what it needs.
 pub const KEPT_VARIABLES: [&str; 7] = ["PATH", "HOME", "LANG", "TZ", "TMPDIR", "HOWDAH_LOG", "RUST_BACKTRACE"];
@@ -32,6 +33,9 @@ pub struct ControlPlaneConfig {
     /// A data plane without requests and jobs for that long is stopped.
     #[serde(default = "default_idle_seconds")]
     pub idle_seconds: u64,
+    /// What the data planes fetch, and from where.
+    #[serde(default)]
+    pub imports: ImportConfig,
 }
 
 fn default_idle_seconds() -> u64 {
@@ -71,6 +75,40 @@ pub struct DataPlaneConfig {
     /// All new reads are denied when nothing was heard from the control plane for that long.
     #[serde(default = "default_fail_closed_seconds")]
     pub fail_closed_seconds: u64,
+    /// What is fetched, and from where.
+    #[serde(default)]
+    pub imports: ImportConfig,
+}
+
+/// How files are fetched from elsewhere, and from where. What is not public may not be reached unless it is named here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ImportConfig {
+    /// What may be reached although it is not public, or by other ports than 80 and 443.
+    pub allow: Vec<Reach>,
+    /// So long a connection may take to be made.
+    pub connect_seconds: u64,
+    /// So long nothing may come before the connection counts as broken.
+    pub idle_seconds: u64,
+    /// The wait before what broke off is tried again; twice as long each time, up to 10 s.
+    pub retry_milliseconds: u64,
+    /// So often in a row it is tried again without getting anywhere.
+    pub retries: u32,
+    /// Bytes of one request at most.
+    pub bytes_max: u64,
+}
+
+impl Default for ImportConfig {
+    fn default() -> Self {
+        Self {
+            allow: Vec::new(),
+            connect_seconds: 10,
+            idle_seconds: 60,
+            retry_milliseconds: 500,
+            retries: 6,
+            bytes_max: 4 << 40,
+        }
+    }
 }
 
 fn default_fail_closed_seconds() -> u64 {

@@ -9,5 +9,6 @@ pub mod ids;
 pub mod names;
 pub mod policy;
 pub mod problem;
+pub mod reach;
 pub mod reference;
 pub mod token;

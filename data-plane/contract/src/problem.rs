@@ -104,6 +104,8 @@ problems! {
     Corrupt = "corrupt", 500, "stored data is damaged", Never;
     /// Something else took too long.
     UpstreamTimeout = "upstream-timeout", 504, "it took too long", Later;
+    /// What was to be fetched cannot be.
+    SourceFailed = "source-failed", 502, "the source could not be read", Later;
     /// Our mistake.
     Internal = "internal", 500, "internal error", Later;
 }

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use contract::api::CommitState;
+use contract::api::{CommitState, ImportedSource};
 use contract::ids::{CommitId, CommitSetId};
 use contract::names::BranchName;
 use contract::policy::Permission;
@@ -52,6 +52,8 @@ pub struct Change<'a> {
     pub changes: Vec<FileChange>,
     /// What was copied.
     pub sources: Vec<Source>,
+    /// Where it was fetched from.
+    pub imported: Vec<ImportedSource>,
     /// What the caller says.
     pub message: String,
 }
@@ -192,6 +194,7 @@ async fn commit_onto(call: &Call, writer: &Stored, change: &Change<'_>, head: &H
     let parent = head.commit.as_ref();
     let new = new_commit(plane, call, &mut tx, change, parent).await?;
     queries::insert_commit(&mut tx, &PUT, &new).await?;
+    queries::add_sources(&mut tx, &PUT, new.id, &change.imported).await?;
     let row = finish_in_transaction(plane, &mut tx, &PUT, new.id, &tree, plane.now()).await?;
     writer.may_be_referred_to();
     publish(plane, tx, row.commit_set, std::slice::from_ref(&row)).await?;
@@ -298,7 +301,7 @@ async fn add_to(call: &Call, writer: &Stored, change: &Change<'_>, id: CommitId)
     }
     still_allowed(call, &mut tx, change.repo).await?;
     writer.in_time()?;
-    let open = match copies {
+    let open = match copies || !change.imported.is_empty() {
         true => queries::lock_commit(&mut tx, &PUT, id).await?,
         false => queries::hold_commit(&mut tx, &PUT, id).await?,
     };
@@ -308,6 +311,7 @@ async fn add_to(call: &Call, writer: &Stored, change: &Change<'_>, id: CommitId)
     if !change.changes.is_empty() {
         queries::insert_fileset(&mut tx, &PUT, id, &encoded).await?;
     }
+    queries::add_sources(&mut tx, &PUT, id, &change.imported).await?;
     if !change.sources.is_empty() {
         let mut from: Vec<_> = change.sources.iter().map(|s| Arc::clone(&s.origins)).collect();
         from.push(origins::get(plane, &mut tx, &PUT, open.origin_set).await?);
@@ -318,6 +322,7 @@ async fn add_to(call: &Call, writer: &Stored, change: &Change<'_>, id: CommitId)
             queries::insert_input(&mut tx, &PUT, id, input, &name).await?;
         }
     }
+    open.sources.extend(change.imported.iter().cloned());
     writer.may_be_referred_to();
     tx.commit().await?;
     Ok(Some(open))

@@ -1,15 +1,16 @@
 //! SQL of commits, branch heads, inputs and filesets.
 
-use contract::api::{Actor, CommitState, Removed, RemovedHow};
+use contract::api::{Actor, CommitState, ImportedSource, Removed, RemovedHow};
 use contract::ids::{CommitId, CommitSetId, DomainId};
 use contract::names::BranchName;
+use contract::problem::ProblemKind;
 use sqlx::postgres::PgRow;
 use sqlx::types::Json;
 use sqlx::{FromRow, PgConnection, Row};
 use uuid::Uuid;
 
 use super::{CommitRow, NewCommit, PipelineStamp, state_word};
-use crate::failure::Answer;
+use crate::failure::{Answer, Failure};
 use crate::permissions::{Allowed, System};
 
 const SELF: System = System::because("called by a query that was given a proof");
@@ -20,12 +21,15 @@ macro_rules! select_commits {
             "select c.id, c.seq, c.repo_id, c.branch, c.commit_set, c.parent_id, c.state, c.reason, c.root, c.digest,
                     c.size_bytes, c.files, c.origin_set_id, c.message, c.actor, c.pipeline_id, c.pipeline_version,
                     c.image_digest, c.code_revision, c.started_at, c.finished_at, c.recorded_tree_digest, c.removed_how,
-                    c.removed_at, c.removed_by from ",
+                    c.removed_at, c.removed_by, c.sources from ",
             $tail
         )
     };
 }
 pub(crate) use select_commits;
+
+/// Sources of one commit at most: whoever lists commits reads them all.
+pub const SOURCES_MAX: usize = 1000;
 
 /// A row holds at most some 64 KiB of contents.
 const FILESETS_AT_ONCE: i64 = 64;
@@ -77,6 +81,7 @@ impl FromRow<'_, PgRow> for CommitRow {
             started_at: row.try_get("started_at")?,
             finished_at: row.try_get("finished_at")?,
             removed: removed(row)?,
+            sources: row.try_get::<Json<Vec<ImportedSource>>, _>("sources")?.0,
         })
     }
 }
@@ -142,6 +147,39 @@ pub async fn insert_input(
     .execute(conn)
     .await?;
     Ok(())
+}
+
+/// Notes where files of an open commit were fetched from. Its row must be locked.
+///
+/// # Errors
+/// `too-large` when it would have more than [`SOURCES_MAX`].
+pub async fn add_sources(
+    conn: &mut PgConnection,
+    _: &System,
+    commit: CommitId,
+    sources: &[ImportedSource],
+) -> Answer<()> {
+    if sources.is_empty() {
+        return Ok(());
+    }
+    let most = SOURCES_MAX.saturating_sub(sources.len());
+    let done = sqlx::query(
+        "update commits set sources = sources || $2
+         where id = $1 and state = 'open' and jsonb_array_length(sources) <= $3",
+    )
+    .bind(commit.uuid())
+    .bind(Json(sources))
+    .bind(i32::try_from(most).unwrap_or(0))
+    .execute(conn)
+    .await?;
+    if done.rows_affected() == 1 && sources.len() <= SOURCES_MAX {
+        return Ok(());
+    }
+    Err(Failure::new(
+        ProblemKind::TooLarge,
+        format!("one commit can't have more than {SOURCES_MAX} sources"),
+    )
+    .hint("make several commits"))
 }
 
 async fn set_head(

@@ -90,6 +90,7 @@ async fn start(
         branch: &body.branch.unwrap_or_else(BranchName::main),
         changes: Vec::new(),
         sources: Vec::new(),
+        imported: Vec::new(),
         message: body.message,
     };
     let row = put::start(&call, change).await?;

@@ -39,6 +39,7 @@ pub async fn show_to_maker(conn: &mut PgConnection, call: &Call, mut row: Commit
     let set = origins::get(&call.plane, conn, &DECIDE, row.origin_set).await?;
     if call.readable(&set, "").is_err() {
         (row.root, row.size_bytes, row.files) = (None, 0, 0);
+        row.sources.clear();
     }
     let mut shown = show_all(conn, call, vec![row]).await?;
     shown
@@ -139,5 +140,6 @@ fn one(
         image_digest: stamp.as_ref().and_then(|s| s.image_digest.clone()),
         code_revision: stamp.and_then(|s| s.code_revision),
         removed: row.removed,
+        sources: row.sources,
     })
 }

@@ -61,14 +61,22 @@ pub(super) struct CopyBody {
 }
 
 /// Where a change goes, with the proof that the caller may make it.
-struct Place {
-    repo: Visible,
-    allowed: Allowed,
-    branch: BranchName,
-    head: Head,
+pub struct Place {
+    /// The repo.
+    pub repo: Visible,
+    /// The proof.
+    pub allowed: Allowed,
+    /// The branch.
+    pub branch: BranchName,
+    /// What is there.
+    pub head: Head,
 }
 
-async fn place(plane: &Plane, call: &Call, repo: &str, branch: Option<BranchName>, message: &str) -> Answer<Place> {
+/// Finds the place that a request wants to change.
+///
+/// # Errors
+/// 404 and `not-allowed`; `invalid` for a message that is too long.
+pub async fn place(plane: &Plane, call: &Call, repo: &str, branch: Option<BranchName>, message: &str) -> Answer<Place> {
     let reference: RepoRef = repo.parse()?;
     if message.len() > MESSAGE_BYTES_MAX {
         return Err(Failure::invalid(format!(
@@ -119,6 +127,7 @@ pub(super) async fn put(
         branch: &place.branch,
         changes,
         sources: Vec::new(),
+        imported: Vec::new(),
         message: query.message,
     };
     let row = put::commit(&call, &writer, change).await?;
@@ -141,6 +150,7 @@ pub(super) async fn delete(
         branch: &place.branch,
         changes,
         sources: Vec::new(),
+        imported: Vec::new(),
         message: query.message,
     };
     let row = put::commit(&call, &writer, change).await?;
@@ -196,6 +206,7 @@ pub(super) async fn copy(
         branch: &place.branch,
         changes,
         sources,
+        imported: Vec::new(),
         message: body.message,
     };
     let row = put::commit(&call, &writer, change).await?;

@@ -13,9 +13,10 @@ use contract::ids::CommitId;
 use contract::policy::Permission;
 use sqlx::PgConnection;
 
-use crate::commits::CommitRow;
+use crate::call::Call;
+use crate::commits::{CommitRow, origins};
 use crate::failure::Answer;
-use crate::permissions::{Rights, System};
+use crate::permissions::System;
 use crate::repos;
 
 /// So many of the commits before one on its branch are named.
@@ -92,12 +93,12 @@ pub async fn walk(conn: &mut PgConnection, from: CommitId, direction: Direction)
 /// When the database is away.
 pub async fn shown(
     conn: &mut PgConnection,
-    rights: &Rights,
+    call: &Call,
     commit: &CommitRow,
     direction: Direction,
     found: &Found,
 ) -> Answer<api::Lineage> {
-    let from = commit.id;
+    let (from, rights) = (commit.id, call.rights());
     let mut domains: Vec<_> = found.commits.iter().map(|c| c.repo).collect();
     let makers = found.commits.iter().chain([commit]);
     domains.extend(makers.filter_map(|c| c.pipeline.as_ref().map(|p| p.id)));
@@ -129,6 +130,7 @@ pub async fn shown(
             earlier: found.earlier.contains(&commit.id),
             removed: commit.is_removed(),
             inputs: inputs.filter(|i| visible.contains(i)).copied().collect(),
+            sources: sources(conn, call, commit).await?,
         });
     }
     upstream.sort_by(|a, b| (a.depth, &a.project, &a.repo, a.commit).cmp(&(b.depth, &b.project, &b.repo, b.commit)));
@@ -139,9 +141,20 @@ pub async fn shown(
         pipeline_version: stamp.and_then(|s| u32::try_from(s.version).ok()),
         image_digest: stamp.and_then(|s| s.image_digest.clone()),
         code_revision: stamp.and_then(|s| s.code_revision.clone()),
+        sources: commit.sources.clone(),
         restricted: upstream.len() < found.commits.len(),
         upstream,
     })
+}
+
+/// Where files of a commit were fetched from, which tells of its content: for its readers.
+async fn sources(conn: &mut PgConnection, call: &Call, commit: &CommitRow) -> Answer<Vec<api::ImportedSource>> {
+    if commit.sources.is_empty() {
+        return Ok(Vec::new());
+    }
+    let set = origins::get(&call.plane, conn, &WALK, commit.origin_set).await?;
+    let readable = call.readable(&set, "").is_ok();
+    Ok(if readable { commit.sources.clone() } else { Vec::new() })
 }
 
 /// How many steps away each commit is, at the least; a step from one hidden commit to another is none.

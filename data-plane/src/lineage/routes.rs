@@ -39,5 +39,5 @@ async fn lineage(plane: &Plane, call: &Call, reference: &str, direction: Directi
     let mut conn = plane.pool.acquire().await?;
     let commit = call.locate_readable(&mut conn, &reference).await?.commit;
     let found = walk(&mut conn, commit.id, direction).await?;
-    Ok(Json(shown(&mut conn, call.rights(), &commit, direction, &found).await?))
+    Ok(Json(shown(&mut conn, call, &commit, direction, &found).await?))
 }

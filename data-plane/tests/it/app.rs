@@ -10,7 +10,7 @@ use chassis::process::Shutdown;
 use chrono::{DateTime, Utc};
 use contract::api::{Commit, Page, Repo};
 use contract::claims::{AccessClaims, Scope, plane_audience};
-use contract::config::{DataPlaneConfig, StoreConfig};
+use contract::config::{DataPlaneConfig, ImportConfig, StoreConfig};
 use contract::ids::{GrantId, TokenId};
 use contract::policy::{Grant, Grantee, Member, OrganizationRole, Principal, Resource, Role};
 use contract::problem::{Problem, ProblemKind};
@@ -95,6 +95,7 @@ pub fn config(control: &FakeControl, database_url: &str, directory: &std::path::
         slots: 1,
         sandbox_uid: 65_534,
         fail_closed_seconds: 60,
+        imports: ImportConfig::default(),
     }
 }
 
@@ -132,6 +133,13 @@ impl App {
         let database = testkit::postgres::migrated_database(&data_plane::server::MIGRATIONS).await;
         let url = database.url.clone();
         Self::with(&url, Some(database), |config| config.store = store).await
+    }
+
+    /// A plane that imports as a test wants.
+    pub async fn importing(change: impl FnOnce(&mut ImportConfig)) -> Self {
+        let database = testkit::postgres::migrated_database(&data_plane::server::MIGRATIONS).await;
+        let url = database.url.clone();
+        Self::with(&url, Some(database), |config| change(&mut config.imports)).await
     }
 
     async fn with(url: &str, database: Option<TestDatabase>, change: impl FnOnce(&mut DataPlaneConfig)) -> Self {

@@ -80,6 +80,7 @@ impl Rig {
             slots: 2,
             sandbox_uid: 61_234,
             fail_closed_seconds: 60,
+            imports: contract::config::ImportConfig::default(),
         };
         let mut rig = Self {
             control,

@@ -3,9 +3,13 @@
 use axum::http::StatusCode;
 use contract::config::StoreConfig;
 use contract::policy::OrganizationRole;
+use contract::problem::ProblemKind;
 use futures::TryStreamExt;
+use object_store::ObjectStoreExt;
+use serde_json::json;
 
 use crate::app::{App, escape};
+use crate::imports::import;
 use crate::room::noise;
 use crate::s3::{BUCKET, KEY, SECRET, Server};
 
@@ -77,4 +81,132 @@ async fn a_plane_works_on_a_bucket_as_on_a_directory() {
     let owner = app.member_as("owner", OrganizationRole::Owner).await;
     let checked = app.get(&owner, "/v1/fsck?deep=true").await.ok().text();
     assert!(checked.lines().count() == 1 && checked.contains("\"ok\""), "{checked}");
+}
+
+/// A plane that may read this server's bucket, and somebody with a repo.
+async fn importer(server: &Server) -> (App, crate::app::Person, serde_json::Value) {
+    let app = App::importing(|config| {
+        config.allow = vec!["127.0.0.1".parse().unwrap()];
+        config.retry_milliseconds = 1;
+        config.retries = 1;
+    })
+    .await;
+    let ada = app.member("ada").await;
+    app.repo(&ada, "r").await;
+    let access = json!({ "access_key_id": KEY, "secret_access_key": SECRET, "endpoint": server.endpoint() });
+    (app, ada, access)
+}
+
+fn from_bucket(key: &str, recursive: bool, access: &serde_json::Value) -> serde_json::Value {
+    let source = json!({ "url": format!("s3://{BUCKET}/{key}"), "recursive": recursive });
+    json!({ "repo": "r", "path": "/in/", "sources": [source], "s3": access })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn objects_of_a_bucket_are_imported_one_by_one_or_everything_below_a_prefix() {
+    let server = Server::start().await;
+    let bucket = server.client();
+    let large = noise(4, 12 << 20);
+    let put = async |key: &str, bytes: Vec<u8>| {
+        bucket.put(&key.into(), bytes.into()).await.unwrap();
+    };
+    put("d/large", large.clone()).await;
+    for n in 0..1_200 {
+        put(&format!("d/many/{n:04}"), n.to_string().into_bytes()).await;
+    }
+    put("dd/beside", b"1".to_vec()).await;
+    let (app, ada, access) = importer(&server).await;
+
+    let one = import(&app, &ada, from_bucket("d/large", false, &access))
+        .await
+        .unwrap();
+    assert!(app.cat(&ada, "r@main", "in/large").await.ok().body == large);
+    let [source] = &one.sources[..] else { panic!("{one:?}") };
+    assert_eq!(
+        (source.url.as_str(), source.path.as_str()),
+        ("s3://packs/d/large", "/in/large")
+    );
+    assert!(source.etag.is_some() && source.version.is_some());
+
+    let all = import(&app, &ada, from_bucket("d/", true, &access)).await.unwrap();
+    assert_eq!(all.files, 1_201);
+    assert_eq!(app.cat(&ada, "r@main", "in/many/0999").await.text(), "999");
+    let [source] = &all.sources[..] else { panic!("{all:?}") };
+    assert_eq!(
+        (source.url.as_str(), source.path.as_str(), source.files),
+        ("s3://packs/d/", "/in", 1_201)
+    );
+    // The same again is the same, which the digest of names and tags tells.
+    let again = import(&app, &ada, from_bucket("d/", true, &access)).await.unwrap();
+    assert_eq!((&again.digest, &again.sources[0].etag), (&all.digest, &source.etag));
+    put("d/many/0000", b"other".to_vec()).await;
+    let changed = import(&app, &ada, from_bucket("d/", true, &access)).await.unwrap();
+    assert_ne!(changed.sources[0].etag, source.etag);
+    // The keys are nowhere in the answer.
+    assert!(!serde_json::to_string(&changed).unwrap().contains(SECRET));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_is_not_read_without_its_keys_nor_from_where_nobody_may_go() {
+    let server = Server::start().await;
+    server.client().put(&"f".into(), "1".into()).await.unwrap();
+    let (app, ada, access) = importer(&server).await;
+    let with = |name: &str, value: &str| {
+        let mut access = access.clone();
+        access[name] = value.into();
+        access
+    };
+    let port = server.endpoint().rsplit(':').next().unwrap().to_owned();
+    for (key, recursive, access, kind) in [
+        ("absent", false, access.clone(), ProblemKind::SourceFailed),
+        ("absent/", true, access.clone(), ProblemKind::SourceFailed),
+        ("f", true, access.clone(), ProblemKind::Invalid),
+        ("", false, access.clone(), ProblemKind::Invalid),
+        (
+            "f",
+            false,
+            with("secret_access_key", "wrong"),
+            ProblemKind::SourceFailed,
+        ),
+        (
+            "f",
+            false,
+            json!({ "endpoint": server.endpoint() }),
+            ProblemKind::SourceFailed,
+        ),
+        ("f", false, json!({ "access_key_id": KEY }), ProblemKind::Invalid),
+        ("f", false, with("region", "x@127.0.0.1/"), ProblemKind::Invalid),
+        (
+            "f",
+            false,
+            with("endpoint", "http://169.254.169.254"),
+            ProblemKind::Invalid,
+        ),
+        ("f", false, with("endpoint", "http://127.0.0.2"), ProblemKind::Invalid),
+        ("f", false, with("endpoint", "file:///etc"), ProblemKind::Invalid),
+        (
+            "f",
+            false,
+            with("endpoint", &format!("http://localhost:{port}")),
+            ProblemKind::Invalid,
+        ),
+    ] {
+        let problem = import(&app, &ada, from_bucket(key, recursive, &access))
+            .await
+            .unwrap_err();
+        assert_eq!(problem.kind(), Some(kind), "{key} {access} {problem:?}");
+        assert!(!format!("{problem:?}").contains(SECRET));
+    }
+    app.get(&ada, "/v1/files?ref=r@main")
+        .await
+        .refused(ProblemKind::NotFound);
+    import(&app, &ada, from_bucket("f", false, &access)).await.unwrap();
+
+    // A name that stands for what may not be reached is noticed when it is connected to.
+    let closed = App::start().await;
+    let bob = closed.member("bob").await;
+    closed.repo(&bob, "r").await;
+    let named = from_bucket("f", false, &with("endpoint", "http://localhost"));
+    let problem = import(&closed, &bob, named).await.unwrap_err();
+    assert_eq!(problem.kind(), Some(ProblemKind::Invalid), "{problem:?}");
 }

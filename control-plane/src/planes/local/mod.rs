@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use async_trait::async_trait;
-use contract::config::{DataPlaneConfig, StoreConfig};
+use contract::config::{DataPlaneConfig, ImportConfig, StoreConfig};
 use contract::ids::OrganizationId;
 use secrecy::ExposeSecret;
 use sqlx::PgPool;
@@ -38,6 +38,8 @@ pub struct LocalSettings {
     pub jwks: serde_json::Value,
     /// The service's database, whose server the tenants' databases are made on.
     pub database: PgConnectOptions,
+    /// What the planes may fetch, and from where.
+    pub imports: ImportConfig,
 }
 
 /// The local cloud.
@@ -81,6 +83,7 @@ impl LocalCloud {
             slots: std::thread::available_parallelism().map_or(2, usize::from),
             sandbox_uid: SANDBOX_UID_BASE + plane.number,
             fail_closed_seconds: 60,
+            imports: self.settings.imports.clone(),
         }
     }
 

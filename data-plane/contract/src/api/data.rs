@@ -87,6 +87,48 @@ pub struct ProvenanceEdge {
     pub commit: CommitId,
 }
 
+/// Where files of a commit were fetched from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImportedSource {
+    /// The address, without anything that may be secret: `?…` stands for a query.
+    pub url: String,
+    /// The file, or the directory that everything below the address went into; `/a/b`.
+    pub path: String,
+    /// How many files.
+    pub files: u64,
+    /// Their bytes.
+    pub size_bytes: u64,
+    /// The entity tag that the source gave it; of several files: the digest of their names, tags and sizes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub etag: Option<String>,
+    /// What else names the version at the source: a bucket's version id, or when it was last modified.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// When it had been read.
+    pub fetched_at: DateTime<Utc>,
+}
+
+/// One line of the answer to an import; the last is the commit, or a problem document.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum ImportLine {
+    /// How far it is.
+    Progress {
+        /// Files that are here.
+        files: u64,
+        /// Bytes that are here.
+        size_bytes: u64,
+        /// Bytes of everything, where all sources have said how large they are.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        size_bytes_total: Option<u64>,
+    },
+    /// It is done.
+    Commit {
+        /// What was made.
+        commit: Box<Commit>,
+    },
+}
+
 /// A commit.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Commit {
@@ -134,6 +176,9 @@ pub struct Commit {
     /// How its content was given up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub removed: Option<Removed>,
+    /// Where files of it were fetched from.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sources: Vec<ImportedSource>,
 }
 
 /// A kind of directory entry.
@@ -276,6 +321,9 @@ pub struct UpstreamCommit {
     /// The commits that it was made from, where the caller may know them.
     #[serde(default)]
     pub inputs: Vec<CommitId>,
+    /// Where files of it were fetched from, if the caller may read it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sources: Vec<ImportedSource>,
 }
 
 /// The answer of `provenance` and `impact`. What the caller may not know of is left out and counted nowhere but in
@@ -296,6 +344,9 @@ pub struct Lineage {
     /// The git revision.
     #[serde(default)]
     pub code_revision: Option<String>,
+    /// Where files of it were fetched from.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sources: Vec<ImportedSource>,
     /// Everything up- or downstream of it, nearest first. Upstream, a commit that people made is followed by those before
     /// it on its branch, whose content it has taken over.
     pub upstream: Vec<UpstreamCommit>,

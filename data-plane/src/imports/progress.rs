@@ -1,0 +1,84 @@
+//! How far an import is: counted where bytes arrive, told to who waits for it.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use contract::api::ImportLine;
+use contract::problem::ProblemKind;
+
+use crate::failure::{Answer, Failure};
+
+/// The counts of one import.
+pub struct Progress {
+    files: AtomicU64,
+    bytes: AtomicU64,
+    expected: AtomicU64,
+    /// Sources that have not said how large they are.
+    silent: AtomicUsize,
+    bytes_max: u64,
+}
+
+impl Progress {
+    /// Nothing is here; of so many sources.
+    pub fn new(sources: usize, bytes_max: u64) -> Self {
+        Self {
+            files: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+            expected: AtomicU64::new(0),
+            silent: AtomicUsize::new(sources),
+            bytes_max,
+        }
+    }
+
+    /// A source has said how large it is.
+    ///
+    /// # Errors
+    /// `too-large`.
+    pub fn expect(&self, bytes: u64) -> Answer<()> {
+        self.silent.fetch_sub(1, Ordering::Relaxed);
+        let before = self.expected.fetch_add(bytes, Ordering::Relaxed);
+        self.within(before.saturating_add(bytes))
+    }
+
+    /// Bytes have arrived.
+    ///
+    /// # Errors
+    /// `too-large`.
+    pub fn arrived(&self, bytes: u64) -> Answer<()> {
+        let before = self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.within(before.saturating_add(bytes))
+    }
+
+    /// They have to be fetched once more.
+    pub fn lost(&self, bytes: u64) {
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// A file is here.
+    pub fn done(&self) {
+        self.files.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn within(&self, bytes: u64) -> Answer<()> {
+        if bytes <= self.bytes_max {
+            return Ok(());
+        }
+        Err(Failure::new(
+            ProblemKind::TooLarge,
+            format!(
+                "one import may fetch {} bytes at most; nothing was committed",
+                self.bytes_max
+            ),
+        )
+        .hint("import less at a time, into an open commit: `howdah commit start`"))
+    }
+
+    /// The line that tells it.
+    pub fn line(&self) -> ImportLine {
+        let known = self.silent.load(Ordering::Relaxed) == 0;
+        ImportLine::Progress {
+            files: self.files.load(Ordering::Relaxed),
+            size_bytes: self.bytes.load(Ordering::Relaxed),
+            size_bytes_total: known.then(|| self.expected.load(Ordering::Relaxed)),
+        }
+    }
+}
