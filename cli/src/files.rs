@@ -81,7 +81,12 @@ pub async fn ls(arguments: Ls, client: &Client, output: Output) -> Outcome {
                 } else {
                     "file"
                 };
-                format!("{kind}  {:>12}  {}", size(file.size_bytes), file.path)
+                let count = match (file.kind, file.files) {
+                    (FileKind::File, _) => String::new(),
+                    (FileKind::Directory, 1) => "  (1 file)".to_owned(),
+                    (FileKind::Directory, files) => format!("  ({files} files)"),
+                };
+                format!("{kind}  {:>12}  {}{count}", size(file.size_bytes), file.path)
             })?;
         }
         cursor = page.next_cursor;

@@ -7,7 +7,7 @@ use contract::api::{FileInfo, FileKind};
 use futures::TryStreamExt;
 use provenance::glob::Glob;
 use serde::{Deserialize, Serialize};
-use storage::{DirectoryEntry, EntryKind, FileEntry, FilePath, Storage, TreeRef};
+use storage::{DirectoryEntry, EntryKind, FileEntry, FilePath, Names, Storage, TreeRef};
 
 use crate::commits::resolve::ReadableCommit;
 use crate::failure::{Answer, Failure};
@@ -110,6 +110,7 @@ fn file(path: &FilePath, entry: &FileEntry) -> FileInfo {
         path: format!("/{path}"),
         kind: FileKind::File,
         size_bytes: entry.size,
+        files: 1,
         digest: Some(entry.digest.to_string()),
     }
 }
@@ -120,6 +121,7 @@ fn line(entry: &DirectoryEntry) -> FileInfo {
         path: format!("/{}{}", entry.path, if directory { "/" } else { "" }),
         kind: if directory { FileKind::Directory } else { FileKind::File },
         size_bytes: entry.size_bytes,
+        files: entry.files,
         digest: entry.digest.map(|d| d.to_string()),
     }
 }
@@ -128,13 +130,20 @@ fn line(entry: &DirectoryEntry) -> FileInfo {
 struct Level {
     directory: Option<FilePath>,
     after: Option<String>,
+    /// What all names of it begin with that may lead to a match.
+    beginning: String,
     entries: VecDeque<DirectoryEntry>,
     read: bool,
 }
 
 impl Level {
-    fn new(directory: Option<FilePath>, after: Option<String>) -> Self {
+    fn new(glob: &Glob, directory: Option<FilePath>, after: Option<String>) -> Self {
+        let at = directory
+            .as_ref()
+            .map_or("/".to_owned(), |directory| format!("/{directory}/"));
+        let rest = glob.literal_prefix().strip_prefix(&at).unwrap_or_default();
         Self {
+            beginning: rest.split('/').next().unwrap_or_default().to_owned(),
             directory,
             after,
             entries: VecDeque::new(),
@@ -145,9 +154,11 @@ impl Level {
     async fn next(&mut self, storage: &Storage, tree: &TreeRef) -> Answer<Option<DirectoryEntry>> {
         if self.entries.is_empty() && !self.read {
             let directory = self.directory.as_ref();
-            let found = storage
-                .list_directory(tree, directory, self.after.as_deref(), READ_AT_ONCE)
-                .await?;
+            let names = Names {
+                after: self.after.as_deref(),
+                beginning: &self.beginning,
+            };
+            let found = storage.list_names(tree, directory, names, READ_AT_ONCE).await?;
             self.read = found.len() < READ_AT_ONCE;
             self.after = found.last().map(|e| e.path.name().to_owned()).or(self.after.take());
             self.entries = found.into();
@@ -156,9 +167,9 @@ impl Level {
     }
 }
 
-/// Walks down only where the glob may match. Directories match as well as files.
+/// Walks down only where the glob may match, and in a directory only over names that begin as it does. Directories match as well as files.
 async fn matches(storage: &Storage, tree: &TreeRef, glob: &Glob, listing: &Listing<'_>) -> Answer<Vec<FileInfo>> {
-    let mut levels = resume(listing.path, listing.after.as_ref());
+    let mut levels = resume(glob, listing.path, listing.after.as_ref());
     let mut lines = Vec::new();
     while let Some(level) = levels.last_mut() {
         let Some(entry) = level.next(storage, tree).await? else {
@@ -168,7 +179,7 @@ async fn matches(storage: &Storage, tree: &TreeRef, glob: &Glob, listing: &Listi
         let shown = line(&entry);
         let directory = entry.kind == EntryKind::Directory;
         if directory && glob.may_match_below(&shown.path) {
-            levels.push(Level::new(Some(entry.path), None));
+            levels.push(Level::new(glob, Some(entry.path), None));
         }
         if glob.matches(&shown.path, directory).is_some() {
             lines.push(shown);
@@ -182,19 +193,19 @@ async fn matches(storage: &Storage, tree: &TreeRef, glob: &Glob, listing: &Listi
 
 /// The levels of a walk that goes on behind a position: on each level what comes behind the way to it, and, if it is a
 /// directory, everything in it.
-fn resume(root: Option<&FilePath>, after: Option<&Position>) -> Vec<Level> {
+fn resume(glob: &Glob, root: Option<&FilePath>, after: Option<&Position>) -> Vec<Level> {
     let Some(after) = after else {
-        return vec![Level::new(root.cloned(), None)];
+        return vec![Level::new(glob, root.cloned(), None)];
     };
     let mut levels = Vec::new();
     let mut path = Some(after.path.clone());
     while let Some(here) = path.filter(|p| Some(p) != root) {
         path = here.parent();
-        levels.push(Level::new(path.clone(), Some(here.name().to_owned())));
+        levels.push(Level::new(glob, path.clone(), Some(here.name().to_owned())));
     }
     levels.reverse();
     if after.directory {
-        levels.push(Level::new(Some(after.path.clone()), None));
+        levels.push(Level::new(glob, Some(after.path.clone()), None));
     }
     levels
 }

@@ -46,5 +46,5 @@ pub use path::{FilePath, PATH_BYTES_MAX, PathError};
 pub use repack::SparsePack;
 pub use storage::{Options, Storage};
 pub use store::Store;
-pub use tree::{Change, DirectoryEntry, EntryKind, Finding, SubtreeSummary, TreeChange, TreeRef};
+pub use tree::{Change, DirectoryEntry, EntryKind, Finding, Names, SubtreeSummary, TreeChange, TreeRef};
 pub use writer::{WriteReport, Writer};

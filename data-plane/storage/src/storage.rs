@@ -24,7 +24,7 @@ use crate::path::FilePath;
 use crate::slot::{PackSlot, SlotBytes};
 use crate::store::Store;
 use crate::tree::node::Node;
-use crate::tree::{self, Change, DirectoryEntry, Finding, SubtreeSummary, TreeChange, TreeRef};
+use crate::tree::{self, Change, DirectoryEntry, Finding, Names, SubtreeSummary, TreeChange, TreeRef};
 use crate::writer::Writer;
 use crate::{batch, reader};
 
@@ -255,7 +255,21 @@ impl Storage {
         after: Option<&str>,
         limit: usize,
     ) -> Result<Vec<DirectoryEntry>> {
-        tree::directory::list(&self.shared, tree, directory, after, limit).await
+        let names = Names { after, beginning: "" };
+        self.list_names(tree, directory, names, limit).await
+    }
+
+    /// The files and directories right in a directory (`None`: the root) that have these names, at most `limit`. In path
+    /// order, in which a directory counts as its name with `/` behind. Costs seeks, not scans: neither what is below a
+    /// directory nor names that are not wanted are walked over.
+    pub async fn list_names(
+        &self,
+        tree: &TreeRef,
+        directory: Option<&FilePath>,
+        names: Names<'_>,
+        limit: usize,
+    ) -> Result<Vec<DirectoryEntry>> {
+        tree::directory::list(&self.shared, tree, directory, names, limit).await
     }
 
     /// Whether a path is a file or a directory; `None` if nothing is there.

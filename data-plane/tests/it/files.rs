@@ -534,3 +534,45 @@ async fn a_corrupt_pack_is_named_with_the_file() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_glob_finds_what_it_matches_wherever_it_begins_and_a_directory_says_what_is_below_it() {
+    let app = App::start().await;
+    let ada = app.member("ada").await;
+    app.repo(&ada, "r").await;
+    let names: Vec<String> = (0..400).map(|n| format!("a{}/b{n:03}/{}", n % 3, n % 7)).collect();
+    let files: Vec<(&str, &[u8])> = names.iter().map(|name| (name.as_str(), &b"1"[..])).collect();
+    app.put(&ada, "r", &files).await.ok();
+
+    for text in [
+        "/a1/b1*/*",
+        "/a1/b10*",
+        "/a?/b1*/3",
+        "/a1/b100/2",
+        "/**/6",
+        "/x*",
+        "/a2/b00*/",
+        "/a1/b100/",
+        "/a*",
+    ] {
+        let glob = provenance::glob::Glob::parse(text).unwrap();
+        let mut expected: Vec<String> = Vec::new();
+        for name in &names {
+            let parts: Vec<&str> = name.split('/').collect();
+            for depth in 1..=3 {
+                let path = format!("/{}{}", parts[..depth].join("/"), if depth < 3 { "/" } else { "" });
+                if glob.matches(&path, depth < 3).is_some() {
+                    expected.push(path);
+                }
+            }
+        }
+        expected.sort();
+        expected.dedup();
+        let mut found = app.ls(&ada, &format!("ref=r@main&limit=7&glob={}", escape(text))).await;
+        found.sort();
+        assert_eq!(found, expected, "{text}");
+    }
+    let top: Vec<FileInfo> = app.all(&ada, "/v1/files?ref=r@main").await;
+    let counts: Vec<(&str, u64, u64)> = top.iter().map(|d| (d.path.as_str(), d.files, d.size_bytes)).collect();
+    assert_eq!(counts, [("/a0/", 134, 134), ("/a1/", 133, 133), ("/a2/", 133, 133)]);
+}

@@ -200,8 +200,15 @@ pub struct FileInfo {
     pub kind: FileKind,
     /// Bytes; of a directory: of all below it.
     pub size_bytes: u64,
+    /// How many files are below a directory; 1 of a file.
+    #[serde(default = "one")]
+    pub files: u64,
     /// BLAKE3, hex; `None` for a directory.
     pub digest: Option<String>,
+}
+
+const fn one() -> u64 {
+    1
 }
 
 /// How a path differs.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::change::below;
 use super::cursor::{Cursor, get, load};
 use super::node::Items;
-use super::{DirectoryEntry, EntryKind, SubtreeSummary, TreeRef};
+use super::{DirectoryEntry, EntryKind, Names, SubtreeSummary, TreeRef};
 use crate::codec::put_number;
 use crate::error::Result;
 use crate::path::FilePath;
@@ -16,15 +16,17 @@ pub(crate) async fn list(
     shared: &Arc<Shared>,
     tree: &TreeRef,
     directory: Option<&FilePath>,
-    after: Option<&str>,
+    names: Names<'_>,
     limit: usize,
 ) -> Result<Vec<DirectoryEntry>> {
     let prefix = directory.map_or(String::new(), |directory| format!("{directory}/"));
-    let end = directory.map(|directory| below(directory).1);
+    let wanted = format!("{prefix}{}", names.beginning);
     let mut cursor = Cursor::new(shared, tree);
-    let mut start = match after {
-        None => prefix.clone(),
-        Some(after) => behind(shared, tree, &format!("{prefix}{after}")).await?,
+    let mut start = match names.after {
+        None => wanted.clone(),
+        Some(after) => behind(shared, tree, &format!("{prefix}{after}"))
+            .await?
+            .max(wanted.clone()),
     };
     let mut entries = Vec::new();
     let mut seek = true;
@@ -35,10 +37,10 @@ pub(crate) async fn list(
         let Some((path, file)) = cursor.next().await? else {
             break;
         };
-        if end.as_ref().is_some_and(|end| path.as_str() >= end.as_str()) {
+        // All that begin alike stand together, and the cursor starts with the first of them.
+        if !path.as_str().starts_with(&wanted) {
             break;
         }
-        // The cursor starts at the prefix and stops at its end, so every path has it.
         let rest = path.as_str().strip_prefix(&prefix).unwrap_or(path.as_str());
         seek = rest.contains('/');
         if let Some((name, _)) = rest.split_once('/') {

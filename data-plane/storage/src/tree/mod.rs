@@ -68,6 +68,15 @@ impl PartialEq for TreeRef {
 
 impl Eq for TreeRef {}
 
+/// Which names of a directory are wanted; by default all.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Names<'a> {
+    /// Those that come behind this one.
+    pub after: Option<&'a str>,
+    /// Those that begin with this.
+    pub beginning: &'a str,
+}
+
 /// One step of a change to a tree.
 #[derive(Debug, Clone)]
 pub enum TreeChange {

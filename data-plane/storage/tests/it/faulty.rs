@@ -82,6 +82,7 @@ pub struct State {
     trouble: Mutex<Trouble>,
     dead: AtomicBool,
     struck: AtomicUsize,
+    gets: AtomicUsize,
     /// Added to every time that the store tells, in seconds.
     skew: i64,
 }
@@ -113,6 +114,7 @@ impl Faulty {
             trouble: Mutex::new(trouble),
             dead: AtomicBool::new(false),
             struck: AtomicUsize::new(0),
+            gets: AtomicUsize::new(0),
             skew,
         })))
     }
@@ -152,6 +154,11 @@ impl State {
     /// How often it has struck.
     pub fn struck(&self) -> usize {
         self.struck.load(Ordering::SeqCst)
+    }
+
+    /// How often something was read since this was asked last.
+    pub fn reads(&self) -> usize {
+        self.gets.swap(0, Ordering::SeqCst)
     }
 
     fn error(&self) -> object_store::Error {
@@ -331,6 +338,7 @@ impl ObjectStore for Faulty {
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        self.gets.fetch_add(1, Ordering::SeqCst);
         let effect = self.inner.get_opts(location, options);
         let mut found = self.call(Call::Read, Some(location), effect).await?;
         found.meta = self.skewed(found.meta);

@@ -9,6 +9,7 @@ mod faulty;
 mod fixture;
 mod hostile;
 mod insertions;
+mod listing;
 mod model;
 mod moto;
 mod objects;
