@@ -6,7 +6,7 @@ mod unpack;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use futures::StreamExt;
 use indicatif::ProgressBar;
 use reqwest::Response;
@@ -21,7 +21,7 @@ use unpack::{file_beside, unpack};
 /// Get a file, or a directory with -r.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Example: howdah get score-red@main:/report.json -o report.json\n         howdah get images@main:/ -r -o images"
+    after_help = "Example: howdah get score-red@main:/report.json -o report.json\n         howdah get images@main:/ -r -o images\n         howdah get images@main:/2026 -r --format zip -o 2026.zip"
 )]
 pub struct Get {
     /// `REF:/PATH`
@@ -32,6 +32,27 @@ pub struct Get {
     /// Get what is in a directory, and below
     #[arg(short, long)]
     recursive: bool,
+    /// Keep a directory as one archive instead of unpacking it
+    #[arg(long, value_enum, requires = "recursive")]
+    format: Option<Format>,
+}
+
+/// Kinds of archives.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Format {
+    /// Uncompressed
+    Tar,
+    /// Uncompressed, as browsers and desktops open it
+    Zip,
+}
+
+impl Format {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Tar => "tar",
+            Self::Zip => "zip",
+        }
+    }
 }
 
 /// Print files to standard output.
@@ -124,14 +145,18 @@ async fn print(response: Response) -> Outcome {
 
 async fn directory(arguments: Get, client: &Client, output: Output) -> Outcome {
     let (request, path) = request(&arguments.source, client, "/v1/archive")?;
-    let destination = match arguments.destination {
-        Some(to) => to,
-        None => {
-            let repo = arguments.source.split(['@', ':']).next().unwrap_or_default();
-            let part = |text: &str| text.rsplit('/').find(|p| !p.is_empty()).map(str::to_owned);
-            PathBuf::from(part(&path).or_else(|| part(repo)).unwrap_or_else(|| ".".to_owned()))
-        }
+    let name = {
+        let repo = arguments.source.split(['@', ':']).next().unwrap_or_default();
+        let part = |text: &str| text.rsplit('/').find(|p| !p.is_empty()).map(str::to_owned);
+        part(&path).or_else(|| part(repo))
     };
+    if let Some(format) = arguments.format {
+        let request = request.query("format", format.name());
+        return archive(&request, arguments.destination, name, format, client, output).await;
+    }
+    let destination = arguments
+        .destination
+        .unwrap_or_else(|| PathBuf::from(name.unwrap_or_else(|| ".".to_owned())));
     let response = client.download(&request).await?;
     let bar = output.bytes(None);
     let (to, counted) = (destination.clone(), bar.clone());
@@ -140,6 +165,30 @@ async fn directory(arguments: Get, client: &Client, output: Output) -> Outcome {
     bar.finish_and_clear();
     let shown = serde_json::json!({ "path": destination, "files": files });
     output.result(&shown, || format!("{files} files in {}", destination.display()))
+}
+
+/// A directory as one file.
+async fn archive(
+    request: &Request,
+    destination: Option<PathBuf>,
+    name: Option<String>,
+    format: Format,
+    client: &Client,
+    output: Output,
+) -> Outcome {
+    let name = format!("{}.{}", name.as_deref().unwrap_or("files"), format.name());
+    let destination = match destination {
+        Some(to) if to.as_os_str() == "-" => return print(client.download(request).await?).await,
+        Some(to) if to.is_dir() => to.join(name),
+        Some(to) => to,
+        None => PathBuf::from(name),
+    };
+    let response = client.download(request).await?;
+    let bar = output.bytes(None);
+    let bytes = save(response, &destination, &bar).await?;
+    bar.finish_and_clear();
+    let shown = serde_json::json!({ "path": destination, "size_bytes": bytes });
+    output.result(&shown, || destination.display().to_string())
 }
 
 /// `howdah cat`.

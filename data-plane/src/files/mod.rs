@@ -8,8 +8,11 @@ pub mod guard;
 #[cfg(test)]
 mod hostile_tests;
 pub mod listing;
+mod portions;
 pub mod reads;
 pub mod routes;
 pub mod stored;
 pub mod upload;
 pub mod writes;
+mod zip_records;
+pub mod zip_writer;

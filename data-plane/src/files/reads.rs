@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use chassis::http::{Json, Query};
@@ -14,11 +14,11 @@ use contract::reference::CommitRef;
 use futures::StreamExt;
 use provenance::glob::Glob;
 use serde::Deserialize;
-use storage::{Change, FileEntry, StorageError};
+use storage::{Change, FileEntry, FilePath, StorageError};
 
-use super::archive_writer;
 use super::guard::guarded;
 use super::listing::{self, Listing, directory_path};
+use super::{archive_writer, zip_writer};
 use crate::call::Call;
 use crate::commits::resolve::ReadableCommit;
 use crate::cursor;
@@ -44,6 +44,25 @@ pub(super) struct PathQuery {
     reference: String,
     #[serde(default)]
     path: String,
+}
+
+/// How an archive is made.
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Format {
+    #[default]
+    Tar,
+    Zip,
+}
+
+#[derive(Deserialize)]
+pub(super) struct ArchiveQuery {
+    #[serde(rename = "ref")]
+    reference: String,
+    #[serde(default)]
+    path: String,
+    #[serde(default)]
+    format: Format,
 }
 
 #[derive(Deserialize)]
@@ -110,11 +129,7 @@ pub(super) async fn content(
         });
     };
     let etag = format!("\"{}\"", entry.digest);
-    if headers
-        .get(header::IF_NONE_MATCH)
-        .and_then(|v| v.to_str().ok())
-        .is_some_and(|given| given.split(',').any(|e| e.trim() == etag || e.trim() == "*"))
-    {
+    if has(&headers, &etag) {
         return Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, etag)]).into_response());
     }
     let same = headers
@@ -133,6 +148,14 @@ pub(super) async fn content(
         }
     };
     Ok(send(&plane, &call, &commit, &entry, etag, range.as_ref()))
+}
+
+/// Whether the caller has what has this tag.
+fn has(headers: &HeaderMap, etag: &str) -> bool {
+    headers
+        .get(header::IF_NONE_MATCH)
+        .and_then(|v| v.to_str().ok())
+        .is_some_and(|given| given.split(',').any(|e| e.trim() == etag || e.trim() == "*"))
 }
 
 fn send(
@@ -208,7 +231,8 @@ fn parse_range(text: &str, size: u64) -> Asked {
 pub(super) async fn archive(
     State(plane): State<Plane>,
     call: Call,
-    Query(query): Query<PathQuery>,
+    Query(query): Query<ArchiveQuery>,
+    headers: HeaderMap,
 ) -> Answer<Response> {
     let commit = readable(&plane, &call, &query.reference).await?;
     let path = directory_path(&query.path)?;
@@ -219,15 +243,42 @@ pub(super) async fn archive(
         return Err(listing::nothing_at(&commit, path));
     }
     let finished_at = commit.commit.finished_at.unwrap_or(commit.commit.started_at);
-    let bytes = archive_writer::archive(&plane.storage, &tree, path, finished_at);
-    let etag = format!("\"{}\"", tree.digest());
+    let (kind, etag) = match query.format {
+        Format::Tar => ("application/x-tar", format!("\"{}\"", tree.digest())),
+        // The same content in other bytes, with the time of this commit in them.
+        Format::Zip => (
+            "application/zip",
+            format!("\"{}-{}.zip\"", tree.digest(), finished_at.timestamp()),
+        ),
+    };
+    if has(&headers, &etag) {
+        return Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, etag)]).into_response());
+    }
+    let name = path.as_ref().map_or("files", FilePath::name).to_owned();
+    let bytes = match query.format {
+        Format::Tar => archive_writer::archive(&plane.storage, &tree, path, finished_at),
+        Format::Zip => zip_writer::archive(&plane.storage, &tree, path, finished_at),
+    };
     let body = Body::from_stream(guarded(bytes, call.keep(), vec![commit.origins.clone()]));
     let headers = [
-        (header::CONTENT_TYPE, "application/x-tar".to_owned()),
+        (header::CONTENT_TYPE, kind.to_owned()),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff".to_owned()),
         (header::ETAG, etag),
     ];
-    Ok((headers, body).into_response())
+    let mut response = (headers, body).into_response();
+    if matches!(query.format, Format::Zip) {
+        response
+            .headers_mut()
+            .insert(header::CONTENT_DISPOSITION, attachment(&name));
+    }
+    Ok(response)
+}
+
+/// What a browser calls the file that it saves.
+fn attachment(name: &str) -> HeaderValue {
+    let encoded = percent_encoding::utf8_percent_encode(name, percent_encoding::NON_ALPHANUMERIC);
+    let text = format!("attachment; filename*=UTF-8''{encoded}.zip");
+    text.parse().unwrap_or(HeaderValue::from_static("attachment"))
 }
 
 pub(super) async fn diff(State(plane): State<Plane>, call: Call, Query(query): Query<DiffQuery>) -> Answer<Response> {

@@ -5,6 +5,7 @@
 
 mod access;
 mod app;
+mod archives;
 mod control;
 mod crashes;
 mod files;
