@@ -50,6 +50,24 @@ fn an_address_is_put_like_a_file_where_the_operator_allows_it() {
         "{lineage}"
     );
 
+    let zip = service.files.path().join("all.zip");
+    ada.run(&[
+        "get",
+        "images@main:/in",
+        "-r",
+        "--format",
+        "zip",
+        "-o",
+        &zip.to_string_lossy(),
+    ]);
+    let bytes = std::fs::read(&zip).expect("it is there");
+    assert!(
+        bytes.starts_with(b"PK\x03\x04") && bytes.len() > 200,
+        "{} bytes",
+        bytes.len()
+    );
+    ada.fails(2, &["get", "images@main:/in/a.tif", "--format", "zip"]);
+
     let mixed = ada.fails(2, &["put", "images@main", &local, &url("/c")]);
     assert!(mixed.contains("commit start"), "{mixed}");
     let inside = ada.fails(2, &["put", "images@main", "http://127.0.0.2/c"]);

@@ -81,6 +81,15 @@ impl Web {
                 ))));
             }
         };
+        if !has_end(&response) {
+            let why = format!(
+                "`{}` does not say where it ends, so a part could be taken for the whole",
+                self.shown
+            );
+            return Err(Trouble::Final(
+                source_failed(why).hint("fetch it yourself: `curl ADDRESS | howdah put REPO@BRANCH:/PATH -`"),
+            ));
+        }
         let bytes = response.bytes_stream();
         Ok(Opened {
             identity,
@@ -129,6 +138,13 @@ impl Web {
             None => Trouble::Broken(innermost(error)),
         }
     }
+}
+
+/// Whether the end of an answer differs from a connection that broke.
+fn has_end(response: &Response) -> bool {
+    response.content_length().is_some()
+        || response.version() > http::Version::HTTP_11
+        || response.headers().contains_key(header::TRANSFER_ENCODING)
 }
 
 /// What may not be fetched.

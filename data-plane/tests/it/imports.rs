@@ -187,6 +187,12 @@ async fn a_source_that_hangs_lies_or_refuses_is_given_up_and_leaves_nothing() {
     let web = Web::start(|asked| match asked.path.as_str() {
         "/hangs" => Reply::file(asked, &[1; 1000], "v1", 10).hangs(),
         "/silent" => Reply::silence(),
+        "/endless" => Reply::new("200 OK", &[], b"half"),
+        "/chunks" => Reply::new(
+            "200 OK",
+            &[("transfer-encoding", "chunked".to_owned())],
+            b"4\r\nhalf\r\n",
+        ),
         "/long" => Reply::file(asked, &[1; 1000], "v1", 0),
         "/other-range" if asked.from().is_some() => Reply::new(
             "206 Partial Content",
@@ -222,11 +228,14 @@ async fn a_source_that_hangs_lies_or_refuses_is_given_up_and_leaves_nothing() {
         ("/long", "2 tries"),
         ("/other-range", "changed while it was read"),
         ("/absent", "404"),
+        ("/endless", "does not say where it ends"),
+        ("/chunks", "breaks off"),
     ] {
         let told = refused(fetch(&app, &ada, &web.url(path)).await, ProblemKind::SourceFailed);
         assert!(told.contains(why), "{path}: {told}");
     }
     nothing_is_left(&app, &ada, before).await;
+    // Within the patience of another plane.
     let patient = App::importing(near).await;
     let bob = patient.member("bob").await;
     patient.repo(&bob, "r").await;
@@ -363,4 +372,73 @@ async fn sources_of_an_open_commit_come_together_and_only_readers_see_them() {
     assert_eq!(urls, [web.url("/a"), web.url("/b")]);
     assert_eq!(app.ls(&ada, "ref=r@main").await, ["/a", "/b", "/s"]);
     assert_eq!(web.asked().len(), 2);
+}
+
+async fn commits(app: &App) -> i64 {
+    sqlx::query_scalar("select count(*) from commits")
+        .fetch_one(&app.plane.pool)
+        .await
+        .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_in_pieces_is_whole_when_its_last_piece_is_there() {
+    let whole = b"4\r\nhalf\r\n4\r\nhalf\r\n0\r\n\r\n";
+    let web = Web::start(|_| Reply::new("200 OK", &[("transfer-encoding", "chunked".to_owned())], whole)).await;
+    let (app, ada) = app().await;
+    let commit = fetch(&app, &ada, &web.url("/f")).await.unwrap();
+    assert_eq!(app.cat(&ada, "r@main", "f").await.text(), "halfhalf");
+    assert_eq!((&commit.sources[0].etag, commit.sources[0].size_bytes), (&None, 8));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_hangs_up_gets_no_commit_and_leaves_nothing() {
+    let content = noise(5, 31 * MIB);
+    let web = Web::start(move |asked| Reply::file(asked, &content, "v1", 30 * MIB).hangs()).await;
+    let (app, ada) = app().await;
+    let before = packs(&app);
+    let body = json!({ "repo": "r", "sources": [{ "url": web.url("/f") }] });
+    let request = axum::http::Request::post("/v1/imports")
+        .header("authorization", format!("Bearer {}", ada.token))
+        .header("content-type", "application/json")
+        .body(axum::body::Body::from(body.to_string()))
+        .unwrap();
+    let response = tower::ServiceExt::oneshot(app.router.clone(), request).await.unwrap();
+    let mut lines = response.into_body();
+    let first = http_body_util::BodyExt::frame(&mut lines).await.unwrap().unwrap();
+    let first: ImportLine = serde_json::from_slice(&first.into_data().unwrap()).unwrap();
+    assert!(matches!(first, ImportLine::Progress { .. }), "{first:?}");
+    let limit = std::time::Duration::from_secs(60);
+    testkit::wait::wait_until("a pack", limit, async || packs(&app) > before).await;
+
+    drop(lines);
+
+    testkit::wait::wait_until("the packs to be gone", limit, async || packs(&app) == before).await;
+    assert_eq!(commits(&app).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_loses_the_right_to_write_while_a_file_is_fetched_gets_no_commit() {
+    let app = App::importing(|config| {
+        near(config);
+        config.retries = 100;
+    })
+    .await;
+    let ada = app.member("ada").await;
+    app.repo(&ada, "r").await;
+    let (plane, control) = (app.plane.clone(), app.control.clone());
+    let web = Web::start(move |asked| {
+        if asked.before == 0 {
+            control.change(|policy| policy.grants.clear());
+        }
+        // Until the plane has heard of it.
+        if plane.policy.epoch() < control.epoch() {
+            return Reply::new("503 Service Unavailable", &[("content-length", "0".to_owned())], b"");
+        }
+        Reply::file(asked, b"content", "v1", 7)
+    })
+    .await;
+
+    refused(fetch(&app, &ada, &web.url("/f")).await, ProblemKind::NotFound);
+    assert_eq!(commits(&app).await, 0);
 }
