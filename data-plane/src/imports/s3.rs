@@ -134,7 +134,9 @@ impl Bucket {
             };
             Ok((object, name))
         });
-        Ok(listed.boxed())
+        // The object that marks the prefix itself as a directory has no name below it.
+        let named = |item: &Answer<(Object, String)>| !item.as_ref().is_ok_and(|(_, name)| name.is_empty());
+        Ok(listed.filter(move |item| std::future::ready(named(item))).boxed())
     }
 }
 

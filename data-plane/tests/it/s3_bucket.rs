@@ -12,6 +12,7 @@ use crate::app::{App, escape};
 use crate::imports::import;
 use crate::room::noise;
 use crate::s3::{BUCKET, KEY, SECRET, Server};
+use crate::web::{Reply, Web};
 
 async fn objects(server: &Server) -> usize {
     let all: Vec<_> = server.client().list(None).try_collect().await.unwrap();
@@ -209,4 +210,71 @@ async fn a_bucket_is_not_read_without_its_keys_nor_from_where_nobody_may_go() {
     let named = from_bucket("f", false, &with("endpoint", "http://localhost"));
     let problem = import(&closed, &bob, named).await.unwrap_err();
     assert_eq!(problem.kind(), Some(ProblemKind::Invalid), "{problem:?}");
+}
+
+/// A page of a bucket's list: key and size.
+fn list(objects: &[(&str, usize)]) -> String {
+    let rows: String = objects
+        .iter()
+        .map(|(key, size)| {
+            format!(
+                "<Contents><Key>{key}</Key><LastModified>2026-09-01T12:00:00.000Z</LastModified>\
+                 <ETag>&quot;v1&quot;</ETag><Size>{size}</Size><StorageClass>STANDARD</StorageClass></Contents>"
+            )
+        })
+        .collect();
+    format!(
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?><ListBucketResult><Name>open</Name><KeyCount>{}</KeyCount>\
+         <MaxKeys>1000</MaxKeys><IsTruncated>false</IsTruncated>{rows}</ListBucketResult>",
+        objects.len()
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_for_everybody_is_read_without_keys_and_resumed_where_it_breaks() {
+    let large = noise(6, 3 << 20);
+    let served = large.clone();
+    let web = Web::start(move |asked| {
+        let (path, query) = asked.path.split_once('?').unwrap_or((&asked.path, ""));
+        assert!(!asked.headers.contains_key("authorization"));
+        match path {
+            "/open" => {
+                assert!(query.contains("prefix=d"), "{query}");
+                let page = list(&[
+                    ("d/", 0),
+                    ("d/a b+c%20\u{fc}#.txt", 5),
+                    ("d/in/", 0),
+                    ("d/in/x", 5),
+                    ("d/large", 3 << 20),
+                ]);
+                let length = ("content-length", page.len().to_string());
+                Reply::new("200 OK", &[length], page.as_bytes())
+            }
+            "/open/d/large" => Reply::file(asked, &served, "v1", (1 << 20) + 77),
+            "/open/d/in" => Reply::file(asked, b"", "v1", 0),
+            "/open/d/in/x" => Reply::file(asked, b"below", "v1", 5),
+            "/open/d/a%20b%2Bc%2520%C3%BC%23.txt" => Reply::file(asked, b"small", "v1", 5),
+            _ => Reply::new("404 Not Found", &[("content-length", "0".to_owned())], b""),
+        }
+    })
+    .await;
+    let app = App::importing(|config| {
+        config.allow = vec!["127.0.0.1".parse().unwrap()];
+        config.retry_milliseconds = 1;
+    })
+    .await;
+    let ada = app.member("ada").await;
+    app.repo(&ada, "r").await;
+    let source = json!({ "url": "s3://open/d/", "recursive": true });
+    let body = json!({ "repo": "r", "sources": [source], "s3": { "endpoint": web.url("") } });
+
+    let commit = import(&app, &ada, body).await.unwrap();
+
+    // What marks directories is no file.
+    assert_eq!(commit.files, 3);
+    let listed = app.ls(&ada, "ref=r@main&recursive=true").await;
+    assert_eq!(listed, ["/a b+c%20\u{fc}#.txt", "/in/x", "/large"]);
+    assert!(app.cat(&ada, "r@main", "large").await.ok().body == large);
+    let resumed: Vec<_> = web.asked().into_iter().filter(|asked| asked.from().is_some()).collect();
+    assert!(!resumed.is_empty() && resumed.iter().all(|asked| asked.headers["if-match"] == "\"v1\""));
 }

@@ -46,13 +46,14 @@ impl Reply {
     /// A file, or what was asked for of it, of which only so many bytes are sent.
     pub fn file(asked: &Asked, content: &[u8], etag: &str, sent: usize) -> Self {
         let tag = ("etag", format!("\"{etag}\""));
+        let date = ("last-modified", "Tue, 01 Sep 2026 12:00:00 GMT".to_owned());
         let wanted = asked
             .from()
             .filter(|_| asked.headers.get("if-range").is_none_or(|given| *given == tag.1));
         match wanted {
             None => {
                 let length = ("content-length", content.len().to_string());
-                Self::new("200 OK", &[tag, length], &content[..sent.min(content.len())])
+                Self::new("200 OK", &[tag, date, length], &content[..sent.min(content.len())])
             }
             Some(from) => {
                 let rest = &content[from..];
@@ -60,7 +61,7 @@ impl Reply {
                 let range = format!("bytes {from}-{}/{}", content.len() - 1, content.len());
                 Self::new(
                     "206 Partial Content",
-                    &[tag, length, ("content-range", range)],
+                    &[tag, date, length, ("content-range", range)],
                     &rest[..sent.min(rest.len())],
                 )
             }
