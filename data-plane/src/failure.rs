@@ -119,6 +119,10 @@ impl From<StorageError> for Failure {
                 .hint("nothing was changed; free space or raise the quota, then repeat the request"),
             StorageError::PathConflict { .. } => Self::new(ProblemKind::Conflict, error.to_string())
                 .hint("delete the one that is in the way with `howdah rm`, then repeat the request"),
+            StorageError::Source(source) if source.get_ref().is_some_and(|inner| inner.is::<Failure>()) => {
+                let inner = source.get_ref().and_then(|inner| inner.downcast_ref::<Failure>());
+                inner.map_or_else(|| Self::internal(&error), Self::clone)
+            }
             StorageError::Source(source) => Self::new(
                 ProblemKind::Malformed,
                 format!("the upload broke off, nothing was committed: {source}"),

@@ -9,4 +9,5 @@ mod embedded;
 mod harness;
 mod imports;
 mod tenancy;
+mod uploads;
 mod user_code;

@@ -21,9 +21,15 @@ const RULES: &[(&str, &str, &[&str], &[&str])] = &[
         &["axum", "sqlx", "tokio", "reqwest", "object_store", "futures", "rand"],
     ),
     (
+        "chunks",
+        "data-plane/chunks",
+        &[],
+        &["axum", "sqlx", "tokio", "reqwest", "object_store", "futures", "rand"],
+    ),
+    (
         "storage",
         "data-plane/storage",
-        &[],
+        &["chunks"],
         &["axum", "sqlx", "reqwest", "kube", "aws-sdk-s3"],
     ),
     (
@@ -59,7 +65,7 @@ const RULES: &[(&str, &str, &[&str], &[&str])] = &[
     (
         "cli",
         "cli",
-        &["contract", "private-postgres"],
+        &["chunks", "contract", "private-postgres"],
         &["axum", "sqlx", "object_store"],
     ),
     ("testkit", "tests/testkit", &["private-postgres", "contract"], &["axum"]),

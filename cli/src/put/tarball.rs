@@ -1,14 +1,17 @@
 //! The tar stream, as chunks for the connection. Contents go from the disk into the chunk that is sent: one copy.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
 use bytes::{Bytes, BytesMut};
+use contract::upload::{self, Step};
 use indicatif::ProgressBar;
 use tar::{EntryType, Header};
 use tokio::sync::mpsc::Sender;
 
+use super::bases::{Base, Bases};
+use super::delta;
 use super::sources::{Content, Source};
 use crate::failure::{Failure, Outcome, io as io_failure};
 
@@ -17,67 +20,165 @@ const BLOCK: u64 = 512;
 
 type Chunk = Result<Bytes, io::Error>;
 
-/// Sends the archive. When a source fails, the stream breaks off, so that the other side sees no end and keeps nothing.
-pub(super) fn write(sources: Vec<Source>, to: &Sender<Chunk>, bar: &ProgressBar) -> Outcome {
-    let written = send_all(sources, to, bar);
+/// Sends the archive; answers how many bytes of contents were sent. When a source fails, the stream breaks off, so that the
+/// other side sees no end and keeps nothing.
+pub(super) fn write(sources: &[Source], mut bases: Bases, to: &Sender<Chunk>, bar: &ProgressBar) -> Outcome<u64> {
+    let written = send_all(sources, &mut bases, to, bar);
     if written.is_err() {
         let _ = to.blocking_send(Err(io::Error::other("a source could not be read")));
     }
     written
 }
 
-fn send_all(sources: Vec<Source>, to: &Sender<Chunk>, bar: &ProgressBar) -> Outcome {
-    let mut builder = tar::Builder::new(Chunks {
-        to,
-        held: BytesMut::with_capacity(CHUNK),
-    });
-    for source in sources {
-        append(&mut builder, &source, bar)?;
+fn send_all(sources: &[Source], bases: &mut Bases, to: &Sender<Chunk>, bar: &ProgressBar) -> Outcome<u64> {
+    let mut archive = Archive {
+        builder: tar::Builder::new(Chunks {
+            to,
+            held: BytesMut::with_capacity(CHUNK),
+        }),
+        bar,
+        sent: 0,
+    };
+    for (place, source) in sources.iter().enumerate() {
+        archive.append(source, bases.take(sources, place))?;
     }
-    let mut chunks = builder.into_inner().map_err(stopped)?;
-    chunks.flush().map_err(stopped)
+    let mut chunks = archive.builder.into_inner().map_err(stopped)?;
+    chunks.flush().map_err(stopped)?;
+    Ok(archive.sent)
 }
 
-fn append(builder: &mut tar::Builder<Chunks<'_>>, source: &Source, bar: &ProgressBar) -> Outcome {
-    let mut header = Header::new_gnu();
-    header.set_entry_type(EntryType::Regular);
-    header.set_size(source.size());
-    header.set_mode(if source.executable { 0o755 } else { 0o644 });
-    let (mut file, shown) = match &source.content {
-        Content::Kept(file) => (file.try_clone().map_err(stopped)?, "standard input".to_owned()),
-        Content::At(at) => (
-            File::open(at).map_err(io_failure("read", at))?,
-            at.display().to_string(),
-        ),
-    };
-    // Only the header, with a long name where needed: the content follows by a shorter way.
-    builder
-        .append_data(&mut header, &source.path, io::empty())
-        .map_err(|e| Failure::new(format!("cannot put {shown}"), e, "choose a shorter or simpler path"))?;
-    let chunks = builder.get_mut();
-    let mut left = source.size();
-    while left > 0 {
-        let most = usize::try_from(left).unwrap_or(CHUNK).min(CHUNK - chunks.held.len());
-        let read = chunks
-            .fill(&mut file, most)
-            .map_err(|e| io_failure("read", Path::new(&shown))(e))?;
-        if read == 0 {
-            return Err(Failure::new(
-                format!("cannot put {shown}"),
-                "it became shorter while it was read",
-                "repeat the command when nothing writes to it",
-            ));
+struct Archive<'a> {
+    builder: tar::Builder<Chunks<'a>>,
+    bar: &'a ProgressBar,
+    sent: u64,
+}
+
+/// A source that is being read.
+struct Reading<'s> {
+    source: &'s Source,
+    file: File,
+    shown: String,
+}
+
+impl Reading<'_> {
+    fn failed(&self, error: io::Error) -> Failure {
+        if error.kind() == io::ErrorKind::UnexpectedEof {
+            return self.changed("it became shorter while it was read");
         }
-        left -= read as u64;
-        bar.inc(read as u64);
-        chunks.send_if_full().map_err(stopped)?;
+        io_failure("read", Path::new(&self.shown))(error)
     }
-    let over = source.size() % BLOCK;
-    if over > 0 {
-        let padding = usize::try_from(BLOCK - over).unwrap_or(0);
-        chunks.write_all(&[0; BLOCK as usize][..padding]).map_err(stopped)?;
+
+    fn changed(&self, why: &str) -> Failure {
+        let what = format!("cannot put {}", self.shown);
+        Failure::new(what, why, "repeat the command when nothing writes to it")
     }
-    Ok(())
+
+    fn modified(&self) -> Outcome<std::time::SystemTime> {
+        let modified = self.file.metadata().and_then(|metadata| metadata.modified());
+        modified.map_err(io_failure("read", Path::new(&self.shown)))
+    }
+
+    fn seek(&mut self, to: u64) -> Outcome {
+        let sought = self.file.seek(SeekFrom::Start(to)).map(drop);
+        sought.map_err(io_failure("read", Path::new(&self.shown)))
+    }
+}
+
+impl Archive<'_> {
+    fn append(&mut self, source: &Source, base: Option<Base>) -> Outcome {
+        let (file, shown) = match &source.content {
+            Content::Kept(file) => (file.try_clone().map_err(stopped)?, "standard input".to_owned()),
+            Content::At(at) => (
+                File::open(at).map_err(io_failure("read", at))?,
+                at.display().to_string(),
+            ),
+        };
+        let mut reading = Reading { source, file, shown };
+        if let Some(base) = base {
+            let seen = reading.modified()?;
+            let steps = delta::find(&mut reading.file, source.size(), &base).map_err(|e| reading.failed(e))?;
+            reading.seek(0)?;
+            if let Some(steps) = steps {
+                self.delta(&mut reading, &steps)?;
+                // What was told of is what stood there at the first reading, what was sent stood there at the second.
+                if reading.modified()? != seen {
+                    return Err(reading.changed("it changed while it was read"));
+                }
+                return Ok(());
+            }
+        }
+        self.header(&reading, source.size())?;
+        self.content(&mut reading, source.size())?;
+        self.pad(source.size())
+    }
+
+    /// The header, with a long name where needed: the content follows by a shorter way.
+    fn header(&mut self, reading: &Reading<'_>, size: u64) -> Outcome {
+        let mut header = Header::new_gnu();
+        header.set_entry_type(EntryType::Regular);
+        header.set_size(size);
+        header.set_mode(if reading.source.executable { 0o755 } else { 0o644 });
+        let appended = self.builder.append_data(&mut header, &reading.source.path, io::empty());
+        let what = || format!("cannot put {}", reading.shown);
+        appended.map_err(|e| Failure::new(what(), e, "choose a shorter or simpler path"))
+    }
+
+    fn extension(&mut self, records: &str) -> Outcome {
+        let mut header = Header::new_ustar();
+        header.set_entry_type(EntryType::XHeader);
+        header.set_size(records.len() as u64);
+        header.set_mode(0o644);
+        header.set_cksum();
+        self.builder.append(&header, records.as_bytes()).map_err(stopped)
+    }
+
+    fn delta(&mut self, reading: &mut Reading<'_>, steps: &[Step]) -> Outcome {
+        let literals = steps.iter().filter(|step| matches!(step, Step::Literal { .. }));
+        let size = (steps.len() * Step::BYTES) as u64 + literals.map(|step| step.length()).sum::<u64>();
+        self.extension(&upload::record(upload::DELTA, reading.source.size()))?;
+        self.header(reading, size)?;
+        let mut at = 0;
+        for step in steps {
+            self.builder.get_mut().write_all(&step.encode()).map_err(stopped)?;
+            match step {
+                Step::Literal { length } => {
+                    reading.seek(at)?;
+                    self.content(reading, *length)?;
+                }
+                Step::Copy { length, .. } => self.bar.inc(*length),
+            }
+            at += step.length();
+        }
+        self.pad(size)
+    }
+
+    /// The next bytes of the source.
+    fn content(&mut self, reading: &mut Reading<'_>, length: u64) -> Outcome {
+        let chunks = self.builder.get_mut();
+        let mut left = length;
+        while left > 0 {
+            let most = usize::try_from(left).unwrap_or(CHUNK).min(CHUNK - chunks.held.len());
+            let read = chunks.fill(&mut reading.file, most).map_err(|e| reading.failed(e))?;
+            if read == 0 {
+                return Err(reading.failed(io::ErrorKind::UnexpectedEof.into()));
+            }
+            left -= read as u64;
+            self.bar.inc(read as u64);
+            chunks.send_if_full().map_err(stopped)?;
+        }
+        self.sent += length;
+        Ok(())
+    }
+
+    fn pad(&mut self, size: u64) -> Outcome {
+        let over = size % BLOCK;
+        if over > 0 {
+            let padding = usize::try_from(BLOCK - over).unwrap_or(0);
+            let padded = self.builder.get_mut().write_all(&[0; BLOCK as usize][..padding]);
+            padded.map_err(stopped)?;
+        }
+        Ok(())
+    }
 }
 
 /// The connection is gone; why is what its own side says.
@@ -156,7 +257,7 @@ mod tests {
             }
             all
         });
-        write(sources, &to, &ProgressBar::hidden()).unwrap_or_else(|e| panic!("{e:?}"));
+        write(&sources, Bases::none(), &to, &ProgressBar::hidden()).unwrap_or_else(|e| panic!("{e:?}"));
         drop(to);
         let all = reading.join().unwrap();
         let mut archive = tar::Archive::new(all.as_slice());

@@ -12,3 +12,4 @@ pub mod problem;
 pub mod reach;
 pub mod reference;
 pub mod token;
+pub mod upload;

@@ -145,6 +145,20 @@ pub(super) async fn applied(
 /// `conflict` when a path would be a file and a directory, `branch-moved` when others win too often, storage's and the
 /// database's failures. Nothing is left behind then.
 pub async fn commit(call: &Call, writer: &Stored, change: Change<'_>) -> Answer<CommitRow> {
+    commit_over(call, writer, change, None).await
+}
+
+/// The same where bytes were taken from the commit `base` of the branch: unless that is among those before the new
+/// commit, it becomes an input of it, like everything that is copied.
+///
+/// # Errors
+/// As [`commit`].
+pub async fn commit_over(
+    call: &Call,
+    writer: &Stored,
+    mut change: Change<'_>,
+    mut base: Option<Source>,
+) -> Answer<CommitRow> {
     let plane = &call.plane;
     // The bytes first: the turn below is then held for the tree's few nodes only. A little may as well share their pack.
     if writer.open_bytes() > SHARED_PACK_BYTES_MAX {
@@ -154,7 +168,13 @@ pub async fn commit(call: &Call, writer: &Stored, change: Change<'_>) -> Answer<
     for _ in 0..ATTEMPTS {
         let head = {
             let mut conn = plane.pool.acquire().await?;
-            head(&mut conn, change.allowed, change.branch).await?
+            let head = head(&mut conn, change.allowed, change.branch).await?;
+            if let Some(source) = &base
+                && !is_before(&mut conn, source.commit, head.commit.as_ref()).await?
+            {
+                change.sources.extend(base.take());
+            }
+            head
         };
         let made = match &head.commit {
             // Additions to an open commit do not wait for each other.
@@ -177,6 +197,14 @@ pub async fn commit(call: &Call, writer: &Stored, change: Change<'_>) -> Answer<
         ),
     )
     .hint("repeat the request"))
+}
+
+async fn is_before(conn: &mut PgConnection, commit: CommitId, head: Option<&CommitRow>) -> Answer<bool> {
+    match head {
+        Some(head) if head.id == commit => Ok(true),
+        Some(head) => queries::is_ancestor(conn, &PUT, commit, head.id).await,
+        None => Ok(false),
+    }
 }
 
 async fn commit_onto(call: &Call, writer: &Stored, change: &Change<'_>, head: &Head) -> Answer<Option<CommitRow>> {

@@ -406,6 +406,23 @@ pub async fn find_ancestor(conn: &mut PgConnection, _: &System, id: CommitId, n:
     Ok(row)
 }
 
+/// Whether a commit is on the line of parents that ends in `id`. Costs the commits between the two.
+pub async fn is_ancestor(conn: &mut PgConnection, _: &System, ancestor: CommitId, id: CommitId) -> Answer<bool> {
+    let found = sqlx::query_scalar(
+        "with recursive line (id, parent_id) as (
+            select id, parent_id from commits where id = $2
+            union all
+            select p.id, p.parent_id from line join commits p on p.id = line.parent_id
+             where p.seq >= (select seq from commits where id = $1)
+         ) select exists (select from line where id = $1)",
+    )
+    .bind(ancestor.uuid())
+    .bind(id.uuid())
+    .fetch_one(conn)
+    .await?;
+    Ok(found)
+}
+
 /// The n-th commit counted from the root of the line that ends in `id`; the first is 1, and those that were given up do
 /// not count.
 pub async fn find_from_root(conn: &mut PgConnection, _: &System, id: CommitId, n: u32) -> Answer<Option<CommitRow>> {

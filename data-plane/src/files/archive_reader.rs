@@ -7,8 +7,9 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use contract::problem::ProblemKind;
+use contract::upload;
 use storage::FilePath;
-use tar::{EntryType, Header, PaxExtensions};
+use tar::{EntryType, Header, PaxExtension, PaxExtensions};
 use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 
 use crate::failure::{Answer, Failure};
@@ -28,6 +29,8 @@ pub struct Member {
     pub size: u64,
     /// Whether its owner may execute it.
     pub executable: bool,
+    /// The bytes are a delta ([`contract::upload`]), and this is the size of the file that it makes.
+    pub delta: Option<u64>,
 }
 
 /// The archive being read.
@@ -43,6 +46,7 @@ pub struct ArchiveReader<R> {
 struct Extensions {
     path: Option<Vec<u8>>,
     size: Option<u64>,
+    delta: Option<u64>,
 }
 
 fn malformed(detail: impl Into<String>) -> Failure {
@@ -100,7 +104,12 @@ impl<R: AsyncRead + Unpin> ArchiveReader<R> {
             let executable = header.mode().is_ok_and(|mode| mode & 0o100 != 0);
             if let Some((path, spelled)) = place(kind, &bytes)? {
                 self.spell(&path, &spelled)?;
-                return Ok(Some(Member { path, size, executable }));
+                return Ok(Some(Member {
+                    path,
+                    size,
+                    executable,
+                    delta: extensions.delta,
+                }));
             }
             extensions = Extensions::default();
         }
@@ -222,10 +231,8 @@ async fn extend<R: AsyncRead + Unpin>(
             let extension = extension.map_err(|_| malformed("an extension header of the archive is damaged"))?;
             match extension.key_bytes() {
                 b"path" => extensions.path = Some(extension.value_bytes().to_vec()),
-                b"size" => {
-                    let size = extension.value().ok().and_then(|v| v.parse().ok());
-                    extensions.size = Some(size.ok_or_else(|| malformed("a size in the archive is no number"))?);
-                }
+                b"size" => extensions.size = Some(number(&extension)?),
+                key if key == upload::DELTA.as_bytes() => extensions.delta = Some(number(&extension)?),
                 key if key.starts_with(b"GNU.sparse.") => {
                     return Err(Failure::invalid("sparse members of an archive can't be stored")
                         .hint("make the archive without `--sparse`"));
@@ -235,6 +242,11 @@ async fn extend<R: AsyncRead + Unpin>(
         }
     }
     Ok(true)
+}
+
+fn number(extension: &PaxExtension<'_>) -> Answer<u64> {
+    let number = extension.value().ok().and_then(|v| v.parse().ok());
+    number.ok_or_else(|| malformed("a size in the archive is no number"))
 }
 
 /// Where a member goes, and how that was spelled; `None` for a directory, which exists by the files below it.

@@ -4,6 +4,8 @@
 pub mod archive_reader;
 pub mod archive_writer;
 pub mod change;
+pub mod chunk_lists;
+pub mod delta;
 pub mod guard;
 #[cfg(test)]
 mod hostile_tests;

@@ -4,7 +4,7 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::routing::{get, post};
 
-use super::{reads, writes};
+use super::{chunk_lists, reads, writes};
 use crate::plane::Plane;
 
 /// The routes.
@@ -17,6 +17,7 @@ pub fn router() -> Router<Plane> {
                 .route("/v1/files", post(writes::put))
                 .layer(DefaultBodyLimit::disable()),
         )
+        .route("/v1/chunks", post(chunk_lists::list))
         .route("/v1/copies", post(writes::copy))
         .route("/v1/content", get(reads::content))
         .route("/v1/archive", get(reads::archive))

@@ -12,6 +12,7 @@ use tokio::task::JoinHandle;
 
 use super::archive_reader::ArchiveReader;
 use super::change::{self, FileChange, Puts};
+use super::delta::{self, Delta};
 use crate::failure::{Answer, Failure};
 
 /// Files up to this size are stored in batches.
@@ -32,6 +33,8 @@ const EMBEDDED_BYTES_MAX: usize = 64 << 10;
 pub struct Destination<'a> {
     /// The tree that is there: what the files have in common with it is not stored again.
     pub base: &'a TreeRef,
+    /// The tree that deltas are against.
+    pub deltas: Option<&'a TreeRef>,
     /// The directory that the archive's root stands for; `None` = the root.
     pub directory: Option<&'a FilePath>,
     /// Put the contents behind what is there.
@@ -138,6 +141,17 @@ impl Drop for Batches {
     }
 }
 
+/// The file that a delta is against.
+async fn delta_base(storage: &Storage, destination: &Destination<'_>, path: &FilePath) -> Answer<FileEntry> {
+    let tree = destination.deltas.filter(|_| !destination.append).ok_or_else(|| {
+        Failure::invalid(format!(
+            "`/{path}` is a delta, but the request names no commit that it is against"
+        ))
+    })?;
+    let found = storage.get(tree, path).await?;
+    found.ok_or_else(|| Failure::invalid(format!("`/{path}` is a delta, but its base has no such file")))
+}
+
 /// Stores the files of a tar archive and answers the changes that they are, in the archive's order.
 ///
 /// # Errors
@@ -158,7 +172,16 @@ pub async fn receive(
             None => member.path,
             Some(directory) => directory.join(member.path.as_str())?,
         };
-        if member.size <= SMALL_BYTES_MAX {
+        if let Some(size) = member.delta {
+            let base = delta_base(storage, destination, &path).await?;
+            let delta = Delta {
+                sent: member.size,
+                size,
+                executable: member.executable,
+            };
+            let entry = delta::receive(storage, writer, &base, archive.body(), delta).await?;
+            large.push((place, path, entry));
+        } else if member.size <= SMALL_BYTES_MAX {
             let content = archive.read_all().await?;
             small.add(place, path, content, member.executable).await?;
         } else {

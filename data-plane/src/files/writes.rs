@@ -5,9 +5,10 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use chassis::http::{Json, Query};
 use contract::api::Commit;
+use contract::ids::CommitId;
 use contract::names::BranchName;
 use contract::problem::ProblemKind;
-use contract::reference::{CommitRef, RepoRef};
+use contract::reference::{Base, CommitRef, RepoRef};
 use futures::{StreamExt, TryStreamExt};
 use serde::Deserialize;
 use storage::{EntryKind, FilePath, Storage};
@@ -37,6 +38,8 @@ pub(super) struct PutQuery {
     message: String,
     #[serde(default)]
     append: bool,
+    /// The commit that deltas are against.
+    base: Option<CommitId>,
 }
 
 #[derive(Deserialize)]
@@ -111,9 +114,12 @@ pub(super) async fn put(
 ) -> Answer<(StatusCode, Json<Commit>)> {
     let place = place(&plane, &call, &query.repo, query.branch, &query.message).await?;
     let directory = directory_path(&query.path)?;
+    let base = base(&plane, &call, &query.repo, query.base).await?;
+    let deltas = base.as_ref().map(|base| base.commit.tree()).transpose()?;
     let writer = Stored::begin(&plane.storage);
     let destination = Destination {
         base: &place.head.tree,
+        deltas: deltas.as_ref(),
         directory: directory.as_ref(),
         append: query.append,
         open: place.head.is_open(),
@@ -130,8 +136,24 @@ pub(super) async fn put(
         imported: Vec::new(),
         message: query.message,
     };
-    let row = put::commit(&call, &writer, change).await?;
+    let base = base.map(|base| Source {
+        commit: base.commit.id,
+        origins: base.origins,
+    });
+    let row = put::commit_over(&call, &writer, change, base).await?;
     answer(&plane, &call, row).await
+}
+
+/// The commit that the deltas of an upload are against, with the proof that the caller may read it.
+async fn base(plane: &Plane, call: &Call, repo: &str, commit: Option<CommitId>) -> Answer<Option<ReadableCommit>> {
+    let Some(commit) = commit else { return Ok(None) };
+    let reference = CommitRef {
+        repo: repo.parse()?,
+        base: Base::Commit(commit),
+        step: None,
+    };
+    let mut conn = plane.pool.acquire().await?;
+    call.locate_readable(&mut conn, &reference).await.map(Some)
 }
 
 pub(super) async fn delete(

@@ -106,6 +106,19 @@ impl ExtentWalk {
     }
 }
 
+/// Length and digest of each chunk.
+pub(crate) fn chunks(shared: &Arc<Shared>, file: &FileEntry) -> BoxStream<'static, Result<(u32, Digest)>> {
+    if let Content::Embedded(bytes) = &file.content {
+        let only = u32::try_from(bytes.len()).ok().filter(|length| *length > 0);
+        return stream::iter(only.map(|length| Ok((length, file.digest)))).boxed();
+    }
+    stream::try_unfold(ExtentWalk::new(shared, file, 0), |mut walk| async move {
+        let next = walk.next().await?;
+        Ok(next.map(|(_, extent)| ((extent.location.length, extent.digest), walk)))
+    })
+    .boxed()
+}
+
 /// Chunks to be fetched in one go, with the part of each that was asked for.
 #[derive(Default)]
 struct Batch {

@@ -212,6 +212,11 @@ impl Storage {
         reader::read(&self.shared, file, range)
     }
 
+    /// Length and digest of each chunk of a file, in order. Of a file that stands in its entry itself: that one.
+    pub fn chunks(&self, file: &FileEntry) -> BoxStream<'static, Result<(u32, Digest)>> {
+        reader::chunks(&self.shared, file)
+    }
+
     /// The whole file in memory; for small files.
     pub async fn read_all(&self, file: &FileEntry) -> Result<Bytes> {
         let mut parts = self.read(file, 0..file.size);

@@ -8,6 +8,7 @@ mod app;
 mod archives;
 mod control;
 mod crashes;
+mod deltas;
 mod files;
 mod garbage;
 mod guards;

@@ -211,6 +211,37 @@ const fn one() -> u64 {
     1
 }
 
+/// What files to ask for the chunks of.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ChunksOf {
+    /// The commit.
+    #[serde(rename = "ref")]
+    pub reference: String,
+    /// Paths of files. What is not there is passed over.
+    pub paths: Vec<String>,
+}
+
+/// Chunks of a file, in order; a large file takes several lines.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileChunks {
+    /// The commit, by its id.
+    pub commit: CommitId,
+    /// The path that was asked for.
+    pub path: String,
+    /// Bytes of the whole file.
+    pub size_bytes: u64,
+    /// Where the first chunk of this line begins.
+    pub offset: u64,
+    /// Of each chunk its length (4 bytes, the least significant first) and its digest (BLAKE3, 32 bytes); all hex.
+    pub chunks: String,
+}
+
+impl FileChunks {
+    /// Bytes that tell of one chunk.
+    pub const CHUNK_BYTES: usize = 36;
+}
+
 /// How a path differs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
