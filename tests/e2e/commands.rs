@@ -68,6 +68,7 @@ fn what_one_command_prints_another_one_takes() {
     ada.run(&["org", "set", "--release-approvals", "2"]);
     assert!(ada.run(&["org", "show"]).contains("two people"));
     ada.run(&["fsck", "--deep"]);
+    ada.run(&["fsck", "--repair"]);
     let statistics = ada.json(&["repo", "statistics", "things"]);
     let bytes = |field: &str| statistics[field].as_u64().expect("a number");
     assert!(bytes("size_bytes") > 0 && bytes("stored_bytes") == bytes("unique_bytes") + bytes("shared_bytes"));

@@ -54,6 +54,7 @@ const ROUTES: &[(&str, &str)] = &[
     ("GET", "/v1/jobs/{job}/logs"),
     ("GET", "/v1/wait?target={commit_set}&timeout_seconds=0"),
     ("GET", "/v1/fsck"),
+    ("POST", "/v1/fsck"),
     ("POST", "/v1/gc"),
 ];
 

@@ -1,8 +1,10 @@
 //! Verification of everything that is stored: trees and their packs, the chain of record digests, origin sets against
-//! provenance. Findings are lines as they are found. Managers of the organization may run it; since they are not readers
+//! provenance, open commits and results of datums; on demand, repair of what can be. Findings are lines as they are found. Managers of the organization may run it; since they are not readers
 //! (R14), a finding names a path only in a commit that the caller may read.
 
+mod others;
 pub mod queries;
+mod repair;
 pub mod routes;
 
 use std::collections::{HashMap, HashSet};
@@ -25,7 +27,7 @@ const CHECK: System = System::because("the check sees everything; findings are f
 /// One line of the answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Line {
-    /// `ok`, `warning` or `error`.
+    /// `ok`, `repaired`, `warning` or `error`.
     pub severity: &'static str,
     /// What it is about.
     pub subject: String,

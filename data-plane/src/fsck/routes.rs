@@ -11,21 +11,23 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use bytes::Bytes;
 use chassis::http::Query;
+use futures::TryStreamExt;
 use serde::Deserialize;
+use storage::Digest;
 
-use super::{Checked, Line, check_commit, queries};
+use super::others::{FilesetPlace, ResultPlace, check_filesets, check_forward, check_results};
+use super::repair::{repair_forward, repair_pack};
+use super::{CHECK, Checked, Line, check_commit, queries};
 use crate::call::Call;
 use crate::commits::CommitRow;
 use crate::failure::Answer;
-use crate::permissions::System;
 use crate::plane::Plane;
 
-const CHECK: System = System::because("the check sees everything; findings are filtered for who reads them");
 const READ_AT_ONCE: i64 = 100;
 
 /// The routes.
 pub fn router() -> Router<Plane> {
-    Router::new().route("/v1/fsck", get(check))
+    Router::new().route("/v1/fsck", get(check).post(repair))
 }
 
 #[derive(Deserialize)]
@@ -40,22 +42,51 @@ struct Run {
     call: Call,
     deep: bool,
     checked: Checked,
-    after: i64,
-    rows: VecDeque<CommitRow>,
+    stage: Stage,
     found: usize,
+    repaired: usize,
     ended: bool,
+}
+
+/// What is looked at next.
+enum Stage {
+    RepairForwards(Vec<Digest>),
+    RepairPacks(Vec<Digest>),
+    Commits { after: i64, rows: VecDeque<CommitRow> },
+    Filesets(Option<FilesetPlace>),
+    Results(Option<ResultPlace>),
+    Forwards(Vec<Digest>),
+}
+
+impl Stage {
+    fn commits() -> Self {
+        Self::Commits {
+            after: 0,
+            rows: VecDeque::new(),
+        }
+    }
 }
 
 async fn check(State(plane): State<Plane>, call: Call, Query(query): Query<CheckQuery>) -> Answer<Response> {
     may_check(&call)?;
+    Ok(answer(plane, call, query.deep, Stage::commits()))
+}
+
+async fn repair(State(plane): State<Plane>, call: Call, Query(query): Query<CheckQuery>) -> Answer<Response> {
+    may_check(&call)?;
+    let forwards = plane.storage.forwards().await?;
+    Ok(answer(plane, call, query.deep, Stage::RepairForwards(forwards)))
+}
+
+fn answer(plane: Plane, call: Call, deep: bool, stage: Stage) -> Response {
     let run = Run {
         checked: Checked::new(&plane),
         plane,
         call,
-        deep: query.deep,
-        after: 0,
-        rows: VecDeque::new(),
+        deep,
+        stage,
         found: 0,
+        repaired: 0,
         ended: false,
     };
     let lines = futures::stream::unfold(run, |mut run| async move {
@@ -65,11 +96,11 @@ async fn check(State(plane): State<Plane>, call: Call, Query(query): Query<Check
         let lines = run.step().await;
         Some((Ok::<_, Infallible>(encode(&lines)), run))
     });
-    Ok((
+    (
         [(header::CONTENT_TYPE, "application/x-ndjson")],
         Body::from_stream(lines),
     )
-        .into_response())
+        .into_response()
 }
 
 fn may_check(call: &Call) -> Answer<()> {
@@ -86,11 +117,12 @@ fn encode(lines: &[Line]) -> Bytes {
 }
 
 impl Run {
-    /// Checks the next commit; at the end says how it went.
+    /// Looks at the next thing; at the end says how it went.
     async fn step(&mut self) -> Vec<Line> {
         match self.next().await {
             Ok(Some(lines)) => {
-                self.found += lines.len();
+                self.found += lines.iter().filter(|line| line.severity == "error").count();
+                self.repaired += lines.iter().filter(|line| line.severity == "repaired").count();
                 lines
             }
             Ok(None) => {
@@ -116,19 +148,54 @@ impl Run {
         // A check may take hours, and rights may have ended since it began.
         self.call = self.call.renewed()?;
         may_check(&self.call)?;
-        if self.rows.is_empty() {
-            let mut conn = self.plane.pool.acquire().await?;
-            self.rows = queries::list_commits(&mut conn, &CHECK, self.after, READ_AT_ONCE)
-                .await?
-                .into();
+        let (plane, deep) = (&self.plane, self.deep);
+        match &mut self.stage {
+            Stage::RepairForwards(left) => {
+                if let Some(name) = left.pop() {
+                    return Ok(Some(repair_forward(plane, name).await?.into_iter().collect()));
+                }
+                let packs = plane.storage.packs().map_ok(|pack| pack.id).try_collect().await?;
+                self.stage = Stage::RepairPacks(packs);
+            }
+            Stage::RepairPacks(left) => {
+                if let Some(pack) = left.pop() {
+                    return Ok(Some(repair_pack(plane, pack).await?.into_iter().collect()));
+                }
+                self.stage = Stage::commits();
+            }
+            Stage::Commits { after, rows } => {
+                if rows.is_empty() {
+                    let mut conn = plane.pool.acquire().await?;
+                    let page = queries::list_commits(&mut conn, &CHECK, *after, READ_AT_ONCE).await?;
+                    rows.extend(page);
+                }
+                if let Some(commit) = rows.pop_front() {
+                    *after = commit.seq;
+                    let lines = check_commit(&self.call, &commit, deep, &mut self.checked).await?;
+                    return Ok(Some(lines));
+                }
+                self.stage = Stage::Filesets(None);
+            }
+            Stage::Filesets(after) => {
+                if let Some((last, lines)) = check_filesets(plane, *after, deep, &self.checked).await? {
+                    *after = Some(last);
+                    return Ok(Some(lines));
+                }
+                self.stage = Stage::Results(None);
+            }
+            Stage::Results(after) => {
+                if let Some((last, lines)) = check_results(plane, after.as_ref(), deep, &self.checked).await? {
+                    *after = Some(last);
+                    return Ok(Some(lines));
+                }
+                self.stage = Stage::Forwards(plane.storage.forwards().await?);
+            }
+            Stage::Forwards(left) => match left.pop() {
+                Some(name) => return Ok(Some(check_forward(&self.checked, name).await?.into_iter().collect())),
+                None => return Ok(None),
+            },
         }
-        let Some(commit) = self.rows.pop_front() else {
-            return Ok(None);
-        };
-        self.after = commit.seq;
-        check_commit(&self.call, &commit, self.deep, &mut self.checked)
-            .await
-            .map(Some)
+        Ok(Some(Vec::new()))
     }
 
     fn summary(&self) -> Line {
@@ -137,10 +204,14 @@ impl Run {
             1 => ("error", "1 thing is wrong".to_owned()),
             n => ("error", format!("{n} things are wrong")),
         };
+        let repaired = match self.repaired {
+            0 => String::new(),
+            n => format!("{n} things repaired, "),
+        };
         Line {
             severity,
             subject: "all".to_owned(),
-            message: format!("{} commits checked, {found}", self.checked.commits),
+            message: format!("{repaired}{} commits checked, {found}", self.checked.commits),
         }
     }
 }

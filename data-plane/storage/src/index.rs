@@ -10,6 +10,25 @@ const INDEX_BYTES_MAX: u64 = 256 << 20;
 
 /// Reads the index of a pack and checks it against the pack's name and size: where each piece begins, and what it is.
 pub(crate) async fn read(shared: &Shared, pack: Digest) -> Result<Vec<(u32, Piece)>> {
+    let pieces = pieces(shared, pack).await?;
+    check_header(shared, pack).await?;
+    Ok(pieces)
+}
+
+/// Checks that a pack begins as packs begin.
+pub(crate) async fn check_header(shared: &Shared, pack: Digest) -> Result<()> {
+    if shared.store.get_range(pack, 0, HEADER.len() as u64).await? == HEADER[..] {
+        return Ok(());
+    }
+    Err(StorageError::Corrupt {
+        pack,
+        offset: 0,
+        what: "it does not begin as a pack begins".to_owned(),
+    })
+}
+
+/// As [`read`], whatever the pack begins with.
+pub(crate) async fn pieces(shared: &Shared, pack: Digest) -> Result<Vec<(u32, Piece)>> {
     let corrupt = |offset: u64, what: &str| StorageError::Corrupt {
         pack,
         offset,
@@ -31,9 +50,6 @@ pub(crate) async fn read(shared: &Shared, pack: Digest) -> Result<Vec<(u32, Piec
     let bytes = shared.store.get_range(pack, index_at, trailer_at).await?;
     if Digest::of(&bytes) != pack {
         return Err(corrupt(index_at, "its index does not match its name"));
-    }
-    if shared.store.get_range(pack, 0, HEADER.len() as u64).await? != HEADER[..] {
-        return Err(corrupt(0, "it does not begin as a pack begins"));
     }
     let pieces = decode_index(&bytes).map_err(|error| corrupt(index_at, &error.0))?;
     let mut offset = HEADER.len() as u32;

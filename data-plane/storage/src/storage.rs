@@ -322,6 +322,11 @@ impl Storage {
     pub async fn verify(&self, tree: &TreeRef, deep: bool) -> Result<Vec<Finding>> {
         tree::verify::verify(&self.shared, tree, deep).await
     }
+
+    /// The same of files that are in no tree.
+    pub async fn verify_files(&self, files: &[(FilePath, FileEntry)], deep: bool) -> Result<Vec<Finding>> {
+        tree::verify::verify_files(&self.shared, files, deep).await
+    }
 }
 
 impl Shared {
@@ -369,6 +374,11 @@ impl Shared {
         if suspects.len() < SUSPECTS_MAX {
             suspects.insert(pack);
         }
+    }
+
+    /// A pack was made whole.
+    pub(crate) fn pardon(&self, pack: Digest) {
+        self.suspects().remove(&pack);
     }
 
     fn suspects(&self) -> MutexGuard<'_, HashSet<Digest>> {

@@ -26,6 +26,7 @@ mod jobs_sets;
 mod jobs_worker;
 mod model;
 mod open_commits;
+mod repairs;
 mod repos;
 mod revocation;
 mod room;

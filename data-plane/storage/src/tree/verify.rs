@@ -72,6 +72,27 @@ pub(crate) async fn verify(shared: &Arc<Shared>, tree: &TreeRef, deep: bool) -> 
     Ok(check.findings)
 }
 
+/// Everything wrong with files that are in no tree.
+pub(crate) async fn verify_files(
+    shared: &Arc<Shared>,
+    files: &[(FilePath, FileEntry)],
+    deep: bool,
+) -> Result<Vec<Finding>> {
+    let mut check = Check {
+        shared,
+        deep,
+        packs: HashMap::new(),
+        boundaries: Vec::new(),
+        findings: Vec::new(),
+        before: None,
+    };
+    for (path, file) in files {
+        check.before = None;
+        check.file(path, file).await?;
+    }
+    Ok(check.findings)
+}
+
 impl Check<'_> {
     fn say(&mut self, path: Option<&FilePath>, pack: Option<Digest>, problem: String) {
         self.findings.push(Finding {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures::TryStreamExt;
 use object_store::path::Path;
 use object_store::{ObjectStoreExt, PutPayload};
-use storage::{FilePath, Options, Result, Storage, Store, TreeChange, TreeRef};
+use storage::{Digest, FilePath, Options, PackRepair, Result, Storage, Store, TreeChange, TreeRef};
 
 use crate::samples::{content, noise, path, tree_of};
 
@@ -220,4 +220,123 @@ async fn what_a_check_found_damaged_is_healed_by_putting_it_again_also_in_files_
     assert_eq!(after.digest(), before.digest());
     assert_eq!(content(&storage, &after, "large").await, large);
     assert!(storage.without_memory().verify(&after, true).await.unwrap().is_empty());
+}
+
+/// Two packs of other names with equal contents: their names and bytes, and the tree of the first.
+async fn twins(store: &Store) -> ([(Digest, Path, Bytes); 2], TreeRef) {
+    let contents: Vec<(String, Bytes)> = (0..40).map(|n| (format!("f{n}"), noise(n, n as usize % 23))).collect();
+    let files: Vec<(&str, &[u8])> = contents.iter().map(|(name, bytes)| (&name[..], &bytes[..])).collect();
+    let mut packs: Vec<(Digest, Path, Bytes)> = Vec::new();
+    let mut trees = Vec::new();
+    for seed in [1, 2] {
+        let options = Options {
+            seed: Some([seed; 32]),
+            ..Options::default()
+        };
+        let storage = Storage::new(store.clone(), options);
+        let tree = tree_of(&storage, &files).await;
+        trees.push(TreeRef::from_bytes(&tree.to_bytes().unwrap()).unwrap());
+        let infos: Vec<storage::PackInfo> = storage.packs().try_collect().await.unwrap();
+        for info in infos {
+            if packs.iter().all(|(id, ..)| *id != info.id) {
+                let location = Path::from(format!("packs/{}", info.id));
+                let bytes = bytes_of(store, &location).await;
+                packs.push((info.id, location, bytes));
+            }
+        }
+    }
+    (packs.try_into().unwrap(), trees.remove(0))
+}
+
+async fn put(store: &Store, location: &Path, bytes: impl Into<Bytes>) {
+    let payload = PutPayload::from_bytes(bytes.into());
+    store.object_store().put(location, payload).await.unwrap();
+}
+
+#[tokio::test]
+async fn each_flipped_byte_is_repaired_from_a_twin_as_long_as_the_index_is_whole() {
+    let store = Store::memory();
+    let ([(id, location, bytes), _], tree) = twins(&store).await;
+    // The trailer says how long the index in front of it is.
+    let trailer = bytes.len() - 48;
+    let index = u64::from_le_bytes(bytes[trailer..trailer + 8].try_into().unwrap()) as usize;
+    let pieces_end = trailer - index;
+    assert!(pieces_end > 1000);
+    for at in (0..bytes.len()).filter(|at| at % 7 == 0 || *at < 16 || *at > trailer) {
+        let mut damaged = bytes.to_vec();
+        damaged[at] ^= 1 << (at % 8);
+        put(&store, &location, damaged.clone()).await;
+        let storage = Storage::new(store.clone(), Options::default());
+        let repaired = storage.repair_pack(id).await.unwrap();
+        let now = bytes_of(&store, &location).await;
+        let found = storage.without_memory().verify(&tree, true).await.unwrap();
+        if at < pieces_end {
+            assert!(
+                matches!(repaired, PackRepair::Repaired { lost: 0, .. }),
+                "{at}: {repaired:?}"
+            );
+            assert_eq!(now, bytes, "{at}");
+            assert!(found.is_empty(), "{at}: {found:?}");
+        } else {
+            assert!(matches!(repaired, PackRepair::Lost { .. }), "{at}: {repaired:?}");
+            assert_eq!(now, damaged, "what cannot be repaired is left as it is");
+            assert!(!found.is_empty(), "{at}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_there_is_no_copy_of_is_found_and_said_and_left_as_it_is() {
+    let store = Store::memory();
+    let ([(id, location, bytes), (_, twin, twin_bytes)], tree) = twins(&store).await;
+    let storage = Storage::new(store.clone(), Options::default());
+    assert_eq!(storage.repair_pack(id).await.unwrap(), PackRepair::Whole);
+    let broken = async || !storage.without_memory().verify(&tree, true).await.unwrap().is_empty();
+
+    store.object_store().delete(&twin).await.unwrap();
+    let mut damaged = bytes.to_vec();
+    damaged[20] ^= 1;
+    put(&store, &location, damaged.clone()).await;
+    assert!(matches!(
+        storage.repair_pack(id).await.unwrap(),
+        PackRepair::Lost { .. }
+    ));
+    assert!(broken().await);
+    // A twin that is damaged at the same place is none.
+    let mut also = twin_bytes.to_vec();
+    also[20] ^= 2;
+    put(&store, &twin, also).await;
+    damaged[9] ^= 1;
+    put(&store, &location, damaged).await;
+    let partly = storage.repair_pack(id).await.unwrap();
+    assert!(
+        matches!(partly, PackRepair::Repaired { pieces: 1, lost: 1 }),
+        "{partly:?}"
+    );
+    put(&store, &twin, twin_bytes).await;
+    assert!(matches!(
+        storage.repair_pack(id).await.unwrap(),
+        PackRepair::Repaired { lost: 0, .. }
+    ));
+    assert_eq!(bytes_of(&store, &location).await, bytes);
+    assert!(!broken().await);
+
+    for length in [0, 7, 47, bytes.len() / 2, bytes.len() - 1] {
+        put(&store, &location, bytes.slice(..length)).await;
+        assert!(
+            matches!(storage.repair_pack(id).await.unwrap(), PackRepair::Lost { .. }),
+            "{length}"
+        );
+        assert!(broken().await, "{length}");
+    }
+    store.object_store().delete(&location).await.unwrap();
+    assert!(broken().await);
+    // Under another name.
+    let other = Digest::of(b"other");
+    put(&store, &Path::from(format!("packs/{other}")), bytes).await;
+    assert!(broken().await);
+    assert!(matches!(
+        storage.repair_pack(other).await.unwrap(),
+        PackRepair::Lost { .. }
+    ));
 }

@@ -1,0 +1,207 @@
+//! Repair: a pack whose bytes are damaged is written anew if equal bytes are found in other packs. Nothing is believed but
+//! by its digest, and the index at the end of the pack says which digests those are: where it is damaged or gone itself,
+//! nobody knows what the pack held, and only a backup helps.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
+use bytes::Bytes;
+use futures::TryStreamExt;
+
+use crate::buffer::Buffer;
+use crate::digest::Digest;
+use crate::error::{Result, StorageError};
+use crate::index;
+use crate::pack::{HEADER, Piece, encode_end};
+use crate::storage::{Shared, Storage};
+
+/// So much is read at once.
+const READ_BYTES_MAX: u64 = 2 << 20;
+
+/// How a pack was found, and what came of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PackRepair {
+    /// Nothing was wrong with it, or it is gone.
+    Whole,
+    /// It was written anew.
+    Repaired {
+        /// Pieces that were replaced by equal bytes of other packs.
+        pieces: usize,
+        /// Pieces of which no other copy was found: they stay damaged.
+        lost: usize,
+    },
+    /// It cannot be repaired.
+    Lost {
+        /// What is wrong.
+        problem: String,
+    },
+}
+
+/// What came of looking after a forward.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ForwardRepair {
+    /// Nothing is wrong with it.
+    Whole,
+    /// It was damaged and not needed, since the pack that was repacked is still there, whole; it was removed.
+    Removed,
+    /// It is damaged, and the pack that was repacked is gone.
+    Lost,
+}
+
+impl Storage {
+    /// Reads a whole pack and repairs what can be. Hold garbage collection meanwhile.
+    ///
+    /// # Errors
+    /// When the store does not answer or is full; damage is none.
+    pub async fn repair_pack(&self, id: Digest) -> Result<PackRepair> {
+        let shared = &self.shared;
+        let pieces = match index::pieces(shared, id).await {
+            Ok(pieces) => pieces,
+            Err(StorageError::PackMissing { .. }) => return Ok(PackRepair::Whole),
+            Err(error) if error.is_damage() => return Ok(lost(&error)),
+            Err(error) => return Err(error),
+        };
+        let begins = index::check_header(shared, id).await;
+        if let Err(error) = &begins
+            && !error.is_damage()
+        {
+            return Err(error.clone());
+        }
+        let mut copies: HashMap<Digest, Option<Bytes>> = HashMap::new();
+        let mut damaged = 0;
+        let read = each(shared, id, &pieces, |piece, bytes| {
+            if Digest::of(bytes) != piece.digest {
+                copies.insert(piece.digest, None);
+                damaged += 1;
+            }
+        });
+        match (read.await, &begins) {
+            (Ok(()), Ok(())) if copies.is_empty() => return Ok(PackRepair::Whole),
+            (Err(error), _) if error.is_damage() => return Ok(lost(&error)),
+            (Err(error), _) => return Err(error),
+            (Ok(()), _) => {}
+        }
+        find_copies(shared, id, &mut copies).await?;
+        let mut replaced = 0;
+        let mut whole = Buffer::new(&shared.pool);
+        whole.extend(HEADER);
+        each(shared, id, &pieces, |piece, bytes| match copies.get(&piece.digest) {
+            Some(Some(copy)) if Digest::of(bytes) != piece.digest => {
+                replaced += 1;
+                whole.extend(copy);
+            }
+            _ => whole.extend(bytes),
+        })
+        .await?;
+        let lost = damaged - replaced;
+        if replaced == 0 && begins.is_ok() {
+            let problem = format!("{lost} pieces of it are damaged, and no other pack has them");
+            return Ok(PackRepair::Lost { problem });
+        }
+        let (end, _) = encode_end(&pieces.into_iter().map(|(_, piece)| piece).collect::<Vec<_>>());
+        whole.extend(&end);
+        shared.store.put_pack(id, whole.freeze(), true, false).await?;
+        if lost == 0 {
+            shared.pardon(id);
+        }
+        Ok(PackRepair::Repaired { pieces: replaced, lost })
+    }
+
+    /// Looks after the forward of a pack. Hold garbage collection meanwhile.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn repair_forward(&self, name: Digest) -> Result<ForwardRepair> {
+        match self.shared.read_forward(name).await {
+            Ok(_) => return Ok(ForwardRepair::Whole),
+            Err(error) if error.is_damage() => {}
+            Err(error) => return Err(error),
+        }
+        match index::read(&self.shared, name).await {
+            Ok(pieces) => {
+                let mut whole = true;
+                each(&self.shared, name, &pieces, |piece, bytes| {
+                    whole &= Digest::of(bytes) == piece.digest;
+                })
+                .await?;
+                if !whole {
+                    return Ok(ForwardRepair::Lost);
+                }
+            }
+            Err(error) if error.is_damage() => return Ok(ForwardRepair::Lost),
+            Err(error) => return Err(error),
+        }
+        self.remove_forward(name).await?;
+        Ok(ForwardRepair::Removed)
+    }
+}
+
+fn lost(error: &StorageError) -> PackRepair {
+    PackRepair::Lost {
+        problem: error.to_string(),
+    }
+}
+
+/// Shows all pieces of a pack that have bytes, in order.
+async fn each(shared: &Shared, id: Digest, pieces: &[(u32, Piece)], mut show: impl FnMut(&Piece, &[u8])) -> Result<()> {
+    let mut rest = pieces;
+    while let Some((first, _)) = rest.first() {
+        let from = u64::from(*first);
+        let end = |(offset, piece): &(u32, Piece)| u64::from(*offset) + u64::from(piece.length);
+        let fitting = rest.partition_point(|place| end(place) - from <= READ_BYTES_MAX);
+        let (batch, behind) = rest.split_at(fitting.max(1));
+        let to = batch.last().map_or(from, end);
+        let bytes = if to > from {
+            shared.store.get_range(id, from, to).await?
+        } else {
+            Bytes::new()
+        };
+        for (offset, piece) in batch.iter().filter(|(_, piece)| piece.length > 0) {
+            let at = (offset - first) as usize;
+            show(piece, &bytes[at..at + piece.length as usize]);
+        }
+        rest = behind;
+    }
+    Ok(())
+}
+
+/// Looks through all other packs for bytes with these digests.
+async fn find_copies(shared: &Shared, damaged: Digest, copies: &mut HashMap<Digest, Option<Bytes>>) -> Result<()> {
+    let mut packs = shared.store.list_packs();
+    let mut missing = copies.len();
+    while missing > 0
+        && let Some(pack) = packs.try_next().await?
+    {
+        if pack.id == damaged {
+            continue;
+        }
+        let pieces = match index::pieces(shared, pack.id).await {
+            Ok(pieces) => pieces,
+            Err(error) if error.is_damage() => continue,
+            Err(error) => return Err(error),
+        };
+        for (offset, piece) in pieces {
+            let Entry::Occupied(mut wanted) = copies.entry(piece.digest) else {
+                continue;
+            };
+            if wanted.get().is_some() {
+                continue;
+            }
+            let from = u64::from(offset);
+            match shared
+                .store
+                .get_range(pack.id, from, from + u64::from(piece.length))
+                .await
+            {
+                Ok(bytes) if Digest::of(&bytes) == piece.digest => {
+                    wanted.insert(Some(bytes));
+                    missing -= 1;
+                }
+                Ok(_) => {}
+                Err(error) if error.is_damage() => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,146 @@
+//! `fsck`: whatever is damaged is found, whatever refers to it, and what there is another copy of is repaired.
+
+use std::path::PathBuf;
+
+use contract::policy::OrganizationRole;
+use serde_json::Value;
+
+use crate::app::{App, Person};
+use crate::room::{bucket, noise};
+
+/// Flips a byte of this content in the first pack that holds it.
+fn damage(app: &App, content: &[u8]) -> PathBuf {
+    let mut packs: Vec<PathBuf> = std::fs::read_dir(bucket(app).join("packs"))
+        .unwrap()
+        .map(|pack| pack.unwrap().path())
+        .collect();
+    packs.sort();
+    for path in packs {
+        let mut bytes = std::fs::read(&path).unwrap();
+        if let Some(at) = bytes.windows(64).position(|window| window == &content[..64]) {
+            bytes[at] ^= 1;
+            std::fs::write(&path, bytes).unwrap();
+            return path;
+        }
+    }
+    panic!("no pack holds it");
+}
+
+async fn fsck(app: &App, person: &Person, method: &str) -> Vec<(String, String)> {
+    let text = app
+        .call(person, method, "/v1/fsck?deep=true", "".into())
+        .await
+        .ok()
+        .text();
+    let line = |line: &str| {
+        let line: Value = serde_json::from_str(line).unwrap();
+        let field = |name: &str| line[name].as_str().unwrap().to_owned();
+        (field("severity"), field("subject"))
+    };
+    text.lines().map(line).collect()
+}
+
+fn has(lines: &[(String, String)], severity: &str, subject: &str) -> bool {
+    lines
+        .iter()
+        .any(|(found, about)| found == severity && about.starts_with(subject))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_pack_is_written_anew_from_a_copy_and_without_one_it_is_listed() {
+    let app = App::start().await;
+    let ada = app.member("ada").await;
+    let owner = app.member_as("owner", OrganizationRole::Owner).await;
+    for repo in ["one", "other"] {
+        app.repo(&ada, repo).await;
+        app.put(&ada, repo, &[("twice", &noise(1, 300_000)), (repo, &noise(2, 9_000))])
+            .await
+            .ok();
+    }
+    assert!(has(&fsck(&app, &owner, "GET").await, "ok", "all"));
+
+    let pack = damage(&app, &noise(1, 300_000));
+    let damaged = std::fs::read(&pack).unwrap();
+    let found = fsck(&app, &owner, "GET").await;
+    assert!(
+        has(&found, "error", "commit ") && has(&found, "error", "all"),
+        "{found:?}"
+    );
+    assert_eq!(std::fs::read(&pack).unwrap(), damaged, "a check changes nothing");
+    let repaired = fsck(&app, &owner, "POST").await;
+    assert!(
+        has(&repaired, "repaired", "packs/") && has(&repaired, "ok", "all"),
+        "{repaired:?}"
+    );
+    for repo in ["one", "other"] {
+        let content = app.cat(&ada, &format!("{repo}@main"), "twice").await.ok().body.clone();
+        assert_eq!(content, noise(1, 300_000));
+    }
+
+    app.put(&ada, "one", &[("once", &noise(3, 300_000))]).await.ok();
+    damage(&app, &noise(3, 300_000));
+    let left = fsck(&app, &owner, "POST").await;
+    assert!(
+        has(&left, "warning", "packs/") && !has(&left, "repaired", ""),
+        "{left:?}"
+    );
+    assert!(has(&left, "error", "commit ") && has(&left, "error", "all"), "{left:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damage_of_what_open_commits_and_results_refer_to_is_found() {
+    let app = App::start().await;
+    let ada = app.member("ada").await;
+    let owner = app.member_as("owner", OrganizationRole::Owner).await;
+    app.repo(&ada, "r").await;
+    let body = serde_json::json!({"repo": "r", "branch": "main"});
+    app.post(&ada, "/v1/commits", body).await.ok();
+    app.put(&ada, "r", &[("large", &noise(1, 300_000))]).await.ok();
+    let pool = &app.plane.pool;
+    sqlx::query(
+        "alter table datum_results drop constraint datum_results_pipeline_id_fkey,
+             drop constraint datum_results_job_id_fkey",
+    )
+    .execute(pool)
+    .await
+    .unwrap();
+    let writer = app.plane.storage.writer();
+    let file = writer.write_file(&noise(2, 300_000)[..], false).await.unwrap();
+    writer.flush().await.unwrap();
+    let outputs = storage::encode_entries(&[("out".parse().unwrap(), file)]).unwrap();
+    sqlx::query(
+        "insert into datum_results (pipeline_id, key, job_id, outputs, created_at)
+         values (gen_random_uuid(), 'key', gen_random_uuid(), $1, now())",
+    )
+    .bind(outputs)
+    .execute(pool)
+    .await
+    .unwrap();
+    assert!(has(&fsck(&app, &owner, "GET").await, "ok", "all"));
+
+    damage(&app, &noise(1, 300_000));
+    let found = fsck(&app, &owner, "GET").await;
+    assert!(
+        has(&found, "error", "open commit ") && !has(&found, "error", "a datum"),
+        "{found:?}"
+    );
+    damage(&app, &noise(2, 300_000));
+    let found = fsck(&app, &owner, "GET").await;
+    assert!(has(&found, "error", "a datum's result of pipeline "), "{found:?}");
+
+    sqlx::query("update filesets set changes = 'nonsense'")
+        .execute(pool)
+        .await
+        .unwrap();
+    sqlx::query("update datum_results set outputs = 'nonsense'")
+        .execute(pool)
+        .await
+        .unwrap();
+    std::fs::write(bucket(&app).join("forwards").join("ab".repeat(32)), b"nonsense").unwrap();
+    let found = fsck(&app, &owner, "GET").await;
+    for subject in ["open commit ", "a datum's result", "forwards/"] {
+        assert!(has(&found, "error", subject), "{subject} {found:?}");
+    }
+    let left = fsck(&app, &owner, "POST").await;
+    assert!(has(&left, "warning", "forwards/"), "{left:?}");
+}
