@@ -120,6 +120,7 @@ enum Command {
     Doctor(doctor::Doctor),
     Fsck(fsck::Fsck),
     Gc(gc::Gc),
+    Purge(history::Purge),
     /// Print a completion script for a shell
     #[command(after_help = "Example: howdah completions bash > /etc/bash_completion.d/howdah")]
     Completions {
@@ -245,6 +246,7 @@ async fn ask(command: Command, client: &Client, output: Output) -> Outcome {
         Command::Wait(arguments) => job::wait(arguments, client, output).await,
         Command::Fsck(arguments) => fsck::run(&arguments, client, output).await,
         Command::Gc(arguments) => gc::run(arguments, client, output).await,
+        Command::Purge(arguments) => history::purge(arguments, client, output).await,
         Command::Up(_) | Command::Down | Command::Status | Command::Doctor(_) | Command::Completions { .. } => Ok(()),
     }
 }

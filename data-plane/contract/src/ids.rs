@@ -127,6 +127,8 @@ ids! {
     JobId = "job_";
     /// A lease on a datum that a worker holds.
     LeaseId = "lse_";
+    /// A purge: the receipt of what was taken out of all history.
+    PurgeId = "prg_";
 }
 
 #[cfg(test)]

@@ -27,7 +27,7 @@ use crate::plane::{Plane, Tx};
 use crate::repos;
 
 const PUT: System = System::because("the caller was allowed to write to the repo");
-pub(super) const ATTEMPTS: usize = 50;
+pub(crate) const ATTEMPTS: usize = 50;
 /// Content up to this size goes into the pack of the tree's nodes: one object and one sync instead of two.
 const SHARED_PACK_BYTES_MAX: usize = 4 << 20;
 
@@ -36,8 +36,24 @@ const SHARED_PACK_BYTES_MAX: usize = 4 << 20;
 pub struct Source {
     /// The commit.
     pub commit: CommitId,
+    /// The tree that was copied from.
+    pub tree: TreeRef,
     /// Its origins.
     pub origins: Arc<OriginSet>,
+}
+
+/// Whether what was copied is still there: while a request is under way a commit may be dropped, or lose a file to a purge.
+async fn still_there(tx: &mut Tx, sources: &[Source]) -> Answer<()> {
+    for source in sources {
+        let commit = queries::find_commit(tx, &PUT, source.commit)
+            .await?
+            .ok_or_else(Failure::not_found)?;
+        if commit.tree()? != source.tree {
+            let detail = format!("commit `{}` lost a file while it was copied from", commit.id);
+            return Err(Failure::new(ProblemKind::Conflict, detail).hint("repeat the request"));
+        }
+    }
+    Ok(())
 }
 
 /// What is to become of a branch.
@@ -213,12 +229,12 @@ async fn commit_onto(call: &Call, writer: &Stored, change: &Change<'_>, head: &H
     writer.flush().await?;
     let (mut tx, _gate) = begin_change(call, change).await?;
     writer.in_time()?;
-    let now = queries::find_head(&mut tx, &PUT, change.repo.id, change.branch)
-        .await?
-        .flatten();
-    if now.map(|c| c.id) != head.commit.as_ref().map(|c| c.id) {
+    let now = self::head(&mut tx, change.allowed, change.branch).await?;
+    // The same commit may have another tree: something was purged from it.
+    if now.tree != head.tree || now.commit.map(|c| c.id) != head.commit.as_ref().map(|c| c.id) {
         return Ok(None);
     }
+    still_there(&mut tx, &change.sources).await?;
     let parent = head.commit.as_ref();
     let new = new_commit(plane, call, &mut tx, change, parent).await?;
     queries::insert_commit(&mut tx, &PUT, &new).await?;
@@ -326,6 +342,7 @@ async fn add_to(call: &Call, writer: &Stored, change: &Change<'_>, id: CommitId)
     if copies {
         // Origins change, and whoever computes those of several commits again holds the lock.
         lock_dag(&mut tx).await?;
+        still_there(&mut tx, &change.sources).await?;
     }
     still_allowed(call, &mut tx, change.repo).await?;
     writer.in_time()?;

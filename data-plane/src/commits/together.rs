@@ -78,6 +78,8 @@ struct Merge<'a> {
     tree: Option<TreeRef>,
     /// What was read last.
     changes: Vec<FileChange>,
+    /// What the tree was made on.
+    base: TreeRef,
     /// The place of the last change that was read.
     seen: i64,
     /// Rows they stood in.
@@ -91,6 +93,7 @@ impl<'a> Merge<'a> {
             writer: Stored::begin(&call.plane.storage),
             tree: None,
             changes: Vec::new(),
+            base: TreeRef::empty(),
             seen: 0,
             rows: 0,
         }
@@ -107,6 +110,12 @@ impl<'a> Merge<'a> {
             let finished = queries::find_finished(&mut conn, &FINISH, self.open.id).await?;
             (finished.map_or_else(|| Ok(TreeRef::empty()), |f| f.tree())?, set)
         };
+        if base != self.base {
+            // What it was made on lost a file to a purge.
+            (self.tree, self.seen, self.rows) = (None, 0, 0);
+            self.changes.clear();
+            self.base = base.clone();
+        }
         self.collect(call, &base, origin_set).await?;
         let tree = self.fold(call, &base, origin_set).await?;
         self.writer.flush().await?;
@@ -163,6 +172,11 @@ impl<'a> Merge<'a> {
             .ok_or_else(Failure::not_found)?;
         if commit.state != CommitState::Open {
             return Err(finished_already(commit.id));
+        }
+        let finished = queries::find_finished(tx, &FINISH, self.open.id).await?;
+        // What it was made on may have lost a file to a purge.
+        if finished.map_or_else(|| Ok(TreeRef::empty()), |f| f.tree())? != self.base {
+            return Ok(false);
         }
         Ok(queries::count_filesets(tx, &FINISH, self.open.id).await? == self.rows)
     }

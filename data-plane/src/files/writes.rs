@@ -136,10 +136,14 @@ pub(super) async fn put(
         imported: Vec::new(),
         message: query.message,
     };
-    let base = base.map(|base| Source {
-        commit: base.commit.id,
-        origins: base.origins,
-    });
+    let base = match base {
+        None => None,
+        Some(base) => Some(Source {
+            commit: base.commit.id,
+            tree: base.commit.tree()?,
+            origins: base.origins,
+        }),
+    };
     let row = put::commit_over(&call, &writer, change, base).await?;
     answer(&plane, &call, row).await
 }
@@ -220,6 +224,7 @@ pub(super) async fn copy(
     let changes = copies(puts, &plane.storage, &source, &body.from_path, &body.path).await?;
     let sources = vec![Source {
         commit: source.commit.id,
+        tree: source.commit.tree()?,
         origins: source.origins.clone(),
     }];
     let change = Change {

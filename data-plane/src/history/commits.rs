@@ -130,6 +130,10 @@ pub async fn drop_commits(call: &Call, body: &RemoveCommits) -> Answer<RemovedCo
         return Err(more_than_named(&body.reference, &affected, &going, &ids));
     }
     let removed = remove(call, &mut tx, &going, RemovedHow::Dropped).await?;
+    let gone: Vec<CommitId> = going.iter().map(|row| row.id).collect();
+    queries::forget_results(&mut tx, &REMOVE, &gone).await?;
+    let moved: Vec<(DomainId, BranchName)> = removed.branches.iter().map(|b| (b.repo, b.branch.clone())).collect();
+    heads::run_again(plane, &mut tx, &moved).await?;
     let answer = told(body.dry_run, needs_force, &affected, &going, &removed);
     settle(call, tx, body.dry_run).await?;
     Ok(answer)
@@ -163,8 +167,7 @@ pub struct Gone {
     pub jobs: Vec<(JobId, DomainId)>,
 }
 
-/// Gives up the contents of these commits: their jobs end, their branches go back to what is left, and what their jobs
-/// gave is forgotten unless it is squashed. The transaction holds the lock of the DAG.
+/// Gives up the contents of these commits: their jobs end, their branches go back to what is left. The transaction holds the lock of the DAG.
 ///
 /// # Errors
 /// When the database is away, or a stored tree does not decode.
@@ -194,11 +197,6 @@ pub async fn remove(call: &Call, tx: &mut Tx, going: &[CommitRow], how: RemovedH
     };
     queries::update_removed(tx, &REMOVE, &remove).await?;
     gone.branches = heads::move_back(tx, &ids, removed.at).await?;
-    if how != RemovedHow::Squashed {
-        queries::forget_results(tx, &REMOVE, &ids).await?;
-    }
-    let moved: Vec<(DomainId, BranchName)> = gone.branches.iter().map(|b| (b.repo, b.branch.clone())).collect();
-    heads::run_again(plane, tx, &moved).await?;
     Ok(gone)
 }
 

@@ -167,7 +167,8 @@ pub async fn forget_results(conn: &mut PgConnection, _: &System, commits: &[Comm
     forbid_bases(conn, &pipelines).await
 }
 
-async fn forbid_bases(conn: &mut PgConnection, pipelines: &[Uuid]) -> Answer<()> {
+/// No job up to now of these pipelines is a base any more.
+pub async fn forbid_bases(conn: &mut PgConnection, pipelines: &[Uuid]) -> Answer<()> {
     sqlx::query(
         "update pipelines p set no_base_until = coalesce((select max(seq) from jobs where pipeline_id = p.id), 0)
           where id = any($1)",

@@ -15,6 +15,7 @@ pub fn router() -> Router<Plane> {
     Router::new()
         .route("/v1/commits/squash", post(squash))
         .route("/v1/commits/drop", post(drop_commits))
+        .merge(super::purge::routes::router())
 }
 
 async fn squash(call: Call, Json(body): Json<RemoveCommits>) -> Answer<Json<RemovedCommits>> {

@@ -114,6 +114,12 @@ impl Marking {
         self.packs.values().map(|marked| marked.bytes).sum()
     }
 
+    /// The packs that hold something of what is marked, in no order: where it is, and where it was before it was repacked.
+    pub fn packs(&self) -> HashSet<Digest> {
+        let named = self.packs.values().flat_map(|marked| marked.names.iter());
+        self.packs.keys().chain(named).copied().collect()
+    }
+
     /// Marks a tree and all its files.
     ///
     /// # Errors

@@ -182,6 +182,15 @@ impl Storage {
         self.shared.store.delete_pack(id).await
     }
 
+    /// Whether a pack is there.
+    pub async fn has_pack(&self, id: Digest) -> Result<bool> {
+        match self.shared.store.size(id).await {
+            Ok(_) => Ok(true),
+            Err(StorageError::PackMissing { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// What time it is where the packs are, which need not be what time it is here.
     pub async fn store_time(&self) -> Result<SystemTime> {
         self.shared.store.time().await

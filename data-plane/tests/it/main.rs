@@ -27,6 +27,7 @@ mod jobs_worker;
 mod model;
 mod open_commits;
 mod repairs;
+mod purges;
 mod repos;
 mod revocation;
 mod room;

@@ -1,0 +1,271 @@
+//! `purge`: a file or directory leaves every commit of a repo, and what was made from it goes with it. Each commit that held
+//! it gets a tree without it and keeps the digest of the old one for its record. What is lost downstream is found datum by
+//! datum ([`taint`]): outputs of pipelines with a datum that read it are given up, its results, logs and rows are deleted,
+//! and the pipelines run again on what is left, for which everything else is known already. What people copied elsewhere is
+//! named and left to them. A receipt says what was done, and which packs hold the bytes until garbage is collected.
+
+mod queries;
+mod receipts;
+pub mod routes;
+mod taint;
+mod trees;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use contract::api::{CommitState, JobState, Purge, PurgePath, RemovedHow};
+use contract::ids::{CommitId, DomainId, PurgeId};
+use contract::names::BranchName;
+use contract::policy::Permission;
+use contract::problem::ProblemKind;
+use contract::reference::RepoRef;
+use storage::{FilePath, Marking};
+
+use super::commits::remove;
+use super::heads;
+use crate::call::Call;
+use crate::commits;
+use crate::commits::lock::lock_dag;
+use crate::commits::put::ATTEMPTS;
+use crate::failure::{Answer, Failure};
+use crate::files::listing::directory_path;
+use crate::jobs;
+use crate::permissions::{System, Visible};
+use crate::plane::Tx;
+use crate::worker;
+use queries::{Made, NewReceipt};
+use taint::Taint;
+use trees::Trees;
+
+const PURGE: System =
+    System::because("the caller administers the repo whose data is purged, with all that was made from it");
+
+/// Purges a path of a repo.
+///
+/// # Errors
+/// 404 where no commit holds it, `conflict` when something was made from it and `force` was not given, `not-allowed` for
+/// who does not own the repo.
+pub async fn purge(call: &Call, body: &PurgePath) -> Answer<Purge> {
+    let plane = &call.plane;
+    let path = directory_path(&body.path)?.ok_or_else(|| {
+        Failure::invalid("name a file or directory to purge").hint("to remove everything use `howdah repo delete`")
+    })?;
+    let reference: RepoRef = body.repo.parse()?;
+    let repo = {
+        let mut conn = plane.pool.acquire().await?;
+        call.repo(&mut conn, &reference).await?
+    };
+    may_purge(call, &repo)?;
+    // A collection that began before would copy what is needed until now into packs that no receipt names.
+    let Ok(_turn) = plane.collecting.try_lock() else {
+        return Err(
+            Failure::new(ProblemKind::Conflict, "garbage is being collected; nothing was purged")
+                .hint("repeat the request when that is done"),
+        );
+    };
+    let mut trees = Trees::new(plane, path).await?;
+    for _ in 0..ATTEMPTS {
+        trees.prepare(repo.id).await?;
+        let _gate = plane.change().await?;
+        let mut tx = plane.begin().await?;
+        lock_dag(&mut tx).await?;
+        commits::put::still_allowed(call, &mut tx, &repo).await?;
+        let Some(affected) = trees.affected(&mut tx, repo.id).await? else {
+            // A commit was made meanwhile.
+            continue;
+        };
+        let mut purging = Purging {
+            call,
+            repo: &repo,
+            path: &trees.path,
+            held: &mut trees.held,
+        };
+        let done = purging.all(&mut tx, affected).await?;
+        if done.is_nothing() {
+            return Err(nothing(&repo, &trees.path));
+        }
+        if !body.dry_run && !body.force && done.reaches_others() {
+            return Err(more(call, &done));
+        }
+        let id: PurgeId = plane.id();
+        let receipt = trees.receipt(id, call, repo.id, &done);
+        queries::insert_receipt(&mut tx, &PURGE, &receipt).await?;
+        let shown = receipts::one(call, &mut tx, id).await?;
+        if body.dry_run {
+            tx.rollback().await?;
+            return Ok(Purge { dry_run: true, ..shown });
+        }
+        trees.writer.may_be_referred_to();
+        tx.commit().await?;
+        plane.signals.commits_changed();
+        plane.signals.work_changed();
+        return Ok(shown);
+    }
+    Err(Failure::new(
+        ProblemKind::BranchMoved,
+        format!("commits were made in `{repo}` all the time; nothing was purged"),
+    )
+    .hint("repeat the request"))
+}
+
+/// Owners of a repo purge it. What they are told tells of its content, so they must be readers too.
+fn may_purge(call: &Call, repo: &Visible) -> Answer<()> {
+    call.allowed(repo, Permission::Admin)?;
+    call.allowed(repo, Permission::Read)?;
+    if repo.pipeline {
+        return Err(Failure::new(
+            ProblemKind::Conflict,
+            format!("`{repo}` holds the output of a pipeline, which would make it again"),
+        )
+        .hint("purge the file that it was made from, in the input of the pipeline"));
+    }
+    Ok(())
+}
+
+fn nothing(repo: &Visible, path: &FilePath) -> Failure {
+    Failure::new(
+        ProblemKind::NotFound,
+        format!("no commit of `{repo}` holds `/{path}`, and nothing that is kept was made from it"),
+    )
+    .hint("if it was purged before, `howdah purge list` shows the receipt")
+}
+
+fn more(call: &Call, done: &Done) -> Failure {
+    let hidden = |domain: &DomainId| !call.rights().can(Permission::Discover, *domain);
+    let voided: usize = done.voided.iter().filter(|(d, _)| !hidden(d)).map(|(_, n)| n).sum();
+    let copies = done.copies.iter().filter(|(d, _)| !hidden(d)).count();
+    let some = done.voided.keys().any(hidden) || done.copies.iter().any(|(d, _)| hidden(d));
+    let also = if some {
+        ", and there is more that you may not know of"
+    } else {
+        ""
+    };
+    Failure::new(
+        ProblemKind::Conflict,
+        format!("{voided} commits were made from it and would be given up, {copies} hold copies that would stay{also}; nothing was purged"),
+    )
+    .hint("look at all of it with `--dry-run`, then repeat the command with `--force`")
+}
+
+/// What was purged.
+#[derive(Debug, Default)]
+pub struct Done {
+    /// Commits with another tree.
+    pub rewritten: Vec<CommitId>,
+    /// Open commits that had been given it.
+    pub open: usize,
+    /// Outputs that were given up, by repo.
+    pub voided: BTreeMap<DomainId, usize>,
+    /// Jobs that were stopped.
+    pub jobs: usize,
+    /// Results of datums.
+    pub results: u64,
+    /// Lines of logs.
+    pub lines: u64,
+    /// Commits that hold copies.
+    pub copies: Vec<(DomainId, CommitId)>,
+}
+
+impl Done {
+    fn is_nothing(&self) -> bool {
+        self.rewritten.is_empty() && self.open == 0 && self.results == 0 && self.lines == 0 && self.voided.is_empty()
+    }
+
+    fn reaches_others(&self) -> bool {
+        !self.voided.is_empty() || !self.copies.is_empty()
+    }
+}
+
+struct Purging<'a> {
+    call: &'a Call,
+    repo: &'a Visible,
+    path: &'a FilePath,
+    /// Where the bytes lie that go.
+    held: &'a mut Marking,
+}
+
+impl Purging<'_> {
+    /// Everything, in the transaction that holds the lock of the DAG.
+    async fn all(&mut self, tx: &mut Tx, affected: Vec<(CommitId, trees::Rewritten)>) -> Answer<Done> {
+        let mut done = Done::default();
+        for (id, rewritten) in affected {
+            queries::update_tree(tx, &PURGE, id, &rewritten).await?;
+            done.rewritten.push(id);
+        }
+        done.open = trees::purge_open(tx, self.repo.id, self.path, self.held).await?;
+        // Nobody knows any more what was in a commit whose content was given up.
+        let mut sources = done.rewritten.clone();
+        sources.extend(queries::list_removed(tx, &PURGE, self.repo.id).await?);
+        let made = queries::list_made(tx, &PURGE, &sources).await?;
+        done.jobs = self.stop(tx, &made).await?;
+        let mut involved: HashSet<CommitId> = sources.iter().copied().collect();
+        involved.extend(made.iter().map(|m| m.output));
+        let mut taint = Taint::new(self.repo.id, self.path);
+        for one in &made {
+            taint.job(tx, one, &involved, self.held).await?;
+        }
+        self.forget(tx, &taint, &made, &mut done).await?;
+        self.give_up(tx, &taint, &made, &mut done).await?;
+        Ok(done)
+    }
+
+    /// Ends the jobs that may be reading it, or planning to; what they have reported is there afterwards, and no more comes.
+    async fn stop(&self, tx: &mut Tx, made: &[Made]) -> Answer<usize> {
+        let mut stopped = 0;
+        let mut unfinished: Vec<_> = made.iter().filter(|m| m.is_unfinished).map(|m| m.job).collect();
+        // In the order in which jobs are locked.
+        unfinished.sort();
+        let reason = format!("what it reads was purged by {}", self.call.actor().name);
+        for job in unfinished {
+            let ended = jobs::end::end(&self.call.plane, tx, job, JobState::Killed, Some(&reason)).await?;
+            stopped += usize::from(ended);
+        }
+        worker::queries::lock_logs(tx, &PURGE).await?;
+        Ok(stopped)
+    }
+
+    /// What datums that read it gave and said.
+    async fn forget(&self, tx: &mut Tx, taint: &Taint, made: &[Made], done: &mut Done) -> Answer<()> {
+        for (pipeline, keys) in taint.keys() {
+            let jobs: Vec<_> = made.iter().filter(|m| m.pipeline == pipeline).map(|m| m.job).collect();
+            let keys: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
+            let forgotten = queries::forget(tx, &PURGE, pipeline, &jobs, &keys).await?;
+            done.results += forgotten.0;
+            done.lines += forgotten.1;
+        }
+        Ok(())
+    }
+
+    /// Outputs of pipelines that read it, and of jobs that may be reading it now.
+    async fn give_up(&self, tx: &mut Tx, taint: &Taint, made: &[Made], done: &mut Done) -> Answer<()> {
+        let lost = |m: &&Made| m.state != "removed" && (taint.touches(m.pipeline) || m.is_unfinished);
+        let ids: Vec<CommitId> = made.iter().filter(lost).map(|m| m.output).collect();
+        let going = queries::list_commits(tx, &PURGE, &ids).await?;
+        for row in going.iter().filter(|row| row.state != CommitState::Removed) {
+            *done.voided.entry(row.repo).or_default() += 1;
+        }
+        let gone = remove(self.call, tx, &going, RemovedHow::Purged).await?;
+        let mut held = done.rewritten.clone();
+        held.extend(&ids);
+        done.copies = queries::list_copies(tx, &PURGE, &held).await?;
+        let mut moved: Vec<(DomainId, BranchName)> = queries::list_branches(tx, &PURGE, self.repo.id).await?;
+        moved.extend(gone.branches.into_iter().map(|b| (b.repo, b.branch)));
+        heads::run_again(&self.call.plane, tx, &moved).await
+    }
+}
+
+/// By pipeline.
+type ByPipeline<T> = HashMap<DomainId, T>;
+
+impl Trees<'_> {
+    fn receipt<'r>(&self, id: PurgeId, call: &Call, repo: DomainId, done: &'r Done) -> NewReceipt<'r> {
+        NewReceipt {
+            id,
+            repo,
+            path: format!("/{}", self.path),
+            actor: call.actor(),
+            at: call.plane.now(),
+            done,
+            packs: self.held.packs().iter().map(|pack| pack.as_bytes().to_vec()).collect(),
+        }
+    }
+}

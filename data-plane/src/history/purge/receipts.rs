@@ -1,0 +1,119 @@
+//! Receipts of purges, as owners of the repo see them, and whether the bytes are gone: the packs that held them are looked
+//! for in the bucket, and once the last one is gone that is noted for good.
+
+use std::collections::HashMap;
+
+use contract::api::{Purge, PurgeState, PurgedCopy, VoidedInRepo};
+use contract::ids::{CommitId, DomainId, PurgeId};
+use contract::names::{ProjectName, RepoName};
+use contract::policy::Permission;
+use sqlx::PgConnection;
+use storage::Digest;
+use uuid::Uuid;
+
+use super::PURGE;
+use super::queries::{self, ReceiptRow};
+use crate::call::Call;
+use crate::failure::{Answer, Failure};
+use crate::repos;
+
+/// The receipt of that id.
+///
+/// # Errors
+/// 404 for who does not own the repo, as for what does not exist.
+pub async fn one(call: &Call, conn: &mut PgConnection, id: PurgeId) -> Answer<Purge> {
+    let row = queries::find_receipt(conn, &PURGE, id).await?;
+    let row = row
+        .filter(|row| may_see(call, DomainId::from_uuid(row.repo_id)))
+        .ok_or_else(Failure::not_found)?;
+    shown(call, conn, row).await
+}
+
+/// Whether receipts of this repo are for the caller.
+pub fn may_see(call: &Call, repo: DomainId) -> bool {
+    call.rights().can(Permission::Admin, repo) && call.rights().can(Permission::Read, repo)
+}
+
+/// A receipt as the caller sees it.
+///
+/// # Errors
+/// When the database or the bucket is away.
+pub async fn shown(call: &Call, conn: &mut PgConnection, mut row: ReceiptRow) -> Answer<Purge> {
+    if row.erased_at.is_none() && is_erased(call, &row).await? {
+        let now = call.plane.now();
+        queries::update_erased(conn, &PURGE, row.id, now).await?;
+        row.erased_at = Some(now);
+    }
+    let known = |id: &Uuid| call.rights().can(Permission::Discover, DomainId::from_uuid(*id));
+    let of: Vec<DomainId> = row
+        .voided_repos
+        .iter()
+        .chain(&row.copy_repos)
+        .chain([&row.repo_id])
+        .map(|id| DomainId::from_uuid(*id))
+        .collect();
+    let names = repos::queries::names_of(conn, &PURGE, &of).await?;
+    let name = |id: &Uuid| named(&names, *id).filter(|_| known(id));
+    let voided = row
+        .voided_repos
+        .iter()
+        .zip(&row.voided_counts)
+        .filter_map(|(id, count)| {
+            let (project, repo) = name(id)?;
+            Some(VoidedInRepo {
+                project,
+                repo,
+                count: number(*count),
+            })
+        });
+    let copies = row.copy_repos.iter().zip(&row.copies).filter_map(|(id, commit)| {
+        let (project, repo) = name(id)?;
+        Some(PurgedCopy {
+            project,
+            repo,
+            commit: CommitId::from_uuid(*commit),
+        })
+    });
+    let (project, repo) = named(&names, row.repo_id).ok_or_else(Failure::not_found)?;
+    Ok(Purge {
+        id: PurgeId::from_uuid(row.id),
+        dry_run: false,
+        project,
+        repo,
+        voided: voided.collect(),
+        copies: copies.collect(),
+        restricted: row.voided_repos.iter().chain(&row.copy_repos).any(|id| !known(id)),
+        path: row.path,
+        by: row.actor.0,
+        at: row.at,
+        rewritten: number(row.rewritten),
+        open_commits: number(row.open_commits),
+        jobs: number(row.jobs),
+        results: number(row.results),
+        log_lines: number(row.log_lines),
+        packs: row.packs.iter().map(hex::encode).collect(),
+        state: match row.erased_at {
+            Some(_) => PurgeState::Erased,
+            None => PurgeState::Pending,
+        },
+        erased_at: row.erased_at,
+    })
+}
+
+fn named(names: &HashMap<DomainId, (ProjectName, RepoName)>, id: Uuid) -> Option<(ProjectName, RepoName)> {
+    names.get(&DomainId::from_uuid(id)).cloned()
+}
+
+fn number(n: i64) -> u64 {
+    u64::try_from(n).unwrap_or(0)
+}
+
+async fn is_erased(call: &Call, row: &ReceiptRow) -> Answer<bool> {
+    for pack in &row.packs {
+        let Ok(id) = pack.as_slice().try_into() else { continue };
+        if call.plane.storage.has_pack(Digest::from_bytes(id)).await? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}

@@ -1,0 +1,66 @@
+//! `/v1/purges`.
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::get;
+use chassis::http::{Json, Path, Query};
+use contract::api::{Page, Purge, PurgePath};
+use contract::ids::PurgeId;
+use serde::Deserialize;
+use uuid::Uuid;
+
+use super::{PURGE, purge, queries, receipts};
+use crate::call::Call;
+use crate::cursor;
+use crate::failure::Answer;
+use crate::plane::Plane;
+
+/// The routes.
+pub fn router() -> Router<Plane> {
+    Router::new()
+        .route("/v1/purges", get(list).post(begin))
+        .route("/v1/purges/{id}", get(show))
+}
+
+#[derive(Deserialize)]
+struct ListQuery {
+    limit: Option<u32>,
+    cursor: Option<String>,
+}
+
+async fn begin(call: Call, Json(body): Json<PurgePath>) -> Answer<(StatusCode, Json<Purge>)> {
+    let done = purge(&call, &body).await?;
+    let status = if done.dry_run {
+        StatusCode::OK
+    } else {
+        StatusCode::CREATED
+    };
+    Ok((status, Json(done)))
+}
+
+async fn show(State(plane): State<Plane>, call: Call, Path(id): Path<PurgeId>) -> Answer<Json<Purge>> {
+    let mut conn = plane.pool.acquire().await?;
+    receipts::one(&call, &mut conn, id).await.map(Json)
+}
+
+async fn list(State(plane): State<Plane>, call: Call, Query(query): Query<ListQuery>) -> Answer<Json<Page<Purge>>> {
+    let limit = cursor::limit(query.limit)?;
+    let before: Option<PurgeId> = call.position("purges", query.cursor.as_deref())?;
+    let domains = call.rights().policy.snapshot().domains.iter();
+    let repos: Vec<Uuid> = domains
+        .filter(|d| receipts::may_see(&call, d.id))
+        .map(|d| d.id.uuid())
+        .collect();
+    let mut conn = plane.pool.acquire().await?;
+    let rows = queries::list_receipts(&mut conn, &PURGE, &repos, before, limit as i64 + 1).await?;
+    let page = call.page("purges", rows, limit, |row| PurgeId::from_uuid(row.id))?;
+    let mut items = Vec::with_capacity(page.items.len());
+    for row in page.items {
+        items.push(receipts::shown(&call, &mut conn, row).await?);
+    }
+    Ok(Json(Page {
+        items,
+        next_cursor: page.next_cursor,
+    }))
+}

@@ -1,0 +1,303 @@
+//! Purges: what is taken out of all history is in no commit, no result and no log any more, and does not come back.
+
+use std::time::Duration;
+
+use contract::api::{Commit, CommitState, JobState, Page, Purge, PurgeState, RemovedHow};
+use contract::policy::{OrganizationRole, Role};
+use contract::problem::ProblemKind;
+use data_plane::garbage::collect;
+use data_plane::plane::Plane;
+use serde_json::{Value, json};
+
+use crate::app::{App, Person, Reply};
+use crate::jobs_rig::{self, LIMIT, Rig, shell, succeeded};
+use crate::room::noise;
+
+async fn purge(app: &App, person: &Person, path: &str, more: Value) -> Reply {
+    let mut body = json!({ "repo": "r", "path": path });
+    body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    app.post(person, "/v1/purges", body).await
+}
+
+async fn checked(app: &App) {
+    let owner = app.member_as("checker", OrganizationRole::Owner).await;
+    let lines = app.get(&owner, "/v1/fsck?deep=true").await.ok().text();
+    assert!(lines.lines().count() == 1 && lines.contains("\"ok\""), "{lines}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_purged_file_is_in_no_commit_any_more_and_its_bytes_go_with_the_garbage() {
+    let app = App::start().await;
+    let ada = app.member("ada").await;
+    app.repo(&ada, "r").await;
+    app.put(&ada, "r", &[("kept", b"kept")]).await.ok();
+    let held: Commit = app.put(&ada, "r", &[("d/secret", &noise(1, 5 << 20))]).await.json();
+    app.put(&ada, "r", &[("d/other", b"other")]).await.ok();
+    let branches = "/v1/projects/default/repos/r/branches";
+    app.post(&ada, branches, json!({"name": "side", "from": "r@main"}))
+        .await
+        .ok();
+    app.put_with(&ada, "repo=r&branch=side", &[("side", b"s")]).await.ok();
+    app.delete(&ada, "/v1/files?repo=r&path=d/secret").await.ok();
+    app.post(&ada, "/v1/commits", json!({"repo": "r"})).await.ok();
+    app.put(&ada, "r", &[("d/secret", b"again"), ("new", b"new")])
+        .await
+        .ok();
+
+    let told: Purge = purge(&app, &ada, "/d/secret", json!({"dry_run": true})).await.json();
+    assert!(
+        told.dry_run && told.rewritten == 3 && told.open_commits == 1,
+        "{told:?}"
+    );
+    let none: Page<Purge> = app.get(&ada, "/v1/purges").await.json();
+    assert!(none.items.is_empty(), "a dry run keeps no receipt");
+    app.cat(&ada, "r@side", "d/secret").await.ok();
+
+    let done: Purge = purge(&app, &ada, "/d/secret", json!({})).await.json();
+    assert_eq!(
+        (done.rewritten, done.open_commits, done.state),
+        (3, 1, PurgeState::Pending)
+    );
+    assert_eq!(
+        (done.path.as_str(), done.by.name.as_str(), done.packs.len()),
+        ("/d/secret", "ada", told.packs.len())
+    );
+    for reference in [format!("r@{}", held.id), "r@side".to_owned(), "r@main^0".to_owned()] {
+        app.cat(&ada, &reference, "d/secret")
+            .await
+            .refused(ProblemKind::NotFound);
+        assert_eq!(app.cat(&ada, &reference, "kept").await.ok().text(), "kept");
+    }
+    let shown: Commit = app.get(&ada, &format!("/v1/commits?ref=r@{}", held.id)).await.json();
+    assert_eq!(
+        (shown.state, shown.files, shown.size_bytes),
+        (CommitState::Finished, 1, 4)
+    );
+    app.post(&ada, "/v1/commits/finish?ref=r@main", json!({})).await.ok();
+    assert_eq!(
+        app.ls(&ada, "ref=r@main&recursive=true").await,
+        ["/d/other", "/kept", "/new"]
+    );
+    checked(&app).await;
+
+    // What went on from a rewritten commit is verified too.
+    app.put_with(&ada, "repo=r&branch=side", &[("more", b"m")]).await.ok();
+    checked(&app).await;
+    for _ in 0..2 {
+        collect(&app.plane, Duration::ZERO, false).await.unwrap();
+    }
+    let receipt: Purge = app.get(&ada, &format!("/v1/purges/{}", done.id)).await.json();
+    assert_eq!(receipt.state, PurgeState::Erased, "{receipt:?}");
+    let listed: Page<Purge> = app.get(&ada, "/v1/purges").await.json();
+    assert_eq!(listed.items, [receipt]);
+    purge(&app, &ada, "/d/secret", json!({}))
+        .await
+        .refused(ProblemKind::NotFound);
+}
+
+#[tokio::test]
+async fn a_directory_is_purged_with_all_below_it_and_what_has_a_like_name_stays() {
+    let app = App::start().await;
+    let ada = app.member("ada").await;
+    app.repo(&ada, "r").await;
+    for file in ["d/a", "d/e/b", "dd", "kept"] {
+        app.put(&ada, "r", &[(file, file.as_bytes())]).await.ok();
+    }
+    let done: Purge = purge(&app, &ada, "/d", json!({})).await.json();
+    assert_eq!(done.rewritten, 4);
+    assert_eq!(app.ls(&ada, "ref=r@main&recursive=true").await, ["/dd", "/kept"]);
+    assert_eq!(app.ls(&ada, "ref=r@main^^&recursive=true").await, Vec::<String>::new());
+    checked(&app).await;
+}
+
+#[tokio::test]
+async fn only_owners_purge_and_see_receipts_and_copies_elsewhere_are_named_to_who_may_know() {
+    let app = App::start().await;
+    let (ada, bob, eve) = (
+        app.member("ada").await,
+        app.member("bob").await,
+        app.member("eve").await,
+    );
+    let r = app.repo(&ada, "r").await;
+    app.put(&ada, "r", &[("f", b"1"), ("g", b"2")]).await.ok();
+    app.grant(&bob, Role::Contributor, &r).await;
+    let copies = app.repo(&bob, "copies").await;
+    let body = json!({"from_ref": "r@main", "from_path": "/f", "repo": "copies", "path": "/"});
+    let copied: Commit = app.post(&bob, "/v1/copies", body).await.json();
+
+    purge(&app, &bob, "/f", json!({}))
+        .await
+        .refused(ProblemKind::NotAllowed);
+    purge(&app, &eve, "/f", json!({})).await.refused(ProblemKind::NotFound);
+    purge(&app, &ada, "/absent", json!({}))
+        .await
+        .refused(ProblemKind::NotFound);
+    purge(&app, &ada, "/", json!({})).await.refused(ProblemKind::Invalid);
+    let refused = purge(&app, &ada, "/f", json!({})).await.refused(ProblemKind::Conflict);
+    assert!(
+        refused.detail.contains("may not know of") && !refused.detail.contains("copies`"),
+        "{refused:?}"
+    );
+    let done: Purge = purge(&app, &ada, "/f", json!({"force": true})).await.json();
+    assert!(done.restricted && done.copies.is_empty(), "{done:?}");
+    app.grant(&ada, Role::Viewer, &copies).await;
+    let uri = format!("/v1/purges/{}", done.id);
+    let seen: Purge = app.get(&ada, &uri).await.json();
+    assert_eq!((seen.restricted, seen.copies[0].commit), (false, copied.id));
+    assert_eq!(app.cat(&bob, "copies@main", "f").await.ok().text(), "1", "a copy stays");
+    for person in [&bob, &eve] {
+        app.get(person, &uri).await.refused(ProblemKind::NotFound);
+        let none: Page<Purge> = app.get(person, "/v1/purges").await.json();
+        assert!(none.items.is_empty());
+    }
+}
+
+async fn purge_in(rig: &Rig, person: &jobs_rig::Person, path: &str) -> Purge {
+    let body = json!({"repo": "in", "path": path, "force": true});
+    rig.post(person, "/v1/purges", body).await
+}
+
+/// What a datum gives is another thing each time.
+const RANDOM: &str = "for f in /pfs/in/*; do echo I saw $(basename $f); \
+                      cat /proc/sys/kernel/random/uuid > /pfs/out/$(basename $f); done";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_made_from_a_purged_file_goes_all_the_way_down_and_nothing_else_runs_again() {
+    let rig = Rig::start().await;
+    let ada = rig.member("ada").await;
+    rig.repo(&ada, "in").await;
+    let first = rig.put(&ada, "in", &[("a", "1"), ("b", "2")]).await;
+    let second = |name: &str| shell(name, "p", "/*", "cp /pfs/p/* /pfs/out/");
+    let untouched = shell("other", "in", "/x*", "cp /pfs/in/* /pfs/out/");
+    let applied = rig
+        .apply(&ada, vec![shell("p", "in", "/*", RANDOM), second("q"), untouched])
+        .await;
+    rig.settle(&ada, applied[0].commit_set.unwrap()).await;
+    let put = rig.put(&ada, "in", &[("xc", "3")]).await;
+    let old = rig.job(&ada, put.commit_set, "p").await;
+    let (a, b) = (rig.cat(&ada, "p@main", "a").await, rig.cat(&ada, "p@main", "b").await);
+    let other = rig.jobs(&ada, "other").await;
+
+    let (status, text) = rig
+        .send(&ada, "POST", "/v1/purges", Some(json!({"repo": "in", "path": "/a"})))
+        .await;
+    assert_eq!(status, 409, "{text}");
+    let done = purge_in(&rig, &ada, "/a").await;
+    assert_eq!((done.rewritten, done.results), (2, 2), "{done:?}");
+    let voided: Vec<(String, u64)> = done.voided.iter().map(|v| (v.repo.to_string(), v.count)).collect();
+    assert!(
+        voided.contains(&("p".to_owned(), 2)) && voided.contains(&("q".to_owned(), 2)),
+        "{voided:?}"
+    );
+    assert_eq!(voided.len(), 2, "`other` never read it");
+    assert!(done.log_lines > 0);
+    for pipeline in ["p", "q"] {
+        let newest = rig.jobs(&ada, pipeline).await.remove(0);
+        succeeded(&rig.job(&ada, newest.commit_set, pipeline).await, 2, 0, 2);
+        assert_eq!(rig.ls(&ada, &format!("{pipeline}@main")).await, ["/b", "/xc"]);
+        assert_eq!(rig.cat(&ada, &format!("{pipeline}@main"), "b").await, b);
+    }
+    assert_eq!(rig.jobs(&ada, "other").await.len(), other.len());
+    let (status, text) = rig
+        .send(
+            &ada,
+            "GET",
+            &format!("/v1/content?ref=p@{}&path=a", old.output_commit),
+            None,
+        )
+        .await;
+    assert_eq!(status, 410, "{text}");
+    let gone = rig.commit(&ada, "p", old.output_commit).await;
+    assert_eq!(gone.removed.unwrap().how, RemovedHow::Purged);
+    for job in rig.jobs(&ada, "p").await {
+        let lines = rig.logs(&ada, job.id).await;
+        assert!(lines.iter().all(|l| !l.text.ends_with("saw a")), "{lines:?}");
+        let datums = rig.datums(&ada, job.id).await;
+        assert!(datums.iter().all(|d| d.inputs != ["in:/a"]), "{datums:?}");
+    }
+
+    // The same content under the same name is made anew.
+    let again = rig.put(&ada, "in", &[("a", "1")]).await;
+    succeeded(&rig.job(&ada, again.commit_set, "p").await, 3, 1, 2);
+    assert_ne!(rig.cat(&ada, "p@main", "a").await, a);
+    // And an old commit that held it is read without it.
+    let to = json!({"to": format!("in@{}", first.id)});
+    rig.send(&ada, "PATCH", "/v1/projects/default/repos/in/branches/main", Some(to))
+        .await;
+    let newest = rig.jobs(&ada, "p").await.remove(0);
+    succeeded(&rig.job(&ada, newest.commit_set, "p").await, 1, 0, 1);
+
+    let storage = data_plane::stores::open(&rig.config.store, &chassis::Environment::system()).unwrap();
+    let plane = Plane::new(rig.config.clone(), storage, chassis::Environment::system()).unwrap();
+    collect(&plane, Duration::ZERO, false).await.unwrap();
+    assert_eq!(rig.cat(&ada, "p@main", "b").await, b);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_reads_a_file_while_it_is_purged_stops_and_one_without_it_runs() {
+    let rig = Rig::start().await;
+    let ada = rig.member("ada").await;
+    rig.repo(&ada, "in").await;
+    rig.put(&ada, "in", &[("a", "1"), ("b", "2")]).await;
+    let script = "[ -e /pfs/in/a ] && { echo reading a; sleep 60; }; cp /pfs/in/* /pfs/out/";
+    let applied = rig.apply(&ada, vec![shell("p", "in", "/*", script)]).await;
+    let running = applied[0].job.unwrap();
+    testkit::wait::wait_until("the datum to speak", LIMIT, async || {
+        !rig.logs(&ada, running).await.is_empty()
+    })
+    .await;
+    let done = purge_in(&rig, &ada, "a").await;
+    assert_eq!((done.jobs, done.rewritten), (1, 1));
+    let newest = rig.jobs(&ada, "p").await.remove(0);
+    assert_ne!(newest.id, running);
+    let job = rig.job(&ada, newest.commit_set, "p").await;
+    assert_eq!(job.state, JobState::Success, "{:?}", job.reason);
+    assert_eq!(rig.ls(&ada, "p@main").await, ["/b"]);
+    let old: contract::api::Job = rig.get(&ada, &format!("/v1/jobs/{running}")).await;
+    assert_eq!(old.state, JobState::Killed);
+    assert!(rig.logs(&ada, running).await.iter().all(|l| l.text != "reading a"));
+    let (status, text) = rig
+        .send(
+            &ada,
+            "POST",
+            "/v1/purges",
+            Some(json!({"repo": "p", "path": "/b", "force": true})),
+        )
+        .await;
+    assert_eq!(status, 409, "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_made_from_a_squashed_commit_is_found_too() {
+    let rig = Rig::start().await;
+    let ada = rig.member("ada").await;
+    rig.repo(&ada, "in").await;
+    let first = rig.put(&ada, "in", &[("a", "1"), ("b", "2")]).await;
+    let applied = rig.apply(&ada, vec![shell("p", "in", "/*", RANDOM)]).await;
+    let old = rig.job(&ada, applied[0].commit_set.unwrap(), "p").await;
+    let a = rig.cat(&ada, "p@main", "a").await;
+    let removed = rig.remove(&ada, "in", "a").await;
+    rig.settle(&ada, removed.commit_set).await;
+    let body = json!({"ref": format!("in@{}", first.id)});
+    let _: Value = rig.post(&ada, "/v1/commits/squash", body).await;
+
+    let done = purge_in(&rig, &ada, "/a").await;
+    assert_eq!(
+        (done.rewritten, done.results, done.voided[0].count),
+        (0, 1, 1),
+        "{done:?}"
+    );
+    let (status, text) = rig
+        .send(
+            &ada,
+            "GET",
+            &format!("/v1/content?ref=p@{}&path=a", old.output_commit),
+            None,
+        )
+        .await;
+    assert_eq!(status, 410, "{text}");
+    assert_eq!(rig.ls(&ada, "p@main").await, ["/b"]);
+    let again = rig.put(&ada, "in", &[("a", "1")]).await;
+    succeeded(&rig.job(&ada, again.commit_set, "p").await, 2, 1, 1);
+    assert_ne!(rig.cat(&ada, "p@main", "a").await, a);
+}
