@@ -1,12 +1,15 @@
 //! Projects, repos and branches.
 
-use clap::Subcommand;
-use contract::api::{Branch as BranchView, Project as ProjectView, Repo as RepoView, RepoStatistics};
+use clap::{Args, Subcommand};
+use contract::api::{
+    Branch as BranchView, BranchTrigger, NewTrigger, Project as ProjectView, Repo as RepoView, RepoStatistics,
+};
+use contract::names::BranchName;
 
 use crate::client::{Client, Request, segment};
 use crate::failure::Outcome;
 use crate::output::{Output, or_dash, size, time};
-use crate::references::{commit, full_repo, place, project, repo};
+use crate::references::{bytes, commit, full_repo, place, project, repo};
 
 /// Projects
 #[derive(Debug, Subcommand)]
@@ -70,13 +73,20 @@ pub enum Repo {
 #[derive(Debug, Subcommand)]
 pub enum Branch {
     /// Make a branch
-    #[command(after_help = "Example: howdah branch create images@staging --from images@main")]
+    ///
+    /// With a trigger it follows another branch of the repo when enough has come there, and pipelines that read it run then:
+    /// when one of the conditions holds, or all of them with --trigger-all.
+    #[command(
+        after_help = "Example: howdah branch create images@staging --from images@main\n         howdah branch create images@nightly --trigger-branch main --trigger-cron '0 3 * * *'"
+    )]
     Create {
         /// `REPO@BRANCH`
         branch: String,
         /// Where it points to at first
         #[arg(long, value_name = "REF")]
         from: Option<String>,
+        #[command(flatten)]
+        trigger: Trigger,
     },
     /// List the branches of a repo
     #[command(after_help = "Example: howdah branch list images")]
@@ -99,6 +109,53 @@ pub enum Branch {
         /// `REPO@BRANCH`
         branch: String,
     },
+}
+
+/// What makes a branch follow another one.
+#[derive(Debug, Args)]
+pub struct Trigger {
+    /// Follow this branch of the repo
+    #[arg(long, value_name = "BRANCH")]
+    trigger_branch: Option<BranchName>,
+    /// When it has grown by so much
+    #[arg(long, value_name = "SIZE", value_parser = bytes, requires = "trigger_branch")]
+    trigger_size: Option<u64>,
+    /// When it is ahead by so many commits
+    #[arg(long, value_name = "N", requires = "trigger_branch")]
+    trigger_commits: Option<u64>,
+    /// When a tick of this cron expression (five fields, UTC) has passed
+    #[arg(long, value_name = "CRON", requires = "trigger_branch")]
+    trigger_cron: Option<String>,
+    /// When all of these hold
+    #[arg(long, requires = "trigger_branch")]
+    trigger_all: bool,
+}
+
+impl Trigger {
+    fn wanted(self) -> Option<NewTrigger> {
+        let branch = self.trigger_branch?;
+        Some(NewTrigger {
+            branch,
+            size_bytes: self.trigger_size,
+            commits: self.trigger_commits,
+            cron: self.trigger_cron,
+            all: self.trigger_all,
+        })
+    }
+}
+
+/// `main: 1 GiB or 10 commits`.
+fn follows(trigger: &BranchTrigger) -> String {
+    let on = &trigger.on;
+    let conditions = [
+        on.size_bytes.map(size),
+        on.commits.map(|n| format!("{n} commits")),
+        on.cron.clone(),
+    ];
+    let conditions: Vec<String> = conditions.into_iter().flatten().collect();
+    let word = if on.all { " and " } else { " or " };
+    let reason = trigger.reason.as_ref().map_or_else(String::new, |r| format!(" ({r})"));
+    format!("{}: {}{reason}", on.branch, conditions.join(word))
 }
 
 /// Runs a command on projects.
@@ -224,10 +281,10 @@ pub async fn run_branch(command: Branch, client: &Client, output: Output) -> Out
         )
     };
     match command {
-        Branch::Create { branch, from } => {
+        Branch::Create { branch, from, trigger } => {
             let target = place(&branch, default)?;
             let from = from.map(|r| commit(&r, default)).transpose()?;
-            let body = serde_json::json!({ "name": target.branch, "from": from });
+            let body = serde_json::json!({ "name": target.branch, "from": from, "trigger": trigger.wanted() });
             let request = Request::post(repo_path(&target.repo, client, "/branches")?).body(&body)?;
             let made: BranchView = client.plane(request).await?;
             output.result(&made, || show(&made))
@@ -235,7 +292,13 @@ pub async fn run_branch(command: Branch, client: &Client, output: Output) -> Out
         Branch::List { repo } => {
             let request = Request::get(repo_path(&repo, client, "/branches")?);
             let items: Vec<BranchView> = client.plane_list(request, None).await?;
-            output.list(&items, &["name", "head"], |b| vec![b.name.to_string(), or_dash(b.head)])
+            output.list(&items, &["name", "head", "follows"], |b| {
+                vec![
+                    b.name.to_string(),
+                    or_dash(b.head),
+                    or_dash(b.trigger.as_ref().map(follows)),
+                ]
+            })
         }
         Branch::Move { branch, to } => {
             let target = place(&branch, default)?;

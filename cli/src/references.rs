@@ -167,6 +167,32 @@ pub fn duration(text: &str) -> Result<std::time::Duration, String> {
         .ok_or_else(|| format!("`{text}` is no duration; write `30s`, `10m` or `2h`"))
 }
 
+/// An amount of bytes: `1GiB`, `500MB`, `64k` or a plain number.
+///
+/// # Errors
+/// When it is none.
+pub fn bytes(text: &str) -> Result<u64, String> {
+    let wrong = || format!("`{text}` is no amount of bytes; write `1GiB`, `500MB` or a number");
+    let at = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(at);
+    let unit = unit.to_ascii_lowercase();
+    let unit = unit.strip_suffix('b').unwrap_or(&unit);
+    let (unit, base) = unit.strip_suffix('i').map_or((unit, 1000_u64), |unit| (unit, 1024));
+    let power = ["", "k", "m", "g", "t"]
+        .iter()
+        .position(|u| *u == unit)
+        .ok_or_else(wrong)?;
+    if power == 0 && base == 1024 {
+        return Err(wrong());
+    }
+    let factor = base.pow(u32::try_from(power).map_err(|_| wrong())?);
+    number
+        .parse::<u64>()
+        .ok()
+        .and_then(|n| n.checked_mul(factor))
+        .ok_or_else(wrong)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -217,5 +243,22 @@ mod tests {
         assert_eq!(duration("10m").unwrap().as_secs(), 600);
         assert_eq!(duration("90").unwrap().as_secs(), 90);
         assert!(duration("later").is_err());
+    }
+
+    #[test]
+    fn amounts_of_bytes_are_read() {
+        for (text, expected) in [
+            ("1GiB", 1 << 30),
+            ("500MB", 500_000_000),
+            ("64k", 64_000),
+            ("2Ki", 2048),
+            ("7", 7),
+            ("7b", 7),
+        ] {
+            assert_eq!(bytes(text), Ok(expected), "{text}");
+        }
+        for wrong in ["", "GiB", "1 GiB", "1.5G", "1X", "1i", "99999999999T"] {
+            assert!(bytes(wrong).is_err(), "{wrong}");
+        }
     }
 }

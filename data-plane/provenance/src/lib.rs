@@ -8,3 +8,4 @@ pub mod jobs;
 pub mod origins;
 pub mod propagation;
 pub mod spec;
+pub mod triggers;

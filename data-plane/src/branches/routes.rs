@@ -1,11 +1,13 @@
 //! `/v1/projects/{p}/repos/{r}/branches`.
 
+use std::collections::HashMap;
+
 use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::{get, patch};
 use chassis::http::{Json, Path, Query};
-use contract::api::{Branch, CommitState, Page};
+use contract::api::{Branch, BranchTrigger, CommitState, NewTrigger, Page};
 use contract::ids::CommitSetId;
 use contract::names::{BranchName, ProjectName, RepoName};
 use contract::policy::Permission;
@@ -13,7 +15,7 @@ use contract::problem::ProblemKind;
 use contract::reference::{CommitRef, RepoRef};
 use serde::Deserialize;
 
-use super::queries;
+use super::{queries, triggers};
 use crate::call::Call;
 use crate::commits::lock::lock_dag;
 use crate::commits::{self, CommitRow, origins};
@@ -41,6 +43,9 @@ struct NewBranch {
     name: BranchName,
     #[serde(default)]
     from: Option<String>,
+    /// Makes it follow another branch.
+    #[serde(default)]
+    trigger: Option<NewTrigger>,
 }
 
 #[derive(Deserialize)]
@@ -68,6 +73,16 @@ fn view(repo: &Visible, name: BranchName, head: Option<contract::ids::CommitId>)
         project: repo.project.clone(),
         name,
         head,
+        trigger: None,
+    }
+}
+
+/// The trigger of a branch as the caller may see it: when it fired tells of what is there.
+fn shown_trigger(trigger: BranchTrigger, readable: bool) -> BranchTrigger {
+    BranchTrigger {
+        fired_at: trigger.fired_at.filter(|_| readable),
+        reason: trigger.reason.filter(|_| readable),
+        ..trigger
     }
 }
 
@@ -83,6 +98,11 @@ async fn list(
     let list = format!("branches {}", repo.id);
     let after: Option<String> = call.position(&list, query.cursor.as_deref())?;
     let rows = queries::list_branches(&mut conn, &repo, after.as_deref(), limit as i64 + 1).await?;
+    let mut set: HashMap<BranchName, BranchTrigger> = HashMap::new();
+    for row in queries::list_triggers_of(&mut conn, &repo).await? {
+        set.insert(row.branch.clone(), row.view());
+    }
+    let reader = call.rights().can(Permission::Read, repo.id);
     let mut items = Vec::new();
     for row in rows {
         // Which commit a branch points at is shown to its readers; that there is a branch, to who knows of the repo.
@@ -93,7 +113,11 @@ async fn list(
                 call.readable(&set, "").is_ok()
             }
         };
-        items.push(view(&repo, row.name, row.head.filter(|_| readable)));
+        let trigger = set.remove(&row.name).map(|t| shown_trigger(t, reader));
+        items.push(Branch {
+            trigger,
+            ..view(&repo, row.name, row.head.filter(|_| readable))
+        });
     }
     Ok(Json(call.page(&list, items, limit, |b: &Branch| b.name.clone())?))
 }
@@ -117,14 +141,32 @@ async fn target(call: &Call, tx: &mut Tx, repo: &Visible, branch: &BranchName, t
     Ok(located.commit)
 }
 
-async fn moved(plane: &Plane, tx: &mut Tx, repo: &Visible, branch: &BranchName, commit: CommitRow) -> Answer<()> {
-    let set: CommitSetId = plane.id();
-    let moved = MovedHead {
-        repo: repo.id,
-        branch: branch.clone(),
-        commit,
-    };
-    pipelines::propagate(plane, tx, set, &[moved]).await
+/// Lets triggers and pipelines know of a branch that points at this commit now, and of one that is watched from now on.
+/// Answers which branches moved.
+async fn moved(
+    plane: &Plane,
+    tx: &mut Tx,
+    repo: &Visible,
+    branch: &BranchName,
+    commit: Option<CommitRow>,
+    watched: Option<&BranchName>,
+) -> Answer<Vec<MovedHead>> {
+    let mut heads = Vec::new();
+    let mut look_at: Vec<_> = watched.map(|watched| (repo.id, watched.clone())).into_iter().collect();
+    if let Some(commit) = commit {
+        look_at.push((repo.id, branch.clone()));
+        heads.push(MovedHead {
+            repo: repo.id,
+            branch: branch.clone(),
+            commit,
+        });
+    }
+    heads.extend(triggers::fire(plane, tx, &look_at).await?);
+    if !heads.is_empty() {
+        let set: CommitSetId = plane.id();
+        pipelines::propagate(plane, tx, set, &heads).await?;
+    }
+    Ok(heads)
 }
 
 async fn create(
@@ -148,12 +190,25 @@ async fn create(
             format!("`{repo}` has a branch `{}` already", body.name),
         ));
     }
-    if let Some(head) = head {
-        moved(&plane, &mut tx, &repo, &body.name, head).await?;
+    if let Some(new) = &body.trigger {
+        triggers::set(&call, &mut tx, (&repo, &allowed), &body.name, new, id).await?;
     }
+    let watched = body.trigger.as_ref().map(|t| &t.branch);
+    let heads = moved(&plane, &mut tx, &repo, &body.name, head, watched).await?;
     tx.commit().await?;
     plane.signals.work_changed();
-    Ok((StatusCode::CREATED, Json(view(&repo, body.name, id))))
+    let mut shown = view(&repo, body.name, id);
+    if let Some(new) = body.trigger {
+        let fired = heads.iter().any(|h| h.branch == shown.name && Some(h.commit.id) != id);
+        shown.trigger = Some(BranchTrigger {
+            on: new,
+            fired_at: fired
+                .then(|| plane.now())
+                .filter(|_| call.rights().can(Permission::Read, repo.id)),
+            reason: None,
+        });
+    }
+    Ok((StatusCode::CREATED, Json(shown)))
 }
 
 /// A branch whose head is open stays where it is: nobody could finish the commit any more.
@@ -185,7 +240,7 @@ async fn move_head(
     let id = to.id;
     queries::update_head(&mut tx, &allowed, &branch, id, plane.now()).await?;
     if head.is_none_or(|h| h.id != id) {
-        moved(&plane, &mut tx, &repo, &branch, to).await?;
+        moved(&plane, &mut tx, &repo, &branch, Some(to), None).await?;
     }
     tx.commit().await?;
     plane.signals.work_changed();

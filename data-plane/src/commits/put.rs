@@ -17,6 +17,7 @@ use tokio::sync::SemaphorePermit;
 use super::finish::finish_in_transaction;
 use super::lock::lock_dag;
 use super::{CommitRow, NewCommit, origins, queries};
+use crate::branches::triggers;
 use crate::call::Call;
 use crate::failure::{Answer, Failure};
 use crate::files::change::{self, FileChange};
@@ -245,12 +246,12 @@ async fn commit_onto(call: &Call, writer: &Stored, change: &Change<'_>, head: &H
     Ok(Some(row))
 }
 
-/// Lets downstream pipelines know of finished commits of one set, commits the transaction, wakes who waits.
+/// Lets branches that follow these, and downstream pipelines, know of finished commits of one set, commits the transaction, wakes who waits.
 ///
 /// # Errors
 /// When the database is away: then nothing of the transaction is kept.
 pub async fn publish(plane: &Plane, mut tx: Tx, set: CommitSetId, rows: &[CommitRow]) -> Answer<()> {
-    let moved: Vec<MovedHead> = rows
+    let mut moved: Vec<MovedHead> = rows
         .iter()
         .map(|row| MovedHead {
             repo: row.repo,
@@ -258,6 +259,8 @@ pub async fn publish(plane: &Plane, mut tx: Tx, set: CommitSetId, rows: &[Commit
             commit: row.clone(),
         })
         .collect();
+    let watched: Vec<_> = rows.iter().map(|row| (row.repo, row.branch.clone())).collect();
+    moved.extend(triggers::fire(plane, &mut tx, &watched).await?);
     pipelines::propagate(plane, &mut tx, set, &moved).await?;
     tx.commit().await?;
     plane.signals.commits_changed();

@@ -30,6 +30,11 @@ pub struct BackAt {
 /// # Errors
 /// When the database is away.
 pub async fn move_back(tx: &mut Tx, gone: &[CommitId], at: DateTime<Utc>) -> Answer<Vec<BackAt>> {
+    // What a trigger followed to counts as the commit before that is left.
+    for commit in queries::list_followed(tx, &MOVE, gone).await? {
+        let left = queries::find_left(tx, &MOVE, commit).await?;
+        queries::update_followed(tx, &MOVE, commit, left).await?;
+    }
     let mut moved = Vec::new();
     for (repo, branch, head) in queries::list_branches_at(tx, &MOVE, gone).await? {
         let head = queries::find_left(tx, &MOVE, head).await?;

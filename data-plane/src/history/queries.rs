@@ -229,6 +229,31 @@ pub async fn update_head(
     Ok(())
 }
 
+/// Of these commits, those that a trigger followed to last.
+pub async fn list_followed(conn: &mut PgConnection, _: &System, commits: &[CommitId]) -> Answer<Vec<CommitId>> {
+    let rows: Vec<Uuid> =
+        sqlx::query_scalar("select distinct followed_id from branch_triggers where followed_id = any($1)")
+            .bind(uuids(commits))
+            .fetch_all(conn)
+            .await?;
+    Ok(rows.into_iter().map(CommitId::from_uuid).collect())
+}
+
+/// Lets triggers that followed to one commit count from another one.
+pub async fn update_followed(
+    conn: &mut PgConnection,
+    _: &System,
+    commit: CommitId,
+    left: Option<CommitId>,
+) -> Answer<()> {
+    sqlx::query("update branch_triggers set followed_id = $2 where followed_id = $1")
+        .bind(commit.uuid())
+        .bind(left.map(CommitId::uuid))
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
 /// Pipelines that run, read one of these branches, and whose newest output was not made from what their inputs point at.
 pub async fn list_outdated(
     conn: &mut PgConnection,

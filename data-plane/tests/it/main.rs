@@ -35,4 +35,5 @@ mod room;
 mod s3;
 mod s3_bucket;
 mod statistics;
+mod triggers;
 mod web;

@@ -329,6 +329,43 @@ pub struct Branch {
     pub name: BranchName,
     /// Its newest commit, whatever its state.
     pub head: Option<CommitId>,
+    /// What makes it follow another branch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trigger: Option<BranchTrigger>,
+}
+
+/// What shall make a branch follow another one of its repo; one condition at the least.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewTrigger {
+    /// The branch to watch.
+    pub branch: BranchName,
+    /// It has grown by so many bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size_bytes: Option<u64>,
+    /// It is ahead by so many commits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commits: Option<u64>,
+    /// A tick of this cron expression (five fields, UTC) has passed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cron: Option<String>,
+    /// All of these have to hold, and not one of them.
+    #[serde(default)]
+    pub all: bool,
+}
+
+/// What makes a branch follow another one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BranchTrigger {
+    /// The conditions.
+    #[serde(flatten)]
+    pub on: NewTrigger,
+    /// When it followed last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fired_at: Option<DateTime<Utc>>,
+    /// Why it did not when it should have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 /// One commit upstream of another.
