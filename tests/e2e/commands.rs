@@ -85,3 +85,74 @@ fn what_one_command_prints_another_one_takes() {
         assert!(output.status.success(), "{args:?}: {}", text(&output.stderr));
     }
 }
+
+#[test]
+fn what_is_taken_out_of_the_past_is_told_before_and_after() {
+    let service = Service::start();
+    let ada = service.person("ada", Some("acme"));
+    ada.run(&["repo", "create", "things"]);
+    ada.run(&[
+        "branch",
+        "create",
+        "things@followed",
+        "--trigger-branch",
+        "main",
+        "--trigger-commits",
+        "2",
+        "--trigger-size",
+        "1GiB",
+    ]);
+    let listed = ada.run(&["branch", "list", "things"]);
+    assert!(listed.contains("main: 1.00 GiB or 2 commits"), "{listed}");
+    let mut made = Vec::new();
+    for name in ["a", "b", "c"] {
+        let file = service.file(name, name.as_bytes());
+        let put = ada.json(&["put", &format!("things@main:/{name}"), &file]);
+        made.push(put["id"].as_str().expect("an id").to_owned());
+    }
+    let branches = ada.json(&["branch", "list", "things"]);
+    let followed = branches
+        .as_array()
+        .expect("a list")
+        .iter()
+        .find(|b| b["name"] == "followed");
+    assert_eq!(followed.expect("it is there")["head"], made[1].as_str());
+
+    let told = ada.run(&["commit", "squash", "things@main.1", "--dry-run"]);
+    assert!(
+        told.contains("would squash 1 in default/things") && told.contains(&made[0]),
+        "{told}"
+    );
+    ada.run(&["commit", "squash", "things@main.1"]);
+    let shown = ada.run(&["commit", "show", &format!("things@{}", made[0])]);
+    assert!(shown.contains("removed     squashed by"), "{shown}");
+    let why = ada.fails(3, &["cat", &format!("things@{}:/a", made[0])]);
+    assert!(why.contains("squashed"), "{why}");
+    assert_eq!(ada.run(&["cat", "things@main:/a"]), "a");
+
+    let second = format!("things@{}", made[1]);
+    let why = ada.fails(6, &["commit", "drop", &second]);
+    assert!(why.contains("--force"), "{why}");
+    let done = ada.run(&["commit", "drop", &second, "--force"]);
+    assert!(
+        done.contains("dropped 2 in default/things") && done.contains("things@main -> -"),
+        "{done}"
+    );
+
+    let file = service.file("secret", b"secret");
+    ada.run(&["put", "things@main:/secret", &file]);
+    ada.fails(2, &["purge", "things"]);
+    ada.fails(3, &["purge", "things:/absent"]);
+    let told = ada.run(&["purge", "things:/secret", "--dry-run"]);
+    assert!(told.contains("would be purged"), "{told}");
+    let receipt = ada.json(&["purge", "things:/secret"]);
+    let id = receipt["id"].as_str().expect("an id");
+    assert_eq!(
+        (&receipt["rewritten"], &receipt["state"]),
+        (&1.into(), &"pending".into())
+    );
+    assert!(ada.run(&["purge", "list"]).contains(id));
+    assert!(ada.run(&["purge", "show", id]).contains("until garbage is collected"));
+    ada.fails(3, &["cat", "things@main:/secret"]);
+    ada.run(&["fsck", "--deep"]);
+}
