@@ -5,27 +5,44 @@
 mod bases;
 mod delta;
 mod import;
+mod parts;
+mod resume;
 mod sources;
 mod tarball;
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use clap::Args;
 use contract::api::Commit;
+use contract::ids::CommitId;
+use contract::problem::ProblemKind;
+use indicatif::ProgressBar;
 use serde::Serialize;
 use tokio::sync::mpsc;
 
 use crate::client::{Client, Request};
 use crate::failure::{Failure, Outcome};
 use crate::output::{Output, size};
-use crate::references::place;
+use crate::references::{Place, place};
 use bases::Bases;
+use parts::{Held, Part};
+use resume::{Session, Taken, Wish};
 use sources::Source;
+use tarball::{Contents, Count};
 
 /// Chunks on their way between the disk and the connection.
 const CHUNKS_AHEAD: usize = 8;
+/// From here on an upload can be taken up again.
+const RESUMABLE_BYTES: u64 = 64 << 20;
+/// So often in a row an upload is taken up of which nothing more arrives, after pauses that double.
+const TRIES: u32 = 4;
+const PAUSE: Duration = Duration::from_millis(500);
 
 /// Put files into a branch as one commit; prints the commit.
 ///
-/// Of a file of 1 MiB and more that replaces another version, only what is new is sent.
+/// Of a file of 1 MiB and more that replaces another version, only what is new is sent. An
+/// upload of 64 MiB and more that was interrupted is continued by the same command within 12 hours.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example: howdah put images@main tiles -r -m \"October\"\n         howdah put images@main:/a/tile.ppm tile.ppm\n         date | howdah put notes@main:/now.txt -\n         howdah put images@main:/a/ https://data.example.org/tile.ppm\n         howdah put images@main:/b s3://bucket/tiles/ -r\n\nAddresses are fetched by the service itself. Buckets are read with AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN,\nAWS_REGION and AWS_ENDPOINT_URL, as far as they are set; the service keeps none of them."
@@ -45,6 +62,9 @@ pub struct Put {
     /// Put the content behind what is there instead of replacing it
     #[arg(long)]
     append: bool,
+    /// Begin from the beginning, even where an interrupted upload could be continued
+    #[arg(long)]
+    no_resume: bool,
 }
 
 /// Runs the command.
@@ -57,47 +77,146 @@ pub async fn run(arguments: Put, client: &Client, output: Output) -> Outcome {
         return import::run(&arguments, &target, client, output).await;
     }
     let path = target.path.clone();
-    let (given, recursive) = (arguments.sources, arguments.recursive);
+    let (given, recursive) = (arguments.sources.clone(), arguments.recursive);
     let sources = tokio::task::spawn_blocking(move || sources::find(&given, path.as_deref(), recursive))
         .await
         .map_err(|e| Failure::new("the sources could not be read", e, "repeat the command"))??;
+    let mut parts = parts::divide(&sources);
     let total = sources.iter().map(Source::size).sum();
-    let base = match arguments.append {
-        true => None,
-        false => bases::commit(client, &target, &sources).await,
+    let resumable = total >= RESUMABLE_BYTES && !arguments.append && sources.iter().all(Source::is_on_disk);
+    let wish = Wish {
+        target: &target,
+        sources: &arguments.sources,
+        recursive,
+        message: &arguments.message,
+        anew: arguments.no_resume,
     };
-    let (bases, answering) = Bases::of(client, &target.repo, base);
-    let bar = output.bytes(Some(total));
-    let (sender, receiver) = mpsc::channel(CHUNKS_AHEAD);
-    let counted = bar.clone();
-    let reading = tokio::task::spawn_blocking(move || tarball::write(&sources, bases, &sender, &counted));
-    let request = Request::post("/v1/files")
-        .query("repo", &target.repo)
-        .query("branch", &target.branch)
-        .query("path", "/")
-        .query("message", &arguments.message)
-        .query("append", arguments.append)
-        .query_if("base", base);
-    let (sent, ()) = tokio::join!(client.upload::<Commit>(&request, receiver), answering);
-    // The reader's failure is the cause of the connection's.
-    let read = reading
-        .await
-        .unwrap_or_else(|e| Err(Failure::new("the sources could not be read", e, "repeat the command")));
-    bar.finish_and_clear();
-    let (commit, sent) = match (sent, read) {
-        (Ok(commit), Ok(sent)) => (commit, sent),
-        (Err(sent), Err(read)) if sent.problem.is_none() => return Err(read),
-        (Err(failure), _) | (Ok(_), Err(failure)) => return Err(failure),
+    let session = match resumable {
+        false => None,
+        true => match resume::take_up(client, &wish, &mut parts, output).await? {
+            Taken::Up(session) => Some(session),
+            Taken::Made(commit) => {
+                output.hint("the interrupted upload had arrived");
+                return print(*commit, Count::default(), total, output);
+            }
+        },
     };
+    let may_be_told = !arguments.append && !bases::wanted(sources.iter()).is_empty();
+    let mut upload = Upload {
+        client,
+        base: match may_be_told {
+            true => bases::commit(client, &target).await,
+            false => None,
+        },
+        arguments: &arguments,
+        target: &target,
+        sources: Arc::new(sources),
+        parts: Arc::new(parts),
+        session,
+        count: Count::default(),
+    };
+    let commit = upload.run(output.bytes(Some(total)), output).await?;
+    if let Some(session) = upload.session {
+        session.forget();
+    }
+    print(commit, upload.count, total, output)
+}
+
+fn print(commit: Commit, count: Count, total: u64, output: Output) -> Outcome {
+    if count.copied > 0 {
+        output.hint(&saved(total - count.copied.min(total), total));
+    }
     let made = Made {
         commit,
-        sent_bytes: sent,
+        sent_bytes: count.sent,
         total_bytes: total,
     };
-    if sent < total {
-        output.hint(&saved(sent, total));
-    }
     output.result(&made, || crate::commit::name(&made.commit))
+}
+
+/// An upload on its way.
+struct Upload<'c> {
+    client: &'c Client,
+    arguments: &'c Put,
+    target: &'c Place,
+    base: Option<CommitId>,
+    sources: Arc<Vec<Source>>,
+    parts: Arc<Vec<Part>>,
+    session: Option<Session>,
+    count: Count,
+}
+
+impl Upload<'_> {
+    /// Sends it until it is there. One that can be taken up again is, when the connection breaks, as long as more of it
+    /// arrives each time.
+    async fn run(&mut self, bar: ProgressBar, output: Output) -> Outcome<Commit> {
+        let (mut there, mut tries) = (0, 0);
+        loop {
+            let (sent, read) = self.send(&bar).await;
+            let failure = match (sent, read) {
+                (Ok(commit), Ok(())) => {
+                    bar.finish_and_clear();
+                    return Ok(commit);
+                }
+                // The reader's failure is the cause of the connection's.
+                (Err(sent), Err(read)) if sent.problem.is_none() && !tarball::is_connection(&read) => return Err(read),
+                (Ok(_), Err(read)) => return Err(read),
+                (Err(sent), _) => sent,
+            };
+            let Some(session) = self.session.as_ref().filter(|_| is_passing(&failure) && tries < TRIES) else {
+                return Err(failure);
+            };
+            tokio::time::sleep(PAUSE * 2_u32.pow(tries)).await;
+            // What the service says to that is of less use than what broke.
+            let parts = Arc::make_mut(&mut self.parts);
+            match session.look(self.client, parts).await {
+                Err(_) => return Err(failure),
+                Ok(Err(commit)) => return Ok(*commit),
+                Ok(Ok(now)) => {
+                    tries = if now > there { 0 } else { tries + 1 };
+                    there = now;
+                }
+            }
+            bar.reset();
+            output.hint(&format!("{}: {}; continuing", failure.what, failure.why));
+        }
+    }
+
+    async fn send(&mut self, bar: &ProgressBar) -> (Outcome<Commit>, Outcome) {
+        let missing = self.parts.iter().filter(|part| part.held != Held::Whole);
+        let missing = missing.flat_map(|part| &self.sources[part.sources.clone()]);
+        let (bases, answering) = Bases::of(self.client, &self.target.repo, self.base, bases::wanted(missing));
+        let contents = Contents {
+            sources: Arc::clone(&self.sources),
+            parts: Arc::clone(&self.parts),
+            keep: self.session.is_some(),
+            bases,
+        };
+        let (sender, receiver) = mpsc::channel(CHUNKS_AHEAD);
+        let counted = bar.clone();
+        let reading = tokio::task::spawn_blocking(move || tarball::write(contents, &sender, &counted));
+        let request = Request::post("/v1/files")
+            .query("repo", &self.target.repo)
+            .query("branch", &self.target.branch)
+            .query("path", "/")
+            .query("message", &self.arguments.message)
+            .query("append", self.arguments.append)
+            .query_if("base", self.base)
+            .query_if("upload", self.session.as_ref().map(|session| session.id));
+        let (sent, ()) = tokio::join!(self.client.upload::<Commit>(&request, receiver), answering);
+        let failed = |e| Failure::new("the sources could not be read", e, "repeat the command");
+        let (count, read) = reading.await.unwrap_or_else(|e| (Count::default(), Err(failed(e))));
+        self.count.sent += count.sent;
+        self.count.copied += count.copied;
+        (sent, read)
+    }
+}
+
+/// Whether the same may succeed in a moment.
+fn is_passing(failure: &Failure) -> bool {
+    use ProblemKind as P;
+    let kinds = [P::Overloaded, P::PlaneStarting, P::UpstreamTimeout, P::TokenExpired];
+    failure.problem.is_none() || kinds.into_iter().any(|kind| failure.is(kind))
 }
 
 /// The commit, and what it took to make it.

@@ -29,4 +29,5 @@ pub mod scheduler;
 pub mod server;
 pub mod statistics;
 pub mod stores;
+pub mod uploads;
 pub mod worker;

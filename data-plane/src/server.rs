@@ -18,7 +18,7 @@ use tokio::net::TcpListener;
 use crate::plane::Plane;
 use crate::{
     branches, commits, files, fsck, garbage, history, imports, jobs, lineage, permissions, pipelines, policy, projects,
-    repos, scheduler, statistics, stores, worker,
+    repos, scheduler, statistics, stores, uploads, worker,
 };
 
 /// How long running requests may go on after the plane was asked to stop.
@@ -37,6 +37,7 @@ pub fn router(plane: Plane) -> Router {
         .merge(history::routes::router())
         .merge(files::routes::router())
         .merge(imports::routes::router())
+        .merge(uploads::routes::router())
         .merge(lineage::routes::router())
         .merge(permissions::routes::router())
         .merge(fsck::routes::router())

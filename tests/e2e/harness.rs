@@ -151,6 +151,22 @@ impl Service {
         path
     }
 
+    /// How many packs there are in the buckets of this service.
+    pub fn packs(&self) -> usize {
+        let mut folders = vec![self.home.path().join("service")];
+        let mut found = 0;
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+                if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                    folders.push(entry.path());
+                } else if folder.ends_with("packs") {
+                    found += 1;
+                }
+            }
+        }
+        found
+    }
+
     /// Process ids of this service whose command line holds all of these words.
     pub fn processes(&self, words: &[&str]) -> Vec<i32> {
         let home = self.home.path().to_string_lossy().into_owned();
@@ -253,6 +269,18 @@ impl Person<'_> {
         let _ = input.write_all(stdin);
         drop(input);
         child.wait_with_output().expect("it ends")
+    }
+
+    /// Where the credentials are, and what else the command remembers.
+    pub fn config(&self) -> &Path {
+        &self.config
+    }
+
+    /// Begins to run it.
+    pub fn spawn(&self, args: &[&str]) -> std::process::Child {
+        let mut command = self.service.command(&self.config);
+        command.args(args).stdout(Stdio::null()).stderr(Stdio::null());
+        command.spawn().expect("`howdah` can be started")
     }
 
     /// Runs it and gives what happened.

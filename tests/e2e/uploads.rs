@@ -1,6 +1,6 @@
 //! Putting large files: only what is new is sent.
 
-use super::harness::{Service, text};
+use super::harness::{Service, eventually, text};
 
 /// Bytes that do not repeat.
 fn noise(seed: u64, length: usize) -> Vec<u8> {
@@ -55,4 +55,52 @@ fn of_a_file_that_changed_a_little_only_that_is_sent() {
     // What is put behind what is there is all new.
     let appended = ada.json(&["put", "things@main:/d/large", "--append", &large]);
     assert_eq!(appended["sent_bytes"], (64 << 20) + 1);
+}
+
+#[test]
+fn an_upload_whose_command_was_killed_is_continued_by_the_same_command() {
+    let service = Service::start();
+    let ada = service.person("ada", Some("acme"));
+    ada.run(&["repo", "create", "things"]);
+    let folder = service.files.path().join("folder");
+    std::fs::create_dir(&folder).expect("a folder can be made");
+    for n in 0..3 {
+        std::fs::write(folder.join(format!("a{n}")), noise(n, 20 << 20)).expect("it can be written");
+    }
+    let large = folder.join("large");
+    std::fs::write(&large, noise(9, 400 << 20)).expect("it can be written");
+    let folder = folder.to_string_lossy().into_owned();
+    let put = ["put", "things@main:/d", folder.as_str(), "-r"];
+
+    let mut child = ada.spawn(&put);
+    let uploads = ada.config().join("uploads");
+    let remembered = || {
+        let entries = std::fs::read_dir(&uploads).ok()?;
+        let mut found = entries.flatten().map(|entry| entry.path());
+        let path = found.find(|path| path.extension().is_some_and(|e| e == "json"))?;
+        serde_json::from_slice::<serde_json::Value>(&std::fs::read(path).ok()?).ok()
+    };
+    eventually("an upload is remembered", || remembered().is_some());
+    let begun = remembered().expect("it was there")["upload"]
+        .as_str()
+        .expect("an id")
+        .to_owned();
+    // The first part is what stands before the large file, the next ones are pieces of that.
+    eventually("some of it is stored", || service.packs() > 6);
+    child.kill().expect("it runs");
+    child.wait().expect("it ends");
+    ada.fails(3, &["log", "things@main"]);
+
+    let output = ada.attempt(&put);
+    let said = text(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    assert!(
+        said.contains("continuing an interrupted upload: ") && said.contains("are there already"),
+        "{said}"
+    );
+    assert!(remembered().is_none(), "it is over: {begun}");
+    let got = service.files.path().join("got");
+    ada.run(&["get", "things@main:/d/large", "-o", &got.to_string_lossy()]);
+    assert!(std::fs::read(&got).expect("it is there") == std::fs::read(&large).expect("it is there"));
+    assert_eq!(ada.json_lines(&["ls", "things@main:/d"]).len(), 4);
 }

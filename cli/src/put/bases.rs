@@ -1,7 +1,7 @@
 //! What the branch has already: of files that are about to be replaced, the chunks that the service holds. Only who may
 //! read the branch is told; everybody else sends everything.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::future::Future;
 
 use contract::api::{Commit, FileChunks};
@@ -41,23 +41,25 @@ struct Ask {
     answer: oneshot::Sender<Found>,
 }
 
+/// A file that may have a base: its path and size.
+pub(super) type Wanted = (String, u64);
+
 /// Asks for bases on behalf of the thread that reads the sources.
 pub(super) struct Bases {
     asks: Option<mpsc::Sender<Ask>>,
     found: Found,
-    /// So many sources, from the beginning, have been asked for.
-    asked: usize,
+    /// What has not been asked for yet, in the order in which it is sent.
+    wanted: VecDeque<Wanted>,
 }
 
-fn may_have_one(source: &Source) -> bool {
-    source.size() >= BYTES_MIN
+/// The files among these that are worth asking for.
+pub(super) fn wanted<'s>(sources: impl Iterator<Item = &'s Source>) -> VecDeque<Wanted> {
+    let worth = sources.filter(|source| source.size() >= BYTES_MIN);
+    worth.map(|source| (source.path.clone(), source.size())).collect()
 }
 
 /// The commit whose files can be told from: the branch's, if it has one and the caller may read it.
-pub(super) async fn commit(client: &Client, target: &Place, sources: &[Source]) -> Option<CommitId> {
-    if !sources.iter().any(may_have_one) {
-        return None;
-    }
+pub(super) async fn commit(client: &Client, target: &Place) -> Option<CommitId> {
     let reference = format!("{}@{}", target.repo, target.branch);
     // Whatever is wrong, the upload itself is told it.
     let found = client.plane::<Commit>(Request::get("/v1/commits").query("ref", reference));
@@ -72,7 +74,7 @@ impl Bases {
         Self {
             asks: None,
             found: Found::new(),
-            asked: 0,
+            wanted: VecDeque::new(),
         }
     }
 
@@ -81,12 +83,13 @@ impl Bases {
         client: &'c Client,
         repo: &'c str,
         commit: Option<CommitId>,
+        wanted: VecDeque<Wanted>,
     ) -> (Self, impl Future<Output = ()> + 'c) {
         let (asks, mut asked) = mpsc::channel::<Ask>(1);
         let bases = Self {
             asks: commit.map(|_| asks),
             found: Found::new(),
-            asked: 0,
+            wanted,
         };
         let answering = async move {
             while let (Some(commit), Some(ask)) = (commit, asked.recv().await) {
@@ -98,28 +101,23 @@ impl Bases {
         (bases, answering)
     }
 
-    /// The file that the source at this place replaces. Blocking; places are asked for in their order.
-    pub(super) fn take(&mut self, sources: &[Source], place: usize) -> Option<Base> {
+    /// The file that stands at this path. Blocking; paths are asked for in the order in which they are wanted.
+    pub(super) fn take(&mut self, path: &str) -> Option<Base> {
         let asks = self.asks.as_ref()?;
-        let source = sources.get(place).filter(|source| may_have_one(source))?;
-        if place >= self.asked {
+        if self.wanted.front().is_some_and(|(next, _)| next == path) {
             let (mut paths, mut bytes) = (Vec::new(), 0);
-            self.asked = place;
-            for next in &sources[place..] {
-                if paths.len() == FILES_AT_ONCE || bytes >= BYTES_AT_ONCE {
+            while paths.len() < FILES_AT_ONCE && bytes < BYTES_AT_ONCE {
+                let Some((path, size)) = self.wanted.pop_front() else {
                     break;
-                }
-                self.asked += 1;
-                if may_have_one(next) {
-                    bytes += next.size();
-                    paths.push(next.path.clone());
-                }
+                };
+                paths.push(path);
+                bytes += size;
             }
             let (answer, answered) = oneshot::channel();
             asks.blocking_send(Ask { paths, answer }).ok()?;
             self.found = answered.blocking_recv().ok()?;
         }
-        self.found.remove(&source.path)
+        self.found.remove(path)
     }
 }
 

@@ -113,6 +113,7 @@ mod tests {
             recursive: true,
             message: String::new(),
             append: false,
+            no_resume: false,
         }
     }
 

@@ -13,6 +13,8 @@ pub(super) struct Source {
     pub(super) content: Content,
     size: u64,
     pub(super) executable: bool,
+    /// What changes with the file: the times of its content and of its entry, and which file it is.
+    pub(super) identity: [i128; 3],
 }
 
 #[derive(Debug)]
@@ -25,6 +27,22 @@ pub(super) enum Content {
 impl Source {
     pub(super) fn size(&self) -> u64 {
         self.size
+    }
+
+    /// Whether it can be read a second time by the same name.
+    pub(super) fn is_on_disk(&self) -> bool {
+        matches!(self.content, Content::At(_))
+    }
+
+    #[cfg(test)]
+    pub(super) fn for_test(path: &str, size: u64) -> Self {
+        Self {
+            path: path.to_owned(),
+            content: Content::At(path.into()),
+            size,
+            executable: false,
+            identity: [0; 3],
+        }
     }
 }
 
@@ -99,6 +117,7 @@ fn file(at: &Path, path: String, metadata: &std::fs::Metadata) -> Outcome<Source
         content: Content::At(at.to_path_buf()),
         size: metadata.len(),
         executable: metadata.permissions().mode() & 0o111 != 0,
+        identity: identity(metadata),
     })
 }
 
@@ -146,7 +165,18 @@ fn standard_input(path: Option<&str>) -> Outcome<Source> {
         content: Content::Kept(file),
         size,
         executable: false,
+        identity: [0; 3],
     })
+}
+
+fn identity(metadata: &std::fs::Metadata) -> [i128; 3] {
+    use std::os::unix::fs::MetadataExt;
+    let time = |seconds: i64, nanoseconds: i64| i128::from(seconds) * 1_000_000_000 + i128::from(nanoseconds);
+    [
+        time(metadata.mtime(), metadata.mtime_nsec()),
+        time(metadata.ctime(), metadata.ctime_nsec()),
+        i128::from(metadata.ino()),
+    ]
 }
 
 #[cfg(test)]

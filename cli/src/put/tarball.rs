@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use contract::upload::{self, Step};
@@ -10,8 +11,9 @@ use indicatif::ProgressBar;
 use tar::{EntryType, Header};
 use tokio::sync::mpsc::Sender;
 
-use super::bases::{Base, Bases};
+use super::bases::Bases;
 use super::delta;
+use super::parts::{Held, Part};
 use super::sources::{Content, Source};
 use crate::failure::{Failure, Outcome, io as io_failure};
 
@@ -20,37 +22,47 @@ const BLOCK: u64 = 512;
 
 type Chunk = Result<Bytes, io::Error>;
 
-/// Sends the archive; answers how many bytes of contents were sent. When a source fails, the stream breaks off, so that the
-/// other side sees no end and keeps nothing.
-pub(super) fn write(sources: &[Source], mut bases: Bases, to: &Sender<Chunk>, bar: &ProgressBar) -> Outcome<u64> {
-    let written = send_all(sources, &mut bases, to, bar);
-    if written.is_err() {
-        let _ = to.blocking_send(Err(io::Error::other("a source could not be read")));
-    }
-    written
+/// What an archive is made of.
+pub(super) struct Contents {
+    pub(super) sources: Arc<Vec<Source>>,
+    pub(super) parts: Arc<Vec<Part>>,
+    /// The service keeps the parts.
+    pub(super) keep: bool,
+    pub(super) bases: Bases,
 }
 
-fn send_all(sources: &[Source], bases: &mut Bases, to: &Sender<Chunk>, bar: &ProgressBar) -> Outcome<u64> {
+/// Bytes of contents.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Count {
+    /// That were sent.
+    pub(super) sent: u64,
+    /// That did not have to be, because the service has them from another version.
+    pub(super) copied: u64,
+}
+
+/// Sends the archive. When a source fails, the stream breaks off, so that the other side sees no end and makes no commit.
+pub(super) fn write(contents: Contents, to: &Sender<Chunk>, bar: &ProgressBar) -> (Count, Outcome) {
     let mut archive = Archive {
         builder: tar::Builder::new(Chunks {
             to,
             held: BytesMut::with_capacity(CHUNK),
         }),
         bar,
-        sent: 0,
+        bases: contents.bases,
+        count: Count::default(),
     };
-    for (place, source) in sources.iter().enumerate() {
-        archive.append(source, bases.take(sources, place))?;
+    let written = archive.all(&contents.sources, &contents.parts, contents.keep);
+    if written.is_err() {
+        let _ = to.blocking_send(Err(io::Error::other("a source could not be read")));
     }
-    let mut chunks = archive.builder.into_inner().map_err(stopped)?;
-    chunks.flush().map_err(stopped)?;
-    Ok(archive.sent)
+    (archive.count, written)
 }
 
 struct Archive<'a> {
     builder: tar::Builder<Chunks<'a>>,
     bar: &'a ProgressBar,
-    sent: u64,
+    bases: Bases,
+    count: Count,
 }
 
 /// A source that is being read.
@@ -85,7 +97,34 @@ impl Reading<'_> {
 }
 
 impl Archive<'_> {
-    fn append(&mut self, source: &Source, base: Option<Base>) -> Outcome {
+    fn all(&mut self, sources: &[Source], parts: &[Part], keep: bool) -> Outcome {
+        for part in parts {
+            let Held::First(there) = part.held else {
+                self.bar.inc(part.bytes);
+                self.extension(EntryType::XGlobalHeader, &key(upload::HELD, part))?;
+                continue;
+            };
+            for source in &sources[part.sources.clone()] {
+                let mut records = String::new();
+                if keep && part.is_large() {
+                    records += &key(upload::KEY, part);
+                }
+                if there > 0 {
+                    self.bar.inc(there);
+                    records += &upload::record(upload::OFFSET, there);
+                }
+                self.append(source, there, records)?;
+            }
+            if keep && !part.is_large() {
+                self.extension(EntryType::XGlobalHeader, &key(upload::END, part))?;
+            }
+        }
+        self.builder.finish().map_err(stopped)?;
+        self.builder.get_mut().flush().map_err(stopped)
+    }
+
+    /// What is behind byte `from` of a source.
+    fn append(&mut self, source: &Source, from: u64, mut records: String) -> Outcome {
         let (file, shown) = match &source.content {
             Content::Kept(file) => (file.try_clone().map_err(stopped)?, "standard input".to_owned()),
             Content::At(at) => (
@@ -94,12 +133,17 @@ impl Archive<'_> {
             ),
         };
         let mut reading = Reading { source, file, shown };
-        if let Some(base) = base {
+        let length = source.size() - from;
+        if from > 0 {
+            reading.seek(from)?;
+        }
+        if let Some(base) = self.bases.take(&source.path) {
             let seen = reading.modified()?;
-            let steps = delta::find(&mut reading.file, source.size(), &base).map_err(|e| reading.failed(e))?;
-            reading.seek(0)?;
+            let steps = delta::find(&mut reading.file, length, &base).map_err(|e| reading.failed(e))?;
+            reading.seek(from)?;
             if let Some(steps) = steps {
-                self.delta(&mut reading, &steps)?;
+                records += &upload::record(upload::DELTA, source.size());
+                self.delta(&mut reading, &records, from, &steps)?;
                 // What was told of is what stood there at the first reading, what was sent stood there at the second.
                 if reading.modified()? != seen {
                     return Err(reading.changed("it changed while it was read"));
@@ -107,9 +151,12 @@ impl Archive<'_> {
                 return Ok(());
             }
         }
-        self.header(&reading, source.size())?;
-        self.content(&mut reading, source.size())?;
-        self.pad(source.size())
+        if !records.is_empty() {
+            self.extension(EntryType::XHeader, &records)?;
+        }
+        self.header(&reading, length)?;
+        self.content(&mut reading, length)?;
+        self.pad(length)
     }
 
     /// The header, with a long name where needed: the content follows by a shorter way.
@@ -123,21 +170,21 @@ impl Archive<'_> {
         appended.map_err(|e| Failure::new(what(), e, "choose a shorter or simpler path"))
     }
 
-    fn extension(&mut self, records: &str) -> Outcome {
+    fn extension(&mut self, kind: EntryType, records: &str) -> Outcome {
         let mut header = Header::new_ustar();
-        header.set_entry_type(EntryType::XHeader);
+        header.set_entry_type(kind);
         header.set_size(records.len() as u64);
         header.set_mode(0o644);
         header.set_cksum();
         self.builder.append(&header, records.as_bytes()).map_err(stopped)
     }
 
-    fn delta(&mut self, reading: &mut Reading<'_>, steps: &[Step]) -> Outcome {
+    fn delta(&mut self, reading: &mut Reading<'_>, records: &str, from: u64, steps: &[Step]) -> Outcome {
         let literals = steps.iter().filter(|step| matches!(step, Step::Literal { .. }));
         let size = (steps.len() * Step::BYTES) as u64 + literals.map(|step| step.length()).sum::<u64>();
-        self.extension(&upload::record(upload::DELTA, reading.source.size()))?;
+        self.extension(EntryType::XHeader, records)?;
         self.header(reading, size)?;
-        let mut at = 0;
+        let mut at = from;
         for step in steps {
             self.builder.get_mut().write_all(&step.encode()).map_err(stopped)?;
             match step {
@@ -145,7 +192,10 @@ impl Archive<'_> {
                     reading.seek(at)?;
                     self.content(reading, *length)?;
                 }
-                Step::Copy { length, .. } => self.bar.inc(*length),
+                Step::Copy { length, .. } => {
+                    self.bar.inc(*length);
+                    self.count.copied += length;
+                }
             }
             at += step.length();
         }
@@ -164,9 +214,9 @@ impl Archive<'_> {
             }
             left -= read as u64;
             self.bar.inc(read as u64);
+            self.count.sent += read as u64;
             chunks.send_if_full().map_err(stopped)?;
         }
-        self.sent += length;
         Ok(())
     }
 
@@ -181,9 +231,20 @@ impl Archive<'_> {
     }
 }
 
+fn key(record: &str, part: &Part) -> String {
+    upload::record(record, hex::encode(part.key))
+}
+
+const STOPPED: &str = "the upload broke off";
+
 /// The connection is gone; why is what its own side says.
 fn stopped(error: io::Error) -> Failure {
-    Failure::new("the upload broke off", error, "repeat the command")
+    Failure::new(STOPPED, error, "repeat the command")
+}
+
+/// Whether nothing is wrong with the sources.
+pub(super) fn is_connection(failure: &Failure) -> bool {
+    failure.what == STOPPED
 }
 
 struct Chunks<'a> {
@@ -257,7 +318,15 @@ mod tests {
             }
             all
         });
-        write(&sources, Bases::none(), &to, &ProgressBar::hidden()).unwrap_or_else(|e| panic!("{e:?}"));
+        let contents = Contents {
+            parts: Arc::new(super::super::parts::divide(&sources)),
+            sources: Arc::new(sources),
+            keep: false,
+            bases: Bases::none(),
+        };
+        let (count, written) = write(contents, &to, &ProgressBar::hidden());
+        written.unwrap_or_else(|e| panic!("{e:?}"));
+        assert_eq!(count.sent, 1_300_003);
         drop(to);
         let all = reading.join().unwrap();
         let mut archive = tar::Archive::new(all.as_slice());

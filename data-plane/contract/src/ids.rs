@@ -123,6 +123,8 @@ ids! {
     CommitId = "";
     /// All commits caused by one change share one commit set.
     CommitSetId = "";
+    /// An upload that can be taken up again.
+    UploadId = "upl_";
     /// A job: one run of a pipeline version on a set of input commits.
     JobId = "job_";
     /// A lease on a datum that a worker holds.

@@ -4,6 +4,20 @@
 /// Record of a file whose content is a delta against the file at this path in the request's base commit: the file's size.
 pub const DELTA: &str = "HOWDAH.delta";
 
+/// Record of a large file in an upload that can be taken up again: the client's name for this file as it is now, 64 hex
+/// digits. The service keeps pieces of it as they arrive.
+pub const KEY: &str = "HOWDAH.key";
+
+/// Record of a file of which this many bytes have arrived before: only what follows is in the archive.
+pub const OFFSET: &str = "HOWDAH.offset";
+
+/// Record of a global header in an upload that can be taken up again: everything since the last such mark is a part that is
+/// to be kept under this key.
+pub const END: &str = "HOWDAH.end";
+
+/// Record of a global header: here belongs the part that is kept under this key.
+pub const HELD: &str = "HOWDAH.held";
+
 /// A delta may copy so many times the size of its base at most: whoever has little to send cannot make much to be read.
 pub const DELTA_COPIES_MAX: u64 = 2;
 

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use contract::api::{CommitState, ImportedSource};
-use contract::ids::{CommitId, CommitSetId};
+use contract::ids::{CommitId, CommitSetId, UploadId};
 use contract::names::BranchName;
 use contract::policy::Permission;
 use contract::problem::ProblemKind;
@@ -25,7 +25,7 @@ use crate::files::stored::Stored;
 use crate::permissions::{Allowed, System, Visible};
 use crate::pipelines::{self, MovedHead};
 use crate::plane::{Plane, Tx};
-use crate::repos;
+use crate::{repos, uploads};
 
 const PUT: System = System::because("the caller was allowed to write to the repo");
 pub(crate) const ATTEMPTS: usize = 50;
@@ -162,19 +162,28 @@ pub(super) async fn applied(
 /// `conflict` when a path would be a file and a directory, `branch-moved` when others win too often, storage's and the
 /// database's failures. Nothing is left behind then.
 pub async fn commit(call: &Call, writer: &Stored, change: Change<'_>) -> Answer<CommitRow> {
-    commit_over(call, writer, change, None).await
+    commit_upload(call, writer, change, Upload::default()).await
 }
 
-/// The same where bytes were taken from the commit `base` of the branch: unless that is among those before the new
-/// commit, it becomes an input of it, like everything that is copied.
+/// What there is to an upload beside its files.
+#[derive(Debug, Default)]
+pub struct Upload {
+    /// The commit of the repo that bytes were taken from. Unless it is among those before the new commit, it becomes an
+    /// input of that, like everything that is copied.
+    pub base: Option<Source>,
+    /// The upload that is over with the commit.
+    pub id: Option<UploadId>,
+}
+
+/// Makes the change of an upload.
 ///
 /// # Errors
-/// As [`commit`].
-pub async fn commit_over(
+/// As [`commit`], and `not-found` when the upload is over already.
+pub async fn commit_upload(
     call: &Call,
     writer: &Stored,
     mut change: Change<'_>,
-    mut base: Option<Source>,
+    mut upload: Upload,
 ) -> Answer<CommitRow> {
     let plane = &call.plane;
     // The bytes first: the turn below is then held for the tree's few nodes only. A little may as well share their pack.
@@ -186,21 +195,21 @@ pub async fn commit_over(
         let head = {
             let mut conn = plane.pool.acquire().await?;
             let head = head(&mut conn, change.allowed, change.branch).await?;
-            if let Some(source) = &base
-                && !is_before(&mut conn, source.commit, head.commit.as_ref()).await?
+            if let Some(base) = &upload.base
+                && !is_before(&mut conn, base.commit, head.commit.as_ref()).await?
             {
-                change.sources.extend(base.take());
+                change.sources.extend(upload.base.take());
             }
             head
         };
         let made = match &head.commit {
             // Additions to an open commit do not wait for each other.
-            Some(open) if head.is_open() => add_to(call, writer, &change, open.id).await?,
+            Some(open) if head.is_open() => add_to(call, writer, &change, upload.id, open.id).await?,
             _ if turn.is_none() => {
                 turn = Some(plane.turns.take(change.repo.id, change.branch).await);
                 continue;
             }
-            _ => commit_onto(call, writer, &change, &head).await?,
+            _ => commit_onto(call, writer, &change, upload.id, &head).await?,
         };
         if let Some(row) = made {
             return Ok(row);
@@ -224,7 +233,13 @@ async fn is_before(conn: &mut PgConnection, commit: CommitId, head: Option<&Comm
     }
 }
 
-async fn commit_onto(call: &Call, writer: &Stored, change: &Change<'_>, head: &Head) -> Answer<Option<CommitRow>> {
+async fn commit_onto(
+    call: &Call,
+    writer: &Stored,
+    change: &Change<'_>,
+    upload: Option<UploadId>,
+    head: &Head,
+) -> Answer<Option<CommitRow>> {
     let plane = &call.plane;
     let tree = applied(call, writer, &head.tree, head.origin_set, &change.changes).await?;
     writer.flush().await?;
@@ -241,6 +256,9 @@ async fn commit_onto(call: &Call, writer: &Stored, change: &Change<'_>, head: &H
     queries::insert_commit(&mut tx, &PUT, &new).await?;
     queries::add_sources(&mut tx, &PUT, new.id, &change.imported).await?;
     let row = finish_in_transaction(plane, &mut tx, &PUT, new.id, &tree, plane.now()).await?;
+    if let Some(upload) = upload {
+        uploads::complete(&mut tx, upload, new.id).await?;
+    }
     writer.may_be_referred_to();
     publish(plane, tx, row.commit_set, std::slice::from_ref(&row)).await?;
     Ok(Some(row))
@@ -332,7 +350,13 @@ pub fn united(own: contract::ids::DomainId, from: &[Arc<OriginSet>]) -> OriginSe
 }
 
 /// Adds the change to an open commit; `None` when it is not open any more.
-async fn add_to(call: &Call, writer: &Stored, change: &Change<'_>, id: CommitId) -> Answer<Option<CommitRow>> {
+async fn add_to(
+    call: &Call,
+    writer: &Stored,
+    change: &Change<'_>,
+    upload: Option<UploadId>,
+    id: CommitId,
+) -> Answer<Option<CommitRow>> {
     let plane = &call.plane;
     writer.flush().await?;
     let encoded = change::encode(&change.changes)?;
@@ -371,6 +395,9 @@ async fn add_to(call: &Call, writer: &Stored, change: &Change<'_>, id: CommitId)
         }
     }
     open.sources.extend(change.imported.iter().cloned());
+    if let Some(upload) = upload {
+        uploads::complete(&mut tx, upload, id).await?;
+    }
     writer.may_be_referred_to();
     tx.commit().await?;
     Ok(Some(open))

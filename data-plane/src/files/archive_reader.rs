@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 
 use contract::problem::ProblemKind;
 use contract::upload;
-use storage::FilePath;
+use storage::{Digest, FilePath};
 use tar::{EntryType, Header, PaxExtension, PaxExtensions};
 use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 
@@ -31,6 +31,19 @@ pub struct Member {
     pub executable: bool,
     /// The bytes are a delta ([`contract::upload`]), and this is the size of the file that it makes.
     pub delta: Option<u64>,
+    /// The client's name for this file in an upload that can be taken up again.
+    pub key: Option<Digest>,
+    /// So many bytes of the file have arrived before.
+    pub offset: u64,
+}
+
+/// What stands between files in an upload that can be taken up again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mark {
+    /// What is kept under this key belongs here.
+    Held(Digest),
+    /// Everything since the last such mark is to be kept under this key.
+    End(Digest),
 }
 
 /// The archive being read.
@@ -40,6 +53,7 @@ pub struct ArchiveReader<R> {
     padding: u64,
     /// How names beyond ASCII were spelled: two spellings of one path would be one file, and one content lost.
     spelled: HashMap<FilePath, String>,
+    marks: Vec<Mark>,
 }
 
 #[derive(Default)]
@@ -47,6 +61,8 @@ struct Extensions {
     path: Option<Vec<u8>>,
     size: Option<u64>,
     delta: Option<u64>,
+    key: Option<Digest>,
+    offset: u64,
 }
 
 fn malformed(detail: impl Into<String>) -> Failure {
@@ -65,6 +81,7 @@ impl<R: AsyncRead + Unpin> ArchiveReader<R> {
             left: 0,
             padding: 0,
             spelled: HashMap::new(),
+            marks: Vec::new(),
         }
     }
 
@@ -109,10 +126,17 @@ impl<R: AsyncRead + Unpin> ArchiveReader<R> {
                     size,
                     executable,
                     delta: extensions.delta,
+                    key: extensions.key,
+                    offset: extensions.offset,
                 }));
             }
             extensions = Extensions::default();
         }
+    }
+
+    /// The marks in front of the file that was read last, or of the end, since the last time.
+    pub fn marks(&mut self) -> Vec<Mark> {
+        std::mem::take(&mut self.marks)
     }
 
     /// The bytes of the current file.
@@ -226,6 +250,9 @@ async fn extend<R: AsyncRead + Unpin>(
         let end = bytes.iter().position(|b| *b == 0).unwrap_or(bytes.len());
         extensions.path = Some(bytes[..end].to_vec());
     }
+    if kind.is_pax_global_extensions() {
+        mark(&bytes, archive)?;
+    }
     if local {
         for extension in PaxExtensions::new(&bytes) {
             let extension = extension.map_err(|_| malformed("an extension header of the archive is damaged"))?;
@@ -233,6 +260,8 @@ async fn extend<R: AsyncRead + Unpin>(
                 b"path" => extensions.path = Some(extension.value_bytes().to_vec()),
                 b"size" => extensions.size = Some(number(&extension)?),
                 key if key == upload::DELTA.as_bytes() => extensions.delta = Some(number(&extension)?),
+                key if key == upload::OFFSET.as_bytes() => extensions.offset = number(&extension)?,
+                key if key == upload::KEY.as_bytes() => extensions.key = Some(digest(&extension)?),
                 key if key.starts_with(b"GNU.sparse.") => {
                     return Err(Failure::invalid("sparse members of an archive can't be stored")
                         .hint("make the archive without `--sparse`"));
@@ -242,6 +271,23 @@ async fn extend<R: AsyncRead + Unpin>(
         }
     }
     Ok(true)
+}
+
+/// Takes in a global header; what is not ours in it says nothing of files.
+fn mark<R>(bytes: &[u8], archive: &mut ArchiveReader<R>) -> Answer<()> {
+    for extension in PaxExtensions::new(bytes).flatten() {
+        if extension.key_bytes() == upload::HELD.as_bytes() {
+            archive.marks.push(Mark::Held(digest(&extension)?));
+        } else if extension.key_bytes() == upload::END.as_bytes() {
+            archive.marks.push(Mark::End(digest(&extension)?));
+        }
+    }
+    Ok(())
+}
+
+fn digest(extension: &PaxExtension<'_>) -> Answer<Digest> {
+    let digest = extension.value().ok().and_then(|v| v.parse().ok());
+    digest.ok_or_else(|| malformed("a key in the archive is not 64 hexadecimal digits"))
 }
 
 fn number(extension: &PaxExtension<'_>) -> Answer<u64> {

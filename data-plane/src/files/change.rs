@@ -88,6 +88,24 @@ impl<'a> Puts<'a> {
         Ok(())
     }
 
+    /// What another list of puts has; nothing else is taken.
+    ///
+    /// # Errors
+    /// As [`Puts::push`].
+    pub async fn extend(&mut self, change: FileChange) -> Answer<()> {
+        match change {
+            FileChange::Put(path, entry) => self.push(path, entry).await,
+            FileChange::Tree(tree) => {
+                let mut files = self.storage.list(&tree, None, None);
+                while let Some((path, entry)) = files.try_next().await? {
+                    self.push(path, entry).await?;
+                }
+                Ok(())
+            }
+            FileChange::Append(..) | FileChange::Delete(_) | FileChange::Clear => Ok(()),
+        }
+    }
+
     /// Whether there are none yet.
     pub fn is_empty(&self) -> bool {
         self.rest.is_empty() && self.tree.is_empty()

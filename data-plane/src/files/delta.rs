@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 use contract::upload::{DELTA_COPIES_MAX, Step};
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
-use storage::{FileEntry, Storage, Writer};
+use storage::{FileEntry, Pieces, Storage, Writer};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio_util::io::StreamReader;
 
@@ -102,7 +102,7 @@ impl<R: AsyncRead + Unpin> Making<R> {
 pub struct Delta {
     /// Bytes of the steps with their literals.
     pub sent: u64,
-    /// Bytes of the file.
+    /// Bytes of the file that it makes.
     pub size: u64,
     /// Whether the file may be executed.
     pub executable: bool,
@@ -118,6 +118,7 @@ pub async fn receive(
     base: &FileEntry,
     mut steps: impl AsyncRead + Send + Unpin,
     delta: Delta,
+    pieces: Option<Pieces>,
 ) -> Answer<FileEntry> {
     // Nothing but a copy of everything: the file is the one that is there, and nothing is read.
     if delta.sent == Step::BYTES as u64 && delta.size == base.size {
@@ -134,10 +135,30 @@ pub async fn receive(
             });
         }
         let whole = whole(storage, base, (&only[..]).chain(steps), delta.size);
-        return Ok(writer.write_file_over(base, whole, delta.executable).await?);
+        return store(writer, Some(base), whole, delta.executable, pieces).await;
     }
     let whole = whole(storage, base, steps, delta.size);
-    Ok(writer.write_file_over(base, whole, delta.executable).await?)
+    store(writer, Some(base), whole, delta.executable, pieces).await
+}
+
+/// Stores a large file: over the one that it replaces, and in pieces where they are to be kept.
+///
+/// # Errors
+/// Storage's failures.
+pub async fn store(
+    writer: &Writer,
+    base: Option<&FileEntry>,
+    bytes: impl AsyncRead + Send + Unpin,
+    executable: bool,
+    pieces: Option<Pieces>,
+) -> Answer<FileEntry> {
+    if let Some(base) = base {
+        writer.learn(base).await?;
+    }
+    Ok(match pieces {
+        Some(pieces) => writer.write_file_in_pieces(bytes, executable, pieces).await?,
+        None => writer.write_file(bytes, executable).await?,
+    })
 }
 
 fn broken_off(error: io::Error) -> Failure {

@@ -5,15 +5,16 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use storage::{FileEntry, FilePath, Storage, TreeRef, Writer};
+use storage::{FileEntry, FilePath, Pieces, Storage, TreeRef, Writer};
 use tokio::io::AsyncRead;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
-use super::archive_reader::ArchiveReader;
+use super::archive_reader::{ArchiveReader, Mark, Member};
 use super::change::{self, FileChange, Puts};
 use super::delta::{self, Delta};
 use crate::failure::{Answer, Failure};
+use crate::uploads::keeper::Keeper;
 
 /// Files up to this size are stored in batches.
 const SMALL_BYTES_MAX: u64 = 128 << 10;
@@ -25,6 +26,8 @@ const BATCH_FILES: usize = 1024;
 const BATCHES_MAX: usize = 4;
 /// Batches of all uploads on their way at once: a hundred uploads must not be a hundred times the memory.
 pub const BATCHES_OF_ALL_MAX: usize = 8;
+/// A large file of an upload that can be taken up again is kept whenever so much more of it has arrived.
+const PIECE_BYTES: u64 = 48 << 20;
 /// An upload that is no larger stays in its entries when it goes into an open commit: 100,000 single files must not be
 /// 100,000 objects.
 const EMBEDDED_BYTES_MAX: usize = 64 << 10;
@@ -141,18 +144,149 @@ impl Drop for Batches {
     }
 }
 
-/// The file that a delta is against.
-async fn delta_base(storage: &Storage, destination: &Destination<'_>, path: &FilePath) -> Answer<FileEntry> {
-    let tree = destination.deltas.filter(|_| !destination.append).ok_or_else(|| {
-        Failure::invalid(format!(
-            "`/{path}` is a delta, but the request names no commit that it is against"
-        ))
-    })?;
-    let found = storage.get(tree, path).await?;
-    found.ok_or_else(|| Failure::invalid(format!("`/{path}` is a delta, but its base has no such file")))
+/// An archive on its way in.
+struct Receiving<'a> {
+    storage: &'a Storage,
+    writer: &'a Writer,
+    destination: &'a Destination<'a>,
+    keeper: Option<&'a mut Keeper>,
+    small: Batches,
+    large: Placed,
+    /// Everything that is settled.
+    puts: Puts<'a>,
+    /// What of it came since the last part that is kept; only where parts are.
+    part: Option<Puts<'a>>,
 }
 
-/// Stores the files of a tar archive and answers the changes that they are, in the archive's order.
+impl Receiving<'_> {
+    async fn mark(&mut self, mark: Mark) -> Answer<()> {
+        self.settle().await?;
+        let (Some(keeper), Some(part)) = (&mut self.keeper, &mut self.part) else {
+            let why = "the archive tells of parts, but the request names no upload that they are of";
+            return Err(Failure::invalid(why));
+        };
+        match mark {
+            Mark::End(key) => {
+                let part = std::mem::replace(part, Puts::new(self.storage, self.writer));
+                keeper.keep(key, part.changes()).await
+            }
+            Mark::Held(key) => {
+                for change in keeper.held(key).await? {
+                    self.puts.extend(change).await?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Files that were stored become changes, in the archive's order: the last of a name wins.
+    async fn settle(&mut self) -> Answer<()> {
+        for (_, path, entry) in in_order(self.small.settle(false).await?, &mut self.large) {
+            if let Some(part) = &mut self.part {
+                part.push(path.clone(), entry.clone()).await?;
+            }
+            self.puts.push(path, entry).await?;
+        }
+        Ok(())
+    }
+
+    async fn file<R: AsyncRead + Send + Unpin>(
+        &mut self,
+        place: usize,
+        path: FilePath,
+        member: &Member,
+        archive: &mut ArchiveReader<R>,
+    ) -> Answer<()> {
+        let keep = member.key.filter(|_| self.keeper.is_some());
+        let whole = member.delta.is_none() && member.offset == 0;
+        if keep.is_none() && whole && member.size <= SMALL_BYTES_MAX {
+            let content = archive.read_all().await?;
+            return self.small.add(place, path, content, member.executable).await;
+        }
+        if keep.is_some() {
+            // A part of its own: another one may be kept when this file has changed.
+            self.settle().await?;
+        }
+        let entry = self.large(&path, member, archive).await?;
+        match (&mut self.keeper, keep) {
+            (Some(keeper), Some(key)) => {
+                let change = FileChange::Put(path.clone(), entry.clone());
+                keeper.keep(key, vec![change]).await?;
+                self.puts.push(path, entry).await
+            }
+            _ => {
+                self.large.push((place, path, entry));
+                Ok(())
+            }
+        }
+    }
+
+    async fn large<R: AsyncRead + Send + Unpin>(
+        &self,
+        path: &FilePath,
+        member: &Member,
+        archive: &mut ArchiveReader<R>,
+    ) -> Answer<FileEntry> {
+        let (storage, writer, executable) = (self.storage, self.writer, member.executable);
+        let pieces = self.pieces(path, member).await?;
+        if let Some(size) = member.delta {
+            let base = self.delta_base(path).await?;
+            let made = size.checked_sub(member.offset);
+            let delta = Delta {
+                sent: member.size,
+                size: made.ok_or_else(|| Failure::invalid(format!("`/{path}` is shorter than what is there of it")))?,
+                executable,
+            };
+            return delta::receive(storage, writer, &base, archive.body(), delta, pieces).await;
+        }
+        let before = match self.destination.append {
+            true => None,
+            false => storage.get(self.destination.base, path).await?,
+        };
+        delta::store(writer, before.as_ref(), archive.body(), executable, pieces).await
+    }
+
+    /// How the file is kept in pieces, if it is to be.
+    async fn pieces(&self, path: &FilePath, member: &Member) -> Answer<Option<Pieces>> {
+        match (&self.keeper, member.key) {
+            (Some(keeper), Some(key)) => Ok(Some(Pieces {
+                before: keeper.before(key, path, member.offset).await?,
+                every: PIECE_BYTES,
+                give: keeper.pieces(key, path),
+            })),
+            _ if member.offset > 0 => Err(Failure::invalid(format!(
+                "of `/{path}` only the end was sent, but the request names no upload that has its beginning"
+            ))),
+            _ => Ok(None),
+        }
+    }
+
+    /// The file that a delta is against.
+    async fn delta_base(&self, path: &FilePath) -> Answer<FileEntry> {
+        let tree = self.destination.deltas.filter(|_| !self.destination.append);
+        let tree = tree.ok_or_else(|| {
+            let why = "is a delta, but the request names no commit that it is against";
+            Failure::invalid(format!("`/{path}` {why}"))
+        })?;
+        let found = self.storage.get(tree, path).await?;
+        found.ok_or_else(|| Failure::invalid(format!("`/{path}` is a delta, but its base has no such file")))
+    }
+
+    async fn finish(mut self) -> Answer<Vec<FileChange>> {
+        let may_embed = self.destination.open && self.large.is_empty() && self.puts.is_empty();
+        let rest = in_order(self.small.settle(may_embed).await?, &mut self.large).into_iter();
+        if self.destination.append {
+            return Ok(rest.map(|(_, path, entry)| FileChange::Append(path, entry)).collect());
+        }
+        for (_, path, entry) in rest {
+            self.puts.push(path, entry).await?;
+        }
+        Ok(self.puts.changes())
+    }
+}
+
+/// Stores the files of a tar archive and answers the changes that they are, in the archive's order. With a keeper, parts of
+/// it are kept on the way, and those that are kept already are put in where the archive says.
 ///
 /// # Errors
 /// `malformed` when the archive is none or breaks off, `invalid` for members that can't be stored, storage's failures.
@@ -160,61 +294,39 @@ pub async fn receive(
     storage: &Storage,
     writer: &Writer,
     destination: &Destination<'_>,
+    keeper: Option<&mut Keeper>,
     source: impl AsyncRead + Send + Unpin,
 ) -> Answer<Vec<FileChange>> {
     let mut archive = ArchiveReader::new(source);
-    let mut small = Batches::new(storage, writer, destination.batches);
-    let mut large = Vec::new();
-    let mut puts = Puts::new(storage, writer);
+    let mut receiving = Receiving {
+        storage,
+        writer,
+        destination,
+        part: keeper.is_some().then(|| Puts::new(storage, writer)),
+        keeper,
+        small: Batches::new(storage, writer, destination.batches),
+        large: Vec::new(),
+        puts: Puts::new(storage, writer),
+    };
     let mut place = 0;
-    while let Some(member) = archive.next().await? {
+    loop {
+        let member = archive.next().await?;
+        for mark in archive.marks() {
+            receiving.mark(mark).await?;
+        }
+        let Some(member) = member else {
+            return receiving.finish().await;
+        };
         let path = match destination.directory {
-            None => member.path,
+            None => member.path.clone(),
             Some(directory) => directory.join(member.path.as_str())?,
         };
-        if let Some(size) = member.delta {
-            let base = delta_base(storage, destination, &path).await?;
-            let delta = Delta {
-                sent: member.size,
-                size,
-                executable: member.executable,
-            };
-            let entry = delta::receive(storage, writer, &base, archive.body(), delta).await?;
-            large.push((place, path, entry));
-        } else if member.size <= SMALL_BYTES_MAX {
-            let content = archive.read_all().await?;
-            small.add(place, path, content, member.executable).await?;
-        } else {
-            let before = match destination.append {
-                true => None,
-                false => storage.get(destination.base, &path).await?,
-            };
-            let entry = match before {
-                None => writer.write_file(archive.body(), member.executable).await?,
-                Some(before) => {
-                    writer
-                        .write_file_over(&before, archive.body(), member.executable)
-                        .await?
-                }
-            };
-            large.push((place, path, entry));
-        }
+        receiving.file(place, path, &member, &mut archive).await?;
         place += 1;
         if !destination.append && place % change::held_most(storage) == 0 {
-            for (_, path, entry) in in_order(small.settle(false).await?, &mut large) {
-                puts.push(path, entry).await?;
-            }
+            receiving.settle().await?;
         }
     }
-    let may_embed = destination.open && large.is_empty() && puts.is_empty();
-    let rest = in_order(small.settle(may_embed).await?, &mut large).into_iter();
-    if destination.append {
-        return Ok(rest.map(|(_, path, entry)| FileChange::Append(path, entry)).collect());
-    }
-    for (_, path, entry) in rest {
-        puts.push(path, entry).await?;
-    }
-    Ok(puts.changes())
 }
 
 /// Files in the archive's order: the last of a name wins.

@@ -1,11 +1,13 @@
 //! Handlers that change files: put, delete, copy. Each is one atomic commit, or an addition to the branch's open commit.
 
+use std::sync::Arc;
+
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::StatusCode;
 use chassis::http::{Json, Query};
 use contract::api::Commit;
-use contract::ids::CommitId;
+use contract::ids::{CommitId, UploadId};
 use contract::names::BranchName;
 use contract::problem::ProblemKind;
 use contract::reference::{Base, CommitRef, RepoRef};
@@ -25,6 +27,7 @@ use crate::commits::{CommitRow, views};
 use crate::failure::{Answer, Failure};
 use crate::permissions::{Allowed, Visible};
 use crate::plane::Plane;
+use crate::uploads::{self, keeper::Keeper};
 
 const MESSAGE_BYTES_MAX: usize = 16 << 10;
 
@@ -40,6 +43,8 @@ pub(super) struct PutQuery {
     append: bool,
     /// The commit that deltas are against.
     base: Option<CommitId>,
+    /// The upload that this is part of.
+    upload: Option<UploadId>,
 }
 
 #[derive(Deserialize)]
@@ -112,11 +117,58 @@ pub(super) async fn put(
     Query(query): Query<PutQuery>,
     body: Body,
 ) -> Answer<(StatusCode, Json<Commit>)> {
-    let place = place(&plane, &call, &query.repo, query.branch, &query.message).await?;
+    let place = place(&plane, &call, &query.repo, query.branch.clone(), &query.message).await?;
+    let Some(upload) = query.upload else {
+        let row = put_files(&plane, &call, place, query, body).await?;
+        return answer(&plane, &call, row).await;
+    };
+    if let Some(row) = became(&plane, &call, &place, &query).await? {
+        return answer(&plane, &call, row).await;
+    }
+    match put_files(&plane, &call, place, query, body).await {
+        Ok(row) => answer(&plane, &call, row).await,
+        Err(failure) => {
+            // The same upload may have arrived by another request meanwhile.
+            let row = {
+                let mut conn = plane.pool.acquire().await?;
+                uploads::committed(&mut conn, &call, upload).await
+            };
+            if let Ok(Some(row)) = row {
+                return answer(&plane, &call, row).await;
+            }
+            // What it holds may be what the room is needed for.
+            if failure.kind() == ProblemKind::StorageFull {
+                uploads::give_up(&plane, upload).await?;
+            }
+            Err(failure)
+        }
+    }
+}
+
+/// What an upload has become already, if the request fits it.
+async fn became(plane: &Plane, call: &Call, place: &Place, query: &PutQuery) -> Answer<Option<CommitRow>> {
+    let Some(id) = query.upload else { return Ok(None) };
+    let mut conn = plane.pool.acquire().await?;
+    let upload = call.upload(&mut conn, id).await?;
+    if upload.repo != place.repo.id || upload.branch != place.branch.as_str() {
+        return Err(Failure::invalid(format!(
+            "the upload was begun for another place than `{}@{}`",
+            place.repo, place.branch
+        )));
+    }
+    if query.append || directory_path(&query.path)?.is_some() {
+        return Err(Failure::invalid(
+            "an upload that can be taken up again takes neither `append` nor `path`",
+        ));
+    }
+    uploads::committed(&mut conn, call, id).await
+}
+
+async fn put_files(plane: &Plane, call: &Call, place: Place, query: PutQuery, body: Body) -> Answer<CommitRow> {
     let directory = directory_path(&query.path)?;
-    let base = base(&plane, &call, &query.repo, query.base).await?;
+    let base = base(plane, call, &query.repo, query.base).await?;
     let deltas = base.as_ref().map(|base| base.commit.tree()).transpose()?;
-    let writer = Stored::begin(&plane.storage);
+    let writer = Arc::new(Stored::begin(&plane.storage));
     let destination = Destination {
         base: &place.head.tree,
         deltas: deltas.as_ref(),
@@ -126,7 +178,15 @@ pub(super) async fn put(
         batches: &plane.upload_batches,
     };
     let source = StreamReader::new(body.into_data_stream().map_err(std::io::Error::other));
-    let changes = upload::receive(&plane.storage, &writer, &destination, source).await?;
+    let mut keeper = query.upload.map(|upload| Keeper::begin(plane, upload, &writer));
+    let received = upload::receive(&plane.storage, &writer, &destination, keeper.as_mut(), source).await;
+    // What arrived of an upload that broke off is kept too.
+    let kept = match &mut keeper {
+        Some(keeper) => keeper.end().await,
+        None => Ok(()),
+    };
+    let changes = received?;
+    kept?;
     let change = Change {
         repo: &place.repo,
         allowed: &place.allowed,
@@ -144,8 +204,7 @@ pub(super) async fn put(
             origins: base.origins,
         }),
     };
-    let row = put::commit_over(&call, &writer, change, base).await?;
-    answer(&plane, &call, row).await
+    put::commit_upload(call, &writer, change, put::Upload { base, id: query.upload }).await
 }
 
 /// The commit that the deltas of an upload are against, with the proof that the caller may read it.

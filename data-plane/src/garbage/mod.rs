@@ -27,6 +27,7 @@ use crate::failure::{Answer, Failure};
 use crate::files::change::{self, FileChange};
 use crate::permissions::System;
 use crate::plane::Plane;
+use crate::uploads;
 
 const COLLECT: System = System::because("the plane looks for what nothing refers to");
 /// How long a pack must have been unneeded before it is removed.
@@ -69,6 +70,7 @@ pub async fn follow(plane: Plane, shutdown: Shutdown) {
 }
 
 async fn collect_when_due(plane: &Plane) -> Answer<Option<CollectionReport>> {
+    uploads::forget_abandoned(plane).await?;
     let last = {
         let mut conn = plane.pool.acquire().await?;
         queries::last_collection(&mut conn, &COLLECT).await?
@@ -97,6 +99,7 @@ pub async fn collect(plane: &Plane, grace: Duration, dry_run: bool) -> Answer<Co
         lock_dag(&mut tx).await?;
         queries::forget_deleted(&mut tx, &COLLECT).await?;
         tx.commit().await?;
+        uploads::forget_abandoned(plane).await?;
     }
     // What is written from here on is younger than every pack that is removed below.
     let now = plane.storage.store_time().await?;
@@ -143,6 +146,7 @@ async fn mark(plane: &Plane) -> Answer<Marking> {
     mark_commits(&mut tx, &mut marking).await?;
     mark_filesets(&mut tx, &mut marking).await?;
     mark_results(&mut tx, &mut marking).await?;
+    mark_uploads(&mut tx, &mut marking).await?;
     tx.rollback().await?;
     Ok(marking)
 }
@@ -168,13 +172,32 @@ async fn mark_filesets(conn: &mut PgConnection, marking: &mut Marking) -> Answer
         };
         after = Some((*commit, *seq));
         for (.., changes) in &page {
-            for change in change::decode(changes)? {
-                match &change {
-                    FileChange::Put(_, entry) | FileChange::Append(_, entry) => marking.file(entry).await?,
-                    FileChange::Tree(tree) => marking.tree(tree).await?,
-                    FileChange::Delete(_) | FileChange::Clear => {}
-                }
-            }
+            mark_changes(changes, marking).await?;
+        }
+    }
+}
+
+async fn mark_changes(changes: &[u8], marking: &mut Marking) -> Answer<()> {
+    for change in change::decode(changes)? {
+        match &change {
+            FileChange::Put(_, entry) | FileChange::Append(_, entry) => marking.file(entry).await?,
+            FileChange::Tree(tree) => marking.tree(tree).await?,
+            FileChange::Delete(_) | FileChange::Clear => {}
+        }
+    }
+    Ok(())
+}
+
+async fn mark_uploads(conn: &mut PgConnection, marking: &mut Marking) -> Answer<()> {
+    let mut after = None;
+    loop {
+        let page = uploads::queries::list_changes(conn, &COLLECT, after.as_ref()).await?;
+        let Some((upload, key, whole, from, _)) = page.last() else {
+            return Ok(());
+        };
+        after = Some((*upload, key.clone(), *whole, *from));
+        for (.., changes) in &page {
+            mark_changes(changes, marking).await?;
         }
     }
 }

@@ -1,8 +1,6 @@
 //! Extent lists of large files: a tree of blocks in packs, so that neither an entry nor memory nor
 //! a seek grows with the size of a file. Built from left to right while the file streams by.
 
-use std::sync::Arc;
-
 use crate::codec::{DecodeError, Input, put_digest, put_number};
 use crate::digest::Digest;
 use crate::entry::{BlockRef, Content, Extent, INLINE_EXTENTS_MAX};
@@ -145,7 +143,7 @@ pub(crate) struct ExtentTree {
 }
 
 impl ExtentTree {
-    pub(crate) fn push(&mut self, session: &Arc<Session>, extent: Extent) -> Result<()> {
+    pub(crate) fn push(&mut self, session: &Session, extent: Extent) -> Result<()> {
         let ends = extent.digest.prefix().is_multiple_of(ENDS_OFTEN);
         self.extents.push(extent);
         let count = self.extents.len();
@@ -157,7 +155,7 @@ impl ExtentTree {
     }
 
     /// Writes a block of this height and notes it one level up.
-    fn raise(&mut self, session: &Arc<Session>, height: u8, block: &Block) -> Result<()> {
+    fn raise(&mut self, session: &Session, height: u8, block: &Block) -> Result<()> {
         let part = write(session, height, block)?;
         let level = usize::from(height);
         if self.levels.len() == level {
@@ -171,7 +169,7 @@ impl ExtentTree {
         Ok(())
     }
 
-    pub(crate) fn finish(mut self, session: &Arc<Session>) -> Result<Content> {
+    pub(crate) fn finish(mut self, session: &Session) -> Result<Content> {
         if self.levels.is_empty() && self.extents.len() <= INLINE_EXTENTS_MAX {
             return Ok(Content::Extents(self.extents));
         }
@@ -205,7 +203,7 @@ pub(crate) fn content(extents: &[Extent]) -> Digest {
     hasher.finalize().into()
 }
 
-fn write(session: &Arc<Session>, height: u8, block: &Block) -> Result<Part> {
+fn write(session: &Session, height: u8, block: &Block) -> Result<Part> {
     let known = match block {
         Block::Extents(extents) => Some(content(extents)),
         Block::Blocks(_) => None,

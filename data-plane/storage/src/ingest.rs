@@ -1,11 +1,12 @@
 //! From bytes to a file entry: cut where the content says, digest, store.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use chunks::Cutter;
 
 use crate::digest::Digest;
-use crate::entry::{Content, FileEntry};
+use crate::entry::{Content, Extent, FileEntry};
 use crate::error::Result;
 use crate::extents::ExtentTree;
 use crate::session::Session;
@@ -25,6 +26,17 @@ struct Stored {
     session: Arc<Session>,
     extents: ExtentTree,
     size: u64,
+    /// What came behind the last piece.
+    piece: Option<Piece>,
+}
+
+/// The part of a file that is to be given out next.
+#[derive(Default)]
+struct Piece {
+    extents: ExtentTree,
+    size: u64,
+    /// Names what the piece holds: digests of chunks.
+    content: blake3::Hasher,
 }
 
 impl FileBuilder {
@@ -35,14 +47,43 @@ impl FileBuilder {
                 session,
                 extents: ExtentTree::default(),
                 size: 0,
+                piece: None,
             },
         }
+    }
+
+    /// Goes on behind these chunks of the file, and keeps what follows for [`FileBuilder::piece`] too.
+    pub(crate) fn behind(session: Arc<Session>, before: Vec<Extent>) -> Result<Self> {
+        let mut builder = Self::new(session);
+        let stored = &mut builder.stored;
+        for extent in before {
+            stored.size += extent.location.length();
+            stored.extents.push(&stored.session, extent)?;
+        }
+        stored.piece = Some(Piece::default());
+        Ok(builder)
     }
 
     /// Takes the next bytes; cuts all chunks whose ends no later byte can move.
     pub(crate) fn push(&mut self, bytes: &[u8]) -> Result<()> {
         let stored = &mut self.stored;
         self.cutter.push(bytes, |chunk| stored.chunk(chunk))
+    }
+
+    /// What has been cut since the last piece, once that is `least` bytes, and where in the file it lies.
+    pub(crate) fn piece(&mut self, least: u64) -> Result<Option<(Range<u64>, FileEntry)>> {
+        let stored = &mut self.stored;
+        let Some(full) = stored.piece.take_if(|piece| piece.size >= least) else {
+            return Ok(None);
+        };
+        stored.piece = Some(Piece::default());
+        let entry = FileEntry {
+            size: full.size,
+            digest: full.content.finalize().into(),
+            executable: false,
+            content: full.extents.finish(&stored.session)?,
+        };
+        Ok(Some((stored.size - entry.size..stored.size, entry)))
     }
 
     /// Cuts the rest and returns the entry.
@@ -57,6 +98,11 @@ impl Stored {
     fn chunk(&mut self, chunk: &[u8]) -> Result<()> {
         self.size += chunk.len() as u64;
         let extent = self.session.chunk(Digest::of(chunk), chunk)?;
+        if let Some(piece) = &mut self.piece {
+            piece.size += chunk.len() as u64;
+            piece.content.update(extent.digest.as_bytes());
+            piece.extents.push(&self.session, extent.clone())?;
+        }
         self.extents.push(&self.session, extent)
     }
 

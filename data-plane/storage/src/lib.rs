@@ -49,4 +49,4 @@ pub use repair::{ForwardRepair, PackRepair};
 pub use storage::{Options, Storage};
 pub use store::Store;
 pub use tree::{Change, DirectoryEntry, EntryKind, Finding, Names, SubtreeSummary, TreeChange, TreeRef};
-pub use writer::{WriteReport, Writer};
+pub use writer::{GivePiece, Pieces, WriteReport, Writer};

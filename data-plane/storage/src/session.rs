@@ -265,13 +265,26 @@ impl Session {
     /// Returns when everything that was stored before the call is durable.
     pub(crate) async fn flush(&self) -> Result<WriteReport> {
         let _turn = self.flushing.lock().await;
-        let (waiting, report) = {
+        self.write_out().await.map(|(report, _)| report)
+    }
+
+    /// The same; the packs that are durable now are not taken back any more, and the names of those that were not among an
+    /// earlier answer are returned.
+    pub(crate) async fn settle(&self) -> Result<Vec<Digest>> {
+        let _turn = self.flushing.lock().await;
+        let (_, packs) = self.write_out().await?;
+        Ok(self.state().packs.drain(..packs).collect())
+    }
+
+    /// Writes everything out; answers how many of the packs that may be taken back are durable.
+    async fn write_out(&self) -> Result<(WriteReport, usize)> {
+        let (waiting, report, packs) = {
             let mut state = self.state();
             if let Some(error) = &state.failed {
                 return Err(error.clone());
             }
             self.seal(&mut state);
-            (state.waiting.clone(), state.report)
+            (state.waiting.clone(), state.report, state.packs.len())
         };
         for slot in waiting {
             if let Err(error) = slot.settled().await {
@@ -280,7 +293,7 @@ impl Session {
             }
         }
         self.state().waiting.retain(|slot| !slot.is_durable());
-        Ok(report)
+        Ok((report, packs))
     }
 }
 

@@ -1,5 +1,6 @@
 //! The public face of a write session: files in, entries out, and a flush that makes them permanent.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -7,10 +8,12 @@ use futures::TryStreamExt;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::task::spawn_blocking;
 
+use crate::digest::Digest;
 use crate::entry::{Content, FileEntry};
 use crate::error::{Result, StorageError};
 use crate::extents::{self, Block};
 use crate::ingest::{FileBuilder, whole_file};
+use crate::reader::ExtentWalk;
 use crate::session::Session;
 use crate::storage::{Shared, Storage};
 
@@ -40,6 +43,28 @@ pub struct WriteReport {
     pub bytes_deduplicated: u64,
 }
 
+/// A file on its way.
+struct Begun {
+    builder: FileBuilder,
+    whole: blake3::Hasher,
+    buffer: Vec<u8>,
+    /// There is nothing behind the buffer.
+    ended: bool,
+}
+
+/// Takes a piece of a file, and where in the file it lies. Called on a thread that may wait.
+pub type GivePiece = Box<dyn FnMut(Range<u64>, FileEntry) + Send>;
+
+/// How a file is stored in pieces.
+pub struct Pieces {
+    /// Pieces that were given out before, from the beginning of the file.
+    pub before: Vec<FileEntry>,
+    /// A piece is given out when it has so many bytes.
+    pub every: u64,
+    /// Who gets them. They are durable after the next [`Writer::settle`].
+    pub give: GivePiece,
+}
+
 impl Writer {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
         Self {
@@ -50,16 +75,77 @@ impl Writer {
     /// Stores what the reader yields, in bounded memory, until its end.
     pub async fn write_file(&self, mut reader: impl AsyncRead + Send + Unpin, executable: bool) -> Result<FileEntry> {
         let mut buffer = Vec::new();
-        let mut spare = Vec::new();
-        let mut target = BUFFER_BYTES_FIRST;
-        let mut builder = FileBuilder::new(Arc::clone(&self.session));
-        let mut ended = fill(&mut reader, &mut buffer, target).await?;
+        let ended = fill(&mut reader, &mut buffer, BUFFER_BYTES_FIRST).await?;
         if ended && buffer.len() <= INLINE_BYTES_MAX {
             self.session.room().await;
             return whole_file(&self.session, &buffer, executable);
         }
-        // The next buffer is read while the last one is cut and packed on one thread and digested on another.
+        let begun = Begun {
+            builder: FileBuilder::new(Arc::clone(&self.session)),
+            whole: blake3::Hasher::new(),
+            buffer,
+            ended,
+        };
+        self.write_on(begun, reader, executable, |_| Ok(())).await
+    }
+
+    /// Stores a large file and gives out pieces of it while it is on its way, and goes on behind pieces that were given
+    /// out before: the reader then yields what is missing. The file is cut as if it had been stored at once. Pieces that
+    /// are there already are read again, for the digest of the whole.
+    pub async fn write_file_in_pieces(
+        &self,
+        mut reader: impl AsyncRead + Send + Unpin,
+        executable: bool,
+        mut pieces: Pieces,
+    ) -> Result<FileEntry> {
         let mut whole = blake3::Hasher::new();
+        let mut extents = Vec::new();
+        for piece in &pieces.before {
+            let mut walk = ExtentWalk::new(&self.session.shared, piece, 0);
+            while let Some((_, extent)) = walk.next().await? {
+                extents.push(extent);
+            }
+            let mut bytes = Storage::over(&self.session.shared).read(piece, 0..piece.size);
+            while let Some(bytes) = bytes.try_next().await? {
+                whole.update(&bytes);
+            }
+        }
+        let mut buffer = Vec::new();
+        let ended = fill(&mut reader, &mut buffer, BUFFER_BYTES_FIRST).await?;
+        let begun = Begun {
+            builder: FileBuilder::behind(Arc::clone(&self.session), extents)?,
+            whole,
+            buffer,
+            ended,
+        };
+        let give = move |builder: &mut FileBuilder| {
+            if let Some((range, piece)) = builder.piece(pieces.every)? {
+                (pieces.give)(range, piece);
+            }
+            Ok(())
+        };
+        self.write_on(begun, reader, executable, give).await
+    }
+
+    async fn write_on<G>(
+        &self,
+        begun: Begun,
+        mut reader: impl AsyncRead + Send + Unpin,
+        executable: bool,
+        mut give: G,
+    ) -> Result<FileEntry>
+    where
+        G: FnMut(&mut FileBuilder) -> Result<()> + Send + 'static,
+    {
+        let Begun {
+            mut builder,
+            mut whole,
+            mut buffer,
+            mut ended,
+        } = begun;
+        let mut spare = Vec::new();
+        let mut target = BUFFER_BYTES_FIRST;
+        // The next buffer is read while the last one is cut and packed on one thread and digested on another.
         while !buffer.is_empty() {
             self.session.room().await;
             let full = Arc::new(buffer);
@@ -68,7 +154,11 @@ impl Writer {
                 whole.update(&to_digest);
                 whole
             });
-            let cutting = spawn_blocking(move || builder.push(&to_cut).map(|()| builder));
+            let cutting = spawn_blocking(move || {
+                builder.push(&to_cut)?;
+                give(&mut builder)?;
+                Ok((builder, give))
+            });
             target = (target * 4).min(self.session.shared.pool.part(BUFFER_BYTES_FIRST, BUFFER_BYTES_MAX));
             spare.clear();
             let filled = if ended {
@@ -77,7 +167,7 @@ impl Writer {
                 fill(&mut reader, &mut spare, target).await
             };
             whole = digesting.await.map_err(|_| StorageError::Cancelled)?;
-            builder = cutting.await.unwrap_or(Err(StorageError::Cancelled))?;
+            (builder, give) = cutting.await.unwrap_or(Err(StorageError::Cancelled))?;
             ended = filled?;
             // Both threads have let go of it, so the memory comes back.
             buffer = Arc::try_unwrap(full).unwrap_or_default();
@@ -100,7 +190,8 @@ impl Writer {
         self.write_file(reader, executable).await
     }
 
-    async fn learn(&self, base: &FileEntry) -> Result<()> {
+    /// Notes the chunks of a file that is being replaced: what its successor has in common with it is not stored again.
+    pub async fn learn(&self, base: &FileEntry) -> Result<()> {
         let session = &self.session;
         let mut todo = match &base.content {
             Content::Extents(extents) => {
@@ -192,6 +283,12 @@ impl Writer {
     /// stored or may have been. Works where sessions are salted ([`crate::Options::seed`]); elsewhere the packs stay.
     pub async fn discard(&self) -> Result<()> {
         self.session.discard().await
+    }
+
+    /// As [`Writer::flush`]; what is durable now is kept even when the session is discarded, because something is going to
+    /// refer to it. Answers the names of the packs that are kept since the last time.
+    pub async fn settle(&self) -> Result<Vec<Digest>> {
+        self.session.settle().await
     }
 
     /// Returns when everything written so far in this session, tree nodes included, is durable. Calls at the same time

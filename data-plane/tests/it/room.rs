@@ -9,7 +9,7 @@ use contract::problem::ProblemKind;
 
 use crate::app::{App, archive};
 
-const LIMIT: Duration = Duration::from_secs(20);
+pub const LIMIT: Duration = Duration::from_secs(20);
 
 /// Bytes that do not repeat.
 pub fn noise(seed: u64, length: usize) -> Vec<u8> {
@@ -56,10 +56,10 @@ async fn a_put_that_is_refused_leaves_no_packs() {
 }
 
 /// A small disk of its own over a directory; only root can make one.
-struct SmallDisk<'a>(&'a Path);
+pub struct SmallDisk<'a>(&'a Path);
 
 impl<'a> SmallDisk<'a> {
-    fn over(directory: &'a Path, size: &str) -> Option<Self> {
+    pub fn over(directory: &'a Path, size: &str) -> Option<Self> {
         let options = format!("size={size}");
         nix::mount::mount(
             Some("tmpfs"),

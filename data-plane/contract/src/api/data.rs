@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{CommitId, CommitSetId, DomainId, TokenId};
+use crate::ids::{CommitId, CommitSetId, DomainId, TokenId, UploadId};
 use crate::names::{BranchName, ProjectName, RepoName};
 use crate::policy::Principal;
 
@@ -240,6 +240,42 @@ pub struct FileChunks {
 impl FileChunks {
     /// Bytes that tell of one chunk.
     pub const CHUNK_BYTES: usize = 36;
+}
+
+/// Where an upload that can be taken up again is going to.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewUpload {
+    /// `project/repo`.
+    pub repo: String,
+    /// The branch; `main` when it is left out.
+    pub branch: Option<BranchName>,
+}
+
+/// An upload that can be taken up again.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Upload {
+    /// Its id.
+    pub id: UploadId,
+    /// When it is forgotten, unless more of it arrives.
+    pub expires_at: DateTime<Utc>,
+    /// What it became. Then its parts are of no more use.
+    pub commit: Option<Commit>,
+    /// What has arrived.
+    pub parts: Vec<UploadPart>,
+}
+
+/// What is kept of an upload.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UploadPart {
+    /// The client's name for it, 64 hex digits.
+    pub key: String,
+    /// Whole files; else a piece of one.
+    pub whole: bool,
+    /// Where a piece begins in its file.
+    pub from: u64,
+    /// Where it ends; of whole files: how many bytes they have.
+    pub to: u64,
 }
 
 /// How a path differs.

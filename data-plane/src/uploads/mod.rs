@@ -1,0 +1,114 @@
+//! Uploads that can be taken up again: what has arrived of one is kept, part by part, until it becomes a commit, is given
+//! up, or nothing more arrived for [`KEPT_FOR`]. An upload belongs to whom began it; nobody else learns that it is there.
+//! Its parts are what one client sent: bytes that are there from elsewhere are never looked for.
+
+pub mod keeper;
+pub mod queries;
+pub mod routes;
+
+use chrono::{DateTime, Utc};
+use contract::ids::{CommitId, DomainId, UploadId};
+use contract::problem::ProblemKind;
+use sqlx::PgConnection;
+
+use crate::call::Call;
+use crate::commits::{self, CommitRow};
+use crate::failure::{Answer, Failure};
+use crate::permissions::System;
+use crate::plane::Plane;
+
+/// How long an upload waits for more.
+pub const KEPT_FOR: chrono::Duration = chrono::Duration::hours(12);
+
+const KEEP: System =
+    System::because("an upload is shown to and changed by whom it belongs to, and removed when it is over");
+
+/// A row of `uploads`.
+#[derive(Debug, Clone)]
+pub struct UploadRow {
+    /// Its id.
+    pub id: UploadId,
+    /// Where it is going to.
+    pub repo: DomainId,
+    /// The branch.
+    pub branch: String,
+    /// The principal that it belongs to.
+    pub owner: String,
+    /// When something of it arrived last.
+    pub touched_at: DateTime<Utc>,
+    /// What it became.
+    pub commit: Option<CommitId>,
+}
+
+/// The failure of whoever uses an upload that is not there any more.
+pub fn is_over() -> Failure {
+    Failure::new(
+        ProblemKind::NotFound,
+        "there is no such upload: it may have been given up or forgotten",
+    )
+    .hint("begin again")
+}
+
+impl Call {
+    /// The caller's upload of that id.
+    ///
+    /// # Errors
+    /// The same 404 for one that is not there and for somebody else's.
+    pub async fn upload(&self, conn: &mut PgConnection, id: UploadId) -> Answer<UploadRow> {
+        let row = queries::find_upload(conn, &KEEP, id).await?;
+        row.filter(|row| row.owner == self.claims().sub.to_string())
+            .ok_or_else(is_over)
+    }
+}
+
+/// The commit that the caller's upload has become.
+///
+/// # Errors
+/// As [`Call::upload`].
+pub async fn committed(conn: &mut PgConnection, call: &Call, id: UploadId) -> Answer<Option<CommitRow>> {
+    match call.upload(conn, id).await?.commit {
+        None => Ok(None),
+        Some(commit) => commits::queries::find_commit(conn, &KEEP, commit).await,
+    }
+}
+
+/// In the transaction that makes a commit of it: the upload is over, and its parts are let go of.
+///
+/// # Errors
+/// When it is over already.
+pub async fn complete(conn: &mut PgConnection, id: UploadId, commit: CommitId) -> Answer<()> {
+    if queries::complete(conn, &KEEP, id, commit).await? {
+        return Ok(());
+    }
+    Err(is_over())
+}
+
+/// Gives an upload up and frees what it holds, unless it has become a commit. Nothing else refers to packs of its parts:
+/// nobody is told of them, and whoever would make a commit of them needs the row.
+///
+/// # Errors
+/// When the database or the store is away.
+pub async fn give_up(plane: &Plane, id: UploadId) -> Answer<()> {
+    let mut tx = plane.begin().await?;
+    let packs = queries::delete_upload(&mut tx, &KEEP, id).await?;
+    tx.commit().await?;
+    for pack in packs {
+        plane.storage.remove_pack(pack).await?;
+    }
+    Ok(())
+}
+
+/// Gives up all uploads of which nothing more arrived for long.
+///
+/// # Errors
+/// As [`give_up`].
+pub async fn forget_abandoned(plane: &Plane) -> Answer<()> {
+    let abandoned = {
+        let mut conn = plane.pool.acquire().await?;
+        queries::list_abandoned(&mut conn, &KEEP, plane.now() - KEPT_FOR).await?
+    };
+    for id in abandoned {
+        give_up(plane, id).await?;
+    }
+    Ok(())
+}
