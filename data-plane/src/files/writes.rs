@@ -137,8 +137,10 @@ pub(super) async fn put(
                 return answer(&plane, &call, row).await;
             }
             // What it holds may be what the room is needed for.
-            if failure.kind() == ProblemKind::StorageFull {
-                uploads::give_up(&plane, upload).await?;
+            if failure.kind() == ProblemKind::StorageFull
+                && let Err(error) = uploads::give_up(&plane, upload).await
+            {
+                tracing::warn!("an upload that filled the disk is left to the collection of garbage: {error}");
             }
             Err(failure)
         }
