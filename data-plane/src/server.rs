@@ -80,7 +80,7 @@ pub fn spawn_background(plane: &Plane, shutdown: &Shutdown) {
 ///
 /// # Errors
 /// When the address cannot be listened on.
-pub async fn serve(config: DataPlaneConfig, shutdown: Shutdown) -> anyhow::Result<()> {
+pub async fn serve(mut config: DataPlaneConfig, shutdown: Shutdown) -> anyhow::Result<()> {
     std::fs::create_dir_all(&config.home)
         .with_context(|| format!("the state directory `{}` cannot be made", config.home.display()))?;
     let listener = TcpListener::bind(&config.listen)
@@ -88,6 +88,7 @@ pub async fn serve(config: DataPlaneConfig, shutdown: Shutdown) -> anyhow::Resul
         .with_context(|| format!("`{}` cannot be listened on; is the port in use?", config.listen))?;
     let address = listener.local_addr()?;
     let environment = Environment::system();
+    stores::settle(&mut config.store, &config.home);
     let storage = stores::open(&config.store, &environment)?;
     remove_abandoned(&storage, &environment);
     let plane = Plane::new(config, storage, environment)?;

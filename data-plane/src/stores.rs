@@ -1,18 +1,23 @@
 //! Builds the store that a tenant's bytes lie in. The only file that knows which kinds of stores there are.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use chassis::Environment;
-use contract::config::StoreConfig;
+use contract::config::{CacheConfig, StoreConfig};
 use object_store::aws::AmazonS3Builder;
 use object_store::{ClientOptions, RetryConfig};
-use storage::{Options, Storage, Store};
+use storage::{DiskCache, Options, Storage, Store};
 
 const CONNECT_WAIT: Duration = Duration::from_secs(5);
 /// For one request with its body, tries included: 24 MiB at 1 Mbit/s.
 const REQUEST_WAIT: Duration = Duration::from_secs(240);
 const RETRIES: usize = 8;
+/// What a cache on local disk may take when its configuration does not say.
+const CACHE_BYTES: u64 = 10 << 30;
+/// And no more than this part of the disk.
+const CACHE_PART: u64 = 10;
 
 /// Opens the bucket of the configuration.
 ///
@@ -27,6 +32,7 @@ pub fn open(config: &StoreConfig, environment: &Environment) -> anyhow::Result<S
             region,
             access_key_id,
             secret_access_key,
+            cache,
         } => {
             // A pack may take its time on a slow line; what does not move at all is tried again.
             let client = ClientOptions::new()
@@ -48,7 +54,11 @@ pub fn open(config: &StoreConfig, environment: &Environment) -> anyhow::Result<S
                     .with_endpoint(endpoint)
                     .with_allow_http(endpoint.starts_with("http://"));
             }
-            Store::from_object_store(Arc::new(builder.build()?))
+            let store = Store::from_object_store(Arc::new(builder.build()?));
+            match cache {
+                Some(cache) => with_cache(store, cache, environment),
+                None => store,
+            }
         }
     };
     let options = Options {
@@ -56,4 +66,61 @@ pub fn open(config: &StoreConfig, environment: &Environment) -> anyhow::Result<S
         ..Options::default()
     };
     Ok(Storage::new(store, options))
+}
+
+/// Where a plane's cache is when its configuration does not say: everything that opens the bucket uses the same one.
+pub fn settle(config: &mut StoreConfig, home: &Path) {
+    if let StoreConfig::S3 { cache, .. } = config {
+        cache.get_or_insert_with(|| CacheConfig {
+            directory: home.join("packs"),
+            most_bytes: None,
+        });
+    }
+}
+
+/// Whatever is wrong with the cache, the plane works without it.
+fn with_cache(store: Store, config: &CacheConfig, environment: &Environment) -> Store {
+    let most_bytes = config.most_bytes.unwrap_or_else(|| default_bytes(&config.directory));
+    if most_bytes == 0 {
+        return store;
+    }
+    let environment = environment.clone();
+    match DiskCache::open(&config.directory, most_bytes, move || environment.now().into()) {
+        Ok(cache) => store.with_cache(cache),
+        Err(error) => {
+            let directory = config.directory.display();
+            tracing::warn!("packs are not kept on local disk: `{directory}` cannot be made: {error}");
+            store
+        }
+    }
+}
+
+fn default_bytes(directory: &Path) -> u64 {
+    // The directory may not be there yet.
+    let disk = directory
+        .ancestors()
+        .find_map(|above| nix::sys::statvfs::statvfs(above).ok());
+    let size = disk.map_or(0, |disk| disk.blocks() * disk.fragment_size());
+    CACHE_BYTES.min(size / CACHE_PART)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bucket_without_a_word_about_a_cache_gets_one_below_the_home_and_a_directory_none() {
+        let text = r#"{"kind": "s3", "bucket": "b", "region": "r", "endpoint": null, "access_key_id": "", "secret_access_key": ""}"#;
+        let mut config: StoreConfig = serde_json::from_str(text).unwrap();
+        settle(&mut config, Path::new("/home-of-the-plane"));
+        let StoreConfig::S3 { cache: Some(cache), .. } = config else {
+            panic!("no cache")
+        };
+        assert_eq!(cache.directory, Path::new("/home-of-the-plane/packs"));
+        let bytes = default_bytes(&cache.directory);
+        assert!(bytes > 0 && bytes <= CACHE_BYTES);
+        let mut config = StoreConfig::Local { directory: "/d".into() };
+        settle(&mut config, Path::new("/home-of-the-plane"));
+        assert!(matches!(config, StoreConfig::Local { .. }));
+    }
 }

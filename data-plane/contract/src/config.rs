@@ -136,7 +136,21 @@ pub enum StoreConfig {
         access_key_id: String,
         /// Its secret.
         secret_access_key: String,
+        /// Where what was read is kept on local disk; `None`: below the plane's home.
+        #[serde(default)]
+        cache: Option<CacheConfig>,
     },
+}
+
+/// A cache on local disk, which the plane and its worker share.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CacheConfig {
+    /// The directory, of this plane alone.
+    pub directory: PathBuf,
+    /// How many bytes it may take, 0 = there is none. `None`: 10 GiB, or a tenth of the disk if that is less.
+    #[serde(default)]
+    pub most_bytes: Option<u64>,
 }
 
 /// The line that a data plane prints on standard output once it serves.

@@ -153,14 +153,18 @@ impl Storage {
         }
     }
 
-    /// The same store without what this one remembers, so that everything is read anew: for checks. What they find damaged
+    /// The same store without what this one remembers, in memory or on disk, so that everything is read anew: for checks. What they find damaged
     /// this one knows of too.
     pub fn without_memory(&self) -> Self {
         let options = Options {
             cache_bytes: CHECK_CACHE_BYTES,
             ..self.shared.options.clone()
         };
-        Self::open(self.shared.store.clone(), options, Arc::clone(&self.shared.suspects))
+        Self::open(
+            self.shared.store.without_cache(),
+            options,
+            Arc::clone(&self.shared.suspects),
+        )
     }
 
     /// Begins to find out what is still needed.
@@ -379,6 +383,7 @@ impl Shared {
     }
 
     pub(crate) fn suspect(&self, pack: Digest) {
+        self.store.forget(pack);
         let mut suspects = self.suspects();
         if suspects.len() < SUSPECTS_MAX {
             suspects.insert(pack);

@@ -1,9 +1,11 @@
 //! Where packs live: a local directory, an S3-like object store, or memory, behind one small set of
 //! operations. A pack that `put` has acknowledged survives loss of power.
 
+mod cache;
 mod forwards;
 mod local;
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -19,6 +21,8 @@ use crate::collect::PackInfo;
 use crate::digest::Digest;
 use crate::error::{Result, StorageError};
 
+pub use cache::DiskCache;
+
 const PACKS: &str = "packs";
 /// An object that is written only to see what time the store gives it.
 const CLOCK: &str = "clock";
@@ -28,6 +32,7 @@ const CLOCK: &str = "clock";
 pub struct Store {
     objects: Arc<dyn ObjectStore>,
     local: Option<Arc<local::Directory>>,
+    cache: Option<Arc<DiskCache>>,
 }
 
 impl Store {
@@ -41,12 +46,42 @@ impl Store {
         Ok(Self {
             objects: Arc::new(objects),
             local: Some(Arc::new(local)),
+            cache: None,
         })
     }
 
     /// Packs in any object store whose acknowledged puts are durable.
     pub fn from_object_store(objects: Arc<dyn ObjectStore>) -> Self {
-        Self { objects, local: None }
+        Self {
+            objects,
+            local: None,
+            cache: None,
+        }
+    }
+
+    /// The same store, whose packs are kept in parts on local disk once they were read.
+    #[must_use]
+    pub fn with_cache(self, cache: DiskCache) -> Self {
+        Self {
+            cache: Some(Arc::new(cache)),
+            ..self
+        }
+    }
+
+    /// The same store, read from where it is: for checks of what lies there.
+    #[must_use]
+    pub(crate) fn without_cache(&self) -> Self {
+        Self {
+            cache: None,
+            ..self.clone()
+        }
+    }
+
+    /// Lets go of what the cache has of a pack that was found damaged, so that it is read anew once it was restored.
+    pub(crate) fn forget(&self, id: Digest) {
+        if let Some(cache) = &self.cache {
+            cache.forget(id);
+        }
     }
 
     /// Packs in memory, for tests.
@@ -75,6 +110,9 @@ impl Store {
     /// Stores a pack. That it is there already is no error: packs are named by content. One that is `damaged` is replaced.
     /// `bulk` says that it is one of so many that they should not push everything else out of this machine's memory.
     pub(crate) async fn put_pack(&self, id: Digest, bytes: Frozen, damaged: bool, bulk: bool) -> Result<()> {
+        if damaged {
+            self.forget(id);
+        }
         if let Some(local) = &self.local {
             let local = Arc::clone(local);
             return tokio::task::spawn_blocking(move || local.put(PACKS, id, bytes.parts(), bulk))
@@ -115,6 +153,20 @@ impl Store {
 
     /// Reads bytes of a pack.
     pub(crate) async fn get_range(&self, id: Digest, from: u64, to: u64) -> Result<Bytes> {
+        match &self.cache {
+            Some(cache) if from < to => cache.range(self, id, from, to).await,
+            _ => self.fetch(id, from, to).await,
+        }
+    }
+
+    /// The bytes of a pack in this range that there are.
+    async fn fetch_up_to(&self, id: Digest, range: Range<u64>) -> Result<Bytes> {
+        let path = object_path(id);
+        let bytes = self.objects.get_range(&path, range).await;
+        bytes.map_err(|error| failed("read", path.as_ref(), &error))
+    }
+
+    async fn fetch(&self, id: Digest, from: u64, to: u64) -> Result<Bytes> {
         let path = object_path(id);
         let bytes = match self.objects.get_range(&path, from..to).await {
             Ok(bytes) => bytes,
@@ -145,6 +197,7 @@ impl Store {
 
     /// Removes a pack; fine if it is not there.
     pub(crate) async fn delete_pack(&self, id: Digest) -> Result<()> {
+        self.forget(id);
         let path = object_path(id);
         match self.objects.delete(&path).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),

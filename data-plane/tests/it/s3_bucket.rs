@@ -1,7 +1,9 @@
 //! A plane whose bytes lie in an S3 bucket: everything that reads and writes them, over HTTP.
 
+use std::path::PathBuf;
+
 use axum::http::StatusCode;
-use contract::config::StoreConfig;
+use contract::config::{CacheConfig, StoreConfig};
 use contract::policy::OrganizationRole;
 use contract::problem::ProblemKind;
 use futures::TryStreamExt;
@@ -19,17 +21,25 @@ async fn objects(server: &Server) -> usize {
     all.len()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_plane_works_on_a_bucket_as_on_a_directory() {
-    let server = Server::start().await;
-    let app = App::on_store(StoreConfig::S3 {
+fn bucket_of(server: &Server, cache: PathBuf) -> StoreConfig {
+    StoreConfig::S3 {
         bucket: BUCKET.to_owned(),
         endpoint: Some(server.endpoint()),
         region: "us-east-1".to_owned(),
         access_key_id: KEY.to_owned(),
         secret_access_key: SECRET.to_owned(),
-    })
-    .await;
+        cache: Some(CacheConfig {
+            directory: cache,
+            most_bytes: None,
+        }),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plane_works_on_a_bucket_as_on_a_directory() {
+    let server = Server::start().await;
+    let cache = tempfile::tempdir().unwrap();
+    let app = App::on_store(bucket_of(&server, cache.path().join("packs"))).await;
     let ada = app.member("ada").await;
     app.repo(&ada, "r").await;
     let large = noise(1, 40 << 20);
@@ -41,7 +51,11 @@ async fn a_plane_works_on_a_bucket_as_on_a_directory() {
     .await
     .ok();
 
-    assert!(app.cat(&ada, "r@main", "d/large").await.ok().body == large);
+    for _ in 0..2 {
+        assert!(app.cat(&ada, "r@main", "d/large").await.ok().body == large);
+    }
+    let kept = std::fs::read_dir(cache.path().join("packs")).unwrap().count();
+    assert!(kept > 1, "nothing is kept on local disk");
     let part = app
         .send(
             axum::http::Request::get(format!("/v1/content?ref={}&path=d/large", escape("r@main")))

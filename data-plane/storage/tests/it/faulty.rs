@@ -83,6 +83,7 @@ pub struct State {
     dead: AtomicBool,
     struck: AtomicUsize,
     gets: AtomicUsize,
+    calls: AtomicUsize,
     /// Added to every time that the store tells, in seconds.
     skew: i64,
 }
@@ -115,6 +116,7 @@ impl Faulty {
             dead: AtomicBool::new(false),
             struck: AtomicUsize::new(0),
             gets: AtomicUsize::new(0),
+            calls: AtomicUsize::new(0),
             skew,
         })))
     }
@@ -161,6 +163,11 @@ impl State {
         self.gets.swap(0, Ordering::SeqCst)
     }
 
+    /// How often it was asked for anything.
+    pub fn calls(&self) -> usize {
+        self.calls.load(Ordering::SeqCst)
+    }
+
     fn error(&self) -> object_store::Error {
         let (full, throttled) = match &mut *self.trouble.lock().unwrap() {
             Trouble::At { fault, .. } => (*fault == Fault::Full, false),
@@ -181,6 +188,7 @@ impl State {
     }
 
     fn judge(&self, call: Call, location: Option<&Path>) -> (usize, Verdict) {
+        self.calls.fetch_add(1, Ordering::SeqCst);
         if self.dead.load(Ordering::SeqCst) {
             return (0, Verdict::Before);
         }

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that fails may panic, its helpers included")]
 
+mod cached;
 mod conformance;
 mod corruption;
 mod crash;

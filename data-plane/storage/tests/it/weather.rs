@@ -3,10 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use futures::TryStreamExt;
-use storage::{FilePath, Options, Result, Storage, Store, TreeChange, TreeRef, Writer};
+use storage::{DiskCache, FilePath, Options, Result, Storage, Store, TreeChange, TreeRef, Writer};
 
 use crate::faulty::Faulty;
 use crate::samples::{Chance, collect, noise, path, seed};
@@ -29,6 +30,7 @@ struct World {
     failed: Vec<Writer>,
     commits: usize,
     failures: usize,
+    _disk: tempfile::TempDir,
 }
 
 fn open(store: Store, chance: &mut Chance) -> Storage {
@@ -51,8 +53,15 @@ impl World {
         let mut chance = Chance::new(seed);
         let skew = [0, 3 * 86_400, -3 * 86_400][chance.below(3)];
         let faulty = Faulty::weather(seed, skew);
-        let storage = open(Store::from_object_store(faulty.clone()), &mut chance);
+        let disk = tempfile::tempdir().unwrap();
+        let mut store = Store::from_object_store(faulty.clone());
+        if chance.below(2) == 0 {
+            let cache = DiskCache::open(disk.path(), 1 << 20, || SystemTime::UNIX_EPOCH).unwrap();
+            store = store.with_cache(cache);
+        }
+        let storage = open(store, &mut chance);
         Self {
+            _disk: disk,
             chance,
             faulty,
             storage,

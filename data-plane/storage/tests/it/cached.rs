@@ -1,0 +1,195 @@
+//! Packs kept in parts on local disk: what was read once is read without the store, also by another process and after a restart, and
+//! whatever happens to the disk, everything that is read is right.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use futures::TryStreamExt;
+use object_store::memory::InMemory;
+use object_store::{ObjectStore, ObjectStoreExt};
+use storage::{DiskCache, Options, Storage, Store, TreeRef};
+
+use crate::conformance;
+use crate::faulty::Faulty;
+use crate::samples::{content, files_of, noise, path, tree_of};
+
+const LARGE_BYTES: usize = 5_000_000;
+
+fn cache(directory: &Path, most_bytes: u64) -> DiskCache {
+    DiskCache::open(directory, most_bytes, || {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000)
+    })
+    .unwrap()
+}
+
+/// Another process on the same bucket and the same directory.
+fn process(faulty: &Arc<Faulty>, directory: &Path) -> Storage {
+    let store = Store::from_object_store(faulty.clone()).with_cache(cache(directory, 100 << 20));
+    Storage::new(store, Options::default())
+}
+
+async fn bucket() -> (Arc<Faulty>, TreeRef) {
+    let faulty = Faulty::never();
+    let storage = Storage::new(Store::from_object_store(faulty.clone()), Options::default());
+    let large = noise(1, LARGE_BYTES);
+    let mut files: Vec<(String, Bytes)> = (0..500)
+        .map(|number| (format!("d/{number:03}"), noise(number, 2_000)))
+        .collect();
+    files.push(("large".to_owned(), large));
+    let files: Vec<(&str, &[u8])> = files.iter().map(|(name, bytes)| (name.as_str(), &bytes[..])).collect();
+    let tree = tree_of(&storage, &files).await;
+    (faulty, TreeRef::from_bytes(&tree.to_bytes().unwrap()).unwrap())
+}
+
+/// Reads all of it in every way there is.
+async fn read_everything(storage: &Storage, tree: &TreeRef) {
+    let files = files_of(storage, tree).await;
+    assert_eq!(files.len(), 501);
+    let large = storage.get(tree, &path("large")).await.unwrap().unwrap();
+    assert!(storage.read_all(&large).await.unwrap() == noise(1, LARGE_BYTES));
+    for (from, to) in [
+        (0, 1),
+        (262_100, 262_200),
+        (1_000_000, 3_000_000),
+        (4_999_990, 5_000_000),
+    ] {
+        let parts: Vec<Bytes> = storage.read(&large, from..to).try_collect().await.unwrap();
+        assert!(parts.concat() == noise(1, LARGE_BYTES)[from as usize..to as usize]);
+    }
+    let entries = files.into_values().filter(|file| file.size == 2_000).collect();
+    let contents: Vec<_> = storage.read_many(entries).try_collect().await.unwrap();
+    for (index, bytes) in contents {
+        assert!(bytes == noise(index as u64, 2_000), "{index}");
+    }
+}
+
+fn blocks(directory: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for pack in std::fs::read_dir(directory).unwrap() {
+        for block in std::fs::read_dir(pack.unwrap().path()).unwrap() {
+            found.push(block.unwrap().path());
+        }
+    }
+    found.sort();
+    found
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_read_of_a_hot_set_does_not_touch_the_store_not_even_after_a_restart() {
+    let (faulty, tree) = bucket().await;
+    let directory = tempfile::tempdir().unwrap();
+    let before = faulty.calls();
+    let first = process(&faulty, directory.path());
+    let beside = process(&faulty, directory.path());
+    read_everything(&first, &tree).await;
+    let after = faulty.calls();
+    assert!(after - before > 3, "{}", after - before);
+
+    read_everything(&first, &tree).await;
+    read_everything(&beside, &tree).await;
+    drop((first, beside));
+    read_everything(&process(&faulty, directory.path()), &tree).await;
+    assert_eq!(faulty.calls(), after, "the store was asked again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_what_is_missing_is_fetched_and_what_vanishes_is_fetched_again() {
+    let (faulty, tree) = bucket().await;
+    let directory = tempfile::tempdir().unwrap();
+    read_everything(&process(&faulty, directory.path()), &tree).await;
+    let all = blocks(directory.path());
+    assert!(all.len() > 20, "{}", all.len());
+    // As eviction by another process takes them.
+    std::fs::remove_file(&all[all.len() / 2]).unwrap();
+    let before = faulty.calls();
+    read_everything(&process(&faulty, directory.path()), &tree).await;
+    assert_eq!(faulty.calls() - before, 1);
+    assert_eq!(blocks(directory.path()), all);
+    for block in all.iter().step_by(2) {
+        std::fs::remove_file(block).unwrap();
+    }
+    read_everything(&process(&faulty, directory.path()), &tree).await;
+    assert_eq!(blocks(directory.path()), all);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damage_on_the_local_disk_costs_a_fetch_and_nothing_else() {
+    let (faulty, tree) = bucket().await;
+    let directory = tempfile::tempdir().unwrap();
+    read_everything(&process(&faulty, directory.path()), &tree).await;
+    for (number, block) in blocks(directory.path()).iter().enumerate() {
+        let mut bytes = std::fs::read(block).unwrap();
+        match number % 4 {
+            0 => bytes.truncate(number * 100),
+            1 => bytes.extend_from_slice(b"more"),
+            2 => bytes[1_000 + number] ^= 1,
+            _ => bytes.fill(0),
+        }
+        std::fs::write(block, bytes).unwrap();
+    }
+    read_everything(&process(&faulty, directory.path()), &tree).await;
+    let before = faulty.calls();
+    read_everything(&process(&faulty, directory.path()), &tree).await;
+    assert_eq!(faulty.calls(), before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_disk_everything_works() {
+    let (faulty, tree) = bucket().await;
+    let directory = tempfile::tempdir().unwrap();
+    let place = directory.path().join("cache");
+    let storage = process(&faulty, &place);
+    std::fs::remove_dir_all(&place).unwrap();
+    std::fs::write(&place, b"a file where the directory was").unwrap();
+    read_everything(&storage, &tree).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pack_that_was_damaged_in_the_store_is_read_anew_once_it_was_restored() {
+    let (faulty, tree) = bucket().await;
+    let store: Arc<dyn ObjectStore> = faulty.clone();
+    let directory = tempfile::tempdir().unwrap();
+    let objects: Vec<_> = store.list(None).try_collect().await.unwrap();
+    let place = objects[0].location.clone();
+    let whole = store.get(&place).await.unwrap().bytes().await.unwrap();
+    let damaged: Vec<u8> = whole.iter().map(|byte| byte ^ 1).collect();
+    store.put(&place, damaged.into()).await.unwrap();
+    let storage = process(&faulty, directory.path());
+    let error = storage
+        .list(&tree, None, None)
+        .try_collect::<Vec<_>>()
+        .await
+        .unwrap_err();
+    assert!(error.is_damage(), "{error}");
+    store.put(&place, whole.into()).await.unwrap();
+    read_everything(&storage, &tree).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_check_reads_the_store_whatever_the_cache_has() {
+    let (faulty, tree) = bucket().await;
+    let directory = tempfile::tempdir().unwrap();
+    let storage = process(&faulty, directory.path());
+    read_everything(&storage, &tree).await;
+    assert_eq!(storage.without_memory().verify(&tree, true).await.unwrap(), []);
+    let store: Arc<dyn ObjectStore> = faulty.clone();
+    let objects: Vec<_> = store.list(None).try_collect().await.unwrap();
+    store.put(&objects[0].location, "gone".into()).await.unwrap();
+    assert!(!storage.without_memory().verify(&tree, true).await.unwrap().is_empty());
+    // People go on reading meanwhile.
+    assert_eq!(content(&storage, &tree, "d/007").await, noise(7, 2_000));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_with_a_cache_that_is_always_full_conforms() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::from_object_store(Arc::new(InMemory::new()));
+    conformance::suite(store.with_cache(cache(directory.path(), 2 << 20))).await;
+    let held: u64 = blocks(directory.path())
+        .iter()
+        .map(|block| std::fs::metadata(block).unwrap().len())
+        .sum();
+    assert!(held > 0 && held <= 2 << 20, "{held}");
+}
