@@ -8,7 +8,7 @@ WITH_POSTGRES = export PG_BIN_DIR="$${PG_BIN_DIR:-$$(demo/setup where)}";
 help: ## lists these commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-setup: ## installs what is missing (PostgreSQL, Python, curl)
+setup: ## installs what is missing (PostgreSQL, Python, curl, fuse3)
 	@demo/setup
 
 build: ## builds the release binaries

@@ -57,6 +57,7 @@ pub async fn run(settings: &Settings, output: Output) -> Outcome {
         programs(),
         postgres(&settings.home).await,
         sandbox().await,
+        fuse().await,
         space(&settings.home),
         service(settings).await,
     ];
@@ -170,6 +171,16 @@ fn isolation(said: &str) -> Finding {
         "user code runs without namespaces and sees this machine's files; allow unprivileged user namespaces, or run the \
          service as root",
     )
+}
+
+/// What `howdah mount` needs: only a real mount tells.
+async fn fuse() -> Finding {
+    let probed = tokio::task::spawn_blocking(crate::mount::probe).await;
+    match probed {
+        Ok(Ok(())) => Finding::new("FUSE", Verdict::Good, "commits can be mounted", ""),
+        Ok(Err((why, remedy))) => Finding::new("FUSE", Verdict::Warning, why, remedy),
+        Err(error) => Finding::new("FUSE", Verdict::Warning, error.to_string(), "report this"),
+    }
 }
 
 fn space(home: &Path) -> Finding {

@@ -20,6 +20,7 @@ mod grant;
 mod history;
 mod job;
 mod lineage;
+mod mount;
 mod organization;
 mod output;
 mod pipeline;
@@ -104,6 +105,8 @@ enum Command {
     Get(get::Get),
     Cat(get::Cat),
     Ls(files::Ls),
+    Mount(mount::Mount),
+    Unmount(mount::Unmount),
     Rm(files::Rm),
     Cp(files::Cp),
     Diff(files::Diff),
@@ -146,8 +149,8 @@ pub fn main() -> ExitCode {
     };
     let done = runtime.block_on(async {
         match &arguments.command {
-            // It handles signals itself.
-            Command::Up(_) => run(arguments.command, output).await,
+            // They handle signals themselves.
+            Command::Up(_) | Command::Mount(_) => run(arguments.command, output).await,
             _ => interruptible(run(arguments.command, output)).await,
         }
     });
@@ -207,6 +210,8 @@ async fn run(command: Command, output: Output) -> Outcome {
         Command::Down => embedded::down(&settings, output).await,
         Command::Status => embedded::status(&settings, output).await,
         Command::Doctor(_) => doctor::run(&settings, output).await,
+        Command::Mount(arguments) => mount::run(arguments, Client::new(settings, output)?, output).await,
+        Command::Unmount(arguments) => mount::unmount(&arguments, output),
         other => ask(other, &Client::new(settings, output)?, output).await,
     }
 }
@@ -247,7 +252,13 @@ async fn ask(command: Command, client: &Client, output: Output) -> Outcome {
         Command::Fsck(arguments) => fsck::run(&arguments, client, output).await,
         Command::Gc(arguments) => gc::run(arguments, client, output).await,
         Command::Purge(arguments) => history::purge(arguments, client, output).await,
-        Command::Up(_) | Command::Down | Command::Status | Command::Doctor(_) | Command::Completions { .. } => Ok(()),
+        Command::Up(_)
+        | Command::Down
+        | Command::Status
+        | Command::Doctor(_)
+        | Command::Mount(_)
+        | Command::Unmount(_)
+        | Command::Completions { .. } => Ok(()),
     }
 }
 

@@ -75,7 +75,10 @@ impl Output {
     pub fn spinner(self, text: &str) -> ProgressBar {
         let bar = ProgressBar::with_draw_target(None, self.target());
         bar.set_message(text.to_owned());
-        bar.enable_steady_tick(Duration::from_millis(120));
+        // That takes a thread, and every request has a spinner.
+        if self.shows_progress() {
+            bar.enable_steady_tick(Duration::from_millis(120));
+        }
         bar
     }
 

@@ -20,6 +20,8 @@ pub struct Settings {
     pub config: PathBuf,
     /// The embedded service's state.
     pub home: PathBuf,
+    /// What can be fetched again.
+    pub cache: PathBuf,
 }
 
 impl Settings {
@@ -32,12 +34,14 @@ impl Settings {
         let url = variable("HOWDAH_URL")
             .or_else(|| Home::new(&home).service().map(|service| service.url))
             .unwrap_or_else(|| "http://127.0.0.1:7433".to_owned());
+        let config = config_directory()?;
         Ok(Self {
             url: url.trim_end_matches('/').to_owned(),
             token: variable("HOWDAH_TOKEN"),
             organization: variable("HOWDAH_ORG"),
             project: variable("HOWDAH_PROJECT").unwrap_or_else(|| "default".to_owned()),
-            config: config_directory()?,
+            cache: cache_directory(&config),
+            config,
             home,
         })
     }
@@ -87,5 +91,13 @@ fn config_directory() -> Outcome<PathBuf> {
     match directory("XDG_CONFIG_HOME") {
         Some(config) => Ok(config.join("howdah")),
         None => in_user_home(".config/howdah"),
+    }
+}
+
+/// In the user's cache directory; who has none set keeps it beside the credentials.
+fn cache_directory(config: &Path) -> PathBuf {
+    match directory("XDG_CACHE_HOME") {
+        Some(cache) => cache.join("howdah"),
+        None => in_user_home(".cache/howdah").unwrap_or_else(|_| config.join("cache")),
     }
 }

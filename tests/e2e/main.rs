@@ -8,6 +8,7 @@ mod crashes;
 mod embedded;
 mod harness;
 mod imports;
+mod mount;
 mod tenancy;
 mod uploads;
 mod user_code;

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use chrono::TimeDelta;
 use contract::api::{AccessTokenMade, Page, WhoAmI};
 use contract::problem::{Problem, ProblemKind};
+use futures::future::BoxFuture;
 use reqwest::{Method, Response, StatusCode};
 use serde::de::DeserializeOwned;
 
@@ -243,6 +244,9 @@ impl Client {
         if let Some(epoch) = epoch {
             builder = builder.header(EPOCH, epoch);
         }
+        for (name, value) in &request.headers {
+            builder = builder.header(*name, value);
+        }
         if let Some(body) = &request.body {
             builder = builder.json(body);
         }
@@ -328,13 +332,15 @@ impl Client {
         Ok(access)
     }
 
-    async fn exchange(&self, login: &Login) -> Outcome<AccessTokenMade> {
+    /// Boxed: asking for a token is a request too.
+    fn exchange<'a>(&'a self, login: &Login) -> BoxFuture<'a, Outcome<AccessTokenMade>> {
         let own = login.organization.clone().filter(|_| self.settings.token.is_none());
         let organization = self.settings.organization.clone().or(own);
         let body = serde_json::json!({ "organization": organization });
-        let request = Request::post("/v1/access-tokens").body(&body)?;
-        // Boxed: asking for a token is a request too.
-        read(Box::pin(self.send(Target::Control, &request)).await?).await
+        Box::pin(async move {
+            let request = Request::post("/v1/access-tokens").body(&body)?;
+            read(self.send(Target::Control, &request).await?).await
+        })
     }
 
     /// Whom and what a cached access token is for. The last characters of a token are its checksum, no secret.

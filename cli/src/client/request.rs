@@ -11,6 +11,7 @@ pub struct Request {
     pub(super) method: Method,
     pub(super) path: String,
     pub(super) query: Vec<(String, String)>,
+    pub(super) headers: Vec<(&'static str, String)>,
     pub(super) body: Option<serde_json::Value>,
     pub(super) anonymous: bool,
 }
@@ -21,6 +22,7 @@ impl Request {
             method,
             path: path.into(),
             query: Vec::new(),
+            headers: Vec::new(),
             body: None,
             anonymous: false,
         }
@@ -66,6 +68,13 @@ impl Request {
             Some(value) => self.query(name, value),
             None => self,
         }
+    }
+
+    /// Adds a header.
+    #[must_use]
+    pub fn header(mut self, name: &'static str, value: &str) -> Self {
+        self.headers.push((name, value.to_owned()));
+        self
     }
 
     /// Sets the body.

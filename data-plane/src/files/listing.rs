@@ -112,6 +112,7 @@ fn file(path: &FilePath, entry: &FileEntry) -> FileInfo {
         size_bytes: entry.size,
         files: 1,
         digest: Some(entry.digest.to_string()),
+        executable: entry.executable,
     }
 }
 
@@ -123,6 +124,7 @@ fn line(entry: &DirectoryEntry) -> FileInfo {
         size_bytes: entry.size_bytes,
         files: entry.files,
         digest: entry.digest.map(|d| d.to_string()),
+        executable: entry.executable,
     }
 }
 

@@ -205,6 +205,9 @@ pub struct FileInfo {
     pub files: u64,
     /// BLAKE3, hex; `None` for a directory.
     pub digest: Option<String>,
+    /// Whether the file may be executed; left out of the JSON when it may not.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub executable: bool,
 }
 
 const fn one() -> u64 {
