@@ -42,6 +42,7 @@ const ROUTES: &[(&str, &str)] = &[
     ("GET", "/v1/uploads/upl_00000000000070008000000000000000"),
     ("DELETE", "/v1/uploads/upl_00000000000070008000000000000000"),
     ("POST", "/v1/copies"),
+    ("POST", "/v1/imports"),
     ("GET", "/v1/diff?a=secret-images@main&b=secret-images@main"),
     ("GET", "/v1/provenance?ref=secret-images@main"),
     ("GET", "/v1/impact?ref=secret-images@main"),
