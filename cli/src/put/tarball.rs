@@ -3,9 +3,9 @@
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use contract::upload::{self, Step};
 use indicatif::ProgressBar;
 use tar::{EntryType, Header};
@@ -43,10 +43,7 @@ pub(super) struct Count {
 /// Sends the archive. When a source fails, the stream breaks off, so that the other side sees no end and makes no commit.
 pub(super) fn write(contents: Contents, to: &Sender<Chunk>, bar: &ProgressBar) -> (Count, Outcome) {
     let mut archive = Archive {
-        builder: tar::Builder::new(Chunks {
-            to,
-            held: BytesMut::with_capacity(CHUNK),
-        }),
+        builder: tar::Builder::new(Chunks::new(to)),
         bar,
         bases: contents.bases,
         count: Count::default(),
@@ -207,7 +204,7 @@ impl Archive<'_> {
         let chunks = self.builder.get_mut();
         let mut left = length;
         while left > 0 {
-            let most = usize::try_from(left).unwrap_or(CHUNK).min(CHUNK - chunks.held.len());
+            let most = usize::try_from(left).unwrap_or(CHUNK).min(CHUNK - chunks.length);
             let read = chunks.fill(&mut reading.file, most).map_err(|e| reading.failed(e))?;
             if read == 0 {
                 return Err(reading.failed(io::ErrorKind::UnexpectedEof.into()));
@@ -247,45 +244,85 @@ pub(super) fn is_connection(failure: &Failure) -> bool {
     failure.what == STOPPED
 }
 
-struct Chunks<'a> {
-    to: &'a Sender<Chunk>,
-    held: BytesMut,
+/// Memory of chunks that were sent, to be used again: new memory for each would have to be cleared by the kernel.
+type Spare = Arc<Mutex<Vec<Vec<u8>>>>;
+
+/// The first bytes of a chunk's memory; gives it back when they are sent.
+struct Filled {
+    memory: Vec<u8>,
+    length: usize,
+    spare: Spare,
 }
 
-impl Chunks<'_> {
+impl AsRef<[u8]> for Filled {
+    fn as_ref(&self) -> &[u8] {
+        &self.memory[..self.length]
+    }
+}
+
+impl Drop for Filled {
+    fn drop(&mut self) {
+        let memory = std::mem::take(&mut self.memory);
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner).push(memory);
+    }
+}
+
+struct Chunks<'a> {
+    to: &'a Sender<Chunk>,
+    spare: Spare,
+    /// All of a chunk's memory, of which the first `length` bytes are to be sent.
+    held: Vec<u8>,
+    length: usize,
+}
+
+impl<'a> Chunks<'a> {
+    fn new(to: &'a Sender<Chunk>) -> Self {
+        Self {
+            to,
+            spare: Spare::default(),
+            held: vec![0; CHUNK],
+            length: 0,
+        }
+    }
+
     /// Reads straight into the chunk.
     fn fill(&mut self, file: &mut File, most: usize) -> io::Result<usize> {
-        let from = self.held.len();
-        self.held.resize(from + most, 0);
+        let end = CHUNK.min(self.length + most);
         let read = loop {
-            match file.read(&mut self.held[from..]) {
+            match file.read(&mut self.held[self.length..end]) {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                done => break done,
+                done => break done?,
             }
         };
-        self.held.truncate(from + read.as_ref().copied().unwrap_or(0));
-        read
+        self.length += read;
+        Ok(read)
     }
 
     fn send_if_full(&mut self) -> io::Result<()> {
-        if self.held.len() < CHUNK { Ok(()) } else { self.send() }
+        if self.length < CHUNK { Ok(()) } else { self.send() }
     }
 
     fn send(&mut self) -> io::Result<()> {
-        let full = std::mem::replace(&mut self.held, BytesMut::with_capacity(CHUNK));
-        if full.is_empty() {
+        if self.length == 0 {
             return Ok(());
         }
+        let next = self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let full = Filled {
+            memory: std::mem::replace(&mut self.held, next.unwrap_or_else(|| vec![0; CHUNK])),
+            length: std::mem::take(&mut self.length),
+            spare: Arc::clone(&self.spare),
+        };
         self.to
-            .blocking_send(Ok(full.freeze()))
+            .blocking_send(Ok(Bytes::from_owner(full)))
             .map_err(|_| io::Error::new(io::ErrorKind::BrokenPipe, "the connection was closed"))
     }
 }
 
 impl Write for Chunks<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let taken = bytes.len().min(CHUNK - self.held.len());
-        self.held.extend_from_slice(&bytes[..taken]);
+        let taken = bytes.len().min(CHUNK - self.length);
+        self.held[self.length..self.length + taken].copy_from_slice(&bytes[..taken]);
+        self.length += taken;
         self.send_if_full()?;
         Ok(taken)
     }

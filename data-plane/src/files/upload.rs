@@ -237,6 +237,8 @@ impl Receiving<'_> {
                 size: made.ok_or_else(|| Failure::invalid(format!("`/{path}` is shorter than what is there of it")))?,
                 executable,
             };
+            // What little was sent is sent again sooner than pieces of the whole file are worth keeping.
+            let pieces = pieces.filter(|pieces| !pieces.before.is_empty() || delta.sent > PIECE_BYTES);
             return delta::receive(storage, writer, &base, archive.body(), delta, pieces).await;
         }
         let before = match self.destination.append {
