@@ -14,8 +14,11 @@ pub(super) struct Source {
     size: u64,
     pub(super) executable: bool,
     /// What changes with the file: the times of its content and of its entry, and which file it is.
-    pub(super) identity: [i128; 3],
+    pub(super) identity: Identity,
 }
+
+/// What changes with a file.
+pub(super) type Identity = [i128; 3];
 
 #[derive(Debug)]
 pub(super) enum Content {
@@ -169,7 +172,8 @@ fn standard_input(path: Option<&str>) -> Outcome<Source> {
     })
 }
 
-fn identity(metadata: &std::fs::Metadata) -> [i128; 3] {
+/// Of a file as it is now.
+pub(super) fn identity(metadata: &std::fs::Metadata) -> Identity {
     use std::os::unix::fs::MetadataExt;
     let time = |seconds: i64, nanoseconds: i64| i128::from(seconds) * 1_000_000_000 + i128::from(nanoseconds);
     [

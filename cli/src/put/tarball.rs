@@ -14,7 +14,7 @@ use tokio::sync::mpsc::Sender;
 use super::bases::Bases;
 use super::delta;
 use super::parts::{Held, Part};
-use super::sources::{Content, Source};
+use super::sources::{Content, Identity, Source, identity};
 use crate::failure::{Failure, Outcome, io as io_failure};
 
 const CHUNK: usize = 512 << 10;
@@ -82,9 +82,17 @@ impl Reading<'_> {
         Failure::new(what, why, "repeat the command when nothing writes to it")
     }
 
-    fn modified(&self) -> Outcome<std::time::SystemTime> {
-        let modified = self.file.metadata().and_then(|metadata| metadata.modified());
-        modified.map_err(io_failure("read", Path::new(&self.shown)))
+    fn identity(&self) -> Outcome<Identity> {
+        let metadata = self.file.metadata();
+        Ok(identity(&metadata.map_err(io_failure("read", Path::new(&self.shown)))?))
+    }
+
+    /// What was sent stood there all the time: half of one version and half of another must not become a file.
+    fn unchanged_since(&self, seen: &Identity) -> Outcome {
+        match self.source.content {
+            Content::At(_) if self.identity()? != *seen => Err(self.changed("it changed while it was read")),
+            _ => Ok(()),
+        }
     }
 
     fn seek(&mut self, to: u64) -> Outcome {
@@ -130,22 +138,23 @@ impl Archive<'_> {
             ),
         };
         let mut reading = Reading { source, file, shown };
+        if !records.is_empty() {
+            // Its beginning is kept, or it is kept itself, by what it was when it was found.
+            reading.unchanged_since(&source.identity)?;
+        }
+        let seen = reading.identity()?;
         let length = source.size() - from;
         if from > 0 {
             reading.seek(from)?;
         }
         if let Some(base) = self.bases.take(&source.path) {
-            let seen = reading.modified()?;
             let steps = delta::find(&mut reading.file, length, &base).map_err(|e| reading.failed(e))?;
             reading.seek(from)?;
             if let Some(steps) = steps {
                 records += &upload::record(upload::DELTA, source.size());
                 self.delta(&mut reading, &records, from, &steps)?;
                 // What was told of is what stood there at the first reading, what was sent stood there at the second.
-                if reading.modified()? != seen {
-                    return Err(reading.changed("it changed while it was read"));
-                }
-                return Ok(());
+                return reading.unchanged_since(&seen);
             }
         }
         if !records.is_empty() {
@@ -153,6 +162,7 @@ impl Archive<'_> {
         }
         self.header(&reading, length)?;
         self.content(&mut reading, length)?;
+        reading.unchanged_since(&seen)?;
         self.pad(length)
     }
 
@@ -381,5 +391,40 @@ mod tests {
         assert_eq!(names, [format!("t/{long}/big").as_str(), "t/empty", "t/small"]);
         assert_eq!(found[0].1, big);
         assert_eq!(found[2].1, b"abc");
+    }
+
+    #[test]
+    fn the_rest_of_a_file_that_is_another_by_now_is_not_sent() {
+        let home = tempfile::tempdir().unwrap();
+        let at = home.path().join("large");
+        let write_large = |byte| {
+            let file = File::create(&at).unwrap();
+            file.set_len(100 << 20).unwrap();
+            (&file).write_all(&[byte]).unwrap();
+        };
+        write_large(1);
+        let given = [at.display().to_string()];
+        let sources = Arc::new(super::super::sources::find(&given, None, false).unwrap_or_else(|e| panic!("{e:?}")));
+        let mut parts = super::super::parts::divide(&sources);
+        parts[0].held = Held::First(48 << 20);
+        let send = || {
+            let (to, mut from) = tokio::sync::mpsc::channel::<Chunk>(4);
+            let reading = std::thread::spawn(move || while from.blocking_recv().is_some() {});
+            let contents = Contents {
+                parts: Arc::new(parts.clone()),
+                sources: Arc::clone(&sources),
+                keep: true,
+                bases: Bases::none(),
+            };
+            let (_, written) = write(contents, &to, &ProgressBar::hidden());
+            drop(to);
+            reading.join().unwrap();
+            written
+        };
+        assert!(send().is_ok());
+        std::fs::remove_file(&at).unwrap();
+        write_large(2);
+        let refused = send().err().unwrap();
+        assert!(refused.why.contains("changed"), "{refused:?}");
     }
 }

@@ -120,8 +120,9 @@ pub async fn receive(
     delta: Delta,
     pieces: Option<Pieces>,
 ) -> Answer<FileEntry> {
+    let behind = pieces.as_ref().is_some_and(|pieces| !pieces.before.is_empty());
     // Nothing but a copy of everything: the file is the one that is there, and nothing is read.
-    if delta.sent == Step::BYTES as u64 && delta.size == base.size {
+    if !behind && delta.sent == Step::BYTES as u64 && delta.size == base.size {
         let mut only = [0; Step::BYTES];
         steps.read_exact(&mut only).await.map_err(broken_off)?;
         let all = Step::Copy {

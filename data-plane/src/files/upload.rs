@@ -239,7 +239,12 @@ impl Receiving<'_> {
             };
             // What little was sent is sent again sooner than pieces of the whole file are worth keeping.
             let pieces = pieces.filter(|pieces| !pieces.before.is_empty() || delta.sent > PIECE_BYTES);
-            return delta::receive(storage, writer, &base, archive.body(), delta, pieces).await;
+            let entry = delta::receive(storage, writer, &base, archive.body(), delta, pieces).await?;
+            if entry.size != size {
+                let why = format!("`/{path}` has {} bytes, and its delta announced {size}", entry.size);
+                return Err(Failure::invalid(why));
+            }
+            return Ok(entry);
         }
         let before = match self.destination.append {
             true => None,
