@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use contract::problem::ProblemKind;
 use contract::upload;
@@ -334,24 +334,19 @@ impl<R: AsyncRead + Unpin> AsyncRead for Body<'_, R> {
         if archive.left == 0 || buf.remaining() == 0 {
             return Poll::Ready(Ok(()));
         }
-        let most = buf.remaining().min(usize::try_from(archive.left).unwrap_or(usize::MAX));
-        let mut part = ReadBuf::new(buf.initialize_unfilled_to(most));
-        match Pin::new(&mut archive.source).poll_read(cx, &mut part) {
-            Poll::Pending => Poll::Pending,
-            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-            Poll::Ready(Ok(())) => {
-                let read = part.filled().len();
-                if read == 0 {
-                    return Poll::Ready(Err(io::Error::new(
-                        io::ErrorKind::UnexpectedEof,
-                        "the archive has no end",
-                    )));
-                }
-                buf.advance(read);
-                archive.left -= read as u64;
-                Poll::Ready(Ok(()))
-            }
+        let before = buf.filled().len();
+        // Taken in front of the buffer's memory and not as a part of it, which would have to be cleared each time.
+        let mut rest = (&mut archive.source).take(archive.left);
+        ready!(Pin::new(&mut rest).poll_read(cx, buf))?;
+        let read = buf.filled().len() - before;
+        if read == 0 {
+            return Poll::Ready(Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "the archive has no end",
+            )));
         }
+        archive.left -= read as u64;
+        Poll::Ready(Ok(()))
     }
 }
 
