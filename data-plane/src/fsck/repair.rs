@@ -1,4 +1,4 @@
-//! What `fsck` repairs before it checks: damaged packs of whose bytes other packs have copies, and records of where the
+//! What `fsck` repairs before it checks: damaged packs of whose bytes other packs or the disk cache have copies, and records of where the
 //! bytes of a repacked pack are when that pack is still there. Everything is verified by its digest; what nobody has a copy
 //! of is said, and the check behind it tells what it was needed for.
 
@@ -29,13 +29,13 @@ pub async fn repair_pack(plane: &Plane, pack: Digest) -> Answer<Option<Line>> {
         PackRepair::Repaired { pieces, lost: 0 } => Some(line(
             "repaired",
             subject,
-            format!("it was damaged; {pieces} pieces of it were written anew from copies in other packs"),
+            format!("it was damaged; {pieces} pieces of it were written anew from copies"),
         )),
         PackRepair::Repaired { pieces, lost } => Some(line(
             "warning",
             subject,
             format!(
-                "{pieces} pieces were written anew from copies in other packs; {lost} stay damaged, since no other pack has them"
+                "{pieces} pieces were written anew from copies; {lost} stay damaged, since there is no copy of them"
             ),
         )),
         PackRepair::Lost { problem } => Some(line(

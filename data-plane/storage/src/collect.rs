@@ -85,6 +85,11 @@ impl Marking {
         }
     }
 
+    /// The store as it is, without what is kept of it on local disk: what is read once must not push out what is read often.
+    pub(crate) fn store(&self) -> &Shared {
+        &self.shared
+    }
+
     /// Bytes that were marked before [`Marking::beside`] and again since, each piece counted once.
     pub fn common_bytes(&self) -> u64 {
         self.beside.as_ref().map_or(0, |beside| beside.common_bytes)

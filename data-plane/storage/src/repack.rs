@@ -49,7 +49,7 @@ impl Storage {
         if needed == 0 || needed >= info.size_bytes / SPARSE {
             return Ok(None);
         }
-        let pieces = match index::read(&self.shared, info.id).await {
+        let pieces = match index::read(marking.store(), info.id).await {
             Ok(pieces) => pieces,
             Err(error) if error.is_damage() => return Ok(None),
             Err(error) => return Err(error),
@@ -74,7 +74,7 @@ impl Storage {
         let writer = self.writer();
         let mut moved = Vec::with_capacity(packs.len());
         for pack in packs {
-            moved.push(copy(&self.shared, &writer.session, pack).await?);
+            moved.push(copy(marking.store(), &writer.session, pack).await?);
         }
         writer.flush().await?;
         let mut copied = 0;

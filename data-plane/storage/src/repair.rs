@@ -1,6 +1,6 @@
-//! Repair: a pack whose bytes are damaged is written anew if equal bytes are found in other packs. Nothing is believed but
-//! by its digest, and the index at the end of the pack says which digests those are: where it is damaged or gone itself,
-//! nobody knows what the pack held, and only a backup helps.
+//! Repair: a pack whose bytes are damaged is written anew if equal bytes are found on local disk or in other packs. Nothing
+//! is believed but by its digest, and the index at the end of the pack says which digests those are: where it is damaged or
+//! gone itself, and is not on local disk either, nobody knows what the pack held, and only a backup helps.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -25,7 +25,7 @@ pub enum PackRepair {
     Whole,
     /// It was written anew.
     Repaired {
-        /// Pieces that were replaced by equal bytes of other packs.
+        /// Pieces that were replaced by equal bytes from elsewhere.
         pieces: usize,
         /// Pieces of which no other copy was found: they stay damaged.
         lost: usize,
@@ -54,38 +54,43 @@ impl Storage {
     /// # Errors
     /// When the store does not answer or is full; damage is none.
     pub async fn repair_pack(&self, id: Digest) -> Result<PackRepair> {
-        let shared = &self.shared;
-        let pieces = match index::pieces(shared, id).await {
-            Ok(pieces) => pieces,
+        // Kept on local disk it may be whole while it is damaged in the store.
+        let (stored, shared) = (&self.without_memory().shared, &self.shared);
+        let (pieces, index_is_whole) = match index::pieces(stored, id).await {
+            Ok(pieces) => (pieces, true),
             Err(StorageError::PackMissing { .. }) => return Ok(PackRepair::Whole),
-            Err(error) if error.is_damage() => return Ok(lost(&error)),
+            Err(error) if error.is_damage() => match index::pieces(shared, id).await {
+                Ok(pieces) => (pieces, false),
+                Err(again) if again.is_damage() => return Ok(lost(&error)),
+                Err(again) => return Err(again),
+            },
             Err(error) => return Err(error),
         };
-        let begins = index::check_header(shared, id).await;
-        if let Err(error) = &begins
-            && !error.is_damage()
-        {
-            return Err(error.clone());
-        }
+        let frame_is_whole = match index::check_header(stored, id).await {
+            Ok(()) => index_is_whole,
+            Err(error) if error.is_damage() => false,
+            Err(error) => return Err(error),
+        };
         let mut copies: HashMap<Digest, Option<Bytes>> = HashMap::new();
         let mut damaged = 0;
-        let read = each(shared, id, &pieces, |piece, bytes| {
+        let read = each(stored, id, &pieces, |piece, bytes| {
             if Digest::of(bytes) != piece.digest {
                 copies.insert(piece.digest, None);
                 damaged += 1;
             }
         });
-        match (read.await, &begins) {
-            (Ok(()), Ok(())) if copies.is_empty() => return Ok(PackRepair::Whole),
-            (Err(error), _) if error.is_damage() => return Ok(lost(&error)),
-            (Err(error), _) => return Err(error),
-            (Ok(()), _) => {}
+        match read.await {
+            Ok(()) if copies.is_empty() && frame_is_whole => return Ok(PackRepair::Whole),
+            Ok(()) => {}
+            Err(error) if error.is_damage() => return Ok(lost(&error)),
+            Err(error) => return Err(error),
         }
-        find_copies(shared, id, &mut copies).await?;
+        find_kept(shared, id, &pieces, &mut copies).await?;
+        find_copies(stored, id, &mut copies).await?;
         let mut replaced = 0;
         let mut whole = Buffer::new(&shared.pool);
         whole.extend(HEADER);
-        each(shared, id, &pieces, |piece, bytes| match copies.get(&piece.digest) {
+        each(stored, id, &pieces, |piece, bytes| match copies.get(&piece.digest) {
             Some(Some(copy)) if Digest::of(bytes) != piece.digest => {
                 replaced += 1;
                 whole.extend(copy);
@@ -94,8 +99,8 @@ impl Storage {
         })
         .await?;
         let lost = damaged - replaced;
-        if replaced == 0 && begins.is_ok() {
-            let problem = format!("{lost} pieces of it are damaged, and no other pack has them");
+        if replaced == 0 && frame_is_whole {
+            let problem = format!("{lost} pieces of it are damaged, and there is no copy of them");
             return Ok(PackRepair::Lost { problem });
         }
         let (end, _) = encode_end(&pieces.into_iter().map(|(_, piece)| piece).collect::<Vec<_>>());
@@ -117,10 +122,11 @@ impl Storage {
             Err(error) if error.is_damage() => {}
             Err(error) => return Err(error),
         }
-        match index::read(&self.shared, name).await {
+        let stored = &self.without_memory().shared;
+        match index::read(stored, name).await {
             Ok(pieces) => {
                 let mut whole = true;
-                each(&self.shared, name, &pieces, |piece, bytes| {
+                each(stored, name, &pieces, |piece, bytes| {
                     whole &= Digest::of(bytes) == piece.digest;
                 })
                 .await?;
@@ -165,10 +171,33 @@ async fn each(shared: &Shared, id: Digest, pieces: &[(u32, Piece)], mut show: im
     Ok(())
 }
 
+/// Looks for bytes with these digests in what local disk has of the damaged pack itself.
+async fn find_kept(
+    shared: &Shared,
+    damaged: Digest,
+    pieces: &[(u32, Piece)],
+    copies: &mut HashMap<Digest, Option<Bytes>>,
+) -> Result<()> {
+    for (offset, piece) in pieces {
+        let Some(wanted @ None) = copies.get_mut(&piece.digest) else {
+            continue;
+        };
+        let from = u64::from(*offset);
+        let read = shared.store.get_range(damaged, from, from + u64::from(piece.length));
+        match read.await {
+            Ok(bytes) if Digest::of(&bytes) == piece.digest => *wanted = Some(bytes),
+            Ok(_) => {}
+            Err(error) if error.is_damage() => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
 /// Looks through all other packs for bytes with these digests.
 async fn find_copies(shared: &Shared, damaged: Digest, copies: &mut HashMap<Digest, Option<Bytes>>) -> Result<()> {
     let mut packs = shared.store.list_packs();
-    let mut missing = copies.len();
+    let mut missing = copies.values().filter(|copy| copy.is_none()).count();
     while missing > 0
         && let Some(pack) = packs.try_next().await?
     {

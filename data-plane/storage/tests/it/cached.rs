@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures::TryStreamExt;
 use object_store::memory::InMemory;
 use object_store::{ObjectStore, ObjectStoreExt};
-use storage::{DiskCache, Options, Storage, Store, TreeRef};
+use storage::{DiskCache, Options, PackRepair, Storage, Store, TreeRef};
 
 use crate::conformance;
 use crate::faulty::Faulty;
@@ -180,6 +180,43 @@ async fn a_check_reads_the_store_whatever_the_cache_has() {
     assert!(!storage.without_memory().verify(&tree, true).await.unwrap().is_empty());
     // People go on reading meanwhile.
     assert_eq!(content(&storage, &tree, "d/007").await, noise(7, 2_000));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damage_in_the_store_is_found_below_a_cache_that_has_everything_and_repaired_from_it() {
+    let (faulty, tree) = bucket().await;
+    let store: Arc<dyn ObjectStore> = faulty.clone();
+    let directory = tempfile::tempdir().unwrap();
+    let storage = process(&faulty, directory.path());
+    let packs: Vec<_> = storage.packs().try_collect().await.unwrap();
+    let objects: Vec<_> = store.list(None).try_collect().await.unwrap();
+    assert_eq!((packs.len(), objects.len()), (1, 1));
+    let (pack, place) = (packs[0].id, &objects[0].location);
+    let whole = store.get(place).await.unwrap().bytes().await.unwrap();
+    let (middle, end) = (whole.len() / 2, whole.len());
+    // The beginning, a piece, the index, the trailer, and all of them.
+    for damaged in [
+        vec![0],
+        vec![middle],
+        vec![end - 60],
+        vec![end - 1],
+        vec![0, middle, end - 60, end - 1],
+    ] {
+        read_everything(&storage, &tree).await;
+        let mut bytes = whole.to_vec();
+        damaged.iter().for_each(|at| bytes[*at] ^= 1);
+        store.put(place, bytes.into()).await.unwrap();
+        let repaired = storage.repair_pack(pack).await.unwrap();
+        assert!(
+            matches!(repaired, PackRepair::Repaired { lost: 0, .. }),
+            "{damaged:?}: {repaired:?}"
+        );
+        assert!(
+            store.get(place).await.unwrap().bytes().await.unwrap() == whole,
+            "{damaged:?}"
+        );
+        assert_eq!(storage.repair_pack(pack).await.unwrap(), PackRepair::Whole);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
