@@ -1,5 +1,5 @@
 //! Verification of everything that is stored: trees and their packs, the chain of record digests, origin sets against
-//! provenance, open commits and results of datums; on demand, repair of what can be. Findings are lines as they are found. Managers of the organization may run it; since they are not readers
+//! provenance, open commits, unfinished uploads and results of datums; on demand, repair of what can be. Findings are lines as they are found. Managers of the organization may run it; since they are not readers
 //! (R14), a finding names a path only in a commit that the caller may read.
 
 mod others;

@@ -1,7 +1,7 @@
-//! What refers to packs beside finished commits: changes of open commits and results of datums; and the records of where the
+//! What refers to packs beside finished commits: changes of open commits, what is kept of unfinished uploads, and results of datums; and the records of where the
 //! bytes of repacked packs are. Paths are not told: what an open commit or a result will be read by is not settled yet.
 
-use contract::ids::DomainId;
+use contract::ids::{DomainId, UploadId};
 use storage::{Digest, FileEntry, FilePath, Finding, decode_entries};
 use uuid::Uuid;
 
@@ -10,6 +10,7 @@ use crate::failure::Answer;
 use crate::files::change::{self, FileChange};
 use crate::garbage::queries;
 use crate::plane::Plane;
+use crate::uploads::queries::{PartPosition, list_changes};
 
 /// A place in the changes of open commits.
 pub type FilesetPlace = (Uuid, i64);
@@ -37,6 +38,35 @@ pub async fn check_filesets(
     let mut lines = Vec::new();
     for (commit, _, changes) in page {
         let subject = format!("open commit {}", contract::ids::CommitId::from_uuid(commit));
+        match change::decode(&changes) {
+            Ok(changes) => lines.extend(check_changes(checked, &subject, changes, deep).await?),
+            Err(failure) => lines.push(error(&subject, failure.detail())),
+        }
+    }
+    Ok(Some((place, lines)))
+}
+
+/// Checks a page of what is kept of unfinished uploads; `None` behind the last.
+///
+/// # Errors
+/// When the database or the store is away.
+pub async fn check_uploads(
+    plane: &Plane,
+    after: Option<&PartPosition>,
+    deep: bool,
+    checked: &Checked,
+) -> Answer<Option<(PartPosition, Vec<Line>)>> {
+    let page = {
+        let mut conn = plane.pool.acquire().await?;
+        list_changes(&mut conn, &CHECK, after).await?
+    };
+    let Some((upload, key, whole, from, _)) = page.last() else {
+        return Ok(None);
+    };
+    let place = (*upload, key.clone(), *whole, *from);
+    let mut lines = Vec::new();
+    for (upload, .., changes) in page {
+        let subject = format!("unfinished upload {}", UploadId::from_uuid(upload));
         match change::decode(&changes) {
             Ok(changes) => lines.extend(check_changes(checked, &subject, changes, deep).await?),
             Err(failure) => lines.push(error(&subject, failure.detail())),

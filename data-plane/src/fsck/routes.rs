@@ -15,13 +15,14 @@ use futures::TryStreamExt;
 use serde::Deserialize;
 use storage::Digest;
 
-use super::others::{FilesetPlace, ResultPlace, check_filesets, check_forward, check_results};
+use super::others::{FilesetPlace, ResultPlace, check_filesets, check_forward, check_results, check_uploads};
 use super::repair::{repair_forward, repair_pack};
 use super::{CHECK, Checked, Line, check_commit, queries};
 use crate::call::Call;
 use crate::commits::CommitRow;
 use crate::failure::Answer;
 use crate::plane::Plane;
+use crate::uploads::queries::PartPosition;
 
 const READ_AT_ONCE: i64 = 100;
 
@@ -54,6 +55,7 @@ enum Stage {
     RepairPacks(Vec<Digest>),
     Commits { after: i64, rows: VecDeque<CommitRow> },
     Filesets(Option<FilesetPlace>),
+    Uploads(Option<PartPosition>),
     Results(Option<ResultPlace>),
     Forwards(Vec<Digest>),
 }
@@ -178,6 +180,13 @@ impl Run {
             }
             Stage::Filesets(after) => {
                 if let Some((last, lines)) = check_filesets(plane, *after, deep, &self.checked).await? {
+                    *after = Some(last);
+                    return Ok(Some(lines));
+                }
+                self.stage = Stage::Uploads(None);
+            }
+            Stage::Uploads(after) => {
+                if let Some((last, lines)) = check_uploads(plane, after.as_ref(), deep, &self.checked).await? {
                     *after = Some(last);
                     return Ok(Some(lines));
                 }

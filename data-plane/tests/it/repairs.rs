@@ -107,6 +107,19 @@ async fn damage_of_what_open_commits_and_results_refer_to_is_found() {
     let writer = app.plane.storage.writer();
     let file = writer.write_file(&noise(2, 300_000)[..], false).await.unwrap();
     writer.flush().await.unwrap();
+    app.repo(&ada, "u").await;
+    let upload: contract::api::Upload = app
+        .post(&ada, "/v1/uploads", serde_json::json!({"repo": "u"}))
+        .await
+        .json();
+    let row = "insert into upload_parts (upload_id, key, whole, from_byte, to_byte, changes, packs)
+               select $1, $2, true, 0, 9, changes, '' from filesets limit 1";
+    sqlx::query(row)
+        .bind(upload.id.uuid())
+        .bind(&[7_u8; 32][..])
+        .execute(pool)
+        .await
+        .unwrap();
     let outputs = storage::encode_entries(&[("out".parse().unwrap(), file)]).unwrap();
     sqlx::query(
         "insert into datum_results (pipeline_id, key, job_id, outputs, created_at)
@@ -121,7 +134,10 @@ async fn damage_of_what_open_commits_and_results_refer_to_is_found() {
     damage(&app, &noise(1, 300_000));
     let found = fsck(&app, &owner, "GET").await;
     assert!(
-        has(&found, "error", "open commit ") && !has(&found, "error", "a datum"),
+        ["open commit ", "unfinished upload "]
+            .iter()
+            .all(|subject| has(&found, "error", subject))
+            && !has(&found, "error", "a datum"),
         "{found:?}"
     );
     damage(&app, &noise(2, 300_000));
@@ -132,13 +148,17 @@ async fn damage_of_what_open_commits_and_results_refer_to_is_found() {
         .execute(pool)
         .await
         .unwrap();
+    sqlx::query("update upload_parts set changes = 'nonsense'")
+        .execute(pool)
+        .await
+        .unwrap();
     sqlx::query("update datum_results set outputs = 'nonsense'")
         .execute(pool)
         .await
         .unwrap();
     std::fs::write(bucket(&app).join("forwards").join("ab".repeat(32)), b"nonsense").unwrap();
     let found = fsck(&app, &owner, "GET").await;
-    for subject in ["open commit ", "a datum's result", "forwards/"] {
+    for subject in ["open commit ", "unfinished upload ", "a datum's result", "forwards/"] {
         assert!(has(&found, "error", subject), "{subject} {found:?}");
     }
     let left = fsck(&app, &owner, "POST").await;
