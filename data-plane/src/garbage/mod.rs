@@ -295,7 +295,7 @@ impl Sweep<'_> {
             self.absolve(*pack).await?;
         }
         self.drop_forwards().await?;
-        self.repack().await?;
+        self.repack().await;
         Ok(self.report)
     }
 }

@@ -1,6 +1,6 @@
 //! What a collection does about packs of which little is needed, and about what leads to packs that are gone.
 
-use storage::{PackInfo, SparsePack};
+use storage::{PackInfo, SparsePack, StorageError};
 
 use super::Sweep;
 use crate::failure::{Answer, Failure};
@@ -8,6 +8,8 @@ use crate::failure::{Answer, Failure};
 /// So much is copied before the packs that it came from are done with: what fails then costs no more.
 const TOGETHER_BYTES: u64 = 48 << 20;
 const TOGETHER_PACKS: usize = 256;
+/// So many packs may fail to be read: it is them, and not the store.
+const FAILURES_MAX: usize = 3;
 
 impl Sweep<'_> {
     /// Counts a pack that stays sparse.
@@ -35,27 +37,39 @@ impl Sweep<'_> {
 
     /// Copies what is needed of sparse packs. That it fails, for want of room above all, makes the collection no failure:
     /// garbage was removed, and what leads where is whole whichever step was the last.
-    pub(super) async fn repack(&mut self) -> Answer<()> {
+    pub(super) async fn repack(&mut self) {
         let mut together: Vec<SparsePack> = Vec::new();
+        let (mut failures, mut copying) = (0, true);
         for info in std::mem::take(&mut self.sparse) {
-            if self.report.repacking_failed.is_some() {
+            if !copying || failures >= FAILURES_MAX {
                 self.count_sparse(&info);
                 continue;
             }
-            match self.plane.storage.sparse_pack(self.marking, info).await? {
-                Some(pack) => together.push(pack),
-                None => self.count_sparse(&info),
+            match self.plane.storage.sparse_pack(self.marking, info).await {
+                Ok(Some(pack)) => together.push(pack),
+                Ok(None) => self.count_sparse(&info),
+                Err(error) => {
+                    failures += 1;
+                    self.repacking_failed(error);
+                    self.count_sparse(&info);
+                }
             }
             let bytes: u64 = together.iter().map(SparsePack::live_bytes).sum();
             if bytes >= TOGETHER_BYTES || together.len() >= TOGETHER_PACKS {
-                self.copy(std::mem::take(&mut together)).await;
+                copying = self.copy(std::mem::take(&mut together)).await;
             }
         }
         self.copy(together).await;
-        Ok(())
     }
 
-    async fn copy(&mut self, packs: Vec<SparsePack>) {
+    fn repacking_failed(&mut self, error: StorageError) {
+        let failure = Failure::from(error);
+        tracing::warn!(error = %failure, "sparse packs were not repacked: {failure}");
+        self.report.repacking_failed = Some(failure.detail().to_owned());
+    }
+
+    /// Copies what is needed of these; false when it failed.
+    async fn copy(&mut self, packs: Vec<SparsePack>) -> bool {
         let live = packs.iter().map(SparsePack::live_bytes).sum();
         let copied = match self.dry_run {
             true => Ok(live),
@@ -66,16 +80,16 @@ impl Sweep<'_> {
                 self.report.repacked_packs += packs.len() as u64;
                 self.report.repacked_bytes += packs.iter().map(SparsePack::size_bytes).sum::<u64>();
                 self.report.copied_bytes += bytes;
+                true
             }
             Err(error) => {
-                let failure = Failure::from(error);
-                tracing::warn!(error = %failure, "sparse packs were not repacked: {failure}");
-                self.report.repacking_failed = Some(failure.detail().to_owned());
+                self.repacking_failed(error);
                 self.report.sparse_packs += packs.len() as u64;
                 self.report.sparse_bytes += packs
                     .iter()
                     .map(|pack| pack.size_bytes() - pack.live_bytes())
                     .sum::<u64>();
+                false
             }
         }
     }
