@@ -106,6 +106,10 @@ impl Shown {
 /// # Errors
 /// What the service answers, and why this machine cannot mount.
 pub async fn run(arguments: Mount, client: Client, output: Output) -> Outcome {
+    if arguments.detached {
+        // The terminal's Ctrl-C and its end are not ours; fails only in a session of our own already.
+        let _ = nix::unistd::setsid();
+    }
     let reference = commit(&arguments.reference, &client.settings.project)?;
     let found: Commit = client
         .plane(Request::get("/v1/commits").query("ref", &reference))
