@@ -50,7 +50,7 @@ pub trait Source: Send + Sync + 'static {
     /// What is at a path, by a listing of it: a file alone, or the beginning of a directory.
     fn look(&self, path: &str) -> impl Future<Output = Result<Page<FileInfo>, Refused>> + Send;
 
-    /// The bytes of a file, all or a range; `Denied` also when there is nothing, since the path came from a listing.
+    /// The bytes of a file, all or a range.
     fn bytes(
         &self,
         path: &str,
@@ -107,10 +107,7 @@ impl Source for Plane {
             let bytes = format!("bytes={}-{}", range.start, range.end.saturating_sub(1));
             request = request.header("range", &bytes).header("if-range", &etag);
         }
-        let response = match in_time(self.client.download(&request)).await {
-            Err(Refused::Nothing) => return Err(Refused::Denied("the commit is not there (any more)".into())),
-            other => other?,
-        };
+        let response = in_time(self.client.download(&request)).await?;
         let given = response.headers().get("etag").and_then(|v| v.to_str().ok());
         let length = response.content_length();
         let wanted = range.map_or(file.size, |range| range.end - range.start);

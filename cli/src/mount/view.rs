@@ -342,15 +342,21 @@ impl<S: Source> View<S> {
     /// The bytes of a read.
     ///
     /// # Errors
-    /// `Denied`, `Away`.
+    /// `Denied`, `Away`; `Absent` when the file was purged.
     pub async fn read(&self, open: &Open, offset: u64, length: u64) -> Result<Bytes, Trouble> {
         self.may_read().await?;
         let of = &open.readable;
         let mut parts = Vec::with_capacity(2);
         for index in touched(offset, length, of.file.size) {
-            let block = self.blocks.block(of, index).await;
-            let block = block.map_err(|refused| self.note(&refused))?;
-            parts.push(part(&block, index, offset, length));
+            match self.blocks.block(of, index).await {
+                Ok(block) => parts.push(part(&block, index, offset, length)),
+                // It was listed: either it was purged since, or the right to know of it is gone.
+                Err(Refused::Nothing) => {
+                    self.ask(self.patience).await?;
+                    return Err(Trouble::Absent);
+                }
+                Err(refused) => return Err(self.note(&refused)),
+            }
         }
         Ok(together(parts))
     }

@@ -19,6 +19,8 @@ struct Commit {
     requests: AtomicUsize,
     denied: AtomicBool,
     away: AtomicBool,
+    /// The content of files is gone.
+    purged: AtomicBool,
     /// The next cursor is refused.
     stale: AtomicBool,
 }
@@ -88,7 +90,10 @@ impl Source for Commit {
         _: &File,
         _: Option<Range<u64>>,
     ) -> Result<BoxStream<'static, Result<Bytes, Refused>>, Refused> {
-        self.answer().map_err(|_| Refused::Denied("no".into()))?;
+        self.answer()?;
+        if self.purged.load(Ordering::SeqCst) {
+            return Err(Refused::Nothing);
+        }
         Ok(futures::stream::iter([Ok(Bytes::from_static(CONTENT))]).boxed())
     }
 
@@ -196,6 +201,20 @@ async fn a_name_that_may_not_be_known_any_more_is_denied_and_not_absent() {
     view.list(large, 0, 1).await.unwrap();
     source.denied.store(true, Ordering::SeqCst);
     assert_eq!(view.look_up(large, "499").await, Err(Trouble::Denied));
+}
+
+#[tokio::test]
+async fn a_file_that_was_purged_is_absent_and_the_others_stay() {
+    let (source, view) = view();
+    let (only, _) = found(&view, "/small/only").await.unwrap();
+    let open = view.opened(view.open(only).unwrap()).unwrap();
+    source.purged.store(true, Ordering::SeqCst);
+    assert_eq!(view.read(&open, 0, 4).await, Err(Trouble::Absent));
+    assert_eq!(view.may_read_now(), Some(Ok(())));
+    assert_eq!(found(&view, "/large/1").await.map(|_| ()), Ok(()));
+    source.denied.store(true, Ordering::SeqCst);
+    assert_eq!(view.read(&open, 0, 4).await, Err(Trouble::Denied));
+    assert_eq!(view.may_read_now(), Some(Err(Trouble::Denied)));
 }
 
 #[tokio::test]
