@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -40,6 +41,8 @@ pub struct Blocks<S> {
     to_disk: Option<mpsc::Sender<(Key, Bytes)>>,
     /// What is on its way.
     pending: Mutex<HashMap<Key, watch::Receiver<Fetched>>>,
+    /// Nothing is kept or given away: the right to read is gone.
+    revoked: Arc<AtomicBool>,
     patience: Duration,
     runtime: Handle,
 }
@@ -53,11 +56,13 @@ impl<S: Source> Blocks<S> {
             // Else blocks that nobody asked for yet would not be let in beside those that were.
             .eviction_policy(moka::policy::EvictionPolicy::lru())
             .build();
+        let revoked = Arc::new(AtomicBool::new(false));
         let to_disk = disk.clone().map(|disk| {
+            let revoked = revoked.clone();
             let (sender, mut blocks) = mpsc::channel::<(Key, Bytes)>(TO_DISK);
             runtime.spawn_blocking(move || {
                 while let Some((key, block)) = blocks.blocking_recv() {
-                    disk.write(key, &block);
+                    keep(&disk, key, &block, &revoked);
                 }
             });
             sender
@@ -68,6 +73,7 @@ impl<S: Source> Blocks<S> {
             disk,
             to_disk,
             pending: Mutex::default(),
+            revoked,
             patience,
             runtime,
         }
@@ -136,7 +142,12 @@ impl<S: Source> Blocks<S> {
         first
     }
 
-    /// Forgets everything of these files: the right to read them is gone.
+    /// Says whether the right to read is gone. While it is, what is still on its way is neither kept nor given to anybody.
+    pub fn set_revoked(&self, revoked: bool) {
+        self.revoked.store(revoked, Ordering::SeqCst);
+    }
+
+    /// Forgets everything of these files: the right to read them is gone, and that was said before.
     pub fn forget(&self, files: Vec<File>) {
         self.memory.invalidate_all();
         if let Some(disk) = self.disk.clone() {
@@ -187,11 +198,19 @@ impl<S: Source> Blocks<S> {
 
     fn deliver(&self, of: &Readable, index: u64, sender: &watch::Sender<Fetched>, block: Bytes, fresh: bool) {
         let key = key(&of.file, index);
+        if self.revoked.load(Ordering::SeqCst) {
+            self.pending().remove(&key);
+            let _ = sender.send(Some(Err(Refused::Denied("the right to read is gone".into()))));
+            return;
+        }
         if let Some(to_disk) = self.to_disk.as_ref().filter(|_| fresh) {
             let _ = to_disk.try_send((key, block.clone()));
         }
         // First into the memory, then from the list: whoever does not find it there finds it here.
         self.memory.insert(key, block.clone());
+        if self.revoked.load(Ordering::SeqCst) {
+            self.memory.invalidate(&key);
+        }
         self.pending().remove(&key);
         let _ = sender.send(Some(Ok(block)));
     }
@@ -256,6 +275,18 @@ impl<S: Source> Blocks<S> {
             let part = chunk.split_to(chunk.len().min(wanted - block.len()));
             block.extend_from_slice(&part);
         }
+    }
+}
+
+/// Writes a block unless the right to read is gone. Whoever takes it away says so before removing what is there: either
+/// that is seen here, or what was written here is seen there.
+fn keep(disk: &Disk, key: Key, block: &[u8], revoked: &AtomicBool) {
+    if revoked.load(Ordering::SeqCst) {
+        return;
+    }
+    disk.write(key, block);
+    if revoked.load(Ordering::SeqCst) {
+        disk.remove(key);
     }
 }
 

@@ -1,4 +1,4 @@
-//! Blocks kept on this machine's disk, for every mount of this user: named by the file's digest and the block's number,
+//! Blocks kept on this machine's disk, for every mount of a service by this user: named by the file's digest and the block's number,
 //! each with a checksum of its own, bounded in bytes, the longest unused going first. It is a cache: whatever fails here,
 //! a read still gets its bytes from the service.
 
@@ -43,6 +43,12 @@ pub struct Disk {
     /// Written since the directory was last looked at.
     written: AtomicU64,
     looking: Mutex<()>,
+}
+
+/// Where the blocks of a service are. What one service gave is never read for another: it may have lied about a digest.
+pub fn directory(cache: &Path, service: &str) -> PathBuf {
+    let name = blake3::hash(service.as_bytes()).to_hex();
+    cache.join("blocks").join(&name[..16])
 }
 
 struct Kept {
@@ -128,12 +134,16 @@ impl Disk {
     /// Removes all blocks of a file: the right to read it is gone.
     pub fn forget(&self, file: FileOf) {
         for index in 0..blocks_of(file.size).max(1) {
-            let key = Key {
+            self.remove(Key {
                 digest: file.digest,
                 index,
-            };
-            let _ = std::fs::remove_file(self.path(key));
+            });
         }
+    }
+
+    /// Removes a block.
+    pub fn remove(&self, key: Key) {
+        let _ = std::fs::remove_file(self.path(key));
     }
 
     /// Removes what is too much, the longest unused first; with a time, also what was unused for too long by then.
@@ -233,6 +243,15 @@ mod tests {
         disk.forget(file);
         assert_eq!(disk.read(key(1)), None);
         assert!(disk.read(key(2)).is_some());
+    }
+
+    #[test]
+    fn what_one_service_gave_is_not_found_for_another() {
+        let home = tempfile::tempdir().unwrap();
+        let open = |service| Disk::open(&directory(home.path(), service), 1 << 30).unwrap();
+        open("https://one.example").write(key(1), b"planted");
+        assert_eq!(open("https://other.example").read(key(1)), None);
+        assert!(open("https://one.example").read(key(1)).is_some());
     }
 
     #[test]

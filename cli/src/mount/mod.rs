@@ -45,7 +45,7 @@ const READ_AHEAD_KIB: &str = "1024";
 /// Mount a commit as a directory of read-only files, fetched when they are read. A branch is its newest commit of now.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Example: howdah mount images@main tiles\n         howdah mount images@main tiles --detach && ls tiles && howdah unmount tiles\n\nRuns until Ctrl-C or `howdah unmount`. What was read is kept in the user's cache directory, for all mounts."
+    after_help = "Example: howdah mount images@main tiles\n         howdah mount images@main tiles --detach && ls tiles && howdah unmount tiles\n\nRuns until Ctrl-C or `howdah unmount`. What was read is kept in the user's cache directory, for all mounts of the service."
 )]
 pub struct Mount {
     /// `REF`: branch or commit
@@ -57,7 +57,7 @@ pub struct Mount {
     detach: bool,
     #[arg(long, hide = true)]
     detached: bool,
-    /// At most so much on this machine's disk, of all mounts together; 0 = nothing
+    /// At most so much on this machine's disk, of all mounts of a service together; 0 = nothing
     #[arg(long, value_name = "SIZE", default_value = "10GiB", value_parser = bytes)]
     cache_size: u64,
     /// At most so much in memory
@@ -143,7 +143,8 @@ pub async fn run(arguments: Mount, client: Client, output: Output) -> Outcome {
 
 async fn serve(arguments: &Mount, client: Client, found: &Commit, shown: &Shown, output: Output) -> Outcome {
     let mut signals = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()].map(signal);
-    let disk = disk(&client.settings.cache, arguments.cache_size, output).await;
+    let directory = disk::directory(&client.settings.cache, &client.settings.url);
+    let disk = disk(&directory, arguments.cache_size, output).await;
     let source = Arc::new(Plane::new(Arc::new(client), shown.commit.clone()));
     let (memory, patience) = (arguments.memory, arguments.patience);
     let blocks = Arc::new(Blocks::new(source.clone(), memory, disk, patience, Handle::current()));
@@ -206,12 +207,11 @@ async fn received(signal: &mut io::Result<tokio::signal::unix::Signal>) {
 }
 
 /// The cache on the disk. What is too much or too old in it goes beside the mount's work.
-async fn disk(cache: &Path, limit: u64, output: Output) -> Option<Arc<Disk>> {
+async fn disk(directory: &Path, limit: u64, output: Output) -> Option<Arc<Disk>> {
     if limit == 0 {
         return None;
     }
-    let directory = cache.join("blocks");
-    match Disk::open(&directory, limit) {
+    match Disk::open(directory, limit) {
         Ok(disk) => {
             let disk = Arc::new(disk);
             let shrunk = disk.clone();

@@ -125,11 +125,22 @@ impl<S: Source> View<S> {
         let answer = patiently(patience, || self.source.may_read()).await;
         match answer {
             Ok(()) => {
-                held(&self.standing).heard(Answer::Yes, asked, Instant::now());
+                self.heard(Answer::Yes, asked);
                 Ok(())
             }
             Err(refused) => Err(self.note(&refused)),
         }
+    }
+
+    /// Notes an answer; true when it turned a yes into a no.
+    fn heard(&self, answer: Answer, asked: Instant) -> bool {
+        let mut standing = held(&self.standing);
+        match answer {
+            Answer::Yes => self.blocks.set_revoked(false),
+            Answer::No => self.blocks.set_revoked(true),
+            Answer::Silence => {}
+        }
+        standing.heard(answer, asked, Instant::now())
     }
 
     /// What follows from a refusal, for all reads and for this one.
@@ -139,7 +150,7 @@ impl<S: Source> View<S> {
             Refused::Nothing => Trouble::Absent,
             Refused::Denied(why) => {
                 self.say(&format!("the commit may not be read any more: {why}"));
-                if held(&self.standing).heard(Answer::No, now, now) {
+                if self.heard(Answer::No, now) {
                     self.blocks.forget(self.tree().files().collect());
                     if let Some(then) = self.revoked.get() {
                         then(held(&self.open).values().map(|open| open.inode).collect());
@@ -149,7 +160,7 @@ impl<S: Source> View<S> {
             }
             Refused::Away(why) => {
                 self.say(&format!("the service does not give what was asked for: {why}"));
-                held(&self.standing).heard(Answer::Silence, now, now);
+                self.heard(Answer::Silence, now);
                 Trouble::Away
             }
             Refused::Stale => {

@@ -178,6 +178,23 @@ async fn what_is_on_the_disk_is_not_fetched_again_until_it_is_forgotten() {
 }
 
 #[tokio::test]
+async fn what_comes_after_the_right_to_read_is_gone_is_neither_kept_nor_given() {
+    let home = tempfile::tempdir().unwrap();
+    let disk = Arc::new(Disk::open(home.path(), 1 << 30).unwrap());
+    let source = Bytewise::new(1000, &[]);
+    let (blocks, of) = (blocks(&source, 1 << 30, Some(disk.clone())), source.readable());
+    blocks.set_revoked(true);
+    // A block that waits for the disk.
+    keep(&disk, key(&of.file, 0), &source.content, &blocks.revoked);
+    // And one that is on its way.
+    assert!(matches!(blocks.block(&of, 0).await, Err(Refused::Denied(_))));
+    assert_eq!(blocks.at_hand(&of.file, 0), None);
+    assert_eq!(disk.read(key(&of.file, 0)), None);
+    blocks.set_revoked(false);
+    assert_eq!(all(&blocks, &of).await, source.content);
+}
+
+#[tokio::test]
 async fn without_memory_and_disk_every_read_is_answered_all_the_same() {
     let source = Bytewise::new(2 * BLOCK + 9, &[]);
     let (blocks, of) = (blocks(&source, 0, None), source.readable());
