@@ -187,21 +187,17 @@ async fn damage_in_the_store_is_found_below_a_cache_that_has_everything_and_repa
     let (faulty, tree) = bucket().await;
     let store: Arc<dyn ObjectStore> = faulty.clone();
     let directory = tempfile::tempdir().unwrap();
-    let storage = process(&faulty, directory.path());
-    let packs: Vec<_> = storage.packs().try_collect().await.unwrap();
+    let packs: Vec<_> = process(&faulty, directory.path()).packs().try_collect().await.unwrap();
     let objects: Vec<_> = store.list(None).try_collect().await.unwrap();
     assert_eq!((packs.len(), objects.len()), (1, 1));
     let (pack, place) = (packs[0].id, &objects[0].location);
     let whole = store.get(place).await.unwrap().bytes().await.unwrap();
-    let (middle, end) = (whole.len() / 2, whole.len());
-    // The beginning, a piece, the index, the trailer, and all of them.
-    for damaged in [
-        vec![0],
-        vec![middle],
-        vec![end - 60],
-        vec![end - 1],
-        vec![0, middle, end - 60, end - 1],
-    ] {
+    // The trailer says how long the index in front of it is, which begins in the block in which the pieces end.
+    let trailer = whole.len() - 48;
+    let index = trailer - u64::from_le_bytes(whole[trailer..trailer + 8].try_into().unwrap()) as usize;
+    let middle = whole.len() / 2;
+    for damaged in [vec![0], vec![middle], vec![index], vec![0, middle, index]] {
+        let storage = process(&faulty, directory.path());
         read_everything(&storage, &tree).await;
         let mut bytes = whole.to_vec();
         damaged.iter().for_each(|at| bytes[*at] ^= 1);
