@@ -87,6 +87,22 @@ async fn a_damaged_pack_is_written_anew_from_a_copy_and_without_one_it_is_listed
     assert!(has(&left, "error", "commit ") && has(&left, "error", "all"), "{left:?}");
 }
 
+/// Lets an upload have what the open commit was given.
+async fn keep_part(app: &App, person: &Person) {
+    app.repo(person, "u").await;
+    let new = serde_json::json!({"repo": "u"});
+    let upload: contract::api::Upload = app.post(person, "/v1/uploads", new).await.json();
+    sqlx::query(
+        "insert into upload_parts (upload_id, key, whole, from_byte, to_byte, changes, packs)
+         select $1, $2, true, 0, 9, changes, '' from filesets limit 1",
+    )
+    .bind(upload.id.uuid())
+    .bind(&[7_u8; 32][..])
+    .execute(&app.plane.pool)
+    .await
+    .unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn damage_of_what_open_commits_and_results_refer_to_is_found() {
     let app = App::start().await;
@@ -107,19 +123,7 @@ async fn damage_of_what_open_commits_and_results_refer_to_is_found() {
     let writer = app.plane.storage.writer();
     let file = writer.write_file(&noise(2, 300_000)[..], false).await.unwrap();
     writer.flush().await.unwrap();
-    app.repo(&ada, "u").await;
-    let upload: contract::api::Upload = app
-        .post(&ada, "/v1/uploads", serde_json::json!({"repo": "u"}))
-        .await
-        .json();
-    let row = "insert into upload_parts (upload_id, key, whole, from_byte, to_byte, changes, packs)
-               select $1, $2, true, 0, 9, changes, '' from filesets limit 1";
-    sqlx::query(row)
-        .bind(upload.id.uuid())
-        .bind(&[7_u8; 32][..])
-        .execute(pool)
-        .await
-        .unwrap();
+    keep_part(&app, &ada).await;
     let outputs = storage::encode_entries(&[("out".parse().unwrap(), file)]).unwrap();
     sqlx::query(
         "insert into datum_results (pipeline_id, key, job_id, outputs, created_at)
