@@ -95,6 +95,30 @@ async fn a_purged_file_is_in_no_commit_any_more_and_its_bytes_go_with_the_garbag
         .refused(ProblemKind::NotFound);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_among_very_many_that_an_open_commit_was_given_is_not_in_it_when_it_is_finished() {
+    // More than one request holds in memory.
+    const FILES: usize = 33_000;
+    let app = App::start().await;
+    let ada = app.member("ada").await;
+    app.repo(&ada, "r").await;
+    app.post(&ada, "/v1/commits", json!({"repo": "r"})).await.ok();
+    let named: Vec<String> = (0..FILES).map(|n| format!("d{}/{n}", n % 7)).collect();
+    let files: Vec<(&str, &[u8])> = named.iter().map(|name| (name.as_str(), name.as_bytes())).collect();
+    app.put(&ada, "r", &files).await.ok();
+
+    for path in ["/d0/0", "/d1"] {
+        let done: Purge = purge(&app, &ada, path, json!({})).await.json();
+        assert_eq!((done.rewritten, done.open_commits), (0, 1), "{path}");
+        assert!(!done.packs.is_empty(), "{path}");
+    }
+    let finished: Commit = app.post(&ada, "/v1/commits/finish?ref=r@main", json!({})).await.json();
+    let below_d1 = named.iter().filter(|name| name.starts_with("d1/")).count();
+    assert_eq!(finished.files, (FILES - below_d1 - 1) as u64);
+    app.cat(&ada, "r@main", "d0/0").await.refused(ProblemKind::NotFound);
+    app.cat(&ada, "r@main", "d0/7").await.ok();
+}
+
 #[tokio::test]
 async fn a_directory_is_purged_with_all_below_it_and_what_has_a_like_name_stays() {
     let app = App::start().await;

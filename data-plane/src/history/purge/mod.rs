@@ -191,7 +191,7 @@ impl Purging<'_> {
             queries::update_tree(tx, &PURGE, id, &rewritten).await?;
             done.rewritten.push(id);
         }
-        done.open = trees::purge_open(tx, self.repo.id, self.path, self.held).await?;
+        done.open = trees::purge_open(&self.call.plane.storage, tx, self.repo.id, self.path, self.held).await?;
         // Nobody knows any more what was in a commit whose content was given up.
         let mut sources = done.rewritten.clone();
         sources.extend(queries::list_removed(tx, &PURGE, self.repo.id).await?);

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use contract::ids::{CommitId, DomainId};
 use futures::TryStreamExt;
-use storage::{FilePath, Marking, TreeChange, TreeRef};
+use storage::{FilePath, Marking, Storage, TreeChange, TreeRef};
 
 use super::{PURGE, queries};
 use crate::commits;
@@ -72,12 +72,8 @@ impl<'a> Trees<'a> {
 
     async fn without(&mut self, tree: &TreeRef) -> Answer<Option<TreeRef>> {
         let storage = &self.plane.storage;
-        if storage.kind(tree, &self.path).await?.is_none() {
+        if !mark(storage, tree, &self.path, &mut self.held).await? {
             return Ok(None);
-        }
-        let mut files = storage.list(tree, Some(&self.path), None);
-        while let Some((_, entry)) = files.try_next().await? {
-            self.held.file(&entry).await?;
         }
         let changes = vec![TreeChange::Delete(self.path.clone())];
         Ok(Some(storage.apply(&self.writer, tree, changes).await?))
@@ -106,11 +102,29 @@ impl<'a> Trees<'a> {
     }
 }
 
+/// Marks where the bytes of a path lie; answers whether the tree has it.
+async fn mark(storage: &Storage, tree: &TreeRef, path: &FilePath, held: &mut Marking) -> Answer<bool> {
+    if storage.kind(tree, path).await?.is_none() {
+        return Ok(false);
+    }
+    let mut files = storage.list(tree, Some(path), None);
+    while let Some((_, entry)) = files.try_next().await? {
+        held.file(&entry).await?;
+    }
+    Ok(true)
+}
+
 /// Takes the path out of what open commits of the repo were given; answers of how many.
 ///
 /// # Errors
-/// When the database is away, or a stored change does not decode.
-pub async fn purge_open(tx: &mut Tx, repo: DomainId, path: &FilePath, held: &mut Marking) -> Answer<usize> {
+/// When the database or storage is away, or a stored change does not decode.
+pub async fn purge_open(
+    storage: &Storage,
+    tx: &mut Tx,
+    repo: DomainId,
+    path: &FilePath,
+    held: &mut Marking,
+) -> Answer<usize> {
     let mut purged = 0;
     for commit in queries::list_open(tx, &PURGE, repo).await? {
         // From here on nobody adds to it.
@@ -123,6 +137,8 @@ pub async fn purge_open(tx: &mut Tx, repo: DomainId, path: &FilePath, held: &mut
             after = *last;
             for (seq, bytes) in &page {
                 let mut left = Vec::new();
+                // A tree stays as it is: the deletion below, which comes behind it, takes the path out of what it gives.
+                let mut in_tree = false;
                 let before = change::decode(bytes)?;
                 let count = before.len();
                 for step in before {
@@ -132,9 +148,14 @@ pub async fn purge_open(tx: &mut Tx, repo: DomainId, path: &FilePath, held: &mut
                         {
                             held.file(entry).await?;
                         }
+                        FileChange::Tree(tree) => {
+                            in_tree |= mark(storage, tree, path, held).await?;
+                            left.push(step);
+                        }
                         _ => left.push(step),
                     }
                 }
+                found |= in_tree;
                 if left.len() < count {
                     found = true;
                     queries::update_fileset(tx, &PURGE, commit, *seq, &change::encode(&left)?).await?;
