@@ -251,7 +251,7 @@ pub async fn list_triggers(
 pub async fn list_scheduled(conn: &mut PgConnection, _: &System) -> Answer<Vec<TriggerRow>> {
     let rows = sqlx::query_as(
         "select t.* from branch_triggers t join branches b on b.repo_id = t.repo_id and b.name = t.source
-          where t.cron is not null and t.reason is null and b.head_id is distinct from t.followed_id
+          where t.cron is not null and b.head_id is distinct from t.followed_id
           order by t.repo_id, t.branch",
     )
     .fetch_all(conn)
@@ -259,24 +259,27 @@ pub async fn list_scheduled(conn: &mut PgConnection, _: &System) -> Answer<Vec<T
     Ok(rows)
 }
 
-/// How many commits there are from `head` back to `followed`, and the size of that. Where it is not on the line, all count.
+/// How many commits there are from `head` back to `followed`, as far as `limit`, and the size of `followed`. Where it is
+/// not on the line, all count.
 pub async fn count_since(
     conn: &mut PgConnection,
     _: &System,
     head: CommitId,
     followed: Option<CommitId>,
+    limit: u64,
 ) -> Answer<(i64, i64)> {
     let row = sqlx::query_as(
-        "with recursive line (id, parent_id, state) as (
-            select id, parent_id, state from commits where id = $1 and id is distinct from $2
+        "with recursive line (parent_id, finished) as (
+            select parent_id, (state = 'finished')::int::bigint from commits where id = $1 and id is distinct from $2
             union all
-            select p.id, p.parent_id, p.state from line join commits p on p.id = line.parent_id
-             where p.id is distinct from $2
-         ) select count(*) filter (where state = 'finished'),
-                  coalesce((select size_bytes from commits where id = $2), 0) from line",
+            select p.parent_id, line.finished + (p.state = 'finished')::int
+              from line join commits p on p.id = line.parent_id
+             where p.id is distinct from $2 and line.finished < $3
+         ) select coalesce(max(finished), 0), coalesce((select size_bytes from commits where id = $2), 0) from line",
     )
     .bind(head.uuid())
     .bind(followed.map(CommitId::uuid))
+    .bind(i64::try_from(limit).unwrap_or(i64::MAX))
     .fetch_one(conn)
     .await?;
     Ok(row)

@@ -7,8 +7,9 @@ use std::str::FromStr;
 use contract::api::{CommitState, NewTrigger};
 use contract::ids::{CommitId, DomainId};
 use contract::names::BranchName;
+use contract::policy::Permission;
 use contract::problem::ProblemKind;
-use provenance::access::{Subject, required_for_new_pipeline};
+use provenance::access::{Subject, can, required_for_new_pipeline};
 use provenance::triggers::{Schedule, Since, Trigger, would_circle};
 use sqlx::PgConnection;
 
@@ -22,9 +23,11 @@ use crate::pipelines::{self, MovedHead};
 use crate::plane::{Plane, Tx};
 
 const FOLLOW: System =
-    System::because("who set the trigger was allowed to write to the repo, and is asked again for R4");
+    System::because("who set the trigger was allowed to write to the repo, and is asked again for that and for R4");
 /// What is told of a trigger that may not fire; which domains are missing, only its setter could be told.
 const NOT_ALLOWED: &str = "a pipeline reads this branch, and who set the trigger may not derive from everything that the watched branch holds now";
+const NOT_WRITER: &str = "who set the trigger may not write to the repo any more";
+const NOT_KNOWN: &str = "what who set the trigger may do is not known at the moment";
 
 /// Keeps the trigger of a branch that was just made.
 ///
@@ -40,7 +43,11 @@ pub async fn set(
     head: Option<CommitId>,
 ) -> Answer<()> {
     if let Some(text) = &new.cron {
-        Schedule::from_str(text).map_err(|error| Failure::invalid(error.to_string()))?;
+        let schedule = Schedule::from_str(text).map_err(|error| Failure::invalid(error.to_string()))?;
+        if schedule.next(call.plane.now()).is_none() {
+            return Err(Failure::invalid(format!("the schedule `{text}` never comes"))
+                .hint("write five fields, as in `0 * * * *` for every hour"));
+        }
     }
     if new.size_bytes.is_none() && new.commits.is_none() && new.cron.is_none() {
         return Err(Failure::invalid("the trigger has no condition, so it would never fire")
@@ -94,7 +101,15 @@ pub async fn tick(plane: &Plane) -> Answer<()> {
     let mut watched: Vec<(DomainId, BranchName)> = Vec::new();
     for row in queries::list_scheduled(&mut conn, &FOLLOW).await? {
         // Looked at without the lock first: most of the time nothing is due.
-        if due(plane, &mut conn, &row).await?.is_some() {
+        let ticked = row.trigger().schedule.and_then(|schedule| schedule.next(row.since));
+        if ticked.is_none_or(|tick| tick > plane.now()) {
+            continue;
+        }
+        let Some(head) = due(plane, &mut conn, &row).await? else {
+            continue;
+        };
+        // One that was refused waits until it may fire.
+        if row.reason.is_none() || refusal(plane, &mut conn, &row, head.origin_set).await?.is_none() {
             watched.push((row.repo, row.source));
         }
     }
@@ -138,7 +153,10 @@ async fn due(plane: &Plane, conn: &mut PgConnection, row: &TriggerRow) -> Answer
     let Some(head) = commits::queries::find_finished(conn, &FOLLOW, head.id).await? else {
         return Ok(None);
     };
-    let (commits, before) = queries::count_since(conn, &FOLLOW, head.id, row.followed).await?;
+    let (commits, before) = {
+        let enough = row.commits.unwrap_or(1).max(1);
+        queries::count_since(conn, &FOLLOW, head.id, row.followed, enough).await?
+    };
     let number = |n: i64| u64::try_from(n).unwrap_or(0);
     let since = Since {
         commits: number(commits),
@@ -159,8 +177,10 @@ async fn follow(plane: &Plane, tx: &mut Tx, row: &TriggerRow) -> Answer<Option<M
     let Some(head) = due(plane, tx, row).await? else {
         return Ok(None);
     };
-    if !may_feed(plane, tx, row, head.origin_set).await? {
-        queries::update_refused(tx, &FOLLOW, row, NOT_ALLOWED).await?;
+    if let Some(reason) = refusal(plane, tx, row, head.origin_set).await? {
+        if row.reason.as_deref() != Some(reason) {
+            queries::update_refused(tx, &FOLLOW, row, reason).await?;
+        }
         return Ok(None);
     }
     queries::update_fired(tx, &FOLLOW, row, head.id, plane.now()).await?;
@@ -171,15 +191,25 @@ async fn follow(plane: &Plane, tx: &mut Tx, row: &TriggerRow) -> Answer<Option<M
     }))
 }
 
-/// Whether who set the trigger may let pipelines read what it would bring (R4), where one reads the branch.
-async fn may_feed(plane: &Plane, tx: &mut Tx, row: &TriggerRow, origin_set: i64) -> Answer<bool> {
-    if !pipelines::queries::is_branch_read(tx, &FOLLOW, row.repo, row.branch.as_str()).await? {
-        return Ok(true);
-    }
+/// Why a trigger may not fire: who set it may not write to the repo, or may not let pipelines read what it would bring (R4)
+/// where one reads the branch.
+async fn refusal(
+    plane: &Plane,
+    conn: &mut PgConnection,
+    row: &TriggerRow,
+    origin_set: i64,
+) -> Answer<Option<&'static str>> {
     let Some(policy) = plane.policy.last_known() else {
-        return Ok(false);
+        return Ok(Some(NOT_KNOWN));
     };
-    let set = origins::get(plane, tx, &FOLLOW, origin_set).await?;
     let sponsor = Subject::unlimited(row.actor.id);
-    Ok(required_for_new_pipeline(&policy, &sponsor, &[&set], plane.now()).is_empty())
+    if !can(&policy, &sponsor, Permission::Write, row.repo) {
+        return Ok(Some(NOT_WRITER));
+    }
+    if !pipelines::queries::is_branch_read(conn, &FOLLOW, row.repo, row.branch.as_str()).await? {
+        return Ok(None);
+    }
+    let set = origins::get(plane, conn, &FOLLOW, origin_set).await?;
+    let missing = required_for_new_pipeline(&policy, &sponsor, &[&set], plane.now());
+    Ok((!missing.is_empty()).then_some(NOT_ALLOWED))
 }

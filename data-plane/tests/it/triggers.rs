@@ -114,6 +114,30 @@ async fn a_schedule_moves_its_branch_at_its_ticks_and_only_when_something_is_new
 }
 
 #[tokio::test]
+async fn a_schedule_of_somebody_who_may_not_write_waits_until_he_may() {
+    let app = App::start().await;
+    let (ada, eve) = (app.member("ada").await, app.member("eve").await);
+    let r = app.repo(&ada, "r").await;
+    let grant = app.grant(&eve, Role::Contributor, &r).await;
+    follow(&app, &eve, "hourly", json!({"branch": "staging", "cron": "0 * * * *"}))
+        .await
+        .ok();
+    let first = put(&app, &ada, 1).await;
+    app.revoke(grant).await;
+    app.pass(Duration::hours(1)).await;
+    for _ in 0..2 {
+        triggers::tick(&app.plane).await.unwrap();
+        let hourly = branch(&app, &ada, "hourly").await;
+        assert_eq!(hourly.head, None);
+        assert!(hourly.trigger.unwrap().reason.unwrap().contains("may not write"));
+    }
+    app.grant(&eve, Role::Contributor, &r).await;
+    triggers::tick(&app.plane).await.unwrap();
+    let hourly = branch(&app, &ada, "hourly").await;
+    assert_eq!((hourly.head, hourly.trigger.unwrap().reason), (Some(first.id), None));
+}
+
+#[tokio::test]
 async fn what_makes_no_sense_is_refused_and_leaves_no_branch() {
     let app = App::start().await;
     let (ada, bob) = (app.member("ada").await, app.member("bob").await);
@@ -121,6 +145,7 @@ async fn what_makes_no_sense_is_refused_and_leaves_no_branch() {
     for (trigger, kind) in [
         (json!({"branch": "staging"}), ProblemKind::Invalid),
         (json!({"branch": "staging", "cron": "hourly"}), ProblemKind::Invalid),
+        (json!({"branch": "staging", "cron": "0 0 30 2 *"}), ProblemKind::Invalid),
         (json!({"branch": "x", "commits": 1}), ProblemKind::Conflict),
     ] {
         follow(&app, &ada, "x", trigger).await.refused(kind);
