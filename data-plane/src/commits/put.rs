@@ -204,12 +204,12 @@ pub async fn commit_upload(
         };
         let made = match &head.commit {
             // Additions to an open commit do not wait for each other.
-            Some(open) if head.is_open() => add_to(call, writer, &change, upload.id, open.id).await?,
+            Some(open) if head.is_open() => add_to(call, writer, &change, &upload, open.id).await?,
             _ if turn.is_none() => {
                 turn = Some(plane.turns.take(change.repo.id, change.branch).await);
                 continue;
             }
-            _ => commit_onto(call, writer, &change, upload.id, &head).await?,
+            _ => commit_onto(call, writer, &change, &upload, &head).await?,
         };
         if let Some(row) = made {
             return Ok(row);
@@ -237,7 +237,7 @@ async fn commit_onto(
     call: &Call,
     writer: &Stored,
     change: &Change<'_>,
-    upload: Option<UploadId>,
+    upload: &Upload,
     head: &Head,
 ) -> Answer<Option<CommitRow>> {
     let plane = &call.plane;
@@ -251,12 +251,13 @@ async fn commit_onto(
         return Ok(None);
     }
     still_there(&mut tx, &change.sources).await?;
+    still_there(&mut tx, upload.base.as_slice()).await?;
     let parent = head.commit.as_ref();
     let new = new_commit(plane, call, &mut tx, change, parent).await?;
     queries::insert_commit(&mut tx, &PUT, &new).await?;
     queries::add_sources(&mut tx, &PUT, new.id, &change.imported).await?;
     let row = finish_in_transaction(plane, &mut tx, &PUT, new.id, &tree, plane.now()).await?;
-    if let Some(upload) = upload {
+    if let Some(upload) = upload.id {
         uploads::complete(&mut tx, upload, new.id).await?;
     }
     writer.may_be_referred_to();
@@ -354,22 +355,24 @@ async fn add_to(
     call: &Call,
     writer: &Stored,
     change: &Change<'_>,
-    upload: Option<UploadId>,
+    upload: &Upload,
     id: CommitId,
 ) -> Answer<Option<CommitRow>> {
     let plane = &call.plane;
     writer.flush().await?;
     let encoded = change::encode(&change.changes)?;
     let copies = !change.sources.is_empty();
-    let _gate = match copies {
+    let takes = copies || upload.base.is_some();
+    let _gate = match takes {
         true => Some(plane.change().await?),
         false => None,
     };
     let mut tx = plane.begin().await?;
-    if copies {
-        // Origins change, and whoever computes those of several commits again holds the lock.
+    if takes {
+        // Origins change, and whoever computes those of several commits again holds the lock, as does who purges.
         lock_dag(&mut tx).await?;
         still_there(&mut tx, &change.sources).await?;
+        still_there(&mut tx, upload.base.as_slice()).await?;
     }
     still_allowed(call, &mut tx, change.repo).await?;
     writer.in_time()?;
@@ -395,7 +398,7 @@ async fn add_to(
         }
     }
     open.sources.extend(change.imported.iter().cloned());
-    if let Some(upload) = upload {
+    if let Some(upload) = upload.id {
         uploads::complete(&mut tx, upload, id).await?;
     }
     writer.may_be_referred_to();
