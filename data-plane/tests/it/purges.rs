@@ -1,15 +1,19 @@
 //! Purges: what is taken out of all history is in no commit, no result and no log any more, and does not come back.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use axum::body::Body;
 use contract::api::{Commit, CommitState, JobState, Page, Purge, PurgeState, RemovedHow};
 use contract::policy::{OrganizationRole, Role};
 use contract::problem::ProblemKind;
+use contract::upload::Step;
 use data_plane::garbage::collect;
 use data_plane::plane::Plane;
 use serde_json::{Value, json};
 
 use crate::app::{App, Person, Reply};
+use crate::deltas::delta;
 use crate::jobs_rig::{self, LIMIT, Rig, shell, succeeded};
 use crate::room::noise;
 
@@ -176,6 +180,64 @@ async fn only_owners_purge_and_see_receipts_and_copies_elsewhere_are_named_to_wh
     }
 }
 
+#[tokio::test]
+async fn who_may_not_read_all_that_was_copied_into_a_repo_is_told_of_no_name_in_it() {
+    let app = App::start().await;
+    let (ada, bob) = (app.member("ada").await, app.member("bob").await);
+    let r = app.repo(&ada, "r").await;
+    app.put(&ada, "r", &[("f", b"1"), ("g", b"2")]).await.ok();
+    let done: Purge = purge(&app, &ada, "/g", json!({})).await.json();
+    app.grant(&bob, Role::Contributor, &r).await;
+    let hidden = app.repo(&bob, "hidden").await;
+    app.put(&bob, "hidden", &[("plan", b"x")]).await.ok();
+    let body = json!({"from_ref": "hidden@main", "from_path": "/plan", "repo": "r", "branch": "side", "path": "/plan"});
+    app.post(&bob, "/v1/copies", body).await.ok();
+
+    let uri = format!("/v1/purges/{}", done.id);
+    let dry = json!({"dry_run": true});
+    let mut told = Vec::new();
+    for path in ["/plan", "/absent"] {
+        let refused = purge(&app, &ada, path, dry.clone()).await;
+        told.push(refused.refused(ProblemKind::NotAllowed).detail);
+    }
+    assert_eq!(told[0], told[1]);
+    app.get(&ada, &uri).await.refused(ProblemKind::NotFound);
+    let none: Page<Purge> = app.get(&ada, "/v1/purges").await.json();
+    assert!(none.items.is_empty());
+
+    app.grant(&ada, Role::Viewer, &hidden).await;
+    let known: Purge = purge(&app, &ada, "/plan", dry).await.json();
+    assert_eq!(known.rewritten, 1);
+    app.get(&ada, &uri).await.ok();
+    let listed: Page<Purge> = app.get(&ada, "/v1/purges").await.json();
+    assert_eq!(listed.items.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delta_against_a_commit_that_loses_the_file_meanwhile_does_not_bring_it_back() {
+    for open in [false, true] {
+        let app = Arc::new(App::start().await);
+        let ada = Arc::new(app.member("ada").await);
+        app.repo(&ada, "r").await;
+        let first: Commit = app.put(&ada, "r", &[("f", &noise(1, 2 << 20))]).await.json();
+        if open {
+            app.post(&ada, "/v1/commits", json!({"repo": "r"})).await.ok();
+        }
+        let length = 2 << 20;
+        let archive = delta("f", length, &[(Step::Copy { offset: 0, length }, b"")]);
+        let (inside, person) = (Arc::clone(&app), Arc::clone(&ada));
+        // The first of the body comes when the base was looked up.
+        let body = futures::stream::once(async move {
+            purge(&inside, &person, "/f", json!({})).await.ok();
+            Ok::<_, std::io::Error>(archive)
+        });
+        let uri = format!("/v1/files?repo=r&base={}", first.id);
+        let refused = app.call(&ada, "POST", &uri, Body::from_stream(body)).await;
+        let problem = refused.refused(ProblemKind::Conflict);
+        assert!(problem.detail.contains("lost a file"), "{problem:?}");
+    }
+}
+
 async fn purge_in(rig: &Rig, person: &jobs_rig::Person, path: &str) -> Purge {
     let body = json!({"repo": "in", "path": path, "force": true});
     rig.post(person, "/v1/purges", body).await
@@ -215,6 +277,10 @@ async fn what_was_made_from_a_purged_file_goes_all_the_way_down_and_nothing_else
     );
     assert_eq!(voided.len(), 2, "`other` never read it");
     assert!(done.log_lines > 0);
+    assert!(
+        done.packs.len() > 1,
+        "small outputs lie in the packs of their own trees: {done:?}"
+    );
     for pipeline in ["p", "q"] {
         let newest = rig.jobs(&ada, pipeline).await.remove(0);
         succeeded(&rig.job(&ada, newest.commit_set, pipeline).await, 2, 0, 2);

@@ -55,6 +55,10 @@ pub async fn purge(call: &Call, body: &PurgePath) -> Answer<Purge> {
         call.repo(&mut conn, &reference).await?
     };
     may_purge(call, &repo)?;
+    {
+        let mut conn = plane.pool.acquire().await?;
+        receipts::demand(call, &mut conn, &repo).await?;
+    }
     // A collection that began before would copy what is needed until now into packs that no receipt names.
     let Ok(_turn) = plane.collecting.try_lock() else {
         return Err(
@@ -69,6 +73,10 @@ pub async fn purge(call: &Call, body: &PurgePath) -> Answer<Purge> {
         let mut tx = plane.begin().await?;
         lock_dag(&mut tx).await?;
         commits::put::still_allowed(call, &mut tx, &repo).await?;
+        // Making the trees may have taken long, and rights may have ended since (R6).
+        let call = &call.renewed()?;
+        may_purge(call, &repo)?;
+        receipts::demand(call, &mut tx, &repo).await?;
         let Some(affected) = trees.affected(&mut tx, repo.id).await? else {
             // A commit was made meanwhile.
             continue;
@@ -199,7 +207,8 @@ impl Purging<'_> {
         done.jobs = self.stop(tx, &made).await?;
         let mut involved: HashSet<CommitId> = sources.iter().copied().collect();
         involved.extend(made.iter().map(|m| m.output));
-        let mut taint = Taint::new(self.repo.id, self.path);
+        let reprocessed = made.iter().filter(|m| m.reprocess).map(|m| m.pipeline).collect();
+        let mut taint = Taint::new(self.repo.id, self.path, reprocessed);
         for one in &made {
             taint.job(tx, one, &involved, self.held).await?;
         }
@@ -236,12 +245,17 @@ impl Purging<'_> {
     }
 
     /// Outputs of pipelines that read it, and of jobs that may be reading it now.
-    async fn give_up(&self, tx: &mut Tx, taint: &Taint, made: &[Made], done: &mut Done) -> Answer<()> {
+    async fn give_up(&mut self, tx: &mut Tx, taint: &Taint, made: &[Made], done: &mut Done) -> Answer<()> {
         let lost = |m: &&Made| m.state != "removed" && (taint.touches(m.pipeline) || m.is_unfinished);
         let ids: Vec<CommitId> = made.iter().filter(lost).map(|m| m.output).collect();
         let going = queries::list_commits(tx, &PURGE, &ids).await?;
         for row in going.iter().filter(|row| row.state != CommitState::Removed) {
             *done.voided.entry(row.repo).or_default() += 1;
+        }
+        for row in going.iter().filter(|row| row.state == CommitState::Finished) {
+            taint
+                .mark(&self.call.plane.storage, row.repo, &row.tree()?, self.held)
+                .await?;
         }
         let gone = remove(self.call, tx, &going, RemovedHow::Purged).await?;
         let mut held = done.rewritten.clone();

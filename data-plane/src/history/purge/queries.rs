@@ -33,6 +33,24 @@ pub async fn list_trees(conn: &mut PgConnection, _: &System, repo: DomainId) -> 
         .collect())
 }
 
+/// The origin sets of a repo's commits, whatever became of them: an open one and one that was given up tell of content too.
+pub async fn list_sets(conn: &mut PgConnection, _: &System, repo: DomainId) -> Answer<Vec<i64>> {
+    let sets = sqlx::query_scalar("select distinct origin_set_id from commits where repo_id = $1")
+        .bind(repo.uuid())
+        .fetch_all(conn)
+        .await?;
+    Ok(sets)
+}
+
+/// Those of these repos that something was purged from.
+pub async fn list_purged(conn: &mut PgConnection, _: &System, repos: &[Uuid]) -> Answer<Vec<DomainId>> {
+    let purged: Vec<Uuid> = sqlx::query_scalar("select distinct repo_id from purges where repo_id = any($1)")
+        .bind(repos)
+        .fetch_all(conn)
+        .await?;
+    Ok(purged.into_iter().map(DomainId::from_uuid).collect())
+}
+
 /// Gives a commit another tree; its record goes on to name the one that it was finished with.
 pub async fn update_tree(conn: &mut PgConnection, _: &System, commit: CommitId, tree: &Rewritten) -> Answer<()> {
     sqlx::query(

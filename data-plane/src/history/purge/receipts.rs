@@ -2,11 +2,13 @@
 //! for in the bucket, and once the last one is gone that is noted for good.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use contract::api::{Purge, PurgeState, PurgedCopy, VoidedInRepo};
 use contract::ids::{CommitId, DomainId, PurgeId};
 use contract::names::{ProjectName, RepoName};
 use contract::policy::Permission;
+use provenance::origins::OriginSet;
 use sqlx::PgConnection;
 use storage::Digest;
 use uuid::Uuid;
@@ -14,7 +16,9 @@ use uuid::Uuid;
 use super::PURGE;
 use super::queries::{self, ReceiptRow};
 use crate::call::Call;
+use crate::commits::origins;
 use crate::failure::{Answer, Failure};
+use crate::permissions::Visible;
 use crate::repos;
 
 /// The receipt of that id.
@@ -23,15 +27,43 @@ use crate::repos;
 /// 404 for who does not own the repo, as for what does not exist.
 pub async fn one(call: &Call, conn: &mut PgConnection, id: PurgeId) -> Answer<Purge> {
     let row = queries::find_receipt(conn, &PURGE, id).await?;
-    let row = row
-        .filter(|row| may_see(call, DomainId::from_uuid(row.repo_id)))
-        .ok_or_else(Failure::not_found)?;
+    let row = row.ok_or_else(Failure::not_found)?;
+    if !may_see(call, conn, DomainId::from_uuid(row.repo_id)).await? {
+        return Err(Failure::not_found());
+    }
     shown(call, conn, row).await
 }
 
 /// Whether receipts of this repo are for the caller.
-pub fn may_see(call: &Call, repo: DomainId) -> bool {
-    call.rights().can(Permission::Admin, repo) && call.rights().can(Permission::Read, repo)
+///
+/// # Errors
+/// When the database is away or an origin set is damaged.
+pub async fn may_see(call: &Call, conn: &mut PgConnection, repo: DomainId) -> Answer<bool> {
+    if !call.rights().can(Permission::Admin, repo) || !call.rights().can(Permission::Read, repo) {
+        return Ok(false);
+    }
+    let sets = origin_sets(call, conn, repo).await?;
+    Ok(sets.iter().all(|set| call.readable(set, "").is_ok()))
+}
+
+/// Demands that the caller may read every commit of the repo, with what was copied into it: a purge tells whether there is
+/// a file of some name (R1).
+///
+/// # Errors
+/// `not-allowed` when there is one that he may not read; when the database is away or an origin set is damaged.
+pub async fn demand(call: &Call, conn: &mut PgConnection, repo: &Visible) -> Answer<()> {
+    for set in origin_sets(call, conn, repo.id).await? {
+        call.readable(&set, &repo.to_string())?;
+    }
+    Ok(())
+}
+
+async fn origin_sets(call: &Call, conn: &mut PgConnection, repo: DomainId) -> Answer<Vec<Arc<OriginSet>>> {
+    let mut sets = Vec::new();
+    for id in queries::list_sets(conn, &PURGE, repo).await? {
+        sets.push(origins::get(&call.plane, conn, &PURGE, id).await?);
+    }
+    Ok(sets)
 }
 
 /// A receipt as the caller sees it.

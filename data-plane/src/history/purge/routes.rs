@@ -7,6 +7,7 @@ use axum::routing::get;
 use chassis::http::{Json, Path, Query};
 use contract::api::{Page, Purge, PurgePath};
 use contract::ids::PurgeId;
+use contract::policy::Permission;
 use serde::Deserialize;
 use uuid::Uuid;
 
@@ -48,11 +49,17 @@ async fn list(State(plane): State<Plane>, call: Call, Query(query): Query<ListQu
     let limit = cursor::limit(query.limit)?;
     let before: Option<PurgeId> = call.position("purges", query.cursor.as_deref())?;
     let domains = call.rights().policy.snapshot().domains.iter();
-    let repos: Vec<Uuid> = domains
-        .filter(|d| receipts::may_see(&call, d.id))
+    let owned: Vec<Uuid> = domains
+        .filter(|d| call.rights().can(Permission::Admin, d.id))
         .map(|d| d.id.uuid())
         .collect();
     let mut conn = plane.pool.acquire().await?;
+    let mut repos = Vec::new();
+    for repo in queries::list_purged(&mut conn, &PURGE, &owned).await? {
+        if receipts::may_see(&call, &mut conn, repo).await? {
+            repos.push(repo.uuid());
+        }
+    }
     let rows = queries::list_receipts(&mut conn, &PURGE, &repos, before, limit as i64 + 1).await?;
     let page = call.page("purges", rows, limit, |row| PurgeId::from_uuid(row.id))?;
     let mut items = Vec::with_capacity(page.items.len());

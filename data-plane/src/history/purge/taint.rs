@@ -6,7 +6,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::ops::Bound;
 
 use contract::ids::{CommitId, DomainId};
-use storage::{FilePath, Marking, decode_entries};
+use storage::{FilePath, Marking, Storage, TreeRef, decode_entries};
 
 use super::queries::{self, Made};
 use super::{ByPipeline, PURGE};
@@ -42,21 +42,43 @@ impl Paths {
 pub struct Taint {
     paths: ByPipeline<Paths>,
     keys: ByPipeline<BTreeSet<Vec<u8>>>,
+    reprocessed: HashSet<DomainId>,
 }
 
 impl Taint {
-    /// A path of a repo.
-    pub fn new(repo: DomainId, path: &FilePath) -> Self {
+    /// A path of a repo; pipelines that ran everything again may have replaced results, and nobody knows what was in those.
+    pub fn new(repo: DomainId, path: &FilePath, reprocessed: HashSet<DomainId>) -> Self {
         let paths = Paths(BTreeSet::from([path.as_str().to_owned()]));
         Self {
             paths: ByPipeline::from([(repo, paths)]),
             keys: ByPipeline::new(),
+            reprocessed,
         }
     }
 
     /// Whether a datum of this pipeline read it.
     pub fn touches(&self, pipeline: DomainId) -> bool {
         self.keys.contains_key(&pipeline)
+    }
+
+    /// Marks where the bytes of what was made from it lie in the tree of an output: small files stand in the results
+    /// themselves, and the tree has them somewhere else.
+    ///
+    /// # Errors
+    /// When storage is away.
+    pub async fn mark(&self, storage: &Storage, pipeline: DomainId, tree: &TreeRef, held: &mut Marking) -> Answer<()> {
+        let Some(Paths(paths)) = self.paths.get(&pipeline) else {
+            return Ok(());
+        };
+        if paths.contains("") {
+            return Ok(held.tree(tree).await?);
+        }
+        for path in paths {
+            if let Some(entry) = storage.get(tree, &FilePath::parse(path)?).await? {
+                held.file(&entry).await?;
+            }
+        }
+        Ok(())
     }
 
     /// The keys of the datums that read it.
@@ -87,7 +109,7 @@ impl Taint {
             let Some(last) = page.last() else { return Ok(()) };
             after = last.position;
             let mut touched = BTreeSet::new();
-            let mut unknown = made.reprocess;
+            let mut unknown = self.reprocessed.contains(&made.pipeline);
             let mut succeeded = BTreeSet::new();
             for datum in page {
                 let inputs = decode_inputs(&datum.inputs);
