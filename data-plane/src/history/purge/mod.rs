@@ -18,6 +18,7 @@ use contract::names::BranchName;
 use contract::policy::Permission;
 use contract::problem::ProblemKind;
 use contract::reference::RepoRef;
+use sqlx::PgConnection;
 use storage::{FilePath, Marking};
 
 use super::commits::remove;
@@ -52,13 +53,10 @@ pub async fn purge(call: &Call, body: &PurgePath) -> Answer<Purge> {
     let reference: RepoRef = body.repo.parse()?;
     let repo = {
         let mut conn = plane.pool.acquire().await?;
-        call.repo(&mut conn, &reference).await?
+        let repo = call.repo(&mut conn, &reference).await?;
+        may_purge(call, &mut conn, &repo).await?;
+        repo
     };
-    may_purge(call, &repo)?;
-    {
-        let mut conn = plane.pool.acquire().await?;
-        receipts::demand(call, &mut conn, &repo).await?;
-    }
     // A collection that began before would copy what is needed until now into packs that no receipt names.
     let Ok(_turn) = plane.collecting.try_lock() else {
         return Err(
@@ -75,8 +73,7 @@ pub async fn purge(call: &Call, body: &PurgePath) -> Answer<Purge> {
         commits::put::still_allowed(call, &mut tx, &repo).await?;
         // Making the trees may have taken long, and rights may have ended since (R6).
         let call = &call.renewed()?;
-        may_purge(call, &repo)?;
-        receipts::demand(call, &mut tx, &repo).await?;
+        may_purge(call, &mut tx, &repo).await?;
         let Some(affected) = trees.affected(&mut tx, repo.id).await? else {
             // A commit was made meanwhile.
             continue;
@@ -116,7 +113,7 @@ pub async fn purge(call: &Call, body: &PurgePath) -> Answer<Purge> {
 }
 
 /// Owners of a repo purge it. What they are told tells of its content, so they must be readers too.
-fn may_purge(call: &Call, repo: &Visible) -> Answer<()> {
+async fn may_purge(call: &Call, conn: &mut PgConnection, repo: &Visible) -> Answer<()> {
     call.allowed(repo, Permission::Admin)?;
     call.allowed(repo, Permission::Read)?;
     if repo.pipeline {
@@ -126,7 +123,7 @@ fn may_purge(call: &Call, repo: &Visible) -> Answer<()> {
         )
         .hint("purge the file that it was made from, in the input of the pipeline"));
     }
-    Ok(())
+    receipts::demand(call, conn, repo).await
 }
 
 fn nothing(repo: &Visible, path: &FilePath) -> Failure {
