@@ -65,7 +65,9 @@ impl Web {
             (StatusCode::OK, 0) => identity,
             (StatusCode::PARTIAL_CONTENT, at) if at > 0 => {
                 let (from, size) = content_range(response.headers()).ok_or(Trouble::Changed)?;
-                let same = from == at && identity.etag == known.etag;
+                // A server may know ranges and not the condition that they were asked for under.
+                let dated = identity.version.is_none() || identity.version == known.version;
+                let same = from == at && identity.etag == known.etag && dated;
                 if !same {
                     return Err(Trouble::Changed);
                 }

@@ -61,6 +61,8 @@ pub(super) struct Reading {
     patience: Patience,
     progress: Arc<Progress>,
     identity: Identity,
+    /// Somebody has been told the identity.
+    begun: bool,
     opened: Option<BoxStream<'static, Result<Bytes, Trouble>>>,
     at: u64,
     /// Where it was when it broke last.
@@ -77,6 +79,7 @@ impl Reading {
             patience: patience.clone(),
             progress,
             identity: Identity::default(),
+            begun: false,
             opened: None,
             at: 0,
             broke_at: 0,
@@ -85,6 +88,7 @@ impl Reading {
         while reading.opened.is_none() {
             reading.open().await?;
         }
+        reading.begun = true;
         Ok(reading)
     }
 
@@ -107,6 +111,9 @@ impl Reading {
         match self.remote.open(self.at, &self.identity).await {
             Ok(opened) => {
                 if self.at == 0 {
+                    if self.begun && opened.identity != self.identity {
+                        return Err(Trouble::Changed);
+                    }
                     self.identity = opened.identity;
                 } else if opened.identity.size != self.identity.size {
                     return Err(Trouble::Changed);

@@ -159,6 +159,55 @@ async fn a_source_that_changes_while_it_is_read_is_read_again_and_never_mixed() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_ignores_the_condition_of_a_range_gets_no_versions_mixed() {
+    let (old, new) = (noise(1, 2 * MIB), noise(2, 2 * MIB));
+    let served = (old, new.clone());
+    let web = Web::start(move |asked| {
+        let (content, day, sent) = match asked.before {
+            0 => (&served.0, "01", MIB),
+            _ => (&served.1, "02", usize::MAX),
+        };
+        let from = asked.from().unwrap_or(0);
+        let rest = &content[from..];
+        let headers = [
+            ("last-modified", format!("Tue, {day} Sep 2026 12:00:00 GMT")),
+            ("content-length", rest.len().to_string()),
+            (
+                "content-range",
+                format!("bytes {from}-{}/{}", content.len() - 1, content.len()),
+            ),
+        ];
+        let (status, headers) = match asked.from() {
+            None => ("200 OK", &headers[..2]),
+            Some(_) => ("206 Partial Content", &headers[..]),
+        };
+        Reply::new(status, headers, &rest[..sent.min(rest.len())])
+    })
+    .await;
+    let (app, ada) = app().await;
+
+    fetch(&app, &ada, &web.url("/f")).await.unwrap();
+
+    assert!(app.cat(&ada, "r@main", "f").await.body == new);
+    assert!(web.asked()[1].from() > Some(0), "it was not asked for the rest");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_changes_before_its_first_byte_is_known_by_the_version_that_was_stored() {
+    let web = Web::start(move |asked| match asked.before {
+        0 => Reply::file(asked, b"old old", "old", 0),
+        _ => Reply::file(asked, b"new new", "new", usize::MAX),
+    })
+    .await;
+    let (app, ada) = app().await;
+
+    let commit = fetch(&app, &ada, &web.url("/f")).await.unwrap();
+
+    assert_eq!(app.cat(&ada, "r@main", "f").await.text(), "new new");
+    assert_eq!(commit.sources[0].etag.as_deref(), Some("\"new\""));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_source_of_which_nothing_tells_versions_apart_is_begun_again_and_given_up_at_last() {
     let content = noise(3, 9 * MIB);
     let served = content.clone();
