@@ -8,12 +8,13 @@ pub mod routes;
 
 use contract::api::RepoStatistics;
 use contract::policy::Permission;
+use contract::problem::ProblemKind;
 use contract::reference::RepoRef;
 use storage::TreeRef;
 
 use crate::call::Call;
 use crate::commits::origins;
-use crate::failure::Answer;
+use crate::failure::{Answer, Failure};
 use crate::garbage;
 use crate::permissions::{System, Visible};
 use crate::plane::Tx;
@@ -25,7 +26,7 @@ const MEASURE: System = System::because("only commits that the caller was found 
 ///
 /// # Errors
 /// 404 for a repo that the caller may not know of; `not-allowed` when there is a commit in it that he may not read;
-/// `corrupt` when something cannot be read.
+/// `conflict` when he may read less of other repos at the end than before; `corrupt` when something cannot be read.
 pub async fn measure(call: &Call, reference: &RepoRef) -> Answer<RepoStatistics> {
     let plane = &call.plane;
     {
@@ -35,6 +36,8 @@ pub async fn measure(call: &Call, reference: &RepoRef) -> Answer<RepoStatistics>
         demand(call, &mut tx, &repo).await?;
     }
     let _turn = plane.measuring.lock().await;
+    // The wait may have been long, and rights may have ended since (R6).
+    let call = &call.renewed()?;
     let _busy = plane.activity.begin(&plane.environment);
     let mut tx = plane.begin().await?;
     garbage::queries::freeze(&mut tx, &DECIDE).await?;
@@ -61,9 +64,17 @@ pub async fn measure(call: &Call, reference: &RepoRef) -> Answer<RepoStatistics>
             marking.tree(&TreeRef::from_bytes(root)?).await?;
         }
     }
-    // It may have taken long, and rights may have ended since (R6).
+    // And so may the work.
     let call = call.renewed()?;
     demand(&call, &mut tx, &repo).await?;
+    let still = readable_sets(&call, &mut tx, &repo).await?;
+    if !readable.iter().all(|id| still.contains(id)) {
+        return Err(Failure::new(
+            ProblemKind::Conflict,
+            "what you may read has changed while it was measured",
+        )
+        .hint("repeat the command"));
+    }
     tx.rollback().await?;
     let shared_bytes = marking.common_bytes();
     Ok(RepoStatistics {

@@ -3,6 +3,8 @@
 use contract::api::RepoStatistics;
 use contract::policy::Role;
 use contract::problem::ProblemKind;
+use data_plane::call::Call;
+use data_plane::statistics::measure;
 use serde_json::json;
 
 use crate::app::{App, Person};
@@ -71,6 +73,27 @@ async fn figures_tell_what_is_shared_with_repos_that_the_caller_may_read_and_wit
         (shared.stored_bytes, 0),
         "that a hidden repo holds the same is not told: {seen:?}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rights_that_ended_while_a_request_waited_count_no_more() {
+    let app = App::start().await;
+    let (ada, bob) = (app.member("ada").await, app.member("bob").await);
+    let images = app.repo(&ada, "images").await;
+    let others = app.repo(&ada, "others").await;
+    app.put(&ada, "images", &[("large", &noise(1, 3 << 20))]).await.ok();
+    copy(&app, &ada, "images", "others").await;
+    app.grant(&bob, Role::Viewer, &images).await;
+    let grant = app.grant(&bob, Role::Viewer, &others).await;
+    let call = Call::admit(app.plane.clone(), &bob.token, None).await.unwrap();
+    let repo = "images".parse().unwrap();
+    let before = measure(&call, &repo).await.unwrap();
+    assert!(before.shared_bytes > LARGE / 2, "{before:?}");
+
+    app.revoke(grant).await;
+
+    let after = measure(&call, &repo).await.unwrap();
+    assert_eq!((after.unique_bytes, after.shared_bytes), (before.stored_bytes, 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
