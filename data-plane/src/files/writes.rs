@@ -9,6 +9,7 @@ use chassis::http::{Json, Query};
 use contract::api::Commit;
 use contract::ids::{CommitId, UploadId};
 use contract::names::BranchName;
+use contract::policy::Permission;
 use contract::problem::ProblemKind;
 use contract::reference::{Base, CommitRef, RepoRef};
 use futures::{StreamExt, TryStreamExt};
@@ -151,7 +152,7 @@ pub(super) async fn put(
 async fn became(plane: &Plane, call: &Call, place: &Place, query: &PutQuery) -> Answer<Option<CommitRow>> {
     let Some(id) = query.upload else { return Ok(None) };
     let mut conn = plane.pool.acquire().await?;
-    let upload = call.upload(&mut conn, id).await?;
+    let upload = call.upload(&mut conn, id, Permission::Write).await?;
     if upload.repo != place.repo.id || upload.branch != place.branch.as_str() {
         return Err(Failure::invalid(format!(
             "the upload was begun for another place than `{}@{}`",

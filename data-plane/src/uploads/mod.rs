@@ -8,6 +8,7 @@ pub mod routes;
 
 use chrono::{DateTime, Utc};
 use contract::ids::{CommitId, DomainId, UploadId};
+use contract::policy::Permission;
 use contract::problem::ProblemKind;
 use sqlx::PgConnection;
 
@@ -16,6 +17,7 @@ use crate::commits::{self, CommitRow};
 use crate::failure::{Answer, Failure};
 use crate::permissions::System;
 use crate::plane::Plane;
+use crate::repos;
 
 /// How long an upload waits for more.
 pub const KEPT_FOR: chrono::Duration = chrono::Duration::hours(12);
@@ -50,14 +52,19 @@ pub fn is_over() -> Failure {
 }
 
 impl Call {
-    /// The caller's upload of that id.
+    /// The caller's upload of that id, if he may still do this in the repo that it is going to.
     ///
     /// # Errors
-    /// The same 404 for one that is not there and for somebody else's.
-    pub async fn upload(&self, conn: &mut PgConnection, id: UploadId) -> Answer<UploadRow> {
+    /// The same 404 for one that is not there, for somebody else's, and when the caller may not know of the repo any more;
+    /// `not-allowed` when he may know of it and no more.
+    pub async fn upload(&self, conn: &mut PgConnection, id: UploadId, permission: Permission) -> Answer<UploadRow> {
         let row = queries::find_upload(conn, &KEEP, id).await?;
-        row.filter(|row| row.owner == self.claims().sub.to_string())
-            .ok_or_else(is_over)
+        let own = row.filter(|row| row.owner == self.claims().sub.to_string());
+        let row = own.ok_or_else(is_over)?;
+        let repo = repos::queries::find_repo_by_id(conn, &KEEP, row.repo).await?;
+        let repo = repo.and_then(|repo| self.rights().visible(repo)).ok_or_else(is_over)?;
+        self.allowed(&repo, permission)?;
+        Ok(row)
     }
 }
 
@@ -66,7 +73,7 @@ impl Call {
 /// # Errors
 /// As [`Call::upload`].
 pub async fn committed(conn: &mut PgConnection, call: &Call, id: UploadId) -> Answer<Option<CommitRow>> {
-    match call.upload(conn, id).await?.commit {
+    match call.upload(conn, id, Permission::Discover).await?.commit {
         None => Ok(None),
         Some(commit) => commits::queries::find_commit(conn, &KEEP, commit).await,
     }

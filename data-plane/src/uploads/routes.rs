@@ -8,6 +8,7 @@ use chassis::http::{Json, Path};
 use contract::api::{NewUpload, Upload};
 use contract::ids::UploadId;
 use contract::names::BranchName;
+use contract::policy::Permission;
 use contract::reference::RepoRef;
 
 use super::{KEEP, KEPT_FOR, UploadRow, committed, give_up, queries};
@@ -52,7 +53,7 @@ async fn begin(
 
 async fn show(State(plane): State<Plane>, call: Call, Path(id): Path<UploadId>) -> Answer<Json<Upload>> {
     let mut conn = plane.pool.acquire().await?;
-    let row = call.upload(&mut conn, id).await?;
+    let row = call.upload(&mut conn, id, Permission::Discover).await?;
     let commit = committed(&mut conn, &call, id).await?;
     let commit = match commit {
         None => None,
@@ -69,7 +70,7 @@ async fn show(State(plane): State<Plane>, call: Call, Path(id): Path<UploadId>) 
 async fn end(State(plane): State<Plane>, call: Call, Path(id): Path<UploadId>) -> Answer<StatusCode> {
     let row = {
         let mut conn = plane.pool.acquire().await?;
-        call.upload(&mut conn, id).await?
+        call.upload(&mut conn, id, Permission::Write).await?
     };
     give_up(&plane, row.id).await?;
     Ok(StatusCode::NO_CONTENT)

@@ -2,6 +2,7 @@
 
 use contract::api::{Commit, NewUpload, Upload};
 use contract::ids::UploadId;
+use contract::policy::Role;
 use contract::problem::ProblemKind;
 use contract::upload::{DELTA, END, HELD, KEY, OFFSET, Step, record};
 use data_plane::garbage::collect;
@@ -305,6 +306,31 @@ async fn nothing_is_taken_on_trust_and_nothing_of_others() {
     refused.refused(ProblemKind::NotAllowed);
     app.get(&ada, "/v1/log?ref=r@main").await.refused(ProblemKind::NotFound);
     assert_eq!(kept(&show(&app, &ada, id).await).len(), 1, "what is there stays");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_lost_his_rights_is_told_nothing_of_what_he_began() {
+    let app = App::start().await;
+    let (ada, bob) = (app.member("ada").await, app.member("bob").await);
+    let repo = app.repo(&ada, "r").await;
+    let grant = app.grant(&bob, Role::Contributor, &repo).await;
+    let id = begin(&app, &bob, "r").await;
+    let uri = format!("/v1/uploads/{id}");
+    app.get(&bob, &uri).await.ok();
+
+    let reader = app.scoped(&bob, &["read:default/r"]);
+    app.delete(&reader, &uri).await.refused(ProblemKind::NotAllowed);
+    let done = Archive::new().file("a", b"one").bytes();
+    send(&app, &bob, &format!("repo=r&upload={id}"), done).await.ok();
+    assert!(show(&app, &bob, id).await.commit.is_some());
+
+    app.revoke(grant).await;
+    let never: UploadId = data_plane::Environment::system().id();
+    let none = app.get(&bob, &format!("/v1/uploads/{never}")).await;
+    let none = none.refused(ProblemKind::NotFound).detail;
+    for answer in [app.get(&bob, &uri).await, app.delete(&bob, &uri).await] {
+        assert_eq!(answer.refused(ProblemKind::NotFound).detail, none);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
