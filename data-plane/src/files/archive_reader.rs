@@ -1,7 +1,7 @@
 //! Reads a tar archive as it arrives. Bytes are handed on as they come, nothing is kept, and everything that has no place
 //! in a versioned tree (links, devices, paths that climb out) is refused by name.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -17,6 +17,8 @@ use crate::failure::{Answer, Failure};
 const BLOCK: usize = 512;
 /// Extension headers hold one path and a few numbers.
 const EXTENSION_BYTES_MAX: u64 = 1 << 20;
+/// Marks in front of one file: each is held in memory until that file or the end comes.
+const MARKS_MAX: usize = 1 << 20;
 /// No member is larger: what claims to be is an attempt at our arithmetic.
 const MEMBER_BYTES_MAX: u64 = 1 << 60;
 
@@ -54,6 +56,8 @@ pub struct ArchiveReader<R> {
     /// How names beyond ASCII were spelled: two spellings of one path would be one file, and one content lost.
     spelled: HashMap<FilePath, String>,
     marks: Vec<Mark>,
+    /// Keys of what is kept that were named: once is enough, and each costs as much work as the part is long.
+    held: HashSet<Digest>,
 }
 
 #[derive(Default)]
@@ -82,6 +86,7 @@ impl<R: AsyncRead + Unpin> ArchiveReader<R> {
             padding: 0,
             spelled: HashMap::new(),
             marks: Vec::new(),
+            held: HashSet::new(),
         }
     }
 
@@ -277,9 +282,17 @@ async fn extend<R: AsyncRead + Unpin>(
 fn mark<R>(bytes: &[u8], archive: &mut ArchiveReader<R>) -> Answer<()> {
     for extension in PaxExtensions::new(bytes).flatten() {
         if extension.key_bytes() == upload::HELD.as_bytes() {
-            archive.marks.push(Mark::Held(digest(&extension)?));
+            let key = digest(&extension)?;
+            if !archive.held.insert(key) {
+                let twice = malformed(format!("the archive names the part `{key}` twice"));
+                return Err(twice.hint("name each file once; nothing was committed"));
+            }
+            archive.marks.push(Mark::Held(key));
         } else if extension.key_bytes() == upload::END.as_bytes() {
             archive.marks.push(Mark::End(digest(&extension)?));
+        }
+        if archive.marks.len() > MARKS_MAX {
+            return Err(malformed("the archive has too many marks in front of one file"));
         }
     }
     Ok(())
@@ -426,6 +439,21 @@ mod tests {
         }
         assert!(read(b"this is no archive at all").await.is_err());
         assert!(read(&[65; 2048]).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn marks_are_limited_and_what_is_kept_is_named_once() {
+        let held = |n: u8| upload::record(upload::HELD, hex::encode([n; 32]));
+        let global = |records: &str| archive(&[("", EntryType::XGlobalHeader, records.as_bytes())]);
+        read(&global(&(held(1) + &held(2)))).await.unwrap();
+        let twice = read(&global(&(held(1) + &held(2) + &held(1)))).await.unwrap_err();
+        assert_eq!(twice.kind(), ProblemKind::Malformed);
+
+        let end = upload::record(upload::END, hex::encode([1; 32])).repeat(8_000);
+        let many = |n: usize| archive(&vec![("", EntryType::XGlobalHeader, end.as_bytes()); n]);
+        read(&many(MARKS_MAX / 8_000)).await.unwrap();
+        let refused = read(&many(MARKS_MAX / 8_000 + 1)).await.unwrap_err();
+        assert!(refused.detail().contains("too many marks"), "{refused}");
     }
 
     #[tokio::test]
