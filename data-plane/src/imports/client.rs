@@ -29,13 +29,18 @@ impl Resolve for Resolver {
     }
 }
 
-/// Makes the client.
-pub(super) fn client(reachable: &Arc<Reachable>, connect: Duration) -> reqwest::Result<reqwest::Client> {
+/// Makes the client. It gives up where nothing comes for `idle`: what asks for several pages at once has no other time-out.
+pub(super) fn client(
+    reachable: &Arc<Reachable>,
+    connect: Duration,
+    idle: Duration,
+) -> reqwest::Result<reqwest::Client> {
     reqwest::Client::builder()
         .dns_resolver(Arc::new(Resolver(Arc::clone(reachable))))
         .redirect(reqwest::redirect::Policy::none())
         .no_proxy()
         .connect_timeout(connect)
+        .read_timeout(idle)
         .user_agent(concat!("howdah/", env!("CARGO_PKG_VERSION")))
         .build()
 }

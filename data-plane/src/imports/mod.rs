@@ -26,6 +26,7 @@ use address::Reachable;
 
 /// Files of all imports that are fetched at once: each holds a buffer.
 const FETCHES_OF_ALL_MAX: usize = 32;
+const MOMENT: Duration = Duration::from_secs(1);
 
 /// What fetches. One for the plane.
 pub struct Importer {
@@ -60,7 +61,12 @@ impl Importer {
     pub fn new(config: &ImportConfig) -> anyhow::Result<Self> {
         let reachable = Arc::new(Reachable::new(&config.allow));
         Ok(Self {
-            client: client::client(&reachable, Duration::from_secs(config.connect_seconds))?,
+            client: client::client(
+                &reachable,
+                Duration::from_secs(config.connect_seconds),
+                // A little longer than we wait ourselves, where we say what was waited for.
+                Duration::from_secs(config.idle_seconds) + MOMENT,
+            )?,
             reachable,
             patience: Patience {
                 idle: Duration::from_secs(config.idle_seconds),
@@ -82,6 +88,9 @@ pub enum Trouble {
     /// It is not what it was any more, or can't be read from the middle.
     #[error("the source changed while it was read")]
     Changed,
+    /// It stands for a directory and is no file.
+    #[error("it marks a directory")]
+    Marker,
     /// It is no use to try again.
     #[error("{0}")]
     Final(Failure),

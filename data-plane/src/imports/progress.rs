@@ -7,6 +7,9 @@ use contract::problem::ProblemKind;
 
 use crate::failure::{Answer, Failure};
 
+/// Files of one import: each costs memory until the commit is made.
+const FILES_MAX: u64 = 1_000_000;
+
 /// The counts of one import.
 pub struct Progress {
     files: AtomicU64,
@@ -54,8 +57,18 @@ impl Progress {
     }
 
     /// A file is here.
-    pub fn done(&self) {
-        self.files.fetch_add(1, Ordering::Relaxed);
+    ///
+    /// # Errors
+    /// `too-large`.
+    pub fn done(&self) -> Answer<()> {
+        if self.files.fetch_add(1, Ordering::Relaxed) < FILES_MAX {
+            return Ok(());
+        }
+        Err(Failure::new(
+            ProblemKind::TooLarge,
+            format!("one import may fetch {FILES_MAX} files at most; nothing was committed"),
+        )
+        .hint("import one prefix after the other, into an open commit: `howdah commit start`"))
     }
 
     fn within(&self, bytes: u64) -> Answer<()> {
@@ -80,5 +93,19 @@ impl Progress {
             size_bytes: self.bytes.load(Ordering::Relaxed),
             size_bytes_total: known.then(|| self.expected.load(Ordering::Relaxed)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_files_of_all_sources_together_are_limited() {
+        let progress = Progress::new(2, u64::MAX);
+        for _ in 0..FILES_MAX {
+            progress.done().unwrap();
+        }
+        assert_eq!(progress.done().unwrap_err().kind(), ProblemKind::TooLarge);
     }
 }

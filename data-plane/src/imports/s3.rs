@@ -106,6 +106,7 @@ impl Bucket {
             bucket: self.clone(),
             path,
             shown,
+            may_be_marker: false,
         })
     }
 
@@ -130,6 +131,7 @@ impl Bucket {
             let object = Object {
                 shown: format!("s3://{}/{}", bucket.name, meta.location),
                 bucket: bucket.clone(),
+                may_be_marker: meta.size == 0,
                 path: meta.location,
             };
             Ok((object, name))
@@ -162,6 +164,8 @@ pub(super) struct Object {
     bucket: Bucket,
     path: Path,
     shown: String,
+    /// It was listed as empty. The `/` at the end of a name is not told, and without it a directory's marker is not there.
+    may_be_marker: bool,
 }
 
 impl Object {
@@ -183,7 +187,10 @@ impl Object {
         let got = tokio::time::timeout(idle, self.bucket.store.get_opts(&self.path, options))
             .await
             .map_err(|_| Trouble::Broken(format!("no answer came for {} s", idle.as_secs())))?
-            .map_err(|e| trouble(&self.shown, &e))?;
+            .map_err(|e| match e {
+                object_store::Error::NotFound { .. } if self.may_be_marker => Trouble::Marker,
+                e => trouble(&self.shown, &e),
+            })?;
         let identity = Identity {
             etag: got.meta.e_tag.clone(),
             version: got

@@ -4,7 +4,6 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use contract::api::ImportedSource;
-use contract::problem::ProblemKind;
 use futures::stream::{StreamExt, TryStreamExt};
 use storage::{FileEntry, FilePath, StorageError, TreeRef};
 use tokio_util::io::StreamReader;
@@ -24,8 +23,6 @@ use crate::plane::Plane;
 const SOURCES_AT_ONCE: usize = 4;
 /// Objects below one address that are read at once.
 const OBJECTS_AT_ONCE: usize = 16;
-/// Files below one address: each costs memory until the commit is made.
-const OBJECTS_MAX: usize = 1_000_000;
 /// So often a source that changed, or that can't be read from its middle, is read from its beginning.
 const BEGINNINGS_MAX: usize = 4;
 
@@ -141,8 +138,9 @@ impl Import {
     async fn order(self: Arc<Self>, order: Order) -> Answer<(Vec<Fetched>, ImportedSource)> {
         match order.what {
             What::File(remote, path) => {
-                let (entry, identity) = self.file(&remote, &path, true).await?;
-                let source = self.source(order.shown, Some(&path), std::slice::from_ref(&entry), identity);
+                let file = self.file(&remote, &path, true).await?;
+                let (entry, identity) = file.ok_or_else(|| failure(Trouble::Marker, &remote))?;
+                let source = self.source(order.shown, Some(&path), (1, entry.size), identity);
                 Ok((vec![(path, entry)], source))
             }
             What::Below(bucket, key, directory) => {
@@ -153,8 +151,9 @@ impl Import {
                     etag: Some(tags),
                     ..Identity::default()
                 };
-                let entries: Vec<FileEntry> = files.iter().map(|(_, entry)| entry.clone()).collect();
-                Ok((files, self.source(order.shown, directory.as_ref(), &entries, identity)))
+                let bytes = files.iter().map(|(_, entry)| entry.size).sum();
+                let sum = (files.len() as u64, bytes);
+                Ok((files, self.source(order.shown, directory.as_ref(), sum, identity)))
             }
         }
     }
@@ -163,14 +162,14 @@ impl Import {
         &self,
         url: String,
         path: Option<&FilePath>,
-        entries: &[FileEntry],
+        (files, size_bytes): (u64, u64),
         identity: Identity,
     ) -> ImportedSource {
         ImportedSource {
             url,
             path: path.map_or_else(|| "/".to_owned(), |path| format!("/{path}")),
-            files: entries.len() as u64,
-            size_bytes: entries.iter().map(|entry| entry.size).sum(),
+            files,
+            size_bytes,
             etag: identity.etag,
             version: identity.version,
             fetched_at: self.plane.now(),
@@ -193,14 +192,15 @@ impl Import {
                     None => FilePath::parse(&name)?,
                     Some(directory) => directory.join(&name)?,
                 };
-                let (entry, identity) = import.file(&Remote::Object(object), &path, false).await?;
-                Ok::<_, Failure>((path, entry, identity))
+                let file = import.file(&Remote::Object(object), &path, false).await?;
+                Ok::<_, Failure>(file.map(|(entry, identity)| (path, entry, identity)))
             }
         });
         let mut done = work.buffered(OBJECTS_AT_ONCE);
         let mut files: Vec<Fetched> = Vec::new();
         let mut tags = blake3::Hasher::new();
-        while let Some((path, entry, identity)) = done.try_next().await? {
+        while let Some(file) = done.try_next().await? {
+            let Some((path, entry, identity)) = file else { continue };
             // What some tools put where a directory is made: an empty object of the directory's name.
             if files
                 .last()
@@ -211,13 +211,6 @@ impl Import {
             let tag = identity.etag.unwrap_or_default();
             tags.update(format!("{path}\0{tag}\0{}\n", entry.size).as_bytes());
             files.push((path, entry));
-            if files.len() > OBJECTS_MAX {
-                return Err(Failure::new(
-                    ProblemKind::TooLarge,
-                    format!("there are more than {OBJECTS_MAX} objects below `{shown}`; nothing was committed"),
-                )
-                .hint("put one prefix after the other, into an open commit: `howdah commit start`"));
-            }
         }
         if files.is_empty() {
             return Err(source_failed(format!("there is nothing below `{shown}`")));
@@ -225,8 +218,8 @@ impl Import {
         Ok((files, tags.finalize().to_hex().to_string()))
     }
 
-    /// One file, as it was at one moment: when it changes while it is read, it is read again.
-    async fn file(&self, remote: &Remote, path: &FilePath, counted: bool) -> Answer<(FileEntry, Identity)> {
+    /// One file, as it was at one moment: when it changes while it is read, it is read again. `None` for a directory's marker.
+    async fn file(&self, remote: &Remote, path: &FilePath, counted: bool) -> Answer<Option<(FileEntry, Identity)>> {
         let importer = &self.plane.importer;
         let _turn = importer.fetches.acquire().await.map_err(Failure::internal)?;
         let before = match self.append {
@@ -237,6 +230,7 @@ impl Import {
             let progress = Arc::clone(&self.progress);
             let reading = match Reading::begin(remote.clone(), &importer.patience, progress).await {
                 Ok(reading) => reading,
+                Err(Trouble::Marker) => return Ok(None),
                 Err(trouble) => return Err(failure(trouble, remote)),
             };
             let identity = reading.identity().clone();
@@ -251,8 +245,8 @@ impl Import {
             };
             match written {
                 Ok(entry) => {
-                    self.progress.done();
-                    return Ok((entry, identity));
+                    self.progress.done()?;
+                    return Ok(Some((entry, identity)));
                 }
                 Err(StorageError::Source(error)) => {
                     let trouble = error.get_ref().and_then(|e| e.downcast_ref::<Trouble>());
@@ -273,6 +267,7 @@ fn failure(trouble: Trouble, remote: &Remote) -> Failure {
     match trouble {
         Trouble::Final(failure) => failure,
         Trouble::Broken(why) => source_failed(format!("`{}` could not be read: {why}", remote.shown())),
+        Trouble::Marker => source_failed(format!("`{}` marks a directory", remote.shown())),
         Trouble::Changed => source_failed(format!(
             "`{}` changed while it was read, or breaks off and can't be read from its middle; it was begun {BEGINNINGS_MAX} times",
             remote.shown()

@@ -257,6 +257,7 @@ async fn a_bucket_for_everybody_is_read_without_keys_and_resumed_where_it_breaks
                 let page = list(&[
                     ("d/", 0),
                     ("d/a b+c%20\u{fc}#.txt", 5),
+                    ("d/empty/", 0),
                     ("d/in/", 0),
                     ("d/in/x", 5),
                     ("d/large", 3 << 20),
@@ -265,7 +266,6 @@ async fn a_bucket_for_everybody_is_read_without_keys_and_resumed_where_it_breaks
                 Reply::new("200 OK", &[length], page.as_bytes())
             }
             "/open/d/large" => Reply::file(asked, &served, "v1", (1 << 20) + 77),
-            "/open/d/in" => Reply::file(asked, b"", "v1", 0),
             "/open/d/in/x" => Reply::file(asked, b"below", "v1", 5),
             "/open/d/a%20b%2Bc%2520%C3%BC%23.txt" => Reply::file(asked, b"small", "v1", 5),
             _ => Reply::new("404 Not Found", &[("content-length", "0".to_owned())], b""),
