@@ -28,6 +28,8 @@ const BATCHES_MAX: usize = 4;
 pub const BATCHES_OF_ALL_MAX: usize = 8;
 /// A large file of an upload that can be taken up again is kept whenever so much more of it has arrived.
 const PIECE_BYTES: u64 = 48 << 20;
+/// Less of a delta is sent again sooner than pieces of the file that it makes are worth their lists of chunks.
+const WORTH_KEEPING_BYTES: u64 = 4 << 20;
 /// An upload that is no larger stays in its entries when it goes into an open commit: 100,000 single files must not be
 /// 100,000 objects.
 const EMBEDDED_BYTES_MAX: usize = 64 << 10;
@@ -237,8 +239,7 @@ impl Receiving<'_> {
                 size: made.ok_or_else(|| Failure::invalid(format!("`/{path}` is shorter than what is there of it")))?,
                 executable,
             };
-            // What little was sent is sent again sooner than pieces of the whole file are worth keeping.
-            let pieces = pieces.filter(|pieces| !pieces.before.is_empty() || delta.sent > PIECE_BYTES);
+            let pieces = pieces.filter(|pieces| !pieces.before.is_empty() || delta.sent > WORTH_KEEPING_BYTES);
             let entry = delta::receive(storage, writer, &base, archive.body(), delta, pieces).await?;
             if entry.size != size {
                 let why = format!("`/{path}` has {} bytes, and its delta announced {size}", entry.size);

@@ -153,17 +153,18 @@ async fn a_delta_goes_on_where_it_was_too() {
     let ada = app.member("ada").await;
     app.repo(&ada, "r").await;
     let old = noise(1, 70 * MIB);
-    let length = old.len() as u64;
+    let inserted = noise(2, 5 * MIB);
+    let (length, more) = (old.len() as u64, inserted.len() as u64);
     let base: Commit = app.put(&ada, "r", &[("large", &old)]).await.json();
     let id = begin(&app, &ada, "r").await;
     let query = format!("repo=r&upload={id}&base={}", base.id);
     let delta = |offset: u64, steps: &[(Step, &[u8])]| {
         let body: Vec<u8> = steps.iter().flat_map(|(s, b)| [&s.encode()[..], b].concat()).collect();
-        let records = record(KEY, key(1)) + &record(OFFSET, offset) + &record(DELTA, length + 9);
+        let records = record(KEY, key(1)) + &record(OFFSET, offset) + &record(DELTA, length + more);
         let archive = Archive::new().extension(tar::EntryType::XHeader, &records);
         archive.file("large", &body).bytes()
     };
-    let new = (Step::Literal { length: 9 }, &b"something"[..]);
+    let new = (Step::Literal { length: more }, &inserted[..]);
     let copy = |offset| {
         let length = length - offset;
         (Step::Copy { offset, length }, &b""[..])
@@ -174,10 +175,10 @@ async fn a_delta_goes_on_where_it_was_too() {
     send(&app, &ada, &query, broken).await.refused(ProblemKind::Invalid);
     let at = kept(&show(&app, &ada, id).await)[0].3;
     assert!(at > 48 << 20, "{at}");
-    let commit: Commit = send(&app, &ada, &query, delta(at, &[copy(at - 9)])).await.json();
-    assert_eq!(commit.size_bytes, length + 9);
+    let commit: Commit = send(&app, &ada, &query, delta(at, &[copy(at - more)])).await.json();
+    assert_eq!(commit.size_bytes, length + more);
     let got = app.cat(&ada, "r@main", "large").await;
-    assert!(got.ok().body == [&b"something"[..], &old].concat());
+    assert!(got.ok().body == [inserted, old].concat());
 }
 
 #[tokio::test(flavor = "multi_thread")]
