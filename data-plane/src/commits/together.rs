@@ -112,14 +112,19 @@ impl<'a> Merge<'a> {
         };
         if base != self.base {
             // What it was made on lost a file to a purge.
-            (self.tree, self.seen, self.rows) = (None, 0, 0);
-            self.changes.clear();
+            self.begin_again();
             self.base = base.clone();
         }
         self.collect(call, &base, origin_set).await?;
         let tree = self.fold(call, &base, origin_set).await?;
         self.writer.flush().await?;
         Ok(tree)
+    }
+
+    /// Forgets what was read.
+    fn begin_again(&mut self) {
+        (self.tree, self.seen, self.rows) = (None, 0, 0);
+        self.changes.clear();
     }
 
     /// Merges what was read last onto the tree.
@@ -141,8 +146,7 @@ impl<'a> Merge<'a> {
             queries::count_filesets_until(&mut conn, &FINISH, id, self.seen).await?
         };
         if until != self.rows {
-            (self.tree, self.seen, self.rows) = (None, 0, 0);
-            self.changes.clear();
+            self.begin_again();
         }
         loop {
             // Given back before the contents go into packs, which may have to wait.

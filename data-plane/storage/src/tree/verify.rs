@@ -41,14 +41,7 @@ struct Check<'a> {
 
 /// Everything wrong with a tree; errors only if the store itself fails.
 pub(crate) async fn verify(shared: &Arc<Shared>, tree: &TreeRef, deep: bool) -> Result<Vec<Finding>> {
-    let mut check = Check {
-        shared,
-        deep,
-        packs: HashMap::new(),
-        boundaries: Vec::new(),
-        findings: Vec::new(),
-        before: None,
-    };
+    let mut check = Check::new(shared, deep);
     let Some(location) = &tree.root else {
         return Ok(Vec::new());
     };
@@ -78,19 +71,25 @@ pub(crate) async fn verify_files(
     files: &[(FilePath, FileEntry)],
     deep: bool,
 ) -> Result<Vec<Finding>> {
-    let mut check = Check {
-        shared,
-        deep,
-        packs: HashMap::new(),
-        boundaries: Vec::new(),
-        findings: Vec::new(),
-        before: None,
-    };
+    let mut check = Check::new(shared, deep);
     for (path, file) in files {
         check.before = None;
         check.file(path, file).await?;
     }
     Ok(check.findings)
+}
+
+impl<'a> Check<'a> {
+    fn new(shared: &'a Arc<Shared>, deep: bool) -> Self {
+        Self {
+            shared,
+            deep,
+            packs: HashMap::new(),
+            boundaries: Vec::new(),
+            findings: Vec::new(),
+            before: None,
+        }
+    }
 }
 
 impl Check<'_> {
