@@ -133,6 +133,8 @@ struct Node {
     parent: Inode,
     name: Arc<str>,
     content: Content,
+    /// Which line of the directory's listing it is, if it was listed.
+    position: Option<usize>,
 }
 
 /// The table.
@@ -148,6 +150,7 @@ impl Tree {
                 parent: ROOT,
                 name: "".into(),
                 content: Content::new(Kind::Directory),
+                position: None,
             }],
         }
     }
@@ -218,6 +221,11 @@ impl Tree {
         self.directory(directory).map_or(0, |directory| directory.order.len())
     }
 
+    /// Which line of its directory's listing it is, if it was listed.
+    pub fn position(&self, inode: Inode) -> Option<usize> {
+        self.node(inode)?.position
+    }
+
     /// The known lines of a directory from that one on, at most so many.
     pub fn entries(&self, directory: Inode, from: usize, most: usize) -> Vec<Entry> {
         let order = self.directory(directory).map_or(&[][..], |found| &found.order);
@@ -248,6 +256,12 @@ impl Tree {
                 lines.push(self.add(directory, name, kind));
             }
         }
+        let listed = self.listed(directory);
+        for (position, inode) in (listed..).zip(&lines) {
+            if let Some(node) = self.nodes.get_mut(*inode as usize - 1) {
+                node.position = Some(position);
+            }
+        }
         if let Some(found) = self.directory_mut(directory) {
             found.order.extend(lines);
             found.next = match &page.next_cursor {
@@ -267,6 +281,7 @@ impl Tree {
             parent: directory,
             name: name.clone(),
             content: Content::new(kind),
+            position: None,
         });
         let inode = self.nodes.len() as Inode;
         if let Some(found) = self.directory_mut(directory) {
@@ -376,6 +391,10 @@ mod tests {
         assert_eq!(tree.child(ROOT, "nothing"), Child::Absent);
         let names: Vec<_> = tree.entries(ROOT, 1, 9).iter().map(|e| e.name.to_string()).collect();
         assert_eq!(names, ["b", "c"]);
+        assert_eq!(
+            (tree.position(a), tree.position(b), tree.position(ROOT)),
+            (Some(0), Some(1), None)
+        );
         assert_eq!(tree.next(ROOT), Next::Nothing);
 
         tree.add_page(a, &Next::Page(None), &page(vec![file("/a/x", 1)], None));

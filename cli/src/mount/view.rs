@@ -17,6 +17,8 @@ use super::tree::{Child, Entry, Inode, Kind, Next, Tree, joined};
 const ASK_EVERY: Duration = Duration::from_secs(20);
 /// The same thing is said once in this time.
 const SAY_AGAIN: Duration = Duration::from_secs(10);
+/// A file up to this size is fetched ahead when the files of its directory are opened one after another.
+const SMALL: u64 = 256 << 10;
 /// Directories whose listing goes on at the same time.
 const LISTINGS: usize = 64;
 
@@ -55,6 +57,8 @@ pub struct View<S> {
     listing: Vec<tokio::sync::Mutex<()>>,
     open: Mutex<HashMap<u64, Arc<Open>>>,
     handles: AtomicU64,
+    /// Who opens the files of a directory one after another: a file is what a block is to a reader.
+    walks: Mutex<HashMap<Inode, Reader>>,
     used: AtomicBool,
     /// In bytes; windows of all readers take a quarter of it at most.
     memory: u64,
@@ -75,6 +79,7 @@ impl<S: Source> View<S> {
             listing: (0..LISTINGS).map(|_| tokio::sync::Mutex::default()).collect(),
             open: Mutex::default(),
             handles: AtomicU64::new(1),
+            walks: Mutex::default(),
             used: AtomicBool::new(false),
             memory,
             patience,
@@ -315,7 +320,31 @@ impl<S: Source> View<S> {
             reader: Mutex::default(),
         };
         held(&self.open).insert(handle, Arc::new(open));
+        if file.size <= SMALL {
+            self.fetch_siblings(&tree, inode);
+        }
         Ok(handle)
+    }
+
+    /// Begins to fetch the small files that come next in a directory whose files are opened in order.
+    fn fetch_siblings(&self, tree: &Tree, inode: Inode) {
+        let directory = tree.parent(inode);
+        let Some(position) = tree.position(inode) else { return };
+        let (position, listed) = (position as u64, tree.listed(directory) as u64);
+        let most = (self.memory / 8 / SMALL).min(WINDOW_MAX);
+        let ahead = {
+            let mut walks = held(&self.walks);
+            let walk = walks.entry(directory).or_default();
+            walk.read(position * BLOCK, BLOCK, listed * BLOCK, most)
+        };
+        for next in tree.entries(directory, ahead.start as usize, (ahead.end - ahead.start) as usize) {
+            if let Kind::File(file) = next.kind
+                && (1..=SMALL).contains(&file.size)
+            {
+                let path = tree.path(next.inode).into();
+                self.blocks.fetch(&Readable { path, file }, 0..1);
+            }
+        }
     }
 
     /// The open file of a handle.

@@ -11,7 +11,8 @@ use tokio::runtime::Handle;
 use super::*;
 use crate::mount::tree::{Digest, File, ROOT};
 
-const CONTENT: &[u8] = b"what is in every file";
+/// What is in `/small/only`: in every file stands its path.
+const CONTENT: &[u8] = b"/small/only";
 
 /// `/large/0` … `/large/499` and `/small/only`.
 #[derive(Default)]
@@ -30,8 +31,8 @@ fn line(path: &str) -> FileInfo {
     FileInfo {
         path: path.to_owned(),
         kind: if directory { FileKind::Directory } else { FileKind::File },
-        size_bytes: CONTENT.len() as u64,
-        digest: (!directory).then(|| Digest::of(CONTENT).to_string()),
+        size_bytes: path.len() as u64,
+        digest: (!directory).then(|| Digest::of(path.as_bytes()).to_string()),
         executable: path == "/small/only",
         files: 1,
     }
@@ -86,7 +87,7 @@ impl Source for Commit {
 
     async fn bytes(
         &self,
-        _: &str,
+        path: &str,
         _: &File,
         _: Option<Range<u64>>,
     ) -> Result<BoxStream<'static, Result<Bytes, Refused>>, Refused> {
@@ -94,7 +95,7 @@ impl Source for Commit {
         if self.purged.load(Ordering::SeqCst) {
             return Err(Refused::Nothing);
         }
-        Ok(futures::stream::iter([Ok(Bytes::from_static(CONTENT))]).boxed())
+        Ok(futures::stream::iter([Ok(Bytes::copy_from_slice(path.as_bytes()))]).boxed())
     }
 
     async fn may_read(&self) -> Result<(), Refused> {
@@ -227,6 +228,36 @@ async fn a_plane_that_is_away_costs_what_is_not_there_yet_and_nothing_else() {
     assert_eq!(view.look_up(ROOT, "large").await.map(|_| ()), Ok(()));
     assert_eq!(found(&view, "/large/1").await, Err(Trouble::Away));
     assert_eq!(view.read(&open, 0, 4).await.unwrap(), CONTENT[..4]);
+}
+
+#[tokio::test]
+async fn files_that_are_opened_one_after_another_are_fetched_before_they_are_opened() {
+    let (source, view) = view();
+    let (large, _) = found(&view, "/large").await.unwrap();
+    let lines = view.list(large, 0, 9).await.unwrap();
+    let file = |n: usize| match lines[n].kind {
+        Kind::File(file) => file,
+        Kind::Directory => panic!("it is a file"),
+    };
+    let before = source.requests.load(Ordering::SeqCst);
+    for jump in [8, 1, 6] {
+        view.close(view.open(lines[jump].inode).unwrap());
+    }
+    tokio::task::yield_now().await;
+    assert_eq!(
+        source.requests.load(Ordering::SeqCst),
+        before,
+        "no order, nothing ahead"
+    );
+    view.close(view.open(lines[6].inode).unwrap());
+    while view.blocks.at_hand(&file(7), 0).is_none() || view.blocks.at_hand(&file(8), 0).is_none() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(view.blocks.at_hand(&file(7), 0).unwrap(), lines_path(7));
+}
+
+fn lines_path(n: usize) -> String {
+    format!("/large/{n}")
 }
 
 #[test]
