@@ -1,21 +1,22 @@
 //! `howdah get` and `howdah cat`: bytes out. A file appears whole or not at all, and no archive writes outside of the
 //! directory that was asked for.
 
+mod content;
 mod unpack;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use futures::StreamExt;
 use indicatif::ProgressBar;
 use reqwest::Response;
 use tokio::io::AsyncWriteExt;
 
-use crate::client::{Client, Request, blocking_reader, broken};
+use crate::client::{Client, Request, blocking_reader};
 use crate::failure::{Failure, Outcome, io};
 use crate::output::{Output, closed};
 use crate::references::commit_and_path;
+use content::Content;
 use unpack::{file_beside, unpack};
 
 /// Get a file, or a directory with -r.
@@ -87,7 +88,10 @@ pub async fn run(arguments: Get, client: &Client, output: Output) -> Outcome {
     let (request, path) = request(&arguments.source, client, "/v1/content")?;
     let name = path.rsplit('/').find(|part| !part.is_empty()).unwrap_or_default();
     let destination = match arguments.destination {
-        Some(to) if to.as_os_str() == "-" => return print(client.download(&request).await?).await,
+        Some(to) if to.as_os_str() == "-" => {
+            let response = client.download(&request).await?;
+            return print(Content::new(response, Some((client, &request)))).await;
+        }
         Some(to) if to.is_dir() => to.join(name),
         Some(to) => to,
         None if name.is_empty() => {
@@ -97,34 +101,38 @@ pub async fn run(arguments: Get, client: &Client, output: Output) -> Outcome {
     };
     let response = client.download(&request).await?;
     let bar = output.bytes(response.content_length());
-    let bytes = save(response, &destination, &bar).await?;
+    let bytes = save(response, Some((client, &request)), &destination, &bar).await?;
     bar.finish_and_clear();
     let shown = serde_json::json!({ "path": destination, "size_bytes": bytes });
     output.result(&shown, || destination.display().to_string())
 }
 
 /// Into a file beside the destination first, which then takes its name. A pipe or a device stays what it is.
-async fn save(response: Response, destination: &Path, bar: &ProgressBar) -> Outcome<u64> {
+async fn save(
+    response: Response,
+    from: Option<(&Client, &Request)>,
+    destination: &Path,
+    bar: &ProgressBar,
+) -> Outcome<u64> {
     if std::fs::metadata(destination).is_ok_and(|there| !there.is_file()) {
         let file = std::fs::OpenOptions::new().write(true).open(destination);
-        return pour(response, file.map_err(io("write", destination))?, destination, bar).await;
+        let file = file.map_err(io("write", destination))?;
+        return pour(Content::new(response, from), file, destination, bar).await;
     }
     let executable = response.headers().contains_key("howdah-executable");
     let fresh = file_beside(destination, executable)?;
     let file = fresh.reopen().map_err(io("write", destination))?;
-    let bytes = pour(response, file, destination, bar).await?;
+    let bytes = pour(Content::new(response, from), file, destination, bar).await?;
     fresh
         .persist(destination)
         .map_err(|e| io("write", destination)(e.error))?;
     Ok(bytes)
 }
 
-async fn pour(response: Response, file: std::fs::File, destination: &Path, bar: &ProgressBar) -> Outcome<u64> {
+async fn pour(mut content: Content<'_>, file: std::fs::File, destination: &Path, bar: &ProgressBar) -> Outcome<u64> {
     let mut file = tokio::fs::File::from_std(file);
-    let mut stream = response.bytes_stream();
     let mut bytes = 0;
-    while let Some(chunk) = stream.next().await {
-        let chunk = chunk.map_err(|e| broken(&e))?;
+    while let Some(chunk) = content.next().await? {
         file.write_all(&chunk).await.map_err(io("write", destination))?;
         bytes += chunk.len() as u64;
         bar.set_position(bytes);
@@ -133,10 +141,8 @@ async fn pour(response: Response, file: std::fs::File, destination: &Path, bar: 
     Ok(bytes)
 }
 
-async fn print(response: Response) -> Outcome {
-    let mut stream = response.bytes_stream();
-    while let Some(chunk) = stream.next().await {
-        let chunk = chunk.map_err(|e| broken(&e))?;
+async fn print(mut content: Content<'_>) -> Outcome {
+    while let Some(chunk) = content.next().await? {
         // A closed pipe must end the command at once, so this is not left to another thread.
         std::io::stdout().lock().write_all(&chunk).map_err(closed)?;
     }
@@ -178,14 +184,14 @@ async fn archive(
 ) -> Outcome {
     let name = format!("{}.{}", name.as_deref().unwrap_or("files"), format.name());
     let destination = match destination {
-        Some(to) if to.as_os_str() == "-" => return print(client.download(request).await?).await,
+        Some(to) if to.as_os_str() == "-" => return print(Content::new(client.download(request).await?, None)).await,
         Some(to) if to.is_dir() => to.join(name),
         Some(to) => to,
         None => PathBuf::from(name),
     };
     let response = client.download(request).await?;
     let bar = output.bytes(None);
-    let bytes = save(response, &destination, &bar).await?;
+    let bytes = save(response, None, &destination, &bar).await?;
     bar.finish_and_clear();
     let shown = serde_json::json!({ "path": destination, "size_bytes": bytes });
     output.result(&shown, || destination.display().to_string())
@@ -198,7 +204,8 @@ async fn archive(
 pub async fn cat(arguments: Cat, client: &Client) -> Outcome {
     for source in &arguments.sources {
         let (request, _) = request(source, client, "/v1/content")?;
-        print(client.download(&request).await?).await?;
+        let response = client.download(&request).await?;
+        print(Content::new(response, Some((client, &request)))).await?;
     }
     Ok(())
 }
@@ -224,7 +231,7 @@ mod tests {
         };
         let bar = ProgressBar::hidden();
         for to in [&file, &pipe] {
-            save(response("new"), to, &bar)
+            save(response("new"), None, to, &bar)
                 .await
                 .unwrap_or_else(|e| panic!("{e:?}"));
         }

@@ -108,7 +108,11 @@ fn answer(mut stream: TcpStream, here: &str) {
     let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
     let Some(Ok(request)) = lines.next() else { return };
     // To the end of the head; the body of a request for a token is not looked at.
-    while lines.next().is_some_and(|line| line.is_ok_and(|l| !l.is_empty())) {}
+    let head: Vec<String> = lines
+        .by_ref()
+        .map_while(Result::ok)
+        .take_while(|l| !l.is_empty())
+        .collect();
     if request.contains("/v1/access-tokens") {
         let body = serde_json::json!({
             "access_token": "x", "expires_in": 600, "plane_url": format!("{here}/o/acme"), "direct_url": "http://127.0.0.1:9", "epoch": 1,
@@ -125,6 +129,9 @@ fn answer(mut stream: TcpStream, here: &str) {
         let _ = write!(stream, "{head}\r\nconnection: close\r\n\r\n{body}");
         return;
     }
+    if request.contains("piecewise") {
+        return send_a_piece(&mut stream, &head);
+    }
     if request.contains("/o/acme/") && request.contains("whole") {
         let _ = write!(
             stream,
@@ -140,6 +147,48 @@ fn answer(mut stream: TcpStream, here: &str) {
     let _ = stream.flush();
     // Held open until the other side goes.
     while lines.next().is_some_and(|line| line.is_ok()) {}
+}
+
+/// A third of a file at a time, then the connection breaks; from where it is told to only if it is the file that it was.
+fn send_a_piece(stream: &mut TcpStream, head: &[String]) {
+    const CONTENT: &str = "0123456789abcdefghijklmnopqrst";
+    let value = |name: &str| {
+        let line = head
+            .iter()
+            .find_map(|l| l.to_ascii_lowercase().strip_prefix(name).map(str::to_owned));
+        line.map(|v| v.trim().to_owned())
+    };
+    let from = value("range:").map_or(0, |range| {
+        assert_eq!(value("if-range:").as_deref(), Some("\"digest\""));
+        range
+            .trim_start_matches("bytes=")
+            .trim_end_matches('-')
+            .parse::<usize>()
+            .unwrap()
+    });
+    let (status, left) = (
+        if from == 0 { "200 OK" } else { "206 Partial Content" },
+        &CONTENT[from..],
+    );
+    let length = left.len();
+    let _ = write!(
+        stream,
+        "HTTP/1.1 {status}\r\netag: \"digest\"\r\ncontent-length: {length}\r\n\r\n{}",
+        &left[..length.min(10)]
+    );
+}
+
+#[test]
+fn a_get_whose_connection_breaks_goes_on_where_it_broke() {
+    let (home, files) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let output = get_from_stingy_service("images@main:/piecewise", home.path(), files.path())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(
+        std::fs::read(files.path().join("piecewise")).unwrap(),
+        b"0123456789abcdefghijklmnopqrst"
+    );
 }
 
 fn get_from_stingy_service(path: &str, home: &Path, files: &Path) -> Command {

@@ -1,0 +1,87 @@
+//! A file's bytes, over as many connections as it takes: when one breaks, the next goes on behind what has come, and only if
+//! the file is still the same.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use reqwest::{Response, StatusCode};
+
+use crate::client::{Client, Request, broken};
+use crate::failure::{Failure, Outcome};
+
+/// So many connections in a row may bring nothing.
+const TRIES: u32 = 6;
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Bytes on their way.
+pub struct Content<'a> {
+    /// How to go on; nothing when that is not possible.
+    from: Option<(&'a Client, &'a Request)>,
+    stream: BoxStream<'static, reqwest::Result<Bytes>>,
+    etag: Option<String>,
+    received: u64,
+    fruitless: u32,
+}
+
+impl<'a> Content<'a> {
+    /// The bytes of an answer to that request.
+    pub fn new(response: Response, from: Option<(&'a Client, &'a Request)>) -> Self {
+        let etag = response.headers().get("etag").and_then(|v| v.to_str().ok());
+        Self {
+            from,
+            etag: etag.map(str::to_owned),
+            stream: response.bytes_stream().boxed(),
+            received: 0,
+            fruitless: 0,
+        }
+    }
+
+    /// The next bytes; nothing at the end.
+    ///
+    /// # Errors
+    /// When connections keep breaking, or the service refuses.
+    pub async fn next(&mut self) -> Outcome<Option<Bytes>> {
+        loop {
+            match self.stream.next().await {
+                None => return Ok(None),
+                Some(Ok(bytes)) => {
+                    self.received += bytes.len() as u64;
+                    self.fruitless = 0;
+                    return Ok(Some(bytes));
+                }
+                Some(Err(error)) => self.go_on(broken(&error)).await?,
+            }
+        }
+    }
+
+    async fn go_on(&mut self, failure: Failure) -> Outcome {
+        let (Some((client, request)), Some(etag)) = (self.from, self.etag.as_deref()) else {
+            return Err(failure);
+        };
+        let rest = format!("bytes={}-", self.received);
+        let request = request.clone().header("range", &rest).header("if-range", etag);
+        while self.fruitless < TRIES {
+            tokio::time::sleep(PAUSE * 2_u32.pow(self.fruitless)).await;
+            self.fruitless += 1;
+            match client.download(&request).await {
+                Ok(response) if response.status() == StatusCode::PARTIAL_CONTENT => {
+                    self.stream = response.bytes_stream().boxed();
+                    return Ok(());
+                }
+                Ok(_) => {
+                    return Err(Failure::new(
+                        failure.what,
+                        "and the file is another one by now",
+                        "repeat the command, or name the commit instead of the branch",
+                    ));
+                }
+                // The service answered, and no.
+                Err(refused) if refused.problem.is_some() => return Err(refused),
+                Err(_) => {}
+            }
+        }
+        Err(failure)
+    }
+}
