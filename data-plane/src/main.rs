@@ -1,9 +1,11 @@
 //! The process of one tenant's data plane: `serve`, `migrate`, `worker`. Its parent passes the configuration as one line
 //! of JSON on standard input and keeps the pipe open; when the pipe ends, the process stops.
 
+use chassis::Environment;
 use chassis::process::{self, Shutdown};
 use clap::Parser;
 use contract::config::DataPlaneConfig;
+use data_plane::stores;
 use data_plane::worker::protocol::WorkerConfig;
 
 /// A tenant's data plane. Started by the control plane; configuration comes as a line of JSON on standard input.
@@ -41,7 +43,8 @@ async fn run(command: Command) -> anyhow::Result<()> {
             let config: WorkerConfig = process::read_config()?;
             let shutdown = Shutdown::new();
             shutdown.listen(true)?;
-            let storage = data_plane::stores::open(&config.store, &chassis::Environment::system())?;
+            let storage =
+                stores::open_encrypted(&config.store, config.data_key.as_deref(), &Environment::system()).await?;
             data_plane::worker::process::run(config, storage, shutdown).await
         }
         Command::Migrate => {

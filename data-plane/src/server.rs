@@ -89,7 +89,7 @@ pub async fn serve(mut config: DataPlaneConfig, shutdown: Shutdown) -> anyhow::R
     let address = listener.local_addr()?;
     let environment = Environment::system();
     stores::settle(&mut config.store, &config.home);
-    let storage = stores::open(&config.store, &environment)?;
+    let storage = stores::open_encrypted(&config.store, config.data_key.as_deref(), &environment).await?;
     remove_abandoned(&storage, &environment);
     let plane = Plane::new(config, storage, environment)?;
     if let Err(error) = plane.policy.load() {

@@ -4,11 +4,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context;
 use chassis::Environment;
 use contract::config::{CacheConfig, StoreConfig};
 use object_store::aws::AmazonS3Builder;
 use object_store::{ClientOptions, RetryConfig};
-use storage::{DiskCache, Options, Storage, Store};
+use storage::{DataKey, DiskCache, Options, Storage, Store};
 
 const CONNECT_WAIT: Duration = Duration::from_secs(5);
 /// For one request with its body, tries included: 24 MiB at 1 Mbit/s.
@@ -19,12 +20,34 @@ const CACHE_BYTES: u64 = 10 << 30;
 /// And no more than this part of the disk.
 const CACHE_PART: u64 = 10;
 
-/// Opens the bucket of the configuration.
+/// Opens the bucket of the configuration, whose packs are not encrypted.
 ///
 /// # Errors
 /// When the directory cannot be made or the bucket's settings make no sense.
 pub fn open(config: &StoreConfig, environment: &Environment) -> anyhow::Result<Storage> {
-    let store = match config {
+    Ok(storage(connect(config, environment)?, environment))
+}
+
+/// Opens the bucket of the configuration with the key of its packs, 32 bytes in hex. An empty one is encrypted from its first pack
+/// on; one that holds packs without encryption goes on without, and without a key.
+///
+/// # Errors
+/// As [`open`]; when the key is none, or not that of the bucket, or the store does not answer.
+pub async fn open_encrypted(
+    config: &StoreConfig,
+    data_key: Option<&str>,
+    environment: &Environment,
+) -> anyhow::Result<Storage> {
+    let key = match data_key {
+        Some(text) => Some(DataKey::from_hex(text).context("`data_key` must be 32 bytes as 64 hex digits")?),
+        None => None,
+    };
+    let store = connect(config, environment)?.unlocked(key).await?;
+    Ok(storage(store, environment))
+}
+
+fn connect(config: &StoreConfig, environment: &Environment) -> anyhow::Result<Store> {
+    Ok(match config {
         StoreConfig::Local { directory } => Store::local(directory)?,
         StoreConfig::S3 {
             bucket,
@@ -60,12 +83,15 @@ pub fn open(config: &StoreConfig, environment: &Environment) -> anyhow::Result<S
                 None => store,
             }
         }
-    };
+    })
+}
+
+fn storage(store: Store, environment: &Environment) -> Storage {
     let options = Options {
         seed: Some(environment.random()),
         ..Options::default()
     };
-    Ok(Storage::new(store, options))
+    Storage::new(store, options)
 }
 
 /// Where a plane's cache is when its configuration does not say: everything that opens the bucket uses the same one.

@@ -269,4 +269,13 @@ fn each_organization_has_a_process_a_database_and_a_bucket_of_its_own() {
         .flatten()
         .collect();
     assert_eq!(tenants.len(), 2);
+    let formats: Vec<String> = tenants
+        .iter()
+        .map(|tenant| std::fs::read_to_string(tenant.path().join("bucket/format")).expect("a bucket says its format"))
+        .collect();
+    assert!(
+        formats.iter().all(|format| format.contains("aes-256-ctr")),
+        "{formats:?}"
+    );
+    assert_ne!(formats[0], formats[1], "each has a key of its own");
 }

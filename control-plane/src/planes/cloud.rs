@@ -20,6 +20,8 @@ pub struct PlaneIdentity {
 pub struct PlaneSecrets {
     /// Of its database role.
     pub database_password: SecretString,
+    /// What its packs are encrypted with, in hex; `None`: they are not.
+    pub data_key: Option<SecretString>,
     /// Its credential at the control plane.
     pub agent_token: SecretString,
 }

@@ -29,6 +29,11 @@ pub(crate) fn password_purpose(organization: OrganizationId) -> String {
     format!("plane-database:{organization}")
 }
 
+/// What the key of the plane's packs is encrypted for.
+pub(crate) fn data_key_purpose(organization: OrganizationId) -> String {
+    format!("plane-data:{organization}")
+}
+
 /// Enqueues the plane of a new organization, in the transaction that makes the organization.
 pub(crate) async fn enqueue(
     app: &App,
@@ -46,7 +51,13 @@ pub(crate) async fn enqueue(
             password.expose().as_bytes(),
         )
         .map_err(chassis::http::ApiError::internal)?;
-    queries::insert_plane(tx, proof, organization, &sealed, app.environment.now()).await?;
+    let data_key: [u8; 32] = app.environment.random();
+    let sealed_data_key = app
+        .vault
+        .seal(&app.environment, &data_key_purpose(organization), &data_key)
+        .map_err(chassis::http::ApiError::internal)?;
+    let now = app.environment.now();
+    queries::insert_plane(tx, proof, organization, &sealed, &sealed_data_key, now).await?;
     Ok(())
 }
 

@@ -17,14 +17,16 @@ pub(super) async fn insert_plane(
     _proof: &System,
     organization: OrganizationId,
     sealed_password: &[u8],
+    sealed_data_key: &[u8],
     now: DateTime<Utc>,
 ) -> Result<(), sqlx::Error> {
     sqlx::query(
-        "insert into planes (organization_id, wanted, state, database_password_encrypted, created_at)
-         values ($1, 'running', 'requested', $2, $3)",
+        "insert into planes (organization_id, wanted, state, database_password_encrypted, data_key_encrypted, created_at)
+         values ($1, 'running', 'requested', $2, $3, $4)",
     )
     .bind(organization.to_string())
     .bind(sealed_password)
+    .bind(sealed_data_key)
     .bind(now)
     .execute(&mut **tx)
     .await
@@ -48,6 +50,8 @@ pub struct PlaneRow {
     pub schema_version: Option<String>,
     /// The database password, encrypted.
     pub sealed_password: Vec<u8>,
+    /// The key of its packs, encrypted; `None`: they are not.
+    pub sealed_data_key: Option<Vec<u8>>,
     /// Since when the plane had nothing to do, by its newest heartbeat.
     pub idle_seconds: Option<u64>,
     /// When that came.
@@ -75,10 +79,11 @@ pub(super) async fn find_plane(
         Option<DateTime<Utc>>,
         i32,
         Option<DateTime<Utc>>,
+        Option<Vec<u8>>,
     );
     let row: Option<Row> = sqlx::query_as(
         "select p.number, o.name, p.wanted, p.generation, p.state, p.schema_version, p.database_password_encrypted,
-                p.idle_seconds, p.heartbeat_at, p.failures, p.next_try_at
+                p.idle_seconds, p.heartbeat_at, p.failures, p.next_try_at, p.data_key_encrypted
          from planes p join organizations o on o.id = p.organization_id where p.organization_id = $1",
     )
     .bind(organization.to_string())
@@ -99,6 +104,7 @@ pub(super) async fn find_plane(
         heartbeat_at: row.8,
         failures: u32::try_from(row.9).unwrap_or(0),
         next_try_at: row.10,
+        sealed_data_key: row.11,
     }))
 }
 
@@ -323,7 +329,7 @@ pub(super) async fn write_receipt(
         "delete from plane_conditions where organization_id = $1",
         "update organizations set state = 'deleted' where id = $1",
         "update planes set state = 'deleted', url = null, agent_sha256 = null, seen_generation = generation,
-             database_password_encrypted = '\\x' where organization_id = $1",
+             database_password_encrypted = '\\x', data_key_encrypted = null where organization_id = $1",
     ] {
         sqlx::query(statement).bind(&id).execute(&mut *tx).await?;
     }

@@ -15,7 +15,7 @@ use tokio::sync::{Semaphore, mpsc};
 use super::cloud::{Cloud, PlaneSecrets};
 use super::plan::{Process, Schema, Seen, Step, Wanted, back_off, plan};
 use super::queries::{self, PlaneRow};
-use super::{Route, password_purpose};
+use super::{Route, data_key_purpose, password_purpose};
 use crate::app::App;
 use crate::authz::System;
 
@@ -193,8 +193,16 @@ impl Reconciler {
     fn secrets(&self, row: &PlaneRow) -> anyhow::Result<PlaneSecrets> {
         let purpose = password_purpose(row.identity.organization);
         let password = String::from_utf8(self.app.vault.open(&purpose, &row.sealed_password)?)?;
+        let data_key = match &row.sealed_data_key {
+            Some(sealed) => {
+                let purpose = data_key_purpose(row.identity.organization);
+                Some(SecretString::from(hex::encode(self.app.vault.open(&purpose, sealed)?)))
+            }
+            None => None,
+        };
         Ok(PlaneSecrets {
             database_password: SecretString::from(password),
+            data_key,
             agent_token: SecretString::from(""),
         })
     }
@@ -236,10 +244,15 @@ impl Reconciler {
 
 fn receipt(row: &PlaneRow) -> Vec<(&'static str, String)> {
     let id = row.identity.organization;
+    let data_key = match row.sealed_data_key {
+        Some(_) => format!("the key of {id} erased: copies of its packs, those in backups too, can be read by nobody"),
+        None => format!("{id} had none: copies of its packs were not encrypted"),
+    };
     vec![
         ("database", format!("database and role of {id} dropped")),
         ("bucket", format!("bucket of {id} removed with all packs in it")),
         ("state", format!("state directory and logs of {id} removed")),
+        ("data key", data_key),
         (
             "control database",
             format!(

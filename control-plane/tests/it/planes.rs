@@ -74,7 +74,7 @@ async fn whatever_call_fails_a_deletion_ends_with_a_receipt_for_every_store() {
                 .await
                 .unwrap();
             let stores: Vec<&str> = receipt.iter().map(|(store, _)| store.as_str()).collect();
-            assert_eq!(stores, ["bucket", "control database", "database", "state"]);
+            assert_eq!(stores, ["bucket", "control database", "data key", "database", "state"]);
             // The name is free again.
             app.post("/v1/organizations", &org.owner.token, json!({ "name": "acme" }))
                 .await

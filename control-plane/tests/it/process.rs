@@ -163,6 +163,8 @@ async fn from_sign_up_to_a_plane_of_ones_own_and_back_to_nothing() {
     let other = service.sign_up("bob@example.test", "other").await;
     let others = service.plane("other", &other).await;
     assert_ne!(config["sandbox_uid"], others["config"]["sandbox_uid"]);
+    assert_eq!(config["data_key"].as_str().unwrap().len(), 64);
+    assert_ne!(config["data_key"], others["config"]["data_key"]);
 
     let url = config["database_url"].as_str().unwrap();
     let mut own = PgConnection::connect(url).await.unwrap();
@@ -193,7 +195,7 @@ async fn from_sign_up_to_a_plane_of_ones_own_and_back_to_nothing() {
         (!stores.is_empty()).then_some(stores)
     })
     .await;
-    assert_eq!(stores, ["bucket", "control database", "database", "state"]);
+    assert_eq!(stores, ["bucket", "control database", "data key", "database", "state"]);
     assert!(!bucket.exists() && !bucket.parent().unwrap().exists());
     let role = url.parse::<sqlx::postgres::PgConnectOptions>().unwrap();
     let left: i64 = sqlx::query_scalar(
@@ -204,6 +206,11 @@ async fn from_sign_up_to_a_plane_of_ones_own_and_back_to_nothing() {
     .await
     .unwrap();
     assert_eq!(left, 0);
+    let keys: i64 = sqlx::query_scalar("select count(data_key_encrypted) from planes")
+        .fetch_one(&mut control)
+        .await
+        .unwrap();
+    assert_eq!(keys, 1, "only the other organization's key is left");
     // The other tenant noticed nothing.
     assert_eq!(pid(&service.plane("other", &other).await), pid(&others));
     service

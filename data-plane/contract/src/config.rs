@@ -54,6 +54,9 @@ pub struct DataPlaneConfig {
     pub listen: String,
     /// The bucket.
     pub store: StoreConfig,
+    /// What its packs are encrypted with, 32 bytes in hex; a bucket that holds packs without encryption stays as it is.
+    #[serde(default)]
+    pub data_key: Option<String>,
     /// State directory of this plane: policy snapshot, caches, datum directories.
     pub home: PathBuf,
     /// The control plane, as the data plane reaches it.

@@ -24,6 +24,8 @@ pub struct WorkerConfig {
     pub worker: Uuid,
     /// The bucket.
     pub store: StoreConfig,
+    /// What its packs are encrypted with, if they are.
+    pub data_key: Option<String>,
     /// Caches and datum directories lie below it.
     pub home: PathBuf,
     /// The sandbox's binary.

@@ -63,6 +63,7 @@ async fn start(plane: &Plane, binary: &PathBuf, url: &str, worker: Uuid) -> std:
         secret: plane.worker_secret.clone(),
         worker,
         store: plane.config.store.clone(),
+        data_key: plane.config.data_key.clone(),
         home: plane.config.home.clone(),
         sandbox_binary: plane.config.sandbox_binary.clone(),
         masked: plane.config.masked.clone(),

@@ -47,6 +47,6 @@ pub use path::{FilePath, PATH_BYTES_MAX, PathError};
 pub use repack::SparsePack;
 pub use repair::{ForwardRepair, PackRepair};
 pub use storage::{Options, Storage};
-pub use store::{DiskCache, Store};
+pub use store::{DataKey, DiskCache, Store};
 pub use tree::{Change, DirectoryEntry, EntryKind, Finding, Names, SubtreeSummary, TreeChange, TreeRef};
 pub use writer::{GivePiece, Pieces, WriteReport, Writer};

@@ -2,6 +2,7 @@
 //! operations. A pack that `put` has acknowledged survives loss of power.
 
 mod cache;
+mod cipher;
 mod forwards;
 mod local;
 
@@ -22,6 +23,7 @@ use crate::digest::Digest;
 use crate::error::{Result, StorageError};
 
 pub use cache::DiskCache;
+pub use cipher::DataKey;
 
 const PACKS: &str = "packs";
 /// An object that is written only to see what time the store gives it.
@@ -33,6 +35,8 @@ pub struct Store {
     objects: Arc<dyn ObjectStore>,
     local: Option<Arc<local::Directory>>,
     cache: Option<Arc<DiskCache>>,
+    /// Of an encrypted bucket.
+    key: Option<Arc<DataKey>>,
 }
 
 impl Store {
@@ -47,6 +51,7 @@ impl Store {
             objects: Arc::new(objects),
             local: Some(Arc::new(local)),
             cache: None,
+            key: None,
         })
     }
 
@@ -56,6 +61,7 @@ impl Store {
             objects,
             local: None,
             cache: None,
+            key: None,
         }
     }
 
@@ -113,15 +119,24 @@ impl Store {
         if damaged {
             self.forget(id);
         }
-        if let Some(local) = &self.local {
-            let local = Arc::clone(local);
-            return tokio::task::spawn_blocking(move || local.put(PACKS, id, bytes.parts(), bulk))
-                .await
-                .unwrap_or(Err(StorageError::Cancelled));
-        }
-        let path = object_path(id);
         let length = bytes.len() as u64;
-        let payload: PutPayload = bytes.parts().iter().cloned().collect();
+        let (local, key) = (self.local.clone(), self.key.clone());
+        // Encrypted and written to a disk where it may take its time.
+        let parts = tokio::task::spawn_blocking(move || {
+            let parts = match key {
+                Some(key) => key.encrypt(id, bytes.parts()),
+                None => bytes.parts().to_vec(),
+            };
+            match local {
+                Some(local) => local.put(PACKS, id, &parts, bulk).map(|()| None),
+                None => Ok(Some(parts)),
+            }
+        });
+        let Some(parts) = parts.await.unwrap_or(Err(StorageError::Cancelled))? else {
+            return Ok(());
+        };
+        let path = object_path(id);
+        let payload: PutPayload = parts.into_iter().collect();
         let create = if damaged { PutMode::Overwrite } else { PutMode::Create }.into();
         match self.objects.put_opts(&path, payload.clone(), create).await {
             Ok(_) => return Ok(()),
@@ -153,10 +168,15 @@ impl Store {
 
     /// Reads bytes of a pack.
     pub(crate) async fn get_range(&self, id: Digest, from: u64, to: u64) -> Result<Bytes> {
-        match &self.cache {
-            Some(cache) if from < to => cache.range(self, id, from, to).await,
-            _ => self.fetch(id, from, to).await,
-        }
+        // What is on the local disk is encrypted too.
+        let bytes = match &self.cache {
+            Some(cache) if from < to => cache.range(self, id, from, to).await?,
+            _ => self.fetch(id, from, to).await?,
+        };
+        Ok(match &self.key {
+            Some(key) => key.decrypt(id, from, bytes),
+            None => bytes,
+        })
     }
 
     /// The bytes of a pack in this range that there are.

@@ -88,6 +88,7 @@ pub fn config(control: &FakeControl, database_url: &str, directory: &std::path::
         home: directory.join("home"),
         control_url: control.url.clone(),
         issuer: ISSUER.to_owned(),
+        data_key: None,
         agent_token: "hwd_agt_test".to_owned(),
         jwks: control.jwks(),
         sandbox_binary: "/nowhere".into(),

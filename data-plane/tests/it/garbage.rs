@@ -20,6 +20,14 @@ async fn collect_twice(plane: &Plane) -> Answer<CollectionReport> {
     collect(plane, Duration::ZERO, false).await
 }
 
+/// A plane beside that of the rig, on what is its.
+async fn plane_of(rig: &Rig) -> Plane {
+    let system = chassis::Environment::system();
+    let key = rig.config.data_key.as_deref();
+    let storage = data_plane::stores::open_encrypted(&rig.config.store, key, &system);
+    Plane::new(rig.config.clone(), storage.await.unwrap(), system).unwrap()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_only_a_deleted_repo_needed_is_freed_and_nothing_else() {
     let app = App::start().await;
@@ -193,8 +201,7 @@ async fn what_datums_gave_is_needed_as_long_as_their_pipeline_is_there() {
     let removed = rig.remove(&ada, "in", "b").await;
     rig.settle(&ada, removed.commit_set).await;
 
-    let storage = data_plane::stores::open(&rig.config.store, &chassis::Environment::system()).unwrap();
-    let plane = Plane::new(rig.config.clone(), storage, chassis::Environment::system()).unwrap();
+    let plane = plane_of(&rig).await;
     let report = collect_twice(&plane).await.unwrap();
     assert_eq!(report.condemned_bytes + report.freed_bytes, 0, "{report:?}");
 
@@ -218,8 +225,7 @@ async fn a_pipeline_that_was_deleted_and_applied_again_goes_on_from_what_it_had(
     let (status, text) = rig.send(&ada, "DELETE", "/v1/pipelines/default/p", None).await;
     assert!(status < 300, "{status} {text}");
 
-    let storage = data_plane::stores::open(&rig.config.store, &chassis::Environment::system()).unwrap();
-    let plane = Plane::new(rig.config.clone(), storage, chassis::Environment::system()).unwrap();
+    let plane = plane_of(&rig).await;
     collect_twice(&plane).await.unwrap();
     rig.apply(&ada, vec![spec]).await;
     rig.put(&ada, "in", &[("a", "changed")]).await;

@@ -73,6 +73,7 @@ impl Rig {
             home: directory.path().join("home"),
             control_url: control.url.clone(),
             issuer: ISSUER.to_owned(),
+            data_key: Some("5a".repeat(32)),
             agent_token: "hwd_agt_test".to_owned(),
             jwks: control.jwks(),
             sandbox_binary: binary("howdah-sandbox"),

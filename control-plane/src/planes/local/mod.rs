@@ -76,6 +76,7 @@ impl LocalCloud {
             home: place.home,
             control_url: self.settings.control_url.clone(),
             issuer: self.settings.issuer.clone(),
+            data_key: secrets.data_key.as_ref().map(|key| key.expose_secret().to_owned()),
             agent_token: secrets.agent_token.expose_secret().to_owned(),
             jwks: self.settings.jwks.clone(),
             sandbox_binary: self.settings.sandbox_binary.clone(),

@@ -6,6 +6,7 @@ mod cached;
 mod conformance;
 mod corruption;
 mod crash;
+mod encrypted;
 mod faulty;
 mod fixture;
 mod hostile;
