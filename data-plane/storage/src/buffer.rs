@@ -178,6 +178,16 @@ impl Buffer {
         std::mem::replace(self, Self::new(&Arc::clone(&self.pool)))
     }
 
+    /// Changes the bytes where they are; `change` learns where in the buffer each part of them lies.
+    pub(crate) fn change(&mut self, mut change: impl FnMut(u64, &mut [u8])) {
+        let mut at = 0;
+        for segment in &mut self.segments {
+            let part = &mut segment.bytes[segment.start..];
+            change(at, part);
+            at += part.len() as u64;
+        }
+    }
+
     /// The bytes as they will be written.
     pub(crate) fn freeze(self) -> Frozen {
         Frozen {

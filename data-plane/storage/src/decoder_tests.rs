@@ -218,7 +218,7 @@ fn a_pack_is_full_by_its_index_too() {
         slot.append(PieceKind::Chunk, Digest::of(&piece), &piece).unwrap();
     }
     let held = slot.len();
-    let (_, pack) = slot.seal().unwrap();
+    let (_, pack) = slot.seal(None).unwrap();
     assert!(held >= pack.len(), "{held} bytes are held for a pack of {}", pack.len());
 }
 

@@ -177,7 +177,9 @@ impl Session {
     /// Closes the open pack, if there is one, and starts writing it.
     fn seal(&self, state: &mut State) {
         let Some(slot) = state.open.take() else { return };
-        let Some((id, bytes)) = slot.seal() else { return };
+        let Some((id, bytes)) = slot.seal(self.shared.store.key()) else {
+            return;
+        };
         self.shared.in_flight().insert(id, Arc::clone(&slot));
         state.report.packs += 1;
         state.packs.push(id);

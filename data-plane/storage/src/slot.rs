@@ -12,6 +12,7 @@ use crate::buffer::{Buffer, Frozen, Pool};
 use crate::digest::Digest;
 use crate::error::{Result, StorageError};
 use crate::pack::{HEADER, Piece, PieceKind, encode_end};
+use crate::store::{DataKey, PackKey};
 
 static SERIAL: AtomicU64 = AtomicU64::new(0);
 
@@ -25,9 +26,19 @@ pub(crate) struct PackSlot {
 }
 
 enum State {
-    Open { bytes: Buffer, pieces: Vec<Piece> },
-    Sealed { id: Digest, bytes: Frozen },
-    Durable { id: Digest },
+    Open {
+        bytes: Buffer,
+        pieces: Vec<Piece>,
+    },
+    /// The bytes are as they will lie in the store: encrypted, if there is a key.
+    Sealed {
+        id: Digest,
+        bytes: Frozen,
+        key: Option<PackKey>,
+    },
+    Durable {
+        id: Digest,
+    },
     Failed(StorageError),
 }
 
@@ -134,18 +145,25 @@ impl PackSlot {
         }
     }
 
-    /// Gives an open pack its end and its name; `None` if it is not open.
-    pub(crate) fn seal(&self) -> Option<(Digest, Frozen)> {
+    /// Gives an open pack its end and its name, and encrypts it where it is, in memory that is used again: at the speed of
+    /// the cipher. `None` if it is not open.
+    pub(crate) fn seal(&self, key: Option<&DataKey>) -> Option<(Digest, Frozen)> {
         let mut state = self.state();
         let State::Open { bytes, pieces } = &mut *state else {
             return None;
         };
         let (end, id) = encode_end(pieces);
         bytes.extend(&end);
-        let bytes = bytes.take().freeze();
+        let mut bytes = bytes.take();
+        let key = key.map(|key| key.of(id));
+        if let Some(key) = &key {
+            bytes.change(|at, part| key.apply(at, part));
+        }
+        let bytes = bytes.freeze();
         *state = State::Sealed {
             id,
             bytes: bytes.clone(),
+            key,
         };
         Some((id, bytes))
     }
@@ -182,7 +200,13 @@ impl PackSlot {
         };
         match &*self.state() {
             State::Open { bytes, .. } => bytes.copy(from, length).map(SlotBytes::Memory).ok_or_else(outside),
-            State::Sealed { bytes, .. } => bytes.copy(from, length).map(SlotBytes::Memory).ok_or_else(outside),
+            State::Sealed { bytes, key, .. } => {
+                let bytes = bytes.copy(from, length).ok_or_else(outside)?;
+                Ok(SlotBytes::Memory(match key {
+                    Some(key) => key.decrypt(u64::from(offset), bytes),
+                    None => bytes,
+                }))
+            }
             State::Durable { id } => Ok(SlotBytes::Stored(*id)),
             State::Failed(error) => Err(error.clone()),
         }

@@ -23,7 +23,7 @@ use crate::digest::Digest;
 use crate::error::{Result, StorageError};
 
 pub use cache::DiskCache;
-pub use cipher::DataKey;
+pub use cipher::{DataKey, PackKey};
 
 const PACKS: &str = "packs";
 /// An object that is written only to see what time the store gives it.
@@ -100,6 +100,11 @@ impl Store {
         &self.objects
     }
 
+    /// What packs are encrypted with, if they are.
+    pub(crate) fn key(&self) -> Option<&DataKey> {
+        self.key.as_deref()
+    }
+
     /// The directory of a local store.
     pub fn directory(&self) -> Option<PathBuf> {
         self.local.as_ref().map(|local| local.root().to_owned())
@@ -113,30 +118,21 @@ impl Store {
             .map_or(Ok(0), |local| local.remove_abandoned(before))
     }
 
-    /// Stores a pack. That it is there already is no error: packs are named by content. One that is `damaged` is replaced.
+    /// Stores a pack, given as it is to lie here. That it is there already is no error: packs are named by content. One that is `damaged` is replaced.
     /// `bulk` says that it is one of so many that they should not push everything else out of this machine's memory.
     pub(crate) async fn put_pack(&self, id: Digest, bytes: Frozen, damaged: bool, bulk: bool) -> Result<()> {
         if damaged {
             self.forget(id);
         }
-        let length = bytes.len() as u64;
-        let (local, key) = (self.local.clone(), self.key.clone());
-        // Encrypted and written to a disk where it may take its time.
-        let parts = tokio::task::spawn_blocking(move || {
-            let parts = match key {
-                Some(key) => key.encrypt(id, bytes.parts()),
-                None => bytes.parts().to_vec(),
-            };
-            match local {
-                Some(local) => local.put(PACKS, id, &parts, bulk).map(|()| None),
-                None => Ok(Some(parts)),
-            }
-        });
-        let Some(parts) = parts.await.unwrap_or(Err(StorageError::Cancelled))? else {
-            return Ok(());
-        };
+        if let Some(local) = &self.local {
+            let local = Arc::clone(local);
+            return tokio::task::spawn_blocking(move || local.put(PACKS, id, bytes.parts(), bulk))
+                .await
+                .unwrap_or(Err(StorageError::Cancelled));
+        }
         let path = object_path(id);
-        let payload: PutPayload = parts.into_iter().collect();
+        let length = bytes.len() as u64;
+        let payload: PutPayload = bytes.parts().iter().cloned().collect();
         let create = if damaged { PutMode::Overwrite } else { PutMode::Create }.into();
         match self.objects.put_opts(&path, payload.clone(), create).await {
             Ok(_) => return Ok(()),
@@ -174,7 +170,7 @@ impl Store {
             _ => self.fetch(id, from, to).await?,
         };
         Ok(match &self.key {
-            Some(key) => key.decrypt(id, from, bytes),
+            Some(key) => key.of(id).decrypt(from, bytes),
             None => bytes,
         })
     }

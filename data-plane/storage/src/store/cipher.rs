@@ -15,7 +15,6 @@ use object_store::path::Path as ObjectPath;
 use object_store::{ObjectStoreExt, PutMode, PutPayload};
 
 use super::{Store, failed};
-use crate::buffer::{ALIGNMENT, align};
 use crate::digest::Digest;
 use crate::error::{Result, StorageError};
 use crate::pack::HEADER;
@@ -48,46 +47,45 @@ impl DataKey {
         Some(Self(bytes))
     }
 
-    /// Encrypts or decrypts bytes of a pack that lie at this place.
-    fn apply(&self, pack: Digest, at: u64, bytes: &mut [u8]) {
+    /// The key of one pack.
+    pub fn of(&self, pack: Digest) -> PackKey {
         let mut derived = blake3::Hasher::new_keyed(&self.0);
         derived.update(b"howdah pack\0").update(pack.as_bytes());
-        let key: [u8; KEY_BYTES] = derived.finalize().into();
-        // Under a key of its own each pack may count from zero.
-        let mut stream = Ctr64BE::<aes::Aes256>::new(&key.into(), &[0; 16].into());
-        stream.seek(at);
-        stream.apply_keystream(bytes);
-    }
-
-    pub(super) fn decrypt(&self, pack: Digest, at: u64, bytes: Bytes) -> Bytes {
-        let mut bytes = bytes
-            .try_into_mut()
-            .unwrap_or_else(|shared| BytesMut::from(&shared[..]));
-        self.apply(pack, at, &mut bytes);
-        bytes.freeze()
-    }
-
-    /// The parts of a pack, encrypted; takes a while.
-    pub(super) fn encrypt(&self, pack: Digest, parts: &[Bytes]) -> Vec<Bytes> {
-        let mut at = 0;
-        parts
-            .iter()
-            .map(|part| {
-                // As the parts themselves are: what goes past the page cache must be aligned.
-                let mut bytes = Vec::with_capacity(part.len() + ALIGNMENT);
-                let start = align(&mut bytes);
-                bytes.extend_from_slice(part);
-                self.apply(pack, at, &mut bytes[start..]);
-                at += part.len() as u64;
-                Bytes::from(bytes).slice(start..)
-            })
-            .collect()
+        PackKey(derived.finalize().into())
     }
 
     /// What stands in a bucket that has this key: enough to know it again, not enough to guess it.
     fn format(&self) -> String {
         let check = blake3::keyed_hash(&self.0, b"howdah key check").to_hex();
         format!("howdah bucket 1\nencryption aes-256-ctr\nkey {}\n", &check[..16])
+    }
+}
+
+/// The key of one pack, of which nothing follows for others. Never printed.
+#[derive(Clone)]
+pub struct PackKey([u8; KEY_BYTES]);
+
+impl fmt::Debug for PackKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PackKey(…)")
+    }
+}
+
+impl PackKey {
+    /// Encrypts or decrypts bytes that lie at this place of the pack.
+    pub fn apply(&self, at: u64, bytes: &mut [u8]) {
+        // Under a key of its own each pack may count from zero.
+        let mut stream = Ctr64BE::<aes::Aes256>::new(&self.0.into(), &[0; 16].into());
+        stream.seek(at);
+        stream.apply_keystream(bytes);
+    }
+
+    pub(crate) fn decrypt(&self, at: u64, bytes: Bytes) -> Bytes {
+        let mut bytes = bytes
+            .try_into_mut()
+            .unwrap_or_else(|shared| BytesMut::from(&shared[..]));
+        self.apply(at, &mut bytes);
+        bytes.freeze()
     }
 }
 
@@ -142,7 +140,7 @@ impl Store {
             // Written by a process that died before it could say so, or somebody has removed what said so.
             (Some(key), Some(pack), false) => {
                 let bytes = self.fetch(pack.id, 0, HEADER.len() as u64).await?;
-                if key.decrypt(pack.id, 0, bytes) != HEADER[..] {
+                if key.of(pack.id).decrypt(0, bytes) != HEADER[..] {
                     return Ok(String::new());
                 }
                 key.format()
