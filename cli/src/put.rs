@@ -4,6 +4,7 @@
 
 mod bases;
 mod delta;
+mod handover;
 mod import;
 mod parts;
 mod resume;
@@ -159,7 +160,7 @@ impl Upload<'_> {
                     return Ok(commit);
                 }
                 // The reader's failure is the cause of the connection's.
-                (Err(sent), Err(read)) if sent.problem.is_none() && !tarball::is_connection(&read) => return Err(read),
+                (_, Err(read)) if !tarball::is_connection(&read) => return Err(read),
                 (Ok(_), Err(read)) => return Err(read),
                 (Err(sent), _) => sent,
             };
@@ -191,6 +192,8 @@ impl Upload<'_> {
             parts: Arc::clone(&self.parts),
             keep: self.session.is_some(),
             bases,
+            // A second try takes the way that always works.
+            handover: self.session.as_mut().and_then(|session| session.handover.take()),
         };
         let (sender, receiver) = mpsc::channel(CHUNKS_AHEAD);
         let counted = bar.clone();

@@ -24,6 +24,7 @@ use crate::failure::{Answer, Failure};
 use crate::files::upload::BATCHES_OF_ALL_MAX;
 use crate::imports::Importer;
 use crate::policy::PolicyHolder;
+use crate::uploads::handover::Handovers;
 
 /// A database transaction. What it did is undone when it is dropped without `commit`.
 pub type Tx = Transaction<'static, Postgres>;
@@ -63,6 +64,8 @@ pub struct Parts {
     pub naming: Mutex<()>,
     /// Who may store a batch of small files now.
     pub upload_batches: Arc<Semaphore>,
+    /// Files that clients on this machine have handed over.
+    pub handovers: Handovers,
     /// What fetches files from elsewhere.
     pub importer: Importer,
     /// Who may wait for the lock of the DAG with a connection in hand.
@@ -151,6 +154,7 @@ impl Plane {
             origin_sets: OriginSets::default(),
             turns: Turns::default(),
             naming: Mutex::default(),
+            handovers: Handovers::default(),
             upload_batches: Arc::new(Semaphore::new(BATCHES_OF_ALL_MAX)),
             changes: Semaphore::new(CONNECTIONS as usize / 3),
             collecting: tokio::sync::Mutex::default(),

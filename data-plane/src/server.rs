@@ -73,6 +73,7 @@ pub fn spawn_background(plane: &Plane, shutdown: &Shutdown) {
     shutdown.spawn("heartbeat", policy::send_heartbeats(plane.clone(), shutdown.clone()));
     shutdown.spawn("scheduler", scheduler::run(plane.clone(), shutdown.clone()));
     shutdown.spawn("garbage", garbage::follow(plane.clone(), shutdown.clone()));
+    shutdown.spawn("handovers", uploads::handover::follow(plane.clone(), shutdown.clone()));
     shutdown.spawn("releases", scheduler::releases::follow(plane.clone(), shutdown.clone()));
 }
 

@@ -8,6 +8,7 @@ use contract::api::{Commit, NewUpload, Upload};
 use contract::ids::UploadId;
 use serde::{Deserialize, Serialize};
 
+use super::handover::Handover;
 use super::parts::{self, Part};
 use crate::client::{Client, Request};
 use crate::failure::Outcome;
@@ -29,6 +30,8 @@ pub(super) struct Wish<'a> {
 /// An upload that can be taken up again.
 pub(super) struct Session {
     pub(super) id: UploadId,
+    /// Who takes large files without their bytes being sent.
+    pub(super) handover: Option<Handover>,
     memory: Option<Memory>,
 }
 
@@ -80,7 +83,11 @@ pub(super) async fn take_up(client: &Client, wish: &Wish<'_>, parts: &mut [Part]
                             "continuing an interrupted upload: {there} of {total} are there already"
                         ));
                     }
-                    return Ok(Taken::Up(Session { id: upload, memory }));
+                    return Ok(Taken::Up(Session {
+                        id: upload,
+                        handover: found.handover.map(Handover::to),
+                        memory,
+                    }));
                 }
                 Some(commit) if before == contents => {
                     if let Some(memory) = memory {
@@ -105,7 +112,11 @@ pub(super) async fn take_up(client: &Client, wish: &Wish<'_>, parts: &mut [Part]
         // Without it the upload goes on all the same.
         let _ = write_json(&memory.path, &remembered);
     }
-    Ok(Taken::Up(Session { id: begun.id, memory }))
+    Ok(Taken::Up(Session {
+        id: begun.id,
+        handover: begun.handover.map(Handover::to),
+        memory,
+    }))
 }
 
 impl Session {

@@ -13,12 +13,15 @@ use tokio::sync::mpsc::Sender;
 
 use super::bases::Bases;
 use super::delta;
+use super::handover::{Handed, Handover};
 use super::parts::{Held, Part};
 use super::sources::{Content, Identity, Source, identity};
 use crate::failure::{Failure, Outcome, io as io_failure};
 
 const CHUNK: usize = 512 << 10;
 const BLOCK: u64 = 512;
+/// Smaller files are sent: it takes no longer.
+const HANDED_BYTES_MIN: u64 = 64 << 20;
 
 type Chunk = Result<Bytes, io::Error>;
 
@@ -29,6 +32,8 @@ pub(super) struct Contents {
     /// The service keeps the parts.
     pub(super) keep: bool,
     pub(super) bases: Bases,
+    /// Who takes large files without their bytes being sent.
+    pub(super) handover: Option<Handover>,
 }
 
 /// Bytes of contents.
@@ -46,6 +51,7 @@ pub(super) fn write(contents: Contents, to: &Sender<Chunk>, bar: &ProgressBar) -
         builder: tar::Builder::new(Chunks::new(to)),
         bar,
         bases: contents.bases,
+        handover: contents.handover,
         count: Count::default(),
     };
     let written = archive.all(&contents.sources, &contents.parts, contents.keep);
@@ -59,6 +65,7 @@ struct Archive<'a> {
     builder: tar::Builder<Chunks<'a>>,
     bar: &'a ProgressBar,
     bases: Bases,
+    handover: Option<Handover>,
     count: Count,
 }
 
@@ -157,6 +164,10 @@ impl Archive<'_> {
                 return reading.unchanged_since(&seen);
             }
         }
+        if let Some(handed) = self.hand_over(&reading, length) {
+            self.handed(handed, &reading, records, length)?;
+            return reading.unchanged_since(&seen);
+        }
         if !records.is_empty() {
             self.extension(EntryType::XHeader, &records)?;
         }
@@ -164,6 +175,41 @@ impl Archive<'_> {
         self.content(&mut reading, length)?;
         reading.unchanged_since(&seen)?;
         self.pad(length)
+    }
+
+    /// Gives a large file to the service as it lies on the disk, where that can be done.
+    fn hand_over(&mut self, reading: &Reading<'_>, length: u64) -> Option<Handed> {
+        if length < HANDED_BYTES_MIN || !reading.source.is_on_disk() {
+            return None;
+        }
+        let handed = self.handover.as_ref()?.give(&reading.file).ok();
+        if handed.is_none() {
+            self.handover = None;
+        }
+        handed
+    }
+
+    /// Says that a file was handed over, and waits until the service has read it.
+    fn handed(&mut self, mut handed: Handed, reading: &Reading<'_>, mut records: String, length: u64) -> Outcome {
+        let ticket = hex::encode(handed.ticket.as_bytes());
+        records += &upload::record(upload::HANDED, format!("{ticket} {length}"));
+        self.extension(EntryType::XHeader, &records)?;
+        self.header(reading, 0)?;
+        self.builder.get_mut().flush().map_err(stopped)?;
+        let mut left = length;
+        while left > 0 {
+            let to = self.builder.get_ref().to;
+            let read = handed.progress(|| to.is_closed());
+            if read.is_err() {
+                // A file that became shorter cannot be read to its end.
+                reading.unchanged_since(&reading.source.identity)?;
+            }
+            let read = read.map_err(stopped)?;
+            self.bar.inc(read);
+            self.count.sent += read;
+            left = left.saturating_sub(read);
+        }
+        Ok(())
     }
 
     /// The header, with a long name where needed: the content follows by a shorter way.
@@ -370,6 +416,7 @@ mod tests {
             sources: Arc::new(sources),
             keep: false,
             bases: Bases::none(),
+            handover: None,
         };
         let (count, written) = write(contents, &to, &ProgressBar::hidden());
         written.unwrap_or_else(|e| panic!("{e:?}"));
@@ -415,6 +462,7 @@ mod tests {
                 sources: Arc::clone(&sources),
                 keep: true,
                 bases: Bases::none(),
+                handover: None,
             };
             let (_, written) = write(contents, &to, &ProgressBar::hidden());
             drop(to);

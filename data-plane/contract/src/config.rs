@@ -78,6 +78,9 @@ pub struct DataPlaneConfig {
     /// All new reads are denied when nothing was heard from the control plane for that long.
     #[serde(default = "default_fail_closed_seconds")]
     pub fail_closed_seconds: u64,
+    /// Clients may be on this machine and hand files over instead of sending them.
+    #[serde(default)]
+    pub handover: bool,
     /// What is fetched, and from where.
     #[serde(default)]
     pub imports: ImportConfig,

@@ -18,6 +18,29 @@ pub const END: &str = "HOWDAH.end";
 /// Record of a global header: here belongs the part that is kept under this key.
 pub const HELD: &str = "HOWDAH.held";
 
+/// Record of a file that is handed over on this machine: a [`Ticket`] in hex, a space, and how many bytes of the file belong
+/// here, from [`OFFSET`] on. They do not follow in the archive.
+pub const HANDED: &str = "HOWDAH.handed";
+
+/// By what a file that is handed over and its place in an archive find each other: random, made by the client for one file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Ticket([u8; Self::BYTES]);
+
+impl Ticket {
+    /// How many bytes it has.
+    pub const BYTES: usize = 32;
+
+    /// A ticket of these bytes.
+    pub const fn from_bytes(bytes: [u8; Self::BYTES]) -> Self {
+        Self(bytes)
+    }
+
+    /// Its bytes.
+    pub const fn as_bytes(&self) -> &[u8; Self::BYTES] {
+        &self.0
+    }
+}
+
 /// A delta may copy so many times the size of its base at most: whoever has little to send cannot make much to be read.
 pub const DELTA_COPIES_MAX: u64 = 2;
 

@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use contract::problem::ProblemKind;
-use contract::upload;
+use contract::upload::{self, Ticket};
 use storage::{Digest, FilePath};
 use tar::{EntryType, Header, PaxExtension, PaxExtensions};
 use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
@@ -37,6 +37,8 @@ pub struct Member {
     pub key: Option<Digest>,
     /// So many bytes of the file have arrived before.
     pub offset: u64,
+    /// The file was handed over under this ticket, and so many bytes of it belong here.
+    pub handed: Option<(Ticket, u64)>,
 }
 
 /// What stands between files in an upload that can be taken up again.
@@ -67,6 +69,7 @@ struct Extensions {
     delta: Option<u64>,
     key: Option<Digest>,
     offset: u64,
+    handed: Option<(Ticket, u64)>,
 }
 
 fn malformed(detail: impl Into<String>) -> Failure {
@@ -133,6 +136,7 @@ impl<R: AsyncRead + Unpin> ArchiveReader<R> {
                     delta: extensions.delta,
                     key: extensions.key,
                     offset: extensions.offset,
+                    handed: extensions.handed,
                 }));
             }
             extensions = Extensions::default();
@@ -266,6 +270,7 @@ async fn extend<R: AsyncRead + Unpin>(
                 b"size" => extensions.size = Some(number(&extension)?),
                 key if key == upload::DELTA.as_bytes() => extensions.delta = Some(number(&extension)?),
                 key if key == upload::OFFSET.as_bytes() => extensions.offset = number(&extension)?,
+                key if key == upload::HANDED.as_bytes() => extensions.handed = Some(handed(&extension)?),
                 key if key == upload::KEY.as_bytes() => extensions.key = Some(digest(&extension)?),
                 key if key.starts_with(b"GNU.sparse.") => {
                     return Err(Failure::invalid("sparse members of an archive can't be stored")
@@ -301,6 +306,18 @@ fn mark<R>(bytes: &[u8], archive: &mut ArchiveReader<R>) -> Answer<()> {
 fn digest(extension: &PaxExtension<'_>) -> Answer<Digest> {
     let digest = extension.value().ok().and_then(|v| v.parse().ok());
     digest.ok_or_else(|| malformed("a key in the archive is not 64 hexadecimal digits"))
+}
+
+fn handed(extension: &PaxExtension<'_>) -> Answer<(Ticket, u64)> {
+    let parse = |text: &str| {
+        let (ticket, length) = text.split_once(' ')?;
+        let mut bytes = [0; Ticket::BYTES];
+        hex::decode_to_slice(ticket, &mut bytes).ok()?;
+        let length = length.parse().ok().filter(|length| *length <= MEMBER_BYTES_MAX)?;
+        Some((Ticket::from_bytes(bytes), length))
+    };
+    let handed = extension.value().ok().and_then(parse);
+    handed.ok_or_else(|| malformed("a ticket in the archive is none"))
 }
 
 fn number(extension: &PaxExtension<'_>) -> Answer<u64> {

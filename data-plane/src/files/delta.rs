@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 use contract::upload::{DELTA_COPIES_MAX, Step};
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
-use storage::{FileEntry, Pieces, Storage, Writer};
+use storage::{FileEntry, Input, Pieces, Storage, Writer};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio_util::io::StreamReader;
 
@@ -149,7 +149,7 @@ pub async fn receive(
 pub async fn store(
     writer: &Writer,
     base: Option<&FileEntry>,
-    bytes: impl AsyncRead + Send + Unpin,
+    bytes: impl Input,
     executable: bool,
     pieces: Option<Pieces>,
 ) -> Answer<FileEntry> {

@@ -14,6 +14,7 @@ use super::archive_reader::{ArchiveReader, Mark, Member};
 use super::change::{self, FileChange, Puts};
 use super::delta::{self, Delta};
 use crate::failure::{Answer, Failure};
+use crate::uploads::handover::Handovers;
 use crate::uploads::keeper::Keeper;
 
 /// Files up to this size are stored in batches.
@@ -48,6 +49,8 @@ pub struct Destination<'a> {
     pub open: bool,
     /// Who may store a batch now, among all uploads: [`BATCHES_OF_ALL_MAX`].
     pub batches: &'a Arc<Semaphore>,
+    /// Where files come from that are not in the archive.
+    pub handovers: &'a Handovers,
 }
 
 /// Files with their places in the archive.
@@ -200,7 +203,7 @@ impl Receiving<'_> {
         archive: &mut ArchiveReader<R>,
     ) -> Answer<()> {
         let keep = member.key.filter(|_| self.keeper.is_some());
-        let whole = member.delta.is_none() && member.offset == 0;
+        let whole = member.delta.is_none() && member.handed.is_none() && member.offset == 0;
         if keep.is_none() && whole && member.size <= SMALL_BYTES_MAX {
             let content = archive.read_all().await?;
             return self.small.add(place, path, content, member.executable).await;
@@ -251,7 +254,12 @@ impl Receiving<'_> {
             true => None,
             false => storage.get(self.destination.base, path).await?,
         };
-        delta::store(writer, before.as_ref(), archive.body(), executable, pieces).await
+        let Some((ticket, length)) = &member.handed else {
+            return delta::store(writer, before.as_ref(), archive.body(), executable, pieces).await;
+        };
+        let bytes = member.offset..member.offset.saturating_add(*length);
+        let file = self.destination.handovers.take(ticket, bytes).await?;
+        delta::store(writer, before.as_ref(), file, executable, pieces).await
     }
 
     /// How the file is kept in pieces, if it is to be.

@@ -179,6 +179,7 @@ async fn put_files(plane: &Plane, call: &Call, place: Place, query: PutQuery, bo
         append: query.append,
         open: place.head.is_open(),
         batches: &plane.upload_batches,
+        handovers: &plane.handovers,
     };
     let source = StreamReader::new(body.into_data_stream().map_err(std::io::Error::other));
     let mut keeper = query.upload.map(|upload| Keeper::begin(plane, upload, &writer));

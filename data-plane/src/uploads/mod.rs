@@ -2,6 +2,7 @@
 //! up, or nothing more arrived for [`KEPT_FOR`]. An upload belongs to whom began it; nobody else learns that it is there.
 //! Its parts are what one client sent: bytes that are there from elsewhere are never looked for.
 
+pub mod handover;
 pub mod keeper;
 pub mod queries;
 pub mod routes;

@@ -47,6 +47,7 @@ async fn begin(
         expires_at: row.touched_at + KEPT_FOR,
         commit: None,
         parts: Vec::new(),
+        handover: plane.handovers.name(),
     };
     Ok((StatusCode::CREATED, Json(begun)))
 }
@@ -64,6 +65,7 @@ async fn show(State(plane): State<Plane>, call: Call, Path(id): Path<UploadId>) 
         expires_at: row.touched_at + KEPT_FOR,
         commit,
         parts: queries::list_parts(&mut conn, &KEEP, id).await?,
+        handover: plane.handovers.name(),
     }))
 }
 

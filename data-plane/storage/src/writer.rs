@@ -13,6 +13,7 @@ use crate::entry::{Content, FileEntry};
 use crate::error::{Result, StorageError};
 use crate::extents::{self, Block};
 use crate::ingest::{FileBuilder, whole_file};
+use crate::input::Input;
 use crate::reader::ExtentWalk;
 use crate::session::Session;
 use crate::storage::{Shared, Storage};
@@ -72,10 +73,9 @@ impl Writer {
         }
     }
 
-    /// Stores what the reader yields, in bounded memory, until its end.
-    pub async fn write_file(&self, mut reader: impl AsyncRead + Send + Unpin, executable: bool) -> Result<FileEntry> {
-        let mut buffer = Vec::new();
-        let ended = fill(&mut reader, &mut buffer, BUFFER_BYTES_FIRST).await?;
+    /// Stores the bytes that come in, in bounded memory, until its end.
+    pub async fn write_file(&self, mut input: impl Input, executable: bool) -> Result<FileEntry> {
+        let (buffer, ended) = input.fill(Vec::new(), BUFFER_BYTES_FIRST).await?;
         if ended && buffer.len() <= INLINE_BYTES_MAX {
             self.session.room().await;
             return whole_file(&self.session, &buffer, executable);
@@ -86,15 +86,15 @@ impl Writer {
             buffer,
             ended,
         };
-        self.write_on(begun, reader, executable, |_| Ok(())).await
+        self.write_on(begun, input, executable, |_| Ok(())).await
     }
 
     /// Stores a large file and gives out pieces of it while it is on its way, and goes on behind pieces that were given
-    /// out before: the reader then yields what is missing. The file is cut as if it had been stored at once. Pieces that
+    /// out before: then what is missing comes in. The file is cut as if it had been stored at once. Pieces that
     /// are there already are read again, for the digest of the whole.
     pub async fn write_file_in_pieces(
         &self,
-        mut reader: impl AsyncRead + Send + Unpin,
+        mut input: impl Input,
         executable: bool,
         mut pieces: Pieces,
     ) -> Result<FileEntry> {
@@ -110,8 +110,7 @@ impl Writer {
                 whole.update(&bytes);
             }
         }
-        let mut buffer = Vec::new();
-        let ended = fill(&mut reader, &mut buffer, BUFFER_BYTES_FIRST).await?;
+        let (buffer, ended) = input.fill(Vec::new(), BUFFER_BYTES_FIRST).await?;
         let begun = Begun {
             builder: FileBuilder::behind(Arc::clone(&self.session), extents)?,
             whole,
@@ -124,16 +123,10 @@ impl Writer {
             }
             Ok(())
         };
-        self.write_on(begun, reader, executable, give).await
+        self.write_on(begun, input, executable, give).await
     }
 
-    async fn write_on<G>(
-        &self,
-        begun: Begun,
-        mut reader: impl AsyncRead + Send + Unpin,
-        executable: bool,
-        mut give: G,
-    ) -> Result<FileEntry>
+    async fn write_on<G>(&self, begun: Begun, mut input: impl Input, executable: bool, mut give: G) -> Result<FileEntry>
     where
         G: FnMut(&mut FileBuilder) -> Result<()> + Send + 'static,
     {
@@ -145,7 +138,7 @@ impl Writer {
         } = begun;
         let mut spare = Vec::new();
         let mut target = BUFFER_BYTES_FIRST;
-        // The next buffer is read while the last one is cut and packed on one thread and digested on another.
+        // The next buffer is filled while the last one is cut and packed on one thread and digested on another.
         while !buffer.is_empty() {
             self.session.room().await;
             let full = Arc::new(buffer);
@@ -160,18 +153,15 @@ impl Writer {
                 Ok((builder, give))
             });
             target = (target * 4).min(self.session.shared.pool.part(BUFFER_BYTES_FIRST, BUFFER_BYTES_MAX));
-            spare.clear();
-            let filled = if ended {
-                Ok(true)
-            } else {
-                fill(&mut reader, &mut spare, target).await
+            let filled = match ended {
+                true => Ok((Vec::new(), true)),
+                false => input.fill(std::mem::take(&mut spare), target).await,
             };
             whole = digesting.await.map_err(|_| StorageError::Cancelled)?;
             (builder, give) = cutting.await.unwrap_or(Err(StorageError::Cancelled))?;
-            ended = filled?;
+            (buffer, ended) = filled?;
             // Both threads have let go of it, so the memory comes back.
-            buffer = Arc::try_unwrap(full).unwrap_or_default();
-            std::mem::swap(&mut buffer, &mut spare);
+            spare = Arc::try_unwrap(full).unwrap_or_default();
         }
         let digest = whole.finalize().into();
         spawn_blocking(move || builder.finish(digest, executable))
@@ -180,14 +170,9 @@ impl Writer {
     }
 
     /// As [`Writer::write_file`]; `base` is the file that is being replaced: what it has in common is not stored again.
-    pub async fn write_file_over(
-        &self,
-        base: &FileEntry,
-        reader: impl AsyncRead + Send + Unpin,
-        executable: bool,
-    ) -> Result<FileEntry> {
+    pub async fn write_file_over(&self, base: &FileEntry, input: impl Input, executable: bool) -> Result<FileEntry> {
         self.learn(base).await?;
-        self.write_file(reader, executable).await
+        self.write_file(input, executable).await
     }
 
     /// Notes the chunks of a file that is being replaced: what its successor has in common with it is not stored again.
@@ -296,21 +281,6 @@ impl Writer {
     pub async fn flush(&self) -> Result<WriteReport> {
         self.session.flush().await
     }
-}
-
-/// Reads until `target` bytes are there (false) or the reader ends (true).
-async fn fill(reader: &mut (impl AsyncRead + Unpin), buffer: &mut Vec<u8>, target: usize) -> Result<bool> {
-    buffer.reserve(target);
-    while buffer.len() < target {
-        let room = (target - buffer.len()) as u64;
-        let read = (&mut *reader).take(room).read_buf(buffer).await;
-        match read {
-            Ok(0) => return Ok(true),
-            Ok(_) => {}
-            Err(error) => return Err(StorageError::Source(Arc::new(error))),
-        }
-    }
-    Ok(false)
 }
 
 fn write_batch(session: &Arc<Session>, files: &[(Bytes, bool)]) -> Result<Vec<FileEntry>> {

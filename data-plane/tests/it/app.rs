@@ -96,6 +96,7 @@ pub fn config(control: &FakeControl, database_url: &str, directory: &std::path::
         slots: 1,
         sandbox_uid: 65_534,
         fail_closed_seconds: 60,
+        handover: true,
         imports: ImportConfig::default(),
     }
 }

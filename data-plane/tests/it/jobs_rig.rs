@@ -81,6 +81,7 @@ impl Rig {
             slots: 2,
             sandbox_uid: 61_234,
             fail_closed_seconds: 60,
+            handover: false,
             imports: contract::config::ImportConfig::default(),
         };
         let mut rig = Self {

@@ -12,6 +12,7 @@ mod deltas;
 mod files;
 mod garbage;
 mod guards;
+mod handovers;
 mod history;
 mod imports;
 mod jobs_branches;

@@ -15,14 +15,14 @@ use crate::room::{LIMIT, SmallDisk, bucket, noise, packs};
 const MIB: usize = 1 << 20;
 
 /// An archive under construction.
-struct Archive(tar::Builder<Vec<u8>>);
+pub struct Archive(tar::Builder<Vec<u8>>);
 
 impl Archive {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self(tar::Builder::new(Vec::new()))
     }
 
-    fn extension(mut self, kind: tar::EntryType, records: &str) -> Self {
+    pub fn extension(mut self, kind: tar::EntryType, records: &str) -> Self {
         let mut header = tar::Header::new_ustar();
         header.set_entry_type(kind);
         header.set_size(records.len() as u64);
@@ -31,7 +31,7 @@ impl Archive {
         self
     }
 
-    fn file(mut self, path: &str, bytes: &[u8]) -> Self {
+    pub fn file(mut self, path: &str, bytes: &[u8]) -> Self {
         let mut header = tar::Header::new_gnu();
         header.set_size(bytes.len() as u64);
         header.set_mode(0o644);
@@ -39,7 +39,7 @@ impl Archive {
         self
     }
 
-    fn large(self, path: &str, key: &str, offset: usize, bytes: &[u8]) -> Self {
+    pub fn large(self, path: &str, key: &str, offset: usize, bytes: &[u8]) -> Self {
         let records = record(KEY, key) + &record(OFFSET, offset);
         self.extension(tar::EntryType::XHeader, &records).file(path, bytes)
     }
@@ -52,7 +52,7 @@ impl Archive {
         self.extension(tar::EntryType::XGlobalHeader, &record(HELD, key))
     }
 
-    fn bytes(self) -> Vec<u8> {
+    pub fn bytes(self) -> Vec<u8> {
         self.0.into_inner().unwrap()
     }
 }

@@ -84,6 +84,7 @@ impl LocalCloud {
             slots: std::thread::available_parallelism().map_or(2, usize::from),
             sandbox_uid: SANDBOX_UID_BASE + plane.number,
             fail_closed_seconds: 60,
+            handover: true,
             imports: self.settings.imports.clone(),
         }
     }

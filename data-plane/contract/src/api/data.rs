@@ -266,6 +266,9 @@ pub struct Upload {
     pub commit: Option<Commit>,
     /// What has arrived.
     pub parts: Vec<UploadPart>,
+    /// The name of the socket that takes open files from clients on the service's own machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub handover: Option<String>,
 }
 
 /// What is kept of an upload.
