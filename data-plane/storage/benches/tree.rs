@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::TryStreamExt;
-use storage::{FilePath, Options, Storage, Store, TreeChange, TreeRef, Writer};
+use storage::{DataKey, FilePath, LocalFile, Options, Storage, Store, TreeChange, TreeRef, Writer};
 
 /// Says which part of the bench a child process runs.
 const PART: &str = "HOWDAH_BENCH_PART";
@@ -226,8 +226,7 @@ async fn big_file(directory: &Path) {
     }
     file.sync_all().unwrap();
 
-    let mut copies = Vec::new();
-    let mut puts = Vec::new();
+    let (mut copies, mut plain, mut encrypted) = (Vec::new(), Bulk::default(), Bulk::default());
     for round in 0..3 {
         let start = Instant::now();
         let copy = directory.join("copy");
@@ -235,33 +234,70 @@ async fn big_file(directory: &Path) {
         File::open(&copy).unwrap().sync_all().unwrap();
         copies.push(start.elapsed());
         fs::remove_file(copy).unwrap();
-
         let place = directory.join(format!("big-{round}"));
-        let storage = Storage::new(Store::local(&place).unwrap(), Options::default());
-        let (start, processor) = (Instant::now(), cpu());
+        plain.measure(&source, &place, None).await;
+        encrypted.measure(&source, &place, Some(DataKey::new([7; 32]))).await;
+    }
+    fs::remove_file(source).unwrap();
+    println!("Bulk puts compared with the file system, and what encryption costs:");
+    line(
+        "  one file of 2 GiB, against cp + fsync",
+        median(encrypted.puts.clone()),
+        median(copies),
+        1.25,
+    );
+    for (what, with, without) in [
+        ("  put encrypted, against put plain", encrypted.puts, plain.puts),
+        ("  processor time of that", encrypted.put_cpu, plain.put_cpu),
+        ("  read encrypted, against read plain", encrypted.gets, plain.gets),
+        ("  processor time of that", encrypted.get_cpu, plain.get_cpu),
+    ] {
+        line(what, median(with), median(without), 1.15);
+    }
+}
+
+/// Times of puts and reads of one large file.
+#[derive(Default)]
+struct Bulk {
+    puts: Vec<Duration>,
+    put_cpu: Vec<Duration>,
+    gets: Vec<Duration>,
+    get_cpu: Vec<Duration>,
+}
+
+impl Bulk {
+    async fn measure(&mut self, source: &Path, place: &Path, key: Option<DataKey>) {
+        let store = Store::local(place).unwrap().unlocked(key).await.unwrap();
+        let storage = Storage::new(store, Options::default());
         peak_memory();
+        let (start, processor) = (Instant::now(), cpu());
         let writer = storage.writer();
-        let reader = tokio::fs::File::open(&source).await.unwrap();
-        let entry = writer.write_file(reader, false).await.unwrap();
+        let (read, _listening) = tokio::sync::watch::channel(0);
+        let file = LocalFile::new(File::open(source).unwrap(), 0..BIG_FILE_BYTES as u64, read);
+        let entry = writer.write_file(file, false).await.unwrap();
         let changes = vec![TreeChange::Put(name(0), entry)];
-        storage.apply(&writer, &TreeRef::empty(), changes).await.unwrap();
+        let tree = storage.apply(&writer, &TreeRef::empty(), changes).await.unwrap();
         writer.flush().await.unwrap();
-        puts.push(start.elapsed());
+        self.puts.push(start.elapsed());
+        self.put_cpu.push(cpu() - processor);
+        let (start, processor) = (Instant::now(), cpu());
+        let entry = storage.get(&tree, &name(0)).await.unwrap().unwrap();
+        let mut reading = storage.read(&entry, 0..entry.size);
+        let mut bytes = 0;
+        while let Some(part) = reading.try_next().await.unwrap() {
+            bytes += part.len();
+        }
+        assert_eq!(bytes, BIG_FILE_BYTES);
+        self.gets.push(start.elapsed());
+        self.get_cpu.push(cpu() - processor);
         println!(
-            "  (2 GiB: processor {:.2?}, memory at most {} MiB)",
-            cpu() - processor,
+            "  (2 GiB: processor {:.2?} and {:.2?}, memory at most {} MiB)",
+            self.put_cpu.last().unwrap(),
+            self.get_cpu.last().unwrap(),
             peak_memory()
         );
         fs::remove_dir_all(place).unwrap();
     }
-    fs::remove_file(source).unwrap();
-    println!("Bulk puts compared with the file system:");
-    line(
-        "  one file of 2 GiB, against cp + fsync",
-        median(puts),
-        median(copies),
-        1.5,
-    );
 }
 
 async fn many_files(directory: &Path) {

@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use chunks::Cutter;
 
 use crate::digest::Digest;
@@ -117,29 +118,90 @@ impl Stored {
     }
 }
 
-/// Stores a file that is in memory. Of a file of one chunk the digest is computed once.
-pub(crate) fn whole_file(session: &Arc<Session>, bytes: &[u8], executable: bool) -> Result<FileEntry> {
-    if chunks::cut(bytes) < bytes.len() {
-        let mut stored = FileBuilder::new(Arc::clone(session)).stored;
-        chunks::cut_all(bytes, |chunk| stored.chunk(chunk))?;
+/// The digests of a file that is in memory.
+pub(crate) struct Digests {
+    whole: Digest,
+    /// Of each chunk, with its length. None: the file is one chunk, or nothing.
+    chunks: Vec<(usize, Digest)>,
+}
+
+impl Digests {
+    /// Cuts and digests a file. Of a file of one chunk the digest is computed once.
+    pub(crate) fn of(bytes: &[u8]) -> Self {
+        let mut chunks = Vec::new();
+        if chunks::cut(bytes) == bytes.len() {
+            let whole = Digest::of(bytes);
+            return Self { whole, chunks };
+        }
+        let Ok(()) = chunks::cut_all(bytes, |chunk| {
+            chunks.push((chunk.len(), Digest::of(chunk)));
+            Ok::<(), std::convert::Infallible>(())
+        });
         let mut whole = blake3::Hasher::new();
         if bytes.len() < PARALLEL_BYTES_MIN {
             whole.update(bytes);
         } else {
             whole.update_rayon(bytes);
         }
-        return stored.finish(whole.finalize().into(), executable);
+        let whole = whole.finalize().into();
+        Self { whole, chunks }
     }
-    let digest = Digest::of(bytes);
-    let extents = if bytes.is_empty() {
-        Vec::new()
+
+    fn each<'b>(&self, mut bytes: &'b [u8]) -> impl Iterator<Item = (Digest, &'b [u8])> {
+        let one = (self.chunks.is_empty() && !bytes.is_empty()).then_some((bytes.len(), self.whole));
+        self.chunks.iter().copied().chain(one).map(move |(length, digest)| {
+            let (chunk, rest) = bytes.split_at(length);
+            bytes = rest;
+            (digest, chunk)
+        })
+    }
+}
+
+/// Stores a file that is in memory.
+pub(crate) fn whole_file(session: &Arc<Session>, bytes: &[u8], executable: bool) -> Result<FileEntry> {
+    let digests = Digests::of(bytes);
+    let extents = session.chunks(digests.each(bytes))?;
+    entry(session, bytes, executable, &digests, extents)
+}
+
+/// Stores files that are in memory and have been digested, one behind the other: they are likely to be read together.
+pub(crate) fn whole_files(
+    session: &Arc<Session>,
+    files: &[(Bytes, bool)],
+    digests: &[Digests],
+) -> Result<Vec<FileEntry>> {
+    let together = || files.iter().zip(digests);
+    let chunks = together().flat_map(|((bytes, _), digests)| digests.each(bytes));
+    let mut extents = session.chunks(chunks)?.into_iter();
+    together()
+        .map(|((bytes, executable), digests)| {
+            let of_file = digests.each(bytes).count();
+            let of_file = extents.by_ref().take(of_file).collect();
+            entry(session, bytes, *executable, digests, of_file)
+        })
+        .collect()
+}
+
+fn entry(
+    session: &Arc<Session>,
+    bytes: &[u8],
+    executable: bool,
+    digests: &Digests,
+    extents: Vec<Extent>,
+) -> Result<FileEntry> {
+    let content = if digests.chunks.is_empty() {
+        Content::Extents(extents)
     } else {
-        vec![session.chunk(digest, bytes)?]
+        let mut tree = ExtentTree::default();
+        for extent in extents {
+            tree.push(session, extent)?;
+        }
+        tree.finish(session)?
     };
     Ok(FileEntry {
         size: bytes.len() as u64,
-        digest,
+        digest: digests.whole,
         executable,
-        content: Content::Extents(extents),
+        content,
     })
 }

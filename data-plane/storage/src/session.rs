@@ -94,7 +94,18 @@ impl Session {
 
     /// Stores a chunk of a file, or finds that it is stored already.
     pub(crate) fn chunk(&self, digest: Digest, bytes: &[u8]) -> Result<Extent> {
+        self.chunk_into(&mut self.state(), digest, bytes)
+    }
+
+    /// Stores chunks one behind the other, with nothing of others between them: what belongs together is read together.
+    pub(crate) fn chunks<'b>(&self, chunks: impl Iterator<Item = (Digest, &'b [u8])>) -> Result<Vec<Extent>> {
         let mut state = self.state();
+        chunks
+            .map(|(digest, bytes)| self.chunk_into(&mut state, digest, bytes))
+            .collect()
+    }
+
+    fn chunk_into(&self, state: &mut State, digest: Digest, bytes: &[u8]) -> Result<Extent> {
         if let Some(location) = state.known.get(&digest)
             && location.length as usize == bytes.len()
         {
@@ -103,7 +114,7 @@ impl Session {
             return Ok(Extent { location, digest });
         }
         let location = self
-            .append(&mut state, PieceKind::Chunk, bytes.len(), |_| Ok((bytes, digest)))?
+            .append(state, PieceKind::Chunk, bytes.len(), |_| Ok((bytes, digest)))?
             .0;
         state.report.bytes_new += bytes.len() as u64;
         state.known.insert(digest, location.clone(), self.window_chunks());

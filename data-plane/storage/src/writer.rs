@@ -12,7 +12,7 @@ use crate::digest::Digest;
 use crate::entry::{Content, FileEntry};
 use crate::error::{Result, StorageError};
 use crate::extents::{self, Block};
-use crate::ingest::{FileBuilder, whole_file};
+use crate::ingest::{Digests, FileBuilder, whole_file, whole_files};
 use crate::input::Input;
 use crate::reader::ExtentWalk;
 use crate::session::Session;
@@ -284,25 +284,23 @@ impl Writer {
 }
 
 fn write_batch(session: &Arc<Session>, files: &[(Bytes, bool)]) -> Result<Vec<FileEntry>> {
-    let write = |part: &[(Bytes, bool)]| {
-        part.iter()
-            .map(|(bytes, executable)| whole_file(session, bytes, *executable))
-            .collect::<Result<Vec<_>>>()
-    };
+    let digest = |part: &[(Bytes, bool)]| part.iter().map(|(bytes, _)| Digests::of(bytes)).collect::<Vec<_>>();
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(8);
     let part = files.len().div_ceil(threads).max(BATCH_FILES_MIN);
-    if files.len() <= part {
-        return write(files);
-    }
-    std::thread::scope(|scope| {
-        let parts: Vec<_> = files
-            .chunks(part)
-            .map(|part| scope.spawn(move || write(part)))
-            .collect();
-        let mut entries = Vec::with_capacity(files.len());
-        for part in parts {
-            entries.extend(part.join().unwrap_or(Err(StorageError::Cancelled))?);
-        }
-        Ok(entries)
-    })
+    let digests = if files.len() <= part {
+        digest(files)
+    } else {
+        std::thread::scope(|scope| {
+            let parts: Vec<_> = files
+                .chunks(part)
+                .map(|part| scope.spawn(move || digest(part)))
+                .collect();
+            let mut digests = Vec::with_capacity(files.len());
+            for part in parts {
+                digests.extend(part.join().map_err(|_| StorageError::Cancelled)?);
+            }
+            Ok(digests)
+        })?
+    };
+    whole_files(session, files, &digests)
 }

@@ -16,6 +16,8 @@ use tokio::sync::{Notify, watch};
 
 use super::super::plan::Process;
 
+/// Heaps that the threads of a plane share.
+const HEAPS: &str = "2";
 /// A process must serve within that time.
 const READY_WAIT: Duration = Duration::from_secs(30);
 /// A process that was asked to stop is killed after that time.
@@ -56,6 +58,8 @@ fn spawn(binary: &Path, verb: &str, log: &Path, stdout: Stdio) -> anyhow::Result
                 .iter()
                 .filter_map(|name| Some((name, std::env::var_os(name)?))),
         )
+        // glibc keeps a heap for each thread otherwise, and what a large request has left in one is of no use to the others.
+        .env("MALLOC_ARENA_MAX", HEAPS)
         .stdin(Stdio::piped())
         .stdout(stdout)
         .stderr(log_file)
