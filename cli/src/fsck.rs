@@ -16,7 +16,7 @@ pub struct Fsck {
     /// Read all content, too, which takes as long as reading everything does
     #[arg(long)]
     deep: bool,
-    /// First repair what can be from copies that other packs hold, which reads everything that is stored
+    /// First repair what can be from copies that other packs and the disk cache hold, which reads everything that is stored
     #[arg(long)]
     repair: bool,
 }

@@ -13,7 +13,7 @@ use contract::api::CommitState;
 use contract::ids::CommitId;
 use provenance::origins::OriginSet;
 use serde::Serialize;
-use storage::Storage;
+use storage::{Digest, FileEntry, FilePath, Finding, Storage, TreeRef};
 
 use crate::call::Call;
 use crate::commits::finish::ancestry;
@@ -50,6 +50,15 @@ pub struct Checked {
     roots: HashSet<Vec<u8>>,
     /// Record digests by commit.
     pub commits: usize,
+    mending: Option<Mending>,
+}
+
+/// What a check that repairs does about packs that are found to be gone.
+struct Mending {
+    plane: Plane,
+    tried: HashSet<Digest>,
+    /// What came of it, to be told before what is still wrong.
+    lines: Vec<Line>,
 }
 
 impl Checked {
@@ -59,7 +68,71 @@ impl Checked {
             storage: plane.storage.without_memory(),
             roots: HashSet::new(),
             commits: 0,
+            mending: None,
         }
+    }
+
+    /// The same, and what is found to be gone is made anew if it can be.
+    #[must_use]
+    pub fn repairing(self, plane: &Plane) -> Self {
+        let mending = Mending {
+            plane: plane.clone(),
+            tried: HashSet::new(),
+            lines: Vec::new(),
+        };
+        Self {
+            mending: Some(mending),
+            ..self
+        }
+    }
+
+    /// What was repaired, or could not be, since this was asked last.
+    pub fn take_repairs(&mut self) -> Vec<Line> {
+        let lines = self.mending.as_mut().map(|mending| &mut mending.lines);
+        lines.map(std::mem::take).unwrap_or_default()
+    }
+
+    /// A pack was looked after already.
+    pub fn was_tried(&mut self, pack: Digest) {
+        if let Some(mending) = &mut self.mending {
+            mending.tried.insert(pack);
+        }
+    }
+
+    async fn verify(&mut self, tree: &TreeRef, deep: bool) -> Answer<Vec<Finding>> {
+        loop {
+            let found = self.storage.verify(tree, deep).await?;
+            if !self.mend(&found).await? {
+                return Ok(found);
+            }
+        }
+    }
+
+    async fn verify_files(&mut self, files: &[(FilePath, FileEntry)], deep: bool) -> Answer<Vec<Finding>> {
+        loop {
+            let found = self.storage.verify_files(files, deep).await?;
+            if !self.mend(&found).await? {
+                return Ok(found);
+            }
+        }
+    }
+
+    /// Looks after the packs that these are about, each once; whether something was repaired, below which there may be more.
+    async fn mend(&mut self, found: &[Finding]) -> Answer<bool> {
+        let Some(mending) = &mut self.mending else {
+            return Ok(false);
+        };
+        let mut repaired = false;
+        for pack in found.iter().filter_map(|finding| finding.pack) {
+            if !mending.tried.insert(pack) {
+                continue;
+            }
+            if let Some(line) = repair::repair_needed_pack(&mending.plane, pack).await? {
+                repaired |= line.severity == "repaired";
+                mending.lines.push(line);
+            }
+        }
+        Ok(repaired)
     }
 }
 
@@ -99,7 +172,7 @@ pub async fn check_commit(call: &Call, commit: &CommitRow, deep: bool, checked: 
     let root = commit.root.clone().unwrap_or_default();
     if checked.roots.insert(root) {
         let readable = call.readable(&set, "").is_ok();
-        for finding in checked.storage.verify(&tree, deep).await? {
+        for finding in checked.verify(&tree, deep).await? {
             let place = match (&finding.path, readable) {
                 (Some(path), true) => format!("{subject} /{path}"),
                 _ => subject.clone(),

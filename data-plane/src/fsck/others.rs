@@ -25,7 +25,7 @@ pub async fn check_filesets(
     plane: &Plane,
     after: Option<FilesetPlace>,
     deep: bool,
-    checked: &Checked,
+    checked: &mut Checked,
 ) -> Answer<Option<(FilesetPlace, Vec<Line>)>> {
     let page = {
         let mut conn = plane.pool.acquire().await?;
@@ -54,7 +54,7 @@ pub async fn check_uploads(
     plane: &Plane,
     after: Option<&PartPosition>,
     deep: bool,
-    checked: &Checked,
+    checked: &mut Checked,
 ) -> Answer<Option<(PartPosition, Vec<Line>)>> {
     let page = {
         let mut conn = plane.pool.acquire().await?;
@@ -83,7 +83,7 @@ pub async fn check_results(
     plane: &Plane,
     after: Option<&ResultPlace>,
     deep: bool,
-    checked: &Checked,
+    checked: &mut Checked,
 ) -> Answer<Option<(ResultPlace, Vec<Line>)>> {
     let page = {
         let mut conn = plane.pool.acquire().await?;
@@ -104,13 +104,18 @@ pub async fn check_results(
     Ok(Some((place, lines)))
 }
 
-async fn check_changes(checked: &Checked, subject: &str, changes: Vec<FileChange>, deep: bool) -> Answer<Vec<Line>> {
+async fn check_changes(
+    checked: &mut Checked,
+    subject: &str,
+    changes: Vec<FileChange>,
+    deep: bool,
+) -> Answer<Vec<Line>> {
     let mut files = Vec::new();
     let mut lines = Vec::new();
     for change in changes {
         match change {
             FileChange::Put(path, entry) | FileChange::Append(path, entry) => files.push((path, entry)),
-            FileChange::Tree(tree) => lines.extend(told(subject, checked.storage.verify(&tree, deep).await?)),
+            FileChange::Tree(tree) => lines.extend(told(subject, checked.verify(&tree, deep).await?)),
             FileChange::Delete(_) | FileChange::Clear => {}
         }
     }
@@ -119,12 +124,12 @@ async fn check_changes(checked: &Checked, subject: &str, changes: Vec<FileChange
 }
 
 async fn check_files(
-    checked: &Checked,
+    checked: &mut Checked,
     subject: &str,
     files: Vec<(FilePath, FileEntry)>,
     deep: bool,
 ) -> Answer<Vec<Line>> {
-    Ok(told(subject, checked.storage.verify_files(&files, deep).await?))
+    Ok(told(subject, checked.verify_files(&files, deep).await?))
 }
 
 fn told(subject: &str, found: Vec<Finding>) -> Vec<Line> {

@@ -1,5 +1,6 @@
 //! What `fsck` repairs before it checks: damaged packs of whose bytes other packs or the disk cache have copies, and records of where the
-//! bytes of a repacked pack are when that pack is still there. Everything is verified by its digest; what nobody has a copy
+//! bytes of a repacked pack are when that pack is still there. While it checks: packs that are gone, which only what refers to them
+//! tells of; what is nowhere referred to must not come back from a cache. Everything is verified by its digest; what nobody has a copy
 //! of is said, and the check behind it tells what it was needed for.
 
 use storage::{Digest, ForwardRepair, PackRepair};
@@ -23,9 +24,27 @@ fn line(severity: &'static str, subject: String, message: impl Into<String>) -> 
 pub async fn repair_pack(plane: &Plane, pack: Digest) -> Answer<Option<Line>> {
     // What is looked at must not be taken for garbage and removed meanwhile.
     let _turn = plane.collecting.lock().await;
+    Ok(told(pack, plane.storage.repair_pack(pack).await?))
+}
+
+/// Looks after a pack that something refers to, whether it is there or not.
+///
+/// # Errors
+/// As [`repair_pack`].
+pub async fn repair_needed_pack(plane: &Plane, pack: Digest) -> Answer<Option<Line>> {
+    let _turn = plane.collecting.lock().await;
+    Ok(told(pack, plane.storage.repair_needed_pack(pack).await?))
+}
+
+fn told(pack: Digest, repair: PackRepair) -> Option<Line> {
     let subject = format!("packs/{pack}");
-    Ok(match plane.storage.repair_pack(pack).await? {
+    match repair {
         PackRepair::Whole => None,
+        PackRepair::Rebuilt { pieces } => Some(line(
+            "repaired",
+            subject,
+            format!("it was gone; it was written anew, {pieces} pieces, from what the disk cache and other packs have"),
+        )),
         PackRepair::Repaired { pieces, lost: 0 } => Some(line(
             "repaired",
             subject,
@@ -45,7 +64,7 @@ pub async fn repair_pack(plane: &Plane, pack: Digest) -> Answer<Option<Line>> {
                 "it cannot be repaired: {problem}; what is wrong with what needs it follows, and if nothing does it will be removed"
             ),
         )),
-    })
+    }
 }
 
 /// Looks after the forward of a pack.

@@ -71,18 +71,21 @@ impl Stage {
 
 async fn check(State(plane): State<Plane>, call: Call, Query(query): Query<CheckQuery>) -> Answer<Response> {
     may_check(&call)?;
-    Ok(answer(plane, call, query.deep, Stage::commits()))
+    let checked = Checked::new(&plane);
+    Ok(answer(plane, call, query.deep, Stage::commits(), checked))
 }
 
 async fn repair(State(plane): State<Plane>, call: Call, Query(query): Query<CheckQuery>) -> Answer<Response> {
     may_check(&call)?;
     let forwards = plane.storage.forwards().await?;
-    Ok(answer(plane, call, query.deep, Stage::RepairForwards(forwards)))
+    let checked = Checked::new(&plane).repairing(&plane);
+    let stage = Stage::RepairForwards(forwards);
+    Ok(answer(plane, call, query.deep, stage, checked))
 }
 
-fn answer(plane: Plane, call: Call, deep: bool, stage: Stage) -> Response {
+fn answer(plane: Plane, call: Call, deep: bool, stage: Stage, checked: Checked) -> Response {
     let run = Run {
-        checked: Checked::new(&plane),
+        checked,
         plane,
         call,
         deep,
@@ -121,8 +124,11 @@ fn encode(lines: &[Line]) -> Bytes {
 impl Run {
     /// Looks at the next thing; at the end says how it went.
     async fn step(&mut self) -> Vec<Line> {
-        match self.next().await {
-            Ok(Some(lines)) => {
+        let next = self.next().await;
+        let mut lines = self.checked.take_repairs();
+        match next {
+            Ok(Some(found)) => {
+                lines.extend(found);
                 self.found += lines.iter().filter(|line| line.severity == "error").count();
                 self.repaired += lines.iter().filter(|line| line.severity == "repaired").count();
                 lines
@@ -133,7 +139,7 @@ impl Run {
             }
             Err(failure) => {
                 self.ended = true;
-                vec![Line {
+                lines.push(Line {
                     severity: "error",
                     subject: "check".to_owned(),
                     message: format!(
@@ -141,7 +147,8 @@ impl Run {
                         self.checked.commits,
                         failure.detail()
                     ),
-                }]
+                });
+                lines
             }
         }
     }
@@ -161,6 +168,7 @@ impl Run {
             }
             Stage::RepairPacks(left) => {
                 if let Some(pack) = left.pop() {
+                    self.checked.was_tried(pack);
                     return Ok(Some(repair_pack(plane, pack).await?.into_iter().collect()));
                 }
                 self.stage = Stage::commits();
@@ -179,21 +187,21 @@ impl Run {
                 self.stage = Stage::Filesets(None);
             }
             Stage::Filesets(after) => {
-                if let Some((last, lines)) = check_filesets(plane, *after, deep, &self.checked).await? {
+                if let Some((last, lines)) = check_filesets(plane, *after, deep, &mut self.checked).await? {
                     *after = Some(last);
                     return Ok(Some(lines));
                 }
                 self.stage = Stage::Uploads(None);
             }
             Stage::Uploads(after) => {
-                if let Some((last, lines)) = check_uploads(plane, after.as_ref(), deep, &self.checked).await? {
+                if let Some((last, lines)) = check_uploads(plane, after.as_ref(), deep, &mut self.checked).await? {
                     *after = Some(last);
                     return Ok(Some(lines));
                 }
                 self.stage = Stage::Results(None);
             }
             Stage::Results(after) => {
-                if let Some((last, lines)) = check_results(plane, after.as_ref(), deep, &self.checked).await? {
+                if let Some((last, lines)) = check_results(plane, after.as_ref(), deep, &mut self.checked).await? {
                     *after = Some(last);
                     return Ok(Some(lines));
                 }

@@ -29,12 +29,17 @@ pub(crate) async fn check_header(shared: &Shared, pack: Digest) -> Result<()> {
 
 /// As [`read`], whatever the pack begins with.
 pub(crate) async fn pieces(shared: &Shared, pack: Digest) -> Result<Vec<(u32, Piece)>> {
+    let size = shared.store.size(pack).await?;
+    pieces_within(shared, pack, size).await
+}
+
+/// As [`pieces`], of a pack of so many bytes.
+pub(crate) async fn pieces_within(shared: &Shared, pack: Digest, size: u64) -> Result<Vec<(u32, Piece)>> {
     let corrupt = |offset: u64, what: &str| StorageError::Corrupt {
         pack,
         offset,
         what: what.to_owned(),
     };
-    let size = shared.store.size(pack).await?;
     let trailer_at = size
         .checked_sub(TRAILER_BYTES as u64)
         .ok_or_else(|| corrupt(0, "it is too short"))?;

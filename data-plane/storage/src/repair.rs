@@ -1,6 +1,7 @@
-//! Repair: a pack whose bytes are damaged is written anew if equal bytes are found on local disk or in other packs. Nothing
-//! is believed but by its digest, and the index at the end of the pack says which digests those are: where it is damaged or
-//! gone itself, and is not on local disk either, nobody knows what the pack held, and only a backup helps.
+//! Repair: a pack whose bytes are damaged is written anew if equal bytes are found on local disk or in other packs, and one that is
+//! gone or ends too early if all that is missing is found there. Nothing is believed but by its digest, and the index at the end of
+//! the pack says which digests those are: where it is damaged or gone itself, and is not on local disk either, nobody knows what
+//! the pack held, and only a backup helps.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -14,6 +15,9 @@ use crate::error::{Result, StorageError};
 use crate::index;
 use crate::pack::{HEADER, Piece, encode_end};
 use crate::storage::{Shared, Storage};
+
+/// By the digests of pieces that are damaged or gone: equal bytes, once they were found.
+type Copies = HashMap<Digest, Option<Bytes>>;
 
 /// So much is read at once.
 const READ_BYTES_MAX: u64 = 2 << 20;
@@ -29,6 +33,11 @@ pub enum PackRepair {
         pieces: usize,
         /// Pieces of which no other copy was found: they stay damaged.
         lost: usize,
+    },
+    /// It was gone, and is there again with all of its pieces.
+    Rebuilt {
+        /// How many.
+        pieces: usize,
     },
     /// It cannot be repaired.
     Lost {
@@ -49,20 +58,51 @@ pub enum ForwardRepair {
 }
 
 impl Storage {
-    /// Reads a whole pack and repairs what can be. Hold garbage collection meanwhile.
+    /// Reads a whole pack and repairs what can be; one that is gone is whole. Hold garbage collection meanwhile.
     ///
     /// # Errors
     /// When the store does not answer or is full; damage is none.
     pub async fn repair_pack(&self, id: Digest) -> Result<PackRepair> {
+        match self.shared.store.size(id).await {
+            Ok(size) => self.mend(id, size).await,
+            Err(StorageError::PackMissing { .. }) => Ok(PackRepair::Whole),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The same of a pack that something refers to: if it is gone and was not repacked, it is written anew when all of it is found.
+    ///
+    /// # Errors
+    /// As [`Storage::repair_pack`].
+    pub async fn repair_needed_pack(&self, id: Digest) -> Result<PackRepair> {
+        let missing = match self.shared.store.size(id).await {
+            Ok(size) => return self.mend(id, size).await,
+            Err(missing @ StorageError::PackMissing { .. }) => missing,
+            Err(error) => return Err(error),
+        };
+        match self.shared.read_forward(id).await {
+            Ok(Some(_)) => return Ok(PackRepair::Whole),
+            Ok(None) => {}
+            Err(error) if error.is_damage() => {}
+            Err(error) => return Err(error),
+        }
+        Ok(match self.mend(id, 0).await? {
+            PackRepair::Repaired { pieces, .. } => PackRepair::Rebuilt { pieces },
+            // Nothing more is known of it than that it is not there.
+            PackRepair::Lost { .. } if self.kept_pieces(id, 0).await?.is_none() => lost(&missing),
+            other => other,
+        })
+    }
+
+    /// Looks after a pack of which the store has so many bytes.
+    async fn mend(&self, id: Digest, size: u64) -> Result<PackRepair> {
         // Kept on local disk it may be whole while it is damaged in the store.
         let (stored, shared) = (&self.without_memory().shared, &self.shared);
-        let (pieces, index_is_whole) = match index::pieces(stored, id).await {
+        let (pieces, index_is_whole) = match index::pieces_within(stored, id, size).await {
             Ok(pieces) => (pieces, true),
-            Err(StorageError::PackMissing { .. }) => return Ok(PackRepair::Whole),
-            Err(error) if error.is_damage() => match index::pieces(shared, id).await {
-                Ok(pieces) => (pieces, false),
-                Err(again) if again.is_damage() => return Ok(lost(&error)),
-                Err(again) => return Err(again),
+            Err(error) if error.is_damage() => match self.kept_pieces(id, size).await? {
+                Some(pieces) => (pieces, false),
+                None => return Ok(lost(&error)),
             },
             Err(error) => return Err(error),
         };
@@ -71,9 +111,10 @@ impl Storage {
             Err(error) if error.is_damage() => false,
             Err(error) => return Err(error),
         };
-        let mut copies: HashMap<Digest, Option<Bytes>> = HashMap::new();
+        let (there, cut_off) = pieces.split_at(pieces.partition_point(|place| end(place) <= size));
+        let mut copies: Copies = HashMap::new();
         let mut damaged = 0;
-        let read = each(stored, id, &pieces, |piece, bytes| {
+        let read = each(stored, id, there, |piece, bytes| {
             if Digest::of(bytes) != piece.digest {
                 copies.insert(piece.digest, None);
                 damaged += 1;
@@ -85,12 +126,14 @@ impl Storage {
             Err(error) if error.is_damage() => return Ok(lost(&error)),
             Err(error) => return Err(error),
         }
-        find_kept(shared, id, &pieces, &mut copies).await?;
+        let cut_off = cut_off.iter().filter(|(_, piece)| piece.length > 0);
+        copies.extend(cut_off.clone().map(|(_, piece)| (piece.digest, None)));
+        find_kept(shared, id, size, &pieces, &mut copies).await?;
         find_copies(stored, id, &mut copies).await?;
         let mut replaced = 0;
         let mut whole = Buffer::new(&shared.pool);
         whole.extend(HEADER);
-        each(stored, id, &pieces, |piece, bytes| match copies.get(&piece.digest) {
+        each(stored, id, there, |piece, bytes| match copies.get(&piece.digest) {
             Some(Some(copy)) if Digest::of(bytes) != piece.digest => {
                 replaced += 1;
                 whole.extend(copy);
@@ -99,6 +142,13 @@ impl Storage {
         })
         .await?;
         let lost = damaged - replaced;
+        for (_, piece) in cut_off.clone() {
+            let Some(Some(copy)) = copies.get(&piece.digest) else {
+                return Ok(not_found(cut_off.map(|(_, piece)| piece), &copies));
+            };
+            replaced += 1;
+            whole.extend(copy);
+        }
         if replaced == 0 && frame_is_whole {
             let problem = format!("{lost} pieces of it are damaged, and there is no copy of them");
             return Ok(PackRepair::Lost { problem });
@@ -114,6 +164,20 @@ impl Storage {
             shared.pardon(id);
         }
         Ok(PackRepair::Repaired { pieces: replaced, lost })
+    }
+
+    /// The index of a pack whose own is damaged or gone, by what local disk has of it: at the end of that, if it is the end of the
+    /// pack, or where the store says that it is.
+    async fn kept_pieces(&self, id: Digest, size: u64) -> Result<Option<Vec<(u32, Piece)>>> {
+        let end = self.shared.store.kept(id).await?.end();
+        for size in end.into_iter().chain([size]) {
+            match index::pieces_within(&self.shared, id, size).await {
+                Ok(pieces) => return Ok(Some(pieces)),
+                Err(error) if error.is_damage() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(None)
     }
 
     /// Looks after the forward of a pack. Hold garbage collection meanwhile.
@@ -146,6 +210,20 @@ impl Storage {
     }
 }
 
+/// Where a piece ends.
+fn end((offset, piece): &(u32, Piece)) -> u64 {
+    u64::from(*offset) + u64::from(piece.length)
+}
+
+/// What is said of a pack that is gone or ends too early when not all of what is missing is found.
+fn not_found<'a>(missing: impl Iterator<Item = &'a Piece> + Clone, copies: &Copies) -> PackRepair {
+    let found = |piece: &&Piece| matches!(copies.get(&piece.digest), Some(Some(_)));
+    let (all, found) = (missing.clone().count(), missing.filter(found).count());
+    PackRepair::Lost {
+        problem: format!("{all} pieces of it are gone, of which only {found} are on local disk or in other packs"),
+    }
+}
+
 fn lost(error: &StorageError) -> PackRepair {
     PackRepair::Lost {
         problem: error.to_string(),
@@ -157,7 +235,6 @@ async fn each(shared: &Shared, id: Digest, pieces: &[(u32, Piece)], mut show: im
     let mut rest = pieces;
     while let Some((first, _)) = rest.first() {
         let from = u64::from(*first);
-        let end = |(offset, piece): &(u32, Piece)| u64::from(*offset) + u64::from(piece.length);
         let fitting = rest.partition_point(|place| end(place) - from <= READ_BYTES_MAX);
         let (batch, behind) = rest.split_at(fitting.max(1));
         let to = batch.last().map_or(from, end);
@@ -175,31 +252,39 @@ async fn each(shared: &Shared, id: Digest, pieces: &[(u32, Piece)], mut show: im
     Ok(())
 }
 
-/// Looks for bytes with these digests in what local disk has of the damaged pack itself.
+/// Looks for bytes with these digests in what local disk has of the damaged pack itself, of which the store has `size` bytes.
 async fn find_kept(
     shared: &Shared,
     damaged: Digest,
+    size: u64,
     pieces: &[(u32, Piece)],
-    copies: &mut HashMap<Digest, Option<Bytes>>,
+    copies: &mut Copies,
 ) -> Result<()> {
-    for (offset, piece) in pieces {
-        let Some(wanted @ None) = copies.get_mut(&piece.digest) else {
+    let kept = shared.store.kept(damaged).await?;
+    for place in pieces {
+        let (from, to, digest) = (u64::from(place.0), end(place), place.1.digest);
+        let Some(wanted @ None) = copies.get_mut(&digest) else {
             continue;
         };
-        let from = u64::from(*offset);
-        let read = shared.store.get_range(damaged, from, from + u64::from(piece.length));
-        match read.await {
-            Ok(bytes) if Digest::of(&bytes) == piece.digest => *wanted = Some(bytes),
-            Ok(_) => {}
-            Err(error) if error.is_damage() => {}
-            Err(error) => return Err(error),
+        let bytes = match kept.get(from, to) {
+            Some(bytes) => bytes,
+            None if to > size => continue,
+            // A part may be on local disk, and another in the store.
+            None => match shared.store.get_range(damaged, from, to).await {
+                Ok(bytes) => bytes,
+                Err(error) if error.is_damage() => continue,
+                Err(error) => return Err(error),
+            },
+        };
+        if Digest::of(&bytes) == digest {
+            *wanted = Some(bytes);
         }
     }
     Ok(())
 }
 
 /// Looks through all other packs for bytes with these digests.
-async fn find_copies(shared: &Shared, damaged: Digest, copies: &mut HashMap<Digest, Option<Bytes>>) -> Result<()> {
+async fn find_copies(shared: &Shared, damaged: Digest, copies: &mut Copies) -> Result<()> {
     let mut packs = shared.store.list_packs();
     let mut missing = copies.values().filter(|copy| copy.is_none()).count();
     while missing > 0

@@ -383,7 +383,6 @@ impl Shared {
     }
 
     pub(crate) fn suspect(&self, pack: Digest) {
-        self.store.forget(pack);
         let mut suspects = self.suspects();
         if suspects.len() < SUSPECTS_MAX {
             suspects.insert(pack);
@@ -548,6 +547,7 @@ impl Shared {
     /// The error for bytes that are not what they should be.
     pub(crate) fn corrupt(&self, location: &Location, what: &str) -> StorageError {
         let pack = location.pack().unwrap_or_default();
+        self.store.forget(pack);
         self.suspect(pack);
         StorageError::Corrupt {
             pack,

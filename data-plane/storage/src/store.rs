@@ -6,12 +6,13 @@ mod cipher;
 mod forwards;
 mod local;
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures::stream::{BoxStream, StreamExt, TryStreamExt};
 use object_store::memory::InMemory;
 use object_store::path::Path as ObjectPath;
@@ -28,6 +29,37 @@ pub use cipher::{DataKey, PackKey};
 const PACKS: &str = "packs";
 /// An object that is written only to see what time the store gives it.
 const CLOCK: &str = "clock";
+
+/// Blocks of a pack on local disk, each with where it begins; readable, and right only as far as their digests say so.
+#[derive(Default)]
+pub(crate) struct Kept(BTreeMap<u64, Bytes>);
+
+impl Kept {
+    /// Where the last of them ends: if it is the last of the pack, so many bytes the pack has.
+    pub(crate) fn end(&self) -> Option<u64> {
+        self.0.last_key_value().map(|(at, block)| at + block.len() as u64)
+    }
+
+    /// These bytes, if all of them are here.
+    pub(crate) fn get(&self, from: u64, to: u64) -> Option<Bytes> {
+        let mut all = BytesMut::new();
+        let mut at = from;
+        while at < to {
+            let (start, block) = self.0.range(..=at).next_back()?;
+            let end = to.min(start + block.len() as u64).max(at);
+            let part = block.slice_ref(block.get((at - start) as usize..(end - start) as usize)?);
+            if part.is_empty() {
+                return None;
+            }
+            if part.len() as u64 == to - from {
+                return Some(part);
+            }
+            all.extend_from_slice(&part);
+            at = end;
+        }
+        Some(all.freeze())
+    }
+}
 
 /// A place for packs. Cheap to clone.
 #[derive(Clone)]
@@ -83,11 +115,30 @@ impl Store {
         }
     }
 
-    /// Lets go of what the cache has of a pack that was found damaged, so that it is read anew once it was restored.
+    /// Lets go of what the cache has of a pack that was found damaged, so that it is read anew once it was restored. Of one that is gone or
+    /// ends too early it may be all that is left.
     pub(crate) fn forget(&self, id: Digest) {
         if let Some(cache) = &self.cache {
             cache.forget(id);
         }
+    }
+
+    /// Everything that the cache has of a pack.
+    pub(crate) async fn kept(&self, id: Digest) -> Result<Kept> {
+        let Some(cache) = self.cache.clone() else {
+            return Ok(Kept::default());
+        };
+        let key = self.key.as_ref().map(|key| key.of(id));
+        let read = tokio::task::spawn_blocking(move || {
+            let mut blocks = cache.kept(id);
+            if let Some(key) = key {
+                for (at, block) in &mut blocks {
+                    *block = key.decrypt(*at, std::mem::take(block));
+                }
+            }
+            Kept(blocks)
+        });
+        read.await.map_err(|_| StorageError::Cancelled)
     }
 
     /// Packs in memory, for tests.
@@ -121,9 +172,15 @@ impl Store {
     /// Stores a pack, given as it is to lie here. That it is there already is no error: packs are named by content. One that is `damaged` is replaced.
     /// `bulk` says that it is one of so many that they should not push everything else out of this machine's memory.
     pub(crate) async fn put_pack(&self, id: Digest, bytes: Frozen, damaged: bool, bulk: bool) -> Result<()> {
-        if damaged {
+        let put = self.put_bytes(id, bytes, damaged, bulk).await;
+        // Not before: what is kept may be all that there is of the pack.
+        if damaged && put.is_ok() {
             self.forget(id);
         }
+        put
+    }
+
+    async fn put_bytes(&self, id: Digest, bytes: Frozen, damaged: bool, bulk: bool) -> Result<()> {
         if let Some(local) = &self.local {
             let local = Arc::clone(local);
             return tokio::task::spawn_blocking(move || local.put(PACKS, id, bytes.parts(), bulk))

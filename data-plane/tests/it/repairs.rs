@@ -3,10 +3,15 @@
 use std::path::PathBuf;
 
 use contract::policy::OrganizationRole;
+use futures::TryStreamExt;
+use object_store::ObjectStoreExt;
 use serde_json::Value;
+use storage::PackInfo;
 
 use crate::app::{App, Person};
 use crate::room::{bucket, noise};
+use crate::s3::Server;
+use crate::s3_bucket::bucket_of;
 
 /// Flips a byte of this content in the first pack that holds it.
 fn damage(app: &App, content: &[u8]) -> PathBuf {
@@ -85,6 +90,60 @@ async fn a_damaged_pack_is_written_anew_from_a_copy_and_without_one_it_is_listed
         "{left:?}"
     );
     assert!(has(&left, "error", "commit ") && has(&left, "error", "all"), "{left:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn packs_that_are_gone_come_back_from_the_disk_cache_if_something_needs_them_and_else_are_listed() {
+    let server = Server::start().await;
+    let cache = tempfile::tempdir().unwrap();
+    let app = App::on_store(bucket_of(&server, cache.path().join("packs"))).await;
+    let ada = app.member("ada").await;
+    let owner = app.member_as("owner", OrganizationRole::Owner).await;
+    for (repo, seed) in [("kept", 1), ("lost", 2)] {
+        app.repo(&ada, repo).await;
+        app.put(&ada, repo, &[("f", &noise(seed, 300_000))]).await.ok();
+    }
+    let body = serde_json::json!({"repo": "kept", "branch": "main"});
+    app.post(&ada, "/v1/commits", body).await.ok();
+    app.put(&ada, "kept", &[("open", &noise(3, 300_000))]).await.ok();
+    let writer = app.plane.storage.writer();
+    let unneeded = writer.write_file(&noise(4, 300_000)[..], false).await.unwrap();
+    writer.flush().await.unwrap();
+    app.plane.storage.read_all(&unneeded).await.unwrap();
+    app.cat(&ada, "kept@main", "f").await.ok();
+    let mut held: Vec<PackInfo> = app.plane.storage.packs().try_collect().await.unwrap();
+    held.sort_by_key(|pack| pack.id);
+    for pack in &held {
+        let place = format!("packs/{}", pack.id);
+        server.client().delete(&place.as_str().into()).await.unwrap();
+    }
+
+    let told = fsck(&app, &owner, "GET").await;
+    assert!(
+        has(&told, "error", "commit ") && !has(&told, "repaired", ""),
+        "{told:?}"
+    );
+    let told = fsck(&app, &owner, "POST").await;
+    let count = |severity: &str| {
+        let packs = told
+            .iter()
+            .filter(|(found, about)| found == severity && about.starts_with("packs/"));
+        packs.count()
+    };
+    // What an open commit was given was never read, so nothing of it is kept.
+    assert_eq!((count("repaired"), count("warning")), (1, 2), "{told:?}");
+    assert!(
+        has(&told, "error", "commit ") && has(&told, "error", "open commit "),
+        "{told:?}"
+    );
+    let content = app.cat(&ada, "kept@main", "f").await.ok().body.clone();
+    assert_eq!(content, noise(1, 300_000));
+    let now: Vec<PackInfo> = app.plane.storage.packs().try_collect().await.unwrap();
+    assert_eq!(now.len(), 1, "what nothing refers to stays gone");
+    assert!(
+        held.iter()
+            .any(|pack| (pack.id, pack.size_bytes) == (now[0].id, now[0].size_bytes))
+    );
 }
 
 /// Lets an upload have what the open commit was given.

@@ -21,7 +21,8 @@ async fn objects(server: &Server) -> usize {
     all.len()
 }
 
-fn bucket_of(server: &Server, cache: PathBuf) -> StoreConfig {
+/// The bucket of this server, with a cache in a directory.
+pub fn bucket_of(server: &Server, cache: PathBuf) -> StoreConfig {
     StoreConfig::S3 {
         bucket: BUCKET.to_owned(),
         endpoint: Some(server.endpoint()),

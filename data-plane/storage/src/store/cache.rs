@@ -4,6 +4,7 @@
 //! A file holds one aligned block of a pack and its checksum. It is written under another name and renamed, and may vanish at any
 //! time: processes share the directory without a word to each other. Which were used last is told by the files' times.
 
+use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::DirBuilderExt;
@@ -171,9 +172,22 @@ impl DiskCache {
         }
     }
 
-    /// Removes what belongs to a pack: it is gone, or damaged, or about to be replaced.
+    /// Removes what belongs to a pack: it is gone, or damaged, or was replaced.
     pub(super) fn forget(&self, pack: Digest) {
         let _ = fs::remove_dir_all(self.pack(pack));
+    }
+
+    /// Everything that is here of a pack: its blocks, each with where it begins.
+    pub(super) fn kept(&self, pack: Digest) -> BTreeMap<u64, Bytes> {
+        let Ok(files) = fs::read_dir(self.pack(pack)) else {
+            return BTreeMap::new();
+        };
+        let numbers = files
+            .flatten()
+            .filter_map(|file| file.file_name().to_str()?.parse().ok());
+        numbers
+            .filter_map(|block: u64| Some((block.checked_mul(BLOCK_BYTES)?, self.read(pack, block)?)))
+            .collect()
     }
 
     fn blocks(&self) -> io::Result<Vec<Found>> {
@@ -260,7 +274,7 @@ impl DiskCache {
                 .and_then(|bytes| bytes.get(cut_from as usize..cut_to as usize));
             let Some(part) = part else {
                 // Stored when the pack was shorter than it should be, or it is so still.
-                self.forget(pack);
+                let _ = fs::remove_file(self.file(pack, number));
                 return store.fetch(pack, from, to).await;
             };
             if blocks.len() == 1 {

@@ -9,13 +9,14 @@ use bytes::Bytes;
 use futures::TryStreamExt;
 use object_store::memory::InMemory;
 use object_store::{ObjectStore, ObjectStoreExt};
-use storage::{DiskCache, Options, PackRepair, Storage, Store, TreeRef};
+use storage::{DataKey, DiskCache, Options, PackRepair, Storage, Store, TreeRef};
 
 use crate::conformance;
 use crate::faulty::Faulty;
 use crate::samples::{content, files_of, noise, path, tree_of};
 
-const LARGE_BYTES: usize = 5_000_000;
+/// With it, the index of the pack is in the block in which its pieces end.
+const LARGE_BYTES: usize = 5_100_000;
 
 fn cache(directory: &Path, most_bytes: u64) -> DiskCache {
     DiskCache::open(directory, most_bytes, || {
@@ -33,14 +34,19 @@ fn process(faulty: &Arc<Faulty>, directory: &Path) -> Storage {
 async fn bucket() -> (Arc<Faulty>, TreeRef) {
     let faulty = Faulty::never();
     let storage = Storage::new(Store::from_object_store(faulty.clone()), Options::default());
+    let tree = fill(&storage).await;
+    (faulty, tree)
+}
+
+async fn fill(storage: &Storage) -> TreeRef {
     let large = noise(1, LARGE_BYTES);
     let mut files: Vec<(String, Bytes)> = (0..500)
         .map(|number| (format!("d/{number:03}"), noise(number, 2_000)))
         .collect();
     files.push(("large".to_owned(), large));
     let files: Vec<(&str, &[u8])> = files.iter().map(|(name, bytes)| (name.as_str(), &bytes[..])).collect();
-    let tree = tree_of(&storage, &files).await;
-    (faulty, TreeRef::from_bytes(&tree.to_bytes().unwrap()).unwrap())
+    let tree = tree_of(storage, &files).await;
+    TreeRef::from_bytes(&tree.to_bytes().unwrap()).unwrap()
 }
 
 /// Reads all of it in every way there is.
@@ -213,6 +219,142 @@ async fn damage_in_the_store_is_found_below_a_cache_that_has_everything_and_repa
         );
         assert_eq!(storage.repair_pack(pack).await.unwrap(), PackRepair::Whole);
     }
+}
+
+/// How a pack is lost.
+const LOSSES: [fn(&Bytes) -> Option<Bytes>; 6] = [
+    |_| None,
+    |_| Some(Bytes::new()),
+    |whole| Some(whole.slice(..whole.len() / 2)),
+    |whole| Some(whole.slice(..whole.len() - 1)),
+    // Where a block of the cache ends.
+    |whole| Some(whole.slice(..1 << 20)),
+    |whole| Some(Bytes::from([&whole[..], b"more"].concat())),
+];
+
+async fn lose(store: &dyn ObjectStore, place: &object_store::path::Path, left: Option<Bytes>) {
+    match left {
+        Some(left) => store.put(place, left.into()).await.map(|_| ()).unwrap(),
+        None => store.delete(place).await.unwrap(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pack_that_is_gone_or_cut_off_is_written_anew_from_a_cache_that_has_all_of_it_encrypted_or_not() {
+    for key in [None, Some(DataKey::new([7; 32]))] {
+        let faulty = Faulty::never();
+        let store: Arc<dyn ObjectStore> = faulty.clone();
+        let directory = tempfile::tempdir().unwrap();
+        let open = async || {
+            let store = Store::from_object_store(faulty.clone()).with_cache(cache(directory.path(), 100 << 20));
+            Storage::new(store.unlocked(key.clone()).await.unwrap(), Options::default())
+        };
+        let tree = fill(&open().await).await;
+        let pack = open().await.packs().try_next().await.unwrap().unwrap().id;
+        let place = object_store::path::Path::from(format!("packs/{pack}"));
+        let whole = store.get(&place).await.unwrap().bytes().await.unwrap();
+        // Encryption takes its time in tests.
+        let step = if key.is_some() { 4 } else { 1 };
+        for (number, loss) in LOSSES.iter().enumerate().step_by(step) {
+            let storage = open().await;
+            read_everything(&storage, &tree).await;
+            // The index is read by nobody who reads files; here it is in the block with the last of them.
+            let kept = blocks(directory.path()).len();
+            assert_eq!(kept, whole.len().div_ceil(256 << 10));
+            lose(&*store, &place, loss(&whole)).await;
+            assert!(
+                !storage.without_memory().verify(&tree, false).await.unwrap().is_empty(),
+                "{number}"
+            );
+            let repaired = storage.repair_needed_pack(pack).await.unwrap();
+            match number {
+                0 => assert!(
+                    matches!(repaired, PackRepair::Rebuilt { pieces } if pieces > 500),
+                    "{repaired:?}"
+                ),
+                _ => assert!(
+                    matches!(repaired, PackRepair::Repaired { lost: 0, .. }),
+                    "{number}: {repaired:?}"
+                ),
+            }
+            assert!(
+                store.get(&place).await.unwrap().bytes().await.unwrap() == whole,
+                "{number}"
+            );
+            assert_eq!(storage.repair_needed_pack(pack).await.unwrap(), PackRepair::Whole);
+            assert_eq!(storage.without_memory().verify(&tree, true).await.unwrap(), []);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_cache_lacks_of_a_lost_pack_is_found_in_others_or_the_pack_is_lost() {
+    let (faulty, tree) = bucket().await;
+    let store: Arc<dyn ObjectStore> = faulty.clone();
+    let directory = tempfile::tempdir().unwrap();
+    let pack = process(&faulty, directory.path())
+        .packs()
+        .try_next()
+        .await
+        .unwrap()
+        .unwrap()
+        .id;
+    let place = object_store::path::Path::from(format!("packs/{pack}"));
+    let whole = store.get(&place).await.unwrap().bytes().await.unwrap();
+    let storage = process(&faulty, directory.path());
+    read_everything(&storage, &tree).await;
+    let all = blocks(directory.path());
+    std::fs::remove_file(directory.path().join(pack.to_string()).join("7")).unwrap();
+    for loss in &LOSSES[..4] {
+        let left = loss(&whole);
+        lose(&*store, &place, left.clone()).await;
+        let lost = storage.repair_needed_pack(pack).await.unwrap();
+        // Cut off behind what the cache lacks it is repaired.
+        match left.filter(|left| left.len() > 8 << 18) {
+            Some(_) => assert!(matches!(lost, PackRepair::Repaired { .. }), "{lost:?}"),
+            None => assert!(
+                matches!(&lost, PackRepair::Lost { problem } if problem.contains("only ")),
+                "{lost:?}"
+            ),
+        }
+        // Reading what is not there costs nothing of what is.
+        let file = storage.get(&tree, &path("large")).await.unwrap().unwrap();
+        let _ = storage.read_all(&file).await;
+        if matches!(lost, PackRepair::Lost { .. }) {
+            assert_eq!(blocks(directory.path()).len(), all.len() - 1);
+        } else {
+            read_everything(&storage, &tree).await;
+            std::fs::remove_file(directory.path().join(pack.to_string()).join("7")).unwrap();
+        }
+    }
+
+    // The same bytes once more, under another name.
+    store.put(&place, whole.clone().into()).await.unwrap();
+    let options = Options {
+        seed: Some([1; 32]),
+        ..Options::default()
+    };
+    fill(&Storage::new(Store::from_object_store(faulty.clone()), options)).await;
+    store.delete(&place).await.unwrap();
+    let repaired = storage.repair_needed_pack(pack).await.unwrap();
+    assert!(matches!(repaired, PackRepair::Rebuilt { .. }), "{repaired:?}");
+    assert!(store.get(&place).await.unwrap().bytes().await.unwrap() == whole);
+
+    // Without its end nobody knows what it held.
+    read_everything(&storage, &tree).await;
+    let last = (whole.len() - 1) / (256 << 10);
+    let _ = std::fs::remove_file(directory.path().join(pack.to_string()).join(last.to_string()));
+    store.delete(&place).await.unwrap();
+    let lost = storage.repair_needed_pack(pack).await.unwrap();
+    assert!(
+        matches!(&lost, PackRepair::Lost { problem } if problem.contains("is missing")),
+        "{lost:?}"
+    );
+    assert_eq!(
+        storage.repair_pack(pack).await.unwrap(),
+        PackRepair::Whole,
+        "nothing is known to need it"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
