@@ -243,6 +243,14 @@ async fn purge_in(rig: &Rig, person: &jobs_rig::Person, path: &str) -> Purge {
     rig.post(person, "/v1/purges", body).await
 }
 
+/// The plane of a rig in this process.
+async fn plane_of(rig: &Rig) -> Plane {
+    let (store, key) = (&rig.config.store, rig.config.data_key.as_deref());
+    let environment = chassis::Environment::system();
+    let storage = data_plane::stores::open_encrypted(store, key, &environment).await;
+    Plane::new(rig.config.clone(), storage.unwrap(), environment).unwrap()
+}
+
 /// What a datum gives is another thing each time.
 const RANDOM: &str = "for f in /pfs/in/*; do echo I saw $(basename $f); \
                       cat /proc/sys/kernel/random/uuid > /pfs/out/$(basename $f); done";
@@ -313,9 +321,7 @@ async fn what_was_made_from_a_purged_file_goes_all_the_way_down_and_nothing_else
     let newest = rig.jobs(&ada, "p").await.remove(0);
     succeeded(&rig.job(&ada, newest.commit_set, "p").await, 1, 0, 1);
 
-    let storage = data_plane::stores::open(&rig.config.store, &chassis::Environment::system()).unwrap();
-    let plane = Plane::new(rig.config.clone(), storage, chassis::Environment::system()).unwrap();
-    collect(&plane, Duration::ZERO, false).await.unwrap();
+    collect(&plane_of(&rig).await, Duration::ZERO, false).await.unwrap();
     assert_eq!(rig.cat(&ada, "p@main", "b").await, b);
 }
 
@@ -415,4 +421,53 @@ async fn what_was_made_from_a_squashed_commit_is_found_too() {
     let again = rig.put(&ada, "in", &[("a", "1")]).await;
     succeeded(&rig.job(&ada, again.commit_set, "p").await, 2, 1, 1);
     assert_ne!(rig.cat(&ada, "p@main", "a").await, a);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_purge_looks_at_datums_before_it_holds_anybody_up_and_finds_what_was_made_meanwhile() {
+    let rig = Rig::start().await;
+    let ada = rig.member("ada").await;
+    rig.repo(&ada, "in").await;
+    rig.repo(&ada, "beside").await;
+    rig.put(&ada, "in", &[("a", "1"), ("b", "2")]).await;
+    let applied = rig.apply(&ada, vec![shell("p", "in", "/*", RANDOM)]).await;
+    rig.settle(&ada, applied[0].commit_set.unwrap()).await;
+    let pool = sqlx::PgPool::connect(&rig.config.database_url).await.unwrap();
+    let count = async |query: &'static str| -> i64 { sqlx::query_scalar(query).fetch_one(&pool).await.unwrap() };
+    let late = shell("late", "in", "/*", "echo I saw it; sleep 3; cp /pfs/in/* /pfs/out/");
+    let running = rig.apply(&ada, vec![late]).await[0].job.unwrap();
+    testkit::wait::wait_until("both datums to run", LIMIT, async || {
+        rig.logs(&ada, running).await.len() == 2
+    })
+    .await;
+    let mut datums = pool.begin().await.unwrap();
+    sqlx::query("lock table datums in access exclusive mode")
+        .execute(&mut *datums)
+        .await
+        .unwrap();
+
+    let purging = purge_in(&rig, &ada, "/a");
+    let meanwhile = async {
+        let reading = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and query like 'select position, key, inputs%'";
+        testkit::wait::wait_until("the purge to look at datums", LIMIT, async || count(reading).await == 1).await;
+        // Nobody waits for it.
+        rig.put(&ada, "beside", &[("f", "1")]).await;
+        let mut dag = pool.begin().await.unwrap();
+        data_plane::commits::lock::lock_dag(&mut dag).await.unwrap();
+        datums.commit().await.unwrap();
+        let gave = "select count(*) from datum_results d join repos r on r.id = d.pipeline_id where r.name = 'late'";
+        testkit::wait::wait_until("its datums to be done", LIMIT, async || count(gave).await == 2).await;
+        let waiting = "select count(*) from pg_stat_activity where wait_event = 'advisory' and query like 'select pg_advisory_xact_lock%'";
+        testkit::wait::wait_until("the purge to be the next", LIMIT, async || count(waiting).await >= 1).await;
+        dag.commit().await.unwrap();
+    };
+    let (done, ()) = tokio::join!(purging, meanwhile);
+
+    assert_eq!((done.rewritten, done.results), (1, 2), "{done:?}");
+    for pipeline in ["p", "late"] {
+        let newest = rig.jobs(&ada, pipeline).await.remove(0);
+        succeeded(&rig.job(&ada, newest.commit_set, pipeline).await, 1, 0, 1);
+        assert_eq!(rig.ls(&ada, &format!("{pipeline}@main")).await, ["/b"]);
+    }
+    assert_eq!(count("select count(*) from datum_results").await, 2);
 }

@@ -7,10 +7,11 @@
 mod queries;
 mod receipts;
 pub mod routes;
+mod survey;
 mod taint;
 mod trees;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 
 use contract::api::{CommitState, JobState, Purge, PurgePath, RemovedHow};
 use contract::ids::{CommitId, DomainId, PurgeId};
@@ -20,6 +21,7 @@ use contract::problem::ProblemKind;
 use contract::reference::RepoRef;
 use sqlx::PgConnection;
 use storage::{FilePath, Marking};
+use tokio::sync::MutexGuard;
 
 use super::commits::remove;
 use super::heads;
@@ -31,9 +33,10 @@ use crate::failure::{Answer, Failure};
 use crate::files::listing::directory_path;
 use crate::jobs;
 use crate::permissions::{System, Visible};
-use crate::plane::Tx;
+use crate::plane::{Plane, Tx};
 use crate::worker;
 use queries::{Made, NewReceipt};
+use survey::{Survey, involved};
 use taint::Taint;
 use trees::Trees;
 
@@ -57,16 +60,13 @@ pub async fn purge(call: &Call, body: &PurgePath) -> Answer<Purge> {
         may_purge(call, &mut conn, &repo).await?;
         repo
     };
-    // A collection that began before would copy what is needed until now into packs that no receipt names.
-    let Ok(_turn) = plane.collecting.try_lock() else {
-        return Err(
-            Failure::new(ProblemKind::Conflict, "garbage is being collected; nothing was purged")
-                .hint("repeat the request when that is done"),
-        );
-    };
+    let _turn = not_collecting(plane)?;
     let mut trees = Trees::new(plane, path).await?;
     for _ in 0..ATTEMPTS {
         trees.prepare(repo.id).await?;
+        let Some(survey) = trees.survey(repo.id).await? else {
+            continue;
+        };
         let _gate = plane.change().await?;
         let mut tx = plane.begin().await?;
         lock_dag(&mut tx).await?;
@@ -84,7 +84,9 @@ pub async fn purge(call: &Call, body: &PurgePath) -> Answer<Purge> {
             path: &trees.path,
             held: &mut trees.held,
         };
-        let done = purging.all(&mut tx, affected).await?;
+        let Some(done) = purging.all(&mut tx, affected, survey).await? else {
+            continue;
+        };
         if done.is_nothing() {
             return Err(nothing(&repo, &trees.path));
         }
@@ -110,6 +112,14 @@ pub async fn purge(call: &Call, body: &PurgePath) -> Answer<Purge> {
         format!("commits were made in `{repo}` all the time; nothing was purged"),
     )
     .hint("repeat the request"))
+}
+
+/// A collection that began before would copy what is needed until now into packs that no receipt names.
+fn not_collecting(plane: &Plane) -> Answer<MutexGuard<'_, ()>> {
+    plane.collecting.try_lock().map_err(|_| {
+        Failure::new(ProblemKind::Conflict, "garbage is being collected; nothing was purged")
+            .hint("repeat the request when that is done")
+    })
 }
 
 /// Owners of a repo purge it. What they are told tells of its content, so they must be readers too.
@@ -189,8 +199,13 @@ struct Purging<'a> {
 }
 
 impl Purging<'_> {
-    /// Everything, in the transaction that holds the lock of the DAG.
-    async fn all(&mut self, tx: &mut Tx, affected: Vec<(CommitId, trees::Rewritten)>) -> Answer<Done> {
+    /// Everything, in the transaction that holds the lock of the DAG; `None` when what was found before it does not count any more.
+    async fn all(
+        &mut self,
+        tx: &mut Tx,
+        affected: Vec<(CommitId, trees::Rewritten)>,
+        survey: Survey,
+    ) -> Answer<Option<Done>> {
         let mut done = Done::default();
         for (id, rewritten) in affected {
             queries::update_tree(tx, &PURGE, id, &rewritten).await?;
@@ -202,16 +217,13 @@ impl Purging<'_> {
         sources.extend(queries::list_removed(tx, &PURGE, self.repo.id).await?);
         let made = queries::list_made(tx, &PURGE, &sources).await?;
         done.jobs = self.stop(tx, &made).await?;
-        let mut involved: HashSet<CommitId> = sources.iter().copied().collect();
-        involved.extend(made.iter().map(|m| m.output));
-        let reprocessed = made.iter().filter(|m| m.reprocess).map(|m| m.pipeline).collect();
-        let mut taint = Taint::new(self.repo.id, self.path, reprocessed);
-        for one in &made {
-            taint.job(tx, one, &involved, self.held).await?;
-        }
-        self.forget(tx, &taint, &made, &mut done).await?;
-        self.give_up(tx, &taint, &made, &mut done).await?;
-        Ok(done)
+        let involved = involved(&sources, &made);
+        let Some(mut survey) = survey.complete(tx, &made, &involved, self.held).await? else {
+            return Ok(None);
+        };
+        self.forget(tx, survey.taint(), &made, &mut done).await?;
+        self.give_up(tx, &mut survey, &made, &mut done).await?;
+        Ok(Some(done))
     }
 
     /// Ends the jobs that may be reading it, or planning to; what they have reported is there afterwards, and no more comes.
@@ -242,18 +254,14 @@ impl Purging<'_> {
     }
 
     /// Outputs of pipelines that read it, and of jobs that may be reading it now.
-    async fn give_up(&mut self, tx: &mut Tx, taint: &Taint, made: &[Made], done: &mut Done) -> Answer<()> {
-        let lost = |m: &&Made| m.state != "removed" && (taint.touches(m.pipeline) || m.is_unfinished);
+    async fn give_up(&mut self, tx: &mut Tx, survey: &mut Survey, made: &[Made], done: &mut Done) -> Answer<()> {
+        let lost = |m: &&Made| m.state != "removed" && (survey.taint().touches(m.pipeline) || m.is_unfinished);
         let ids: Vec<CommitId> = made.iter().filter(lost).map(|m| m.output).collect();
         let going = queries::list_commits(tx, &PURGE, &ids).await?;
         for row in going.iter().filter(|row| row.state != CommitState::Removed) {
             *done.voided.entry(row.repo).or_default() += 1;
         }
-        for row in going.iter().filter(|row| row.state == CommitState::Finished) {
-            taint
-                .mark(&self.call.plane.storage, row.repo, &row.tree()?, self.held)
-                .await?;
-        }
+        survey.mark(&self.call.plane, &going, self.held).await?;
         let gone = remove(self.call, tx, &going, RemovedHow::Purged).await?;
         let mut held = done.rewritten.clone();
         held.extend(&ids);

@@ -6,12 +6,12 @@ use std::collections::{BTreeSet, HashSet};
 use std::ops::Bound;
 
 use contract::ids::{CommitId, DomainId};
+use sqlx::PgConnection;
 use storage::{FilePath, Marking, Storage, TreeRef, decode_entries};
 
 use super::queries::{self, Made};
 use super::{ByPipeline, PURGE};
 use crate::failure::Answer;
-use crate::plane::Tx;
 use crate::worker::queries::decode_inputs;
 
 /// Paths in one repo; the empty one stands for everything.
@@ -81,6 +81,21 @@ impl Taint {
         Ok(())
     }
 
+    /// Whether no other pipelines than it was told of ran everything again.
+    pub fn expected(&self, reprocessed: &HashSet<DomainId>) -> bool {
+        reprocessed.is_subset(&self.reprocessed)
+    }
+
+    /// How many paths of a pipeline's outputs are known to be made from it.
+    pub fn count(&self, pipeline: DomainId) -> usize {
+        self.paths.get(&pipeline).map_or(0, |paths| paths.0.len())
+    }
+
+    /// The same of all pipelines.
+    pub fn counts(&self) -> ByPipeline<usize> {
+        self.paths.keys().map(|id| (*id, self.count(*id))).collect()
+    }
+
     /// The keys of the datums that read it.
     pub fn keys(&self) -> impl Iterator<Item = (DomainId, &BTreeSet<Vec<u8>>)> {
         self.keys.iter().map(|(pipeline, keys)| (*pipeline, keys))
@@ -92,12 +107,12 @@ impl Taint {
     /// When the database is away or a stored result does not decode.
     pub async fn job(
         &mut self,
-        tx: &mut Tx,
+        conn: &mut PgConnection,
         made: &Made,
         involved: &HashSet<CommitId>,
         held: &mut Marking,
     ) -> Answer<()> {
-        let leaves = queries::list_leaves(tx, &PURGE, made.job).await?;
+        let leaves = queries::list_leaves(conn, &PURGE, made.job).await?;
         let repo_at = |position: u32| {
             let leaf = leaves.iter().find(|(at, ..)| u32::try_from(*at) == Ok(position));
             leaf.filter(|(_, _, commit)| involved.contains(commit))
@@ -105,7 +120,7 @@ impl Taint {
         };
         let mut after = -1;
         loop {
-            let page = queries::list_datums(tx, &PURGE, made.job, after).await?;
+            let page = queries::list_datums(conn, &PURGE, made.job, after).await?;
             let Some(last) = page.last() else { return Ok(()) };
             after = last.position;
             let mut touched = BTreeSet::new();
@@ -130,7 +145,7 @@ impl Taint {
             }
             let wanted: Vec<&[u8]> = touched.iter().map(Vec::as_slice).collect();
             let paths = self.paths.entry(made.pipeline).or_default();
-            for (key, outputs) in queries::list_results(tx, &PURGE, made.pipeline, &wanted).await? {
+            for (key, outputs) in queries::list_results(conn, &PURGE, made.pipeline, &wanted).await? {
                 succeeded.remove(&key);
                 for (path, entry) in decode_entries(&outputs)? {
                     held.file(&entry).await?;

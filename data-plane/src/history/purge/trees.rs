@@ -5,8 +5,10 @@ use std::collections::HashMap;
 
 use contract::ids::{CommitId, DomainId};
 use futures::TryStreamExt;
+use sqlx::PgConnection;
 use storage::{FilePath, Marking, Storage, TreeChange, TreeRef};
 
+use super::survey::Survey;
 use super::{PURGE, queries};
 use crate::commits;
 use crate::failure::Answer;
@@ -79,11 +81,29 @@ impl<'a> Trees<'a> {
         Ok(Some(storage.apply(&self.writer, tree, changes).await?))
     }
 
+    /// What was made from the commits that hold the path, as far as it is settled; `None` when there is a tree that is not known.
+    ///
+    /// # Errors
+    /// As [`Survey::take`].
+    pub async fn survey(&mut self, repo: DomainId) -> Answer<Option<Survey>> {
+        let sources = {
+            let mut conn = self.plane.pool.acquire().await?;
+            let Some(affected) = self.affected(&mut conn, repo).await? else {
+                return Ok(None);
+            };
+            let mut sources: Vec<CommitId> = affected.into_iter().map(|(id, _)| id).collect();
+            sources.extend(queries::list_removed(&mut conn, &PURGE, repo).await?);
+            sources
+        };
+        let survey = Survey::take(self.plane, repo, &self.path, &sources, &mut self.held).await?;
+        Ok(Some(survey))
+    }
+
     /// The commits that hold the path, with what their trees become; `None` when there is a tree that is not known.
     ///
     /// # Errors
     /// When the database is away.
-    pub async fn affected(&self, tx: &mut Tx, repo: DomainId) -> Answer<Option<Vec<(CommitId, Rewritten)>>> {
+    pub async fn affected(&self, tx: &mut PgConnection, repo: DomainId) -> Answer<Option<Vec<(CommitId, Rewritten)>>> {
         let mut affected = Vec::new();
         for (id, root) in queries::list_trees(tx, &PURGE, repo).await? {
             match self.known.get(&root) {
