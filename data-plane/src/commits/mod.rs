@@ -47,6 +47,8 @@ pub struct CommitRow {
     pub digest: Option<Vec<u8>>,
     /// Digest of the tree that the record names, where that tree is gone.
     pub recorded_tree: Option<Vec<u8>>,
+    /// Digest of its record as it is since sources were purged from it.
+    pub purged_record: Option<Vec<u8>>,
     /// Bytes of all files.
     pub size_bytes: i64,
     /// Number of files.
@@ -70,6 +72,26 @@ pub struct CommitRow {
 }
 
 impl CommitRow {
+    /// The digest that its record has.
+    pub fn current_digest(&self) -> Option<&[u8]> {
+        self.purged_record.as_deref().or(self.digest.as_deref())
+    }
+
+    /// The digest of the tree that its record names, of a commit that was finished.
+    ///
+    /// # Errors
+    /// When its tree does not decode.
+    pub fn recorded_tree_digest(&self) -> Answer<Option<[u8; 32]>> {
+        let recorded = self.recorded_tree.as_deref();
+        if let Some(digest) = recorded.and_then(|digest| digest.try_into().ok()) {
+            return Ok(Some(digest));
+        }
+        match self.state {
+            CommitState::Finished => Ok(Some(*self.tree()?.digest().as_bytes())),
+            _ => Ok(None),
+        }
+    }
+
     /// Whether it was given up.
     pub fn is_removed(&self) -> bool {
         self.state == CommitState::Removed
@@ -240,6 +262,7 @@ mod tests {
             reason: None,
             root: None,
             digest: None,
+            purged_record: None,
             size_bytes: 1,
             files: 1,
             origin_set: 1,

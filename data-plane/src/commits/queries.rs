@@ -21,7 +21,7 @@ macro_rules! select_commits {
             "select c.id, c.seq, c.repo_id, c.branch, c.commit_set, c.parent_id, c.state, c.reason, c.root, c.digest,
                     c.size_bytes, c.files, c.origin_set_id, c.message, c.actor, c.pipeline_id, c.pipeline_version,
                     c.image_digest, c.code_revision, c.started_at, c.finished_at, c.recorded_tree_digest, c.removed_how,
-                    c.removed_at, c.removed_by, c.sources from ",
+                    c.removed_at, c.removed_by, c.sources, c.purged_record_digest from ",
             $tail
         )
     };
@@ -71,6 +71,7 @@ impl FromRow<'_, PgRow> for CommitRow {
             reason: row.try_get("reason")?,
             root: row.try_get("root")?,
             digest: row.try_get("digest")?,
+            purged_record: row.try_get("purged_record_digest")?,
             recorded_tree: row.try_get("recorded_tree_digest")?,
             size_bytes: row.try_get("size_bytes")?,
             files: row.try_get("files")?,

@@ -151,7 +151,7 @@ pub async fn check_commit(call: &Call, commit: &CommitRow, deep: bool, checked: 
     };
     lines.extend(check_origins(call, &mut tx, commit, &set, &subject).await?);
     if commit.is_removed() {
-        if let Some(tree) = recorded_tree(commit) {
+        if let Some(tree) = commit.recorded_tree_digest()? {
             lines.extend(check_record(call, &mut tx, commit, tree, &subject).await?);
         }
         return Ok(lines);
@@ -166,7 +166,7 @@ pub async fn check_commit(call: &Call, commit: &CommitRow, deep: bool, checked: 
             return Ok(lines);
         }
     };
-    let recorded = recorded_tree(commit).unwrap_or(*tree.digest().as_bytes());
+    let recorded = commit.recorded_tree_digest()?.unwrap_or(*tree.digest().as_bytes());
     lines.extend(check_record(call, &mut tx, commit, recorded, &subject).await?);
     drop(tx);
     let root = commit.root.clone().unwrap_or_default();
@@ -189,14 +189,6 @@ pub async fn check_commit(call: &Call, commit: &CommitRow, deep: bool, checked: 
     Ok(lines)
 }
 
-/// The tree that a commit was finished with, where it has another one now, or none.
-fn recorded_tree(commit: &CommitRow) -> Option<[u8; 32]> {
-    commit
-        .recorded_tree
-        .as_deref()
-        .and_then(|digest| digest.try_into().ok())
-}
-
 async fn check_record(
     call: &Call,
     tx: &mut crate::plane::Tx,
@@ -207,7 +199,7 @@ async fn check_record(
     let ancestry = ancestry(&call.plane, tx, &CHECK, commit, tree).await?;
     let finished_at = commit.finished_at.unwrap_or(commit.started_at);
     let digest = record_digest(commit, finished_at, &ancestry);
-    Ok((commit.digest.as_deref() != Some(&digest[..])).then(|| {
+    Ok((commit.current_digest() != Some(&digest[..])).then(|| {
         error(
             subject,
             "its record does not have the digest that was stored with it: the row, its inputs or its parent were changed; restore the database from a backup",

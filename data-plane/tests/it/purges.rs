@@ -10,12 +10,16 @@ use contract::problem::ProblemKind;
 use contract::upload::Step;
 use data_plane::garbage::collect;
 use data_plane::plane::Plane;
+use object_store::ObjectStoreExt;
 use serde_json::{Value, json};
 
 use crate::app::{App, Person, Reply};
 use crate::deltas::delta;
+use crate::imports::import;
 use crate::jobs_rig::{self, LIMIT, Rig, shell, succeeded};
 use crate::room::noise;
+use crate::s3::Server;
+use crate::s3_bucket::{from_bucket, importer};
 
 async fn purge(app: &App, person: &Person, path: &str, more: Value) -> Reply {
     let mut body = json!({ "repo": "r", "path": path });
@@ -236,6 +240,58 @@ async fn a_delta_against_a_commit_that_loses_the_file_meanwhile_does_not_bring_i
         let problem = refused.refused(ProblemKind::Conflict);
         assert!(problem.detail.contains("lost a file"), "{problem:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_a_purged_file_was_fetched_from_stands_in_no_commit_any_more() {
+    let server = Server::start().await;
+    for key in ["secret-one", "d/secret-a", "d/secret-b", "d/other/f"] {
+        server.client().put(&key.into(), key.into()).await.unwrap();
+    }
+    let (app, ada, access) = importer(&server).await;
+    let one = import(&app, &ada, from_bucket("secret-one", false, &access))
+        .await
+        .unwrap();
+    let all = import(&app, &ada, from_bucket("d/", true, &access)).await.unwrap();
+    app.put(&ada, "r", &[("later", b"1")]).await.ok();
+    app.delete(&ada, "/v1/files?repo=r&path=in/secret-one").await.ok();
+    let known = async |of: &Commit| -> String {
+        let shown: Commit = app.get(&ada, &format!("/v1/commits?ref=r@{}", of.id)).await.json();
+        shown.sources[0].url.clone()
+    };
+    let rows = async || -> String {
+        let rows: Vec<Value> = sqlx::query_scalar("select sources from commits")
+            .fetch_all(&app.plane.pool)
+            .await
+            .unwrap();
+        serde_json::to_string(&rows).unwrap()
+    };
+
+    purge(&app, &ada, "/in/secret-one", json!({"dry_run": true})).await.ok();
+    assert_eq!(known(&one).await, "s3://packs/secret-one", "a dry run changes nothing");
+    purge(&app, &ada, "/in/secret-one", json!({})).await.ok();
+    assert_eq!(
+        (known(&one).await.as_str(), known(&all).await.as_str()),
+        ("(purged)", "s3://packs/d/")
+    );
+    assert!(!rows().await.contains("secret"), "{}", rows().await);
+    checked(&app).await;
+    purge(&app, &ada, "/in/secret-a", json!({})).await.ok();
+    purge(&app, &ada, "/in/other", json!({})).await.ok();
+    assert_eq!(known(&all).await, "s3://packs/d/", "a file from below it is left");
+    purge(&app, &ada, "/in/secret-b", json!({})).await.ok();
+    assert_eq!(known(&all).await, "(purged)");
+    checked(&app).await;
+
+    // Who changes a record afterwards is found out as before.
+    sqlx::query("update commits set message = 'forged' where id = $1")
+        .bind(one.id.uuid())
+        .execute(&app.plane.pool)
+        .await
+        .unwrap();
+    let owner = app.member_as("owner", OrganizationRole::Owner).await;
+    let lines = app.get(&owner, "/v1/fsck").await.ok().text();
+    assert!(lines.contains("its record does not have the digest"), "{lines}");
 }
 
 async fn purge_in(rig: &Rig, person: &jobs_rig::Person, path: &str) -> Purge {

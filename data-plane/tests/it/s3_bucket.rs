@@ -100,7 +100,7 @@ async fn a_plane_works_on_a_bucket_as_on_a_directory() {
 }
 
 /// A plane that may read this server's bucket, and somebody with a repo.
-async fn importer(server: &Server) -> (App, crate::app::Person, serde_json::Value) {
+pub async fn importer(server: &Server) -> (App, crate::app::Person, serde_json::Value) {
     let app = App::importing(|config| {
         config.allow = vec!["127.0.0.1".parse().unwrap()];
         config.retry_milliseconds = 1;
@@ -113,7 +113,8 @@ async fn importer(server: &Server) -> (App, crate::app::Person, serde_json::Valu
     (app, ada, access)
 }
 
-fn from_bucket(key: &str, recursive: bool, access: &serde_json::Value) -> serde_json::Value {
+/// What is asked for to import a key, or what is below it, into `/in`.
+pub fn from_bucket(key: &str, recursive: bool, access: &serde_json::Value) -> serde_json::Value {
     let source = json!({ "url": format!("s3://{BUCKET}/{key}"), "recursive": recursive });
     json!({ "repo": "r", "path": "/in/", "sources": [source], "s3": access })
 }

@@ -4,6 +4,7 @@
 //! and the pipelines run again on what is left, for which everything else is known already. What people copied elsewhere is
 //! named and left to them. A receipt says what was done, and which packs hold the bytes until garbage is collected.
 
+mod addresses;
 mod queries;
 mod receipts;
 pub mod routes;
@@ -168,6 +169,8 @@ pub struct Done {
     pub rewritten: Vec<CommitId>,
     /// Open commits that had been given it.
     pub open: usize,
+    /// Commits that had its address.
+    pub addresses: usize,
     /// Outputs that were given up, by repo.
     pub voided: BTreeMap<DomainId, usize>,
     /// Jobs that were stopped.
@@ -182,7 +185,11 @@ pub struct Done {
 
 impl Done {
     fn is_nothing(&self) -> bool {
-        self.rewritten.is_empty() && self.open == 0 && self.results == 0 && self.lines == 0 && self.voided.is_empty()
+        self.rewritten.is_empty()
+            && self.open + self.addresses == 0
+            && self.results == 0
+            && self.lines == 0
+            && self.voided.is_empty()
     }
 
     fn reaches_others(&self) -> bool {
@@ -212,6 +219,8 @@ impl Purging<'_> {
             done.rewritten.push(id);
         }
         done.open = trees::purge_open(&self.call.plane.storage, tx, self.repo.id, self.path, self.held).await?;
+        let (plane, repo) = (&self.call.plane, self.repo.id);
+        done.addresses = addresses::purge(plane, tx, repo, self.path, &done.rewritten).await?;
         // Nobody knows any more what was in a commit whose content was given up.
         let mut sources = done.rewritten.clone();
         sources.extend(queries::list_removed(tx, &PURGE, self.repo.id).await?);

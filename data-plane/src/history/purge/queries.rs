@@ -1,7 +1,7 @@
 //! SQL of purges.
 
 use chrono::{DateTime, Utc};
-use contract::api::Actor;
+use contract::api::{Actor, ImportedSource};
 use contract::ids::{CommitId, DomainId, JobId, PurgeId};
 use contract::names::BranchName;
 use sqlx::types::Json;
@@ -64,6 +64,37 @@ pub async fn update_tree(conn: &mut PgConnection, _: &System, commit: CommitId, 
     .bind(&tree.before[..])
     .execute(conn)
     .await?;
+    Ok(())
+}
+
+/// The commits of a repo with files that were fetched to this path, below it, or into a directory that it is in.
+pub async fn list_fetched(conn: &mut PgConnection, _: &System, repo: DomainId, path: &str) -> Answer<Vec<CommitRow>> {
+    let rows = sqlx::query_as(select_commits!(
+        "commits c where c.repo_id = $1 and c.sources <> '[]' and exists (
+             select 1 from jsonb_array_elements(c.sources) s, rtrim(s ->> 'path', '/') as given
+              where starts_with(given || '/', '/' || $2 || '/') or starts_with('/' || $2 || '/', given || '/')) order by c.seq"
+    ))
+    .bind(repo.uuid())
+    .bind(path)
+    .fetch_all(conn)
+    .await?;
+    Ok(rows)
+}
+
+/// Replaces where files of a commit were fetched from, and the digest that its record has now.
+pub async fn update_sources(
+    conn: &mut PgConnection,
+    _: &System,
+    commit: CommitId,
+    sources: &[ImportedSource],
+    digest: Option<&[u8; 32]>,
+) -> Answer<()> {
+    sqlx::query("update commits set sources = $2, purged_record_digest = $3 where id = $1")
+        .bind(commit.uuid())
+        .bind(Json(sources))
+        .bind(digest.map(|digest| &digest[..]))
+        .execute(conn)
+        .await?;
     Ok(())
 }
 
