@@ -5,7 +5,7 @@
 //! ([`crate::files::stored::LONGEST`]). So no writer is asked, slowed or locked out, and dying at any point loses nothing: what
 //! is removed is unneeded, and a note about a pack that is gone already is dropped by the next run.
 //!
-//! At the end sparse packs are repacked ([`repacking`]): what is needed of them is copied, and the next run finds them unneeded.
+//! At the end sparse packs, and those that hold what was purged, are repacked ([`repacking`]): what is needed of them is copied, and the next run finds them unneeded.
 
 pub mod queries;
 mod repacking;
@@ -104,10 +104,11 @@ pub async fn collect(plane: &Plane, grace: Duration, dry_run: bool) -> Answer<Co
     // What is written from here on is younger than every pack that is removed below.
     let now = plane.storage.store_time().await?;
     let marking = mark(plane).await?;
-    let (condemned, commits_bytes) = {
+    let (condemned, purged, commits_bytes) = {
         let mut conn = plane.pool.acquire().await?;
         let condemned = queries::list_condemned(&mut conn, &COLLECT).await?;
-        (condemned, queries::sum_commits(&mut conn, &COLLECT).await?)
+        let purged = queries::list_purged(&mut conn, &COLLECT).await?;
+        (condemned, purged, queries::sum_commits(&mut conn, &COLLECT).await?)
     };
     let mut sweep = Sweep {
         plane,
@@ -116,6 +117,7 @@ pub async fn collect(plane: &Plane, grace: Duration, dry_run: bool) -> Answer<Co
         dry_run,
         now,
         condemned,
+        purged,
         present: HashSet::new(),
         sparse: Vec::new(),
         report: CollectionReport {
@@ -227,9 +229,11 @@ struct Sweep<'a> {
     now: SystemTime,
     /// Notes of earlier runs that were not met yet.
     condemned: HashMap<Digest, DateTime<Utc>>,
+    /// Packs that hold what was purged: they go however much of them is needed.
+    purged: HashSet<Digest>,
     /// Packs that stay for now.
     present: HashSet<Digest>,
-    /// Packs that are old enough and look sparse.
+    /// Packs that are old enough and look sparse, or hold what was purged.
     sparse: Vec<PackInfo>,
     report: CollectionReport,
 }
@@ -243,7 +247,9 @@ impl Sweep<'_> {
         let age = self.now.duration_since(pack.modified_at).unwrap_or_default();
         self.present.insert(pack.id);
         if needed > 0 {
-            if needed < pack.size_bytes / SPARSE {
+            if self.purged.contains(&pack.id) && age >= self.grace {
+                self.sparse.push(pack);
+            } else if needed < pack.size_bytes / SPARSE {
                 if age < self.grace {
                     self.count_sparse(&pack);
                 } else {

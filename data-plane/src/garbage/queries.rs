@@ -1,6 +1,6 @@
 //! SQL of the collection of garbage.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
 use contract::api::CollectionReport;
@@ -44,6 +44,15 @@ pub async fn freeze(conn: &mut PgConnection, _: &System) -> Answer<()> {
         .execute(conn)
         .await?;
     Ok(())
+}
+
+/// The packs that receipts of purges wait for.
+pub async fn list_purged(conn: &mut PgConnection, _: &System) -> Answer<HashSet<Digest>> {
+    let packs: Vec<Vec<u8>> = sqlx::query_scalar("select distinct unnest(packs) from purges where erased_at is null")
+        .fetch_all(conn)
+        .await?;
+    let ids = packs.iter().filter_map(|pack| pack.as_slice().try_into().ok());
+    Ok(ids.map(Digest::from_bytes).collect())
 }
 
 /// A page of the trees of commits: place, `storage::TreeRef`.

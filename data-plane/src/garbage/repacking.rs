@@ -45,8 +45,15 @@ impl Sweep<'_> {
                 self.count_sparse(&info);
                 continue;
             }
-            match self.plane.storage.sparse_pack(self.marking, info).await {
+            let (storage, is_purged) = (&self.plane.storage, self.purged.contains(&info.id));
+            let found = match is_purged {
+                true => storage.purged_pack(self.marking, info).await,
+                false => storage.sparse_pack(self.marking, info).await,
+            };
+            match found {
                 Ok(Some(pack)) => together.push(pack),
+                // What was purged from it was stored again since.
+                Ok(None) if is_purged => {}
                 Ok(None) => self.count_sparse(&info),
                 Err(error) => {
                     failures += 1;

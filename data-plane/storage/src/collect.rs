@@ -12,6 +12,7 @@ use crate::entry::{BlockRef, Content, FileEntry};
 use crate::error::Result;
 use crate::extents::Block;
 use crate::location::Location;
+use crate::path::FilePath;
 use crate::storage::Shared;
 use crate::tree::TreeRef;
 use crate::tree::cursor::load;
@@ -158,6 +159,39 @@ impl Marking {
                 for (path, file) in files {
                     self.file(file).await.map_err(|error| error.for_file(path))?;
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// Marks the nodes of a tree that name a path or one below it; they hold small files too.
+    ///
+    /// # Errors
+    /// As [`Marking::tree`].
+    pub async fn names(&mut self, tree: &TreeRef, path: &FilePath) -> Result<()> {
+        let Some(root) = &tree.root else { return Ok(()) };
+        let named = |known: &FilePath| known == path || known.strip_directory(path).is_some();
+        // What comes behind everything below the path: `0` follows `/` in the order of bytes.
+        let behind = format!("{path}0");
+        let mut todo: Vec<(Child, u8)> = Vec::new();
+        let mut next = Some((root.clone(), self.shared.node(root, tree.digest).await?));
+        while let Some((location, node)) = next.take() {
+            let names = match &node.items {
+                Items::Leaf(files) => files.iter().any(|(known, _)| named(known)),
+                Items::Inner(level, children) => {
+                    let first = children.partition_point(|child| child.last.as_str() < path.as_str());
+                    let last = children.partition_point(|child| child.last.as_str() < behind.as_str());
+                    let within = children.iter().take(last + 1).skip(first);
+                    todo.extend(within.map(|child| (child.clone(), *level)));
+                    children.iter().any(|child| named(&child.last))
+                }
+            };
+            if names {
+                self.mark(&location).await?;
+            }
+            if let Some((child, level)) = todo.pop() {
+                let node = load(&self.shared, &child, level).await?;
+                next = Some((child.location, node));
             }
         }
         Ok(())

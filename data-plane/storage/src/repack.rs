@@ -49,20 +49,38 @@ impl Storage {
         if needed == 0 || needed >= info.size_bytes / SPARSE {
             return Ok(None);
         }
+        let found = self.live(marking, info).await?;
+        Ok(found
+            .filter(|(pack, all)| pack.live_bytes() < all / SPARSE)
+            .map(|(pack, _)| pack))
+    }
+
+    /// The same of a pack that is to go whatever else it holds, if there is anything in it that is not needed.
+    ///
+    /// # Errors
+    /// As [`Storage::sparse_pack`].
+    pub async fn purged_pack(&self, marking: &Marking, info: PackInfo) -> Result<Option<SparsePack>> {
+        let found = self.live(marking, info).await?;
+        Ok(found
+            .filter(|(pack, all)| pack.live_bytes() < *all)
+            .map(|(pack, _)| pack))
+    }
+
+    /// What is needed of a pack, if anything, and bytes of all its pieces: the index does not count, since of very small pieces it is
+    /// most of the pack, and would be again.
+    async fn live(&self, marking: &Marking, info: PackInfo) -> Result<Option<(SparsePack, u64)>> {
         let pieces = match index::read(marking.store(), info.id).await {
             Ok(pieces) => pieces,
             Err(error) if error.is_damage() => return Ok(None),
             Err(error) => return Err(error),
         };
-        // The index does not count: of very small pieces it is most of the pack, and would be again.
         let all: u64 = pieces.iter().map(|(_, piece)| u64::from(piece.length)).sum();
         let live = pieces
             .into_iter()
             .filter(|(offset, piece)| piece.length > 0 && marking.has(info.id, *offset))
             .collect();
         let found = SparsePack { info, live };
-        let live_bytes = found.live_bytes();
-        Ok((live_bytes > 0 && live_bytes < all / SPARSE).then_some(found))
+        Ok((found.live_bytes() > 0).then_some((found, all)))
     }
 
     /// Copies what is needed of these packs and leaves forwards; returns how many bytes were copied. Hold garbage

@@ -17,7 +17,7 @@ use crate::app::{App, Person, Reply};
 use crate::deltas::delta;
 use crate::imports::import;
 use crate::jobs_rig::{self, LIMIT, Rig, shell, succeeded};
-use crate::room::noise;
+use crate::room::{bucket, noise};
 use crate::s3::Server;
 use crate::s3_bucket::{from_bucket, importer};
 
@@ -91,7 +91,8 @@ async fn a_purged_file_is_in_no_commit_any_more_and_its_bytes_go_with_the_garbag
     // What went on from a rewritten commit is verified too.
     app.put_with(&ada, "repo=r&branch=side", &[("more", b"m")]).await.ok();
     checked(&app).await;
-    for _ in 0..2 {
+    // What else the packs hold is copied, then they are found unneeded twice.
+    for _ in 0..3 {
         collect(&app.plane, Duration::ZERO, false).await.unwrap();
     }
     let receipt: Purge = app.get(&ada, &format!("/v1/purges/{}", done.id)).await.json();
@@ -101,6 +102,43 @@ async fn a_purged_file_is_in_no_commit_any_more_and_its_bytes_go_with_the_garbag
     purge(&app, &ada, "/d/secret", json!({}))
         .await
         .refused(ProblemKind::NotFound);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_receipt_waits_for_the_names_of_what_was_purged_and_they_go_from_packs_of_which_most_is_needed() {
+    let app = App::start().await;
+    let ada = app.member("ada").await;
+    app.repo(&ada, "r").await;
+    // What is this small stands in the tree itself.
+    let (name, content) = ("in-a-name-that-tells", b"and some words that tell as well");
+    let large = noise(1, 1 << 20);
+    let files: [(&str, &[u8]); 3] = [("kept", &large), (name, content), ("z", b"kept too")];
+    app.put(&ada, "r", &files).await.ok();
+    app.put(&ada, "r", &[("more", b"more")]).await.ok();
+    let tell = || {
+        let packs = std::fs::read_dir(bucket(&app).join("packs")).unwrap();
+        let bytes = packs.map(|pack| std::fs::read(pack.unwrap().path()).unwrap());
+        let has = |bytes: &[u8], part: &[u8]| bytes.windows(part.len()).any(|window| window == part);
+        let tells = |bytes: &Vec<u8>| has(bytes, name.as_bytes()) || has(bytes, content);
+        bytes.filter(tells).count()
+    };
+    assert_eq!(tell(), 2);
+    let done: Purge = purge(&app, &ada, name, json!({})).await.json();
+    assert_eq!((done.state, done.packs.len()), (PurgeState::Pending, 2), "{done:?}");
+    let state = async || {
+        let receipt: Purge = app.get(&ada, &format!("/v1/purges/{}", done.id)).await.json();
+        receipt.state
+    };
+    for _ in 0..3 {
+        assert_eq!((state().await, tell()), (PurgeState::Pending, 2));
+        collect(&app.plane, Duration::ZERO, false).await.unwrap();
+        if tell() == 0 {
+            break;
+        }
+    }
+    assert_eq!((state().await, tell()), (PurgeState::Erased, 0));
+    assert_eq!(app.cat(&ada, "r@main", "kept").await.ok().body, large);
+    checked(&app).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -122,11 +122,12 @@ impl<'a> Trees<'a> {
     }
 }
 
-/// Marks where the bytes of a path lie; answers whether the tree has it.
+/// Marks where the bytes of a path lie, and its names; answers whether the tree has it.
 async fn mark(storage: &Storage, tree: &TreeRef, path: &FilePath, held: &mut Marking) -> Answer<bool> {
     if storage.kind(tree, path).await?.is_none() {
         return Ok(false);
     }
+    held.names(tree, path).await?;
     let mut files = storage.list(tree, Some(path), None);
     while let Some((_, entry)) = files.try_next().await? {
         held.file(&entry).await?;
