@@ -24,6 +24,11 @@ use crate::plane::Tx;
 const REMOVE: System = System::because("the caller was allowed to write to every repo that something goes in");
 /// So many commits of a repo are named in an answer.
 const NAMED_MAX: usize = 100;
+/// So many are given up by one statement.
+const AT_ONCE: usize = 1000;
+
+/// A commit that goes, and its repo.
+type Going = (CommitId, DomainId);
 
 /// Gives up the content of commits whose children keep the data.
 ///
@@ -36,7 +41,7 @@ pub async fn squash(call: &Call, body: &RemoveCommits) -> Answer<RemovedCommits>
     let mut tx = plane.begin().await?;
     lock_dag(&mut tx).await?;
     let rows = named(call, &mut tx, &body.reference).await?;
-    let affected = affected(call, &mut tx, &rows).await?;
+    let affected = affected(call, &mut tx, rows.iter().map(|row| row.repo).collect()).await?;
     if affected.restricted {
         return Err(restricted("squashing this commit set"));
     }
@@ -48,9 +53,10 @@ pub async fn squash(call: &Call, body: &RemoveCommits) -> Answer<RemovedCommits>
             continue;
         }
         may_squash(&mut tx, &row).await?;
-        going.push(row);
+        going.push((row.id, row.repo));
     }
-    let removed = remove(call, &mut tx, &going, RemovedHow::Squashed).await?;
+    let ids = going.iter().map(|(id, _)| *id).collect();
+    let removed = remove(call, &mut tx, ids, RemovedHow::Squashed).await?;
     let answer = told(body.dry_run, false, &affected, &going, &removed);
     settle(call, tx, body.dry_run).await?;
     Ok(answer)
@@ -121,7 +127,7 @@ pub async fn drop_commits(call: &Call, body: &RemoveCommits) -> Answer<RemovedCo
     }
     let ids: Vec<CommitId> = rows.iter().filter(|r| !r.is_removed()).map(|r| r.id).collect();
     let going = queries::list_derived(&mut tx, &REMOVE, &ids).await?;
-    let affected = affected(call, &mut tx, &going).await?;
+    let affected = affected(call, &mut tx, going.iter().map(|(_, repo)| *repo).collect()).await?;
     let needs_force = going.len() > ids.len();
     if !body.dry_run && affected.restricted {
         return Err(restricted("dropping this commit"));
@@ -129,8 +135,8 @@ pub async fn drop_commits(call: &Call, body: &RemoveCommits) -> Answer<RemovedCo
     if !body.dry_run && needs_force && !body.force {
         return Err(more_than_named(&body.reference, &affected, &going, &ids));
     }
-    let removed = remove(call, &mut tx, &going, RemovedHow::Dropped).await?;
-    let gone: Vec<CommitId> = going.iter().map(|row| row.id).collect();
+    let gone: Vec<CommitId> = going.iter().map(|(id, _)| *id).collect();
+    let removed = remove(call, &mut tx, gone.clone(), RemovedHow::Dropped).await?;
     queries::forget_results(&mut tx, &REMOVE, &gone).await?;
     let moved: Vec<(DomainId, BranchName)> = removed.branches.iter().map(|b| (b.repo, b.branch.clone())).collect();
     heads::run_again(plane, &mut tx, &moved).await?;
@@ -139,10 +145,10 @@ pub async fn drop_commits(call: &Call, body: &RemoveCommits) -> Answer<RemovedCo
     Ok(answer)
 }
 
-fn more_than_named(reference: &str, affected: &Affected, going: &[CommitRow], ids: &[CommitId]) -> Failure {
+fn more_than_named(reference: &str, affected: &Affected, going: &[Going], ids: &[CommitId]) -> Failure {
     let mut counts: BTreeMap<DomainId, usize> = BTreeMap::new();
-    for row in going.iter().filter(|row| !ids.contains(&row.id)) {
-        *counts.entry(row.repo).or_default() += 1;
+    for (_, repo) in going.iter().filter(|(id, _)| !ids.contains(id)) {
+        *counts.entry(*repo).or_default() += 1;
     }
     let listed: Vec<String> = affected
         .repos
@@ -167,13 +173,15 @@ pub struct Gone {
     pub jobs: Vec<(JobId, DomainId)>,
 }
 
-/// Gives up the contents of these commits: their jobs end, their branches go back to what is left. The transaction holds the lock of the DAG.
+/// Gives up the contents of these commits, a page at a time: their jobs end, their branches go back to what is left. The transaction
+/// holds the lock of the DAG.
 ///
 /// # Errors
 /// When the database is away, or a stored tree does not decode.
-pub async fn remove(call: &Call, tx: &mut Tx, going: &[CommitRow], how: RemovedHow) -> Answer<Gone> {
+pub async fn remove(call: &Call, tx: &mut Tx, mut ids: Vec<CommitId>, how: RemovedHow) -> Answer<Gone> {
     let plane = &call.plane;
-    let ids: Vec<CommitId> = going.iter().map(|row| row.id).collect();
+    // In the order in which commits are locked.
+    ids.sort_unstable();
     let removed = Removed {
         how,
         at: plane.now(),
@@ -190,17 +198,19 @@ pub async fn remove(call: &Call, tx: &mut Tx, going: &[CommitRow], how: RemovedH
             gone.jobs.push((job, pipeline));
         }
     }
-    let trees = queries::lock_trees(tx, &REMOVE, &ids).await?;
-    let remove = Remove {
-        trees: &trees,
-        removed: &removed,
-    };
-    queries::update_removed(tx, &REMOVE, &remove).await?;
+    for page in ids.chunks(AT_ONCE) {
+        let trees = queries::lock_trees(tx, &REMOVE, page).await?;
+        let remove = Remove {
+            trees: &trees,
+            removed: &removed,
+        };
+        queries::update_removed(tx, &REMOVE, &remove).await?;
+    }
     gone.branches = heads::move_back(tx, &ids, removed.at).await?;
     Ok(gone)
 }
 
-fn told(dry_run: bool, needs_force: bool, affected: &Affected, going: &[CommitRow], gone: &Gone) -> RemovedCommits {
+fn told(dry_run: bool, needs_force: bool, affected: &Affected, going: &[Going], gone: &Gone) -> RemovedCommits {
     let mut repos: BTreeMap<DomainId, RemovedInRepo> = BTreeMap::new();
     let in_repo = |id: &DomainId| {
         affected.repos.get(id).map(|repo| RemovedInRepo {
@@ -211,12 +221,12 @@ fn told(dry_run: bool, needs_force: bool, affected: &Affected, going: &[CommitRo
             branches: Vec::new(),
         })
     };
-    for row in going {
-        let Some(new) = in_repo(&row.repo) else { continue };
-        let here = repos.entry(row.repo).or_insert(new);
+    for (id, repo) in going {
+        let Some(new) = in_repo(repo) else { continue };
+        let here = repos.entry(*repo).or_insert(new);
         here.count += 1;
         if here.commits.len() < NAMED_MAX {
-            here.commits.push(row.id);
+            here.commits.push(*id);
         }
     }
     for moved in &gone.branches {

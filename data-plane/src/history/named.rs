@@ -55,14 +55,13 @@ pub struct Affected {
     pub restricted: bool,
 }
 
-/// The repos of these commits, all of which the caller must be allowed to write to. One that is deleted is not asked for:
+/// Repos that something goes in, all of which the caller must be allowed to write to. One that is deleted is not asked for:
 /// nobody can read it any more.
 ///
 /// # Errors
 /// `not-allowed` naming a repo that he may know of and not write to.
-pub async fn affected(call: &Call, conn: &mut PgConnection, rows: &[CommitRow]) -> Answer<Affected> {
-    let domains: BTreeSet<DomainId> = rows.iter().map(|c| c.repo).collect();
-    let domains: Vec<DomainId> = domains.into_iter().collect();
+pub async fn affected(call: &Call, conn: &mut PgConnection, repos: BTreeSet<DomainId>) -> Answer<Affected> {
+    let domains: Vec<DomainId> = repos.into_iter().collect();
     let mut affected = Affected::default();
     for id in queries::list_live_repos(conn, &DECIDE, &domains).await? {
         let row = repos::queries::find_repo_by_id(conn, &DECIDE, id).await?;

@@ -3,14 +3,13 @@
 use contract::api::Removed;
 use contract::ids::{CommitId, DomainId, JobId};
 use contract::names::BranchName;
+use futures::TryStreamExt;
 use sqlx::PgConnection;
 use sqlx::types::Json;
 use storage::TreeRef;
 use uuid::Uuid;
 
-use crate::commits::CommitRow;
 use crate::commits::log::uuids;
-use crate::commits::queries::select_commits;
 use crate::failure::Answer;
 use crate::permissions::System;
 
@@ -64,10 +63,11 @@ pub async fn is_being_read(conn: &mut PgConnection, _: &System, commit: CommitId
     Ok(read)
 }
 
-/// These commits and everything that was made from them, and is still there; newest first.
-pub async fn list_derived(conn: &mut PgConnection, _: &System, from: &[CommitId]) -> Answer<Vec<CommitRow>> {
-    let rows = sqlx::query_as(select_commits!(
-        "commits c where c.state <> 'removed' and c.id in (
+/// These commits and everything that was made from them, and is still there; newest first, each with its repo.
+pub async fn list_derived(conn: &mut PgConnection, _: &System, from: &[CommitId]) -> Answer<Vec<(CommitId, DomainId)>> {
+    // One after the other: there may be very many.
+    let rows = sqlx::query_as(
+        "select c.id, c.repo_id from commits c where c.state <> 'removed' and c.id in (
              with recursive touched (id) as (
                  select * from unnest($1::uuid[])
                  union
@@ -75,12 +75,12 @@ pub async fn list_derived(conn: &mut PgConnection, _: &System, from: &[CommitId]
                      select commit_id as id from commit_inputs where input_id = t.id
                      union all
                      select id from commits where parent_id = t.id and pipeline_id is null) down
-             ) select id from touched) order by c.seq desc"
-    ))
+             ) select id from touched) order by c.seq desc",
+    )
     .bind(uuids(from))
-    .fetch_all(conn)
-    .await?;
-    Ok(rows)
+    .fetch(conn);
+    let typed = |(id, repo): (Uuid, Uuid)| (CommitId::from_uuid(id), DomainId::from_uuid(repo));
+    Ok(rows.map_ok(typed).try_collect().await?)
 }
 
 /// Jobs that are not over and make one of these commits, with their pipelines, in the order in which jobs are locked.

@@ -189,6 +189,42 @@ async fn dropping_the_head_takes_the_branch_back_and_more_than_that_needs_force(
 }
 
 #[tokio::test]
+async fn very_many_commits_go_at_once_and_the_answer_names_the_newest() {
+    let app = App::start().await;
+    let ada = app.member("ada").await;
+    let commits = line(&app, &ada, 2).await;
+    let many = 2_500;
+    sqlx::query(
+        "insert into commits overriding system value
+         select (jsonb_populate_record(c, jsonb_build_object('id', gen_random_uuid(), 'commit_set', gen_random_uuid(),
+                    'parent_id', c.id, 'seq', 1000000 + n))).*
+           from commits c, generate_series(1, $2) n where c.id = $1",
+    )
+    .bind(commits[1].id.uuid())
+    .bind(many)
+    .execute(&app.plane.pool)
+    .await
+    .unwrap();
+    let reference = format!("r@{}", commits[1].id);
+    drop_it(&app, &ada, &reference).await.refused(ProblemKind::Conflict);
+    let told: RemovedCommits = remove(&app, &ada, "drop", &reference, json!({"force": true}))
+        .await
+        .json();
+    let repo = &told.repos[0];
+    assert_eq!(
+        (repo.count, repo.commits.len()),
+        (u64::try_from(many).unwrap() + 1, 100)
+    );
+    assert!(!repo.commits.contains(&commits[1].id), "it is the oldest");
+    assert_eq!(repo.branches[0].head, Some(commits[0].id));
+    let left: i64 = sqlx::query_scalar("select count(*) from commits where state <> 'removed' or root is not null")
+        .fetch_one(&app.plane.pool)
+        .await
+        .unwrap();
+    assert_eq!(left, 1);
+}
+
+#[tokio::test]
 async fn who_may_not_write_to_all_that_goes_removes_nothing_and_strangers_hear_nothing() {
     let app = App::start().await;
     let (ada, bob, eve) = (

@@ -266,12 +266,14 @@ impl Purging<'_> {
     async fn give_up(&mut self, tx: &mut Tx, survey: &mut Survey, made: &[Made], done: &mut Done) -> Answer<()> {
         let lost = |m: &&Made| m.state != "removed" && (survey.taint().touches(m.pipeline) || m.is_unfinished);
         let ids: Vec<CommitId> = made.iter().filter(lost).map(|m| m.output).collect();
-        let going = queries::list_commits(tx, &PURGE, &ids).await?;
-        for row in going.iter().filter(|row| row.state != CommitState::Removed) {
-            *done.voided.entry(row.repo).or_default() += 1;
+        for page in ids.chunks(survey::OUTPUTS_AT_ONCE) {
+            let going = queries::list_commits(tx, &PURGE, page).await?;
+            for row in going.iter().filter(|row| row.state != CommitState::Removed) {
+                *done.voided.entry(row.repo).or_default() += 1;
+            }
+            survey.mark(&self.call.plane, &going, self.held).await?;
         }
-        survey.mark(&self.call.plane, &going, self.held).await?;
-        let gone = remove(self.call, tx, &going, RemovedHow::Purged).await?;
+        let gone = remove(self.call, tx, ids.clone(), RemovedHow::Purged).await?;
         let mut held = done.rewritten.clone();
         held.extend(&ids);
         done.copies = queries::list_copies(tx, &PURGE, &held).await?;

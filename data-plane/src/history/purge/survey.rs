@@ -16,7 +16,7 @@ use crate::failure::Answer;
 use crate::plane::{Plane, Tx};
 
 /// So many outputs are looked at at once.
-const OUTPUTS_AT_ONCE: usize = 200;
+pub const OUTPUTS_AT_ONCE: usize = 200;
 
 /// What was found.
 pub struct Survey {
