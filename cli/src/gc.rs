@@ -67,6 +67,12 @@ fn describe(report: &CollectionReport) -> String {
     if let Some(why) = &report.repacking_failed {
         lines.push(format!("{:<12} {why}", "not repacked"));
     }
+    if let Some(why) = &report.forwards_failed {
+        lines.push(format!(
+            "{:<12} old forwards, which the next collection does: {why}",
+            "not removed"
+        ));
+    }
     if report.sparse_packs > 0 {
         lines.push(line("sparse", report.sparse_packs, report.sparse_bytes));
     }

@@ -1,5 +1,6 @@
 //! Collection of garbage: what is not needed goes, what is needed stays, whatever happens meanwhile.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::StatusCode;
@@ -9,8 +10,12 @@ use contract::problem::ProblemKind;
 use data_plane::failure::Answer;
 use data_plane::garbage::collect;
 use data_plane::plane::Plane;
+use object_store::ObjectStoreExt;
+use object_store::memory::InMemory;
+use storage::{Storage, Store};
 
 use crate::app::App;
+use crate::faulty::{Fault, Faulty};
 use crate::jobs_rig::{Rig, shell};
 use crate::room::{bucket, noise, packs};
 
@@ -21,7 +26,7 @@ async fn collect_twice(plane: &Plane) -> Answer<CollectionReport> {
 }
 
 /// A plane beside that of the rig, on what is its.
-async fn plane_of(rig: &Rig) -> Plane {
+pub async fn plane_of(rig: &Rig) -> Plane {
     let system = chassis::Environment::system();
     let key = rig.config.data_key.as_deref();
     let storage = data_plane::stores::open_encrypted(&rig.config.store, key, &system);
@@ -169,6 +174,37 @@ async fn of_a_pack_that_is_hardly_needed_what_is_needed_moves_and_the_rest_is_fr
         .ok();
     let checked = app.get(&owner, "/v1/fsck?deep=true").await.ok().text();
     assert!(checked.lines().count() == 1 && checked.contains("\"ok\""), "{checked}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn that_old_forwards_cannot_be_read_makes_a_collection_no_failure_and_is_told() {
+    let app = App::start().await;
+    let objects = Arc::new(InMemory::new());
+    let forward = format!("forwards/{}", "ab".repeat(32));
+    objects
+        .put(&forward.as_str().into(), "unreadable".into())
+        .await
+        .unwrap();
+    let mut outcomes = Vec::new();
+    // One call more works each time; the last ones are about the forward.
+    for calls_before in 0..100 {
+        let faulty = Faulty::after(Arc::clone(&objects), calls_before, Fault::Refuse);
+        let store = Store::from_object_store(faulty.clone());
+        let storage = Storage::new(store, storage::Options::default());
+        let plane = Plane::new(app.plane.config.clone(), storage, app.environment.clone()).unwrap();
+        let collected = collect(&plane, Duration::ZERO, false).await;
+        if faulty.struck() == 0 {
+            assert_eq!(collected.unwrap().forwards_failed, None);
+            break;
+        }
+        outcomes.push(collected.map(|report| report.forwards_failed));
+    }
+    let told = |outcome: &&Result<Option<String>, _>| matches!(outcome, Ok(Some(_)));
+    assert_eq!(outcomes.iter().filter(told).count(), 2, "{outcomes:?}");
+    assert!(
+        outcomes.iter().rev().take(2).all(|outcome| told(&outcome)),
+        "{outcomes:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

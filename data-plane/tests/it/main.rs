@@ -9,6 +9,9 @@ mod archives;
 mod control;
 mod crashes;
 mod deltas;
+#[path = "../../storage/tests/it/faulty.rs"]
+#[expect(dead_code, reason = "the tests of storage need more of it")]
+mod faulty;
 mod files;
 mod garbage;
 mod guards;
@@ -35,6 +38,9 @@ mod room;
 #[path = "../../storage/tests/it/s3.rs"]
 mod s3;
 mod s3_bucket;
+#[path = "../../storage/tests/it/samples.rs"]
+#[expect(dead_code, reason = "the tests of storage need more of it")]
+mod samples;
 mod statistics;
 mod triggers;
 mod uploads;

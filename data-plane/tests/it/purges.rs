@@ -9,12 +9,12 @@ use contract::policy::{OrganizationRole, Role};
 use contract::problem::ProblemKind;
 use contract::upload::Step;
 use data_plane::garbage::collect;
-use data_plane::plane::Plane;
 use object_store::ObjectStoreExt;
 use serde_json::{Value, json};
 
 use crate::app::{App, Person, Reply};
 use crate::deltas::delta;
+use crate::garbage::plane_of;
 use crate::imports::import;
 use crate::jobs_rig::{self, LIMIT, Rig, shell, succeeded};
 use crate::room::{bucket, noise};
@@ -335,14 +335,6 @@ async fn where_a_purged_file_was_fetched_from_stands_in_no_commit_any_more() {
 async fn purge_in(rig: &Rig, person: &jobs_rig::Person, path: &str) -> Purge {
     let body = json!({"repo": "in", "path": path, "force": true});
     rig.post(person, "/v1/purges", body).await
-}
-
-/// The plane of a rig in this process.
-async fn plane_of(rig: &Rig) -> Plane {
-    let (store, key) = (&rig.config.store, rig.config.data_key.as_deref());
-    let environment = chassis::Environment::system();
-    let storage = data_plane::stores::open_encrypted(store, key, &environment).await;
-    Plane::new(rig.config.clone(), storage.unwrap(), environment).unwrap()
 }
 
 /// What a datum gives is another thing each time.

@@ -506,6 +506,10 @@ pub struct CollectionReport {
     /// Why sparse packs were not repacked, if that failed.
     #[serde(default)]
     pub repacking_failed: Option<String>,
+    /// Why records of where repacked bytes are were not looked through for those that lead nowhere, if that failed; the next
+    /// collection does it.
+    #[serde(default)]
+    pub forwards_failed: Option<String>,
     /// Packs that nothing needs, or not yet: an upload under way may be about to.
     pub young_packs: u64,
     /// Their size.
