@@ -1,7 +1,7 @@
 //! Changes to the files of a commit: what one request wants, in order, how it stands in a row of `filesets`, and how it
 //! becomes changes of a tree.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::Bound;
 
 use futures::{StreamExt, TryStreamExt};
@@ -109,6 +109,23 @@ impl<'a> Puts<'a> {
     /// Whether there are none yet.
     pub fn is_empty(&self) -> bool {
         self.rest.is_empty() && self.tree.is_empty()
+    }
+
+    /// A path that two of so many puts are to, in words.
+    ///
+    /// # Errors
+    /// When storage fails.
+    pub async fn twice(&self, puts: u64) -> Answer<Option<String>> {
+        let mut paths = HashSet::with_capacity(self.rest.len());
+        for change in &self.rest {
+            let FileChange::Put(path, _) = change else { continue };
+            let known = !self.tree.is_empty() && self.storage.get(&self.tree, path).await?.is_some();
+            if known || !paths.insert(path) {
+                return Ok(Some(format!("`/{path}`")));
+            }
+        }
+        let distinct = self.tree.files() + paths.len() as u64;
+        Ok((distinct < puts).then(|| "a file of the same path".to_owned()))
     }
 
     /// All of them as changes.

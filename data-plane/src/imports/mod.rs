@@ -10,6 +10,7 @@ pub mod location;
 pub mod progress;
 pub mod resume;
 pub mod routes;
+pub mod running;
 pub mod s3;
 pub mod work;
 
@@ -23,6 +24,7 @@ use tokio::sync::Semaphore;
 
 use crate::failure::Failure;
 use address::Reachable;
+use running::Running;
 
 /// Files of all imports that are fetched at once: each holds a buffer.
 const FETCHES_OF_ALL_MAX: usize = 32;
@@ -40,6 +42,8 @@ pub struct Importer {
     bytes_max: u64,
     /// Who may fetch a file now.
     fetches: Semaphore,
+    /// Imports that run now.
+    running: Arc<Running>,
 }
 
 /// How long and how often something is tried.
@@ -75,6 +79,7 @@ impl Importer {
             },
             bytes_max: config.bytes_max,
             fetches: Semaphore::new(FETCHES_OF_ALL_MAX),
+            running: Arc::default(),
         })
     }
 }

@@ -7,7 +7,7 @@ use contract::problem::ProblemKind;
 
 use crate::failure::{Answer, Failure};
 
-/// Files of one import: each costs memory until the commit is made.
+/// Files of one import.
 const FILES_MAX: u64 = 1_000_000;
 
 /// The counts of one import.

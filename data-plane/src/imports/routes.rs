@@ -26,7 +26,6 @@ use crate::commits::put::{self, Change};
 use crate::commits::queries::SOURCES_MAX;
 use crate::commits::views;
 use crate::failure::{Answer, Failure};
-use crate::files::change::FileChange;
 use crate::files::stored::{LONGEST, Stored};
 use crate::files::writes::{Place, place};
 use crate::plane::Plane;
@@ -78,6 +77,7 @@ async fn import(State(plane): State<Plane>, call: Call, Json(body): Json<ImportB
             recursive: source.recursive,
         })
         .collect();
+    let turn = plane.importer.running.begin(call.actor().id)?;
     let orders = work::plan(&plane.importer, &asked, &body.path, &body.s3)?;
     let progress = Arc::new(Progress::new(orders.len(), plane.importer.bytes_max));
     let import = Import {
@@ -86,6 +86,7 @@ async fn import(State(plane): State<Plane>, call: Call, Json(body): Json<ImportB
         append: body.append,
         progress: Arc::clone(&progress),
         plane,
+        _turn: turn,
     };
     let running = run(call, place, import, orders, body.message);
     let lines = Lines {
@@ -115,19 +116,12 @@ async fn run(call: Call, place: Place, import: Import, orders: Vec<Order>, messa
         import.writer.in_time()?;
         return Err(Failure::internal("an import was given up before its time"));
     };
-    let (files, imported) = fetched?;
-    let change = |(path, entry)| {
-        if import.append {
-            FileChange::Append(path, entry)
-        } else {
-            FileChange::Put(path, entry)
-        }
-    };
+    let (changes, imported) = fetched?;
     let change = Change {
         repo: &place.repo,
         allowed: &place.allowed,
         branch: &place.branch,
-        changes: files.into_iter().map(change).collect(),
+        changes,
         sources: Vec::new(),
         imported,
         message,

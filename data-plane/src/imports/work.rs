@@ -1,10 +1,11 @@
 //! The work of one import: from addresses to files that are stored, with what each came from.
 
 use std::collections::HashSet;
+use std::future::ready;
 use std::sync::Arc;
 
 use contract::api::ImportedSource;
-use futures::stream::{StreamExt, TryStreamExt};
+use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use storage::{FileEntry, FilePath, StorageError, TreeRef};
 use tokio_util::io::StreamReader;
 
@@ -12,9 +13,11 @@ use super::http::Web;
 use super::location::Location;
 use super::progress::Progress;
 use super::resume::{Identity, Reading, Remote};
+use super::running::Turn;
 use super::s3::{Access, Bucket};
 use super::{Importer, Trouble, source_failed};
 use crate::failure::{Answer, Failure};
+use crate::files::change::{FileChange, Puts};
 use crate::files::listing::directory_path;
 use crate::files::stored::Stored;
 use crate::plane::Plane;
@@ -98,8 +101,72 @@ fn recursion(shown: &str, location: &Location) -> Failure {
     }
 }
 
-/// A file that is stored.
-pub(super) type Fetched = (FilePath, FileEntry);
+/// What an address gives.
+enum Given {
+    /// A file that is stored.
+    File(FilePath, FileEntry),
+    /// What all of them came from; the last.
+    Source(ImportedSource),
+}
+
+/// What is below a key of a bucket, on its way.
+struct Below {
+    import: Arc<Import>,
+    directory: Option<FilePath>,
+    shown: String,
+    fetched: BoxStream<'static, Answer<Option<(FilePath, FileEntry, Identity)>>>,
+    /// The file before the one that comes next.
+    held: Option<(FilePath, FileEntry)>,
+    /// Of names, tags and sizes.
+    tags: blake3::Hasher,
+    files: u64,
+    bytes: u64,
+    ended: bool,
+}
+
+impl Below {
+    async fn step(mut self) -> Answer<Option<(Given, Self)>> {
+        Ok(self.next().await?.map(|given| (given, self)))
+    }
+
+    async fn next(&mut self) -> Answer<Option<Given>> {
+        while let Some(file) = self.fetched.try_next().await? {
+            let Some((path, entry, identity)) = file else { continue };
+            let tag = identity.etag.unwrap_or_default();
+            self.tags.update(format!("{path}\0{tag}\0{}\n", entry.size).as_bytes());
+            // What some tools put where a directory is made: an empty object of the directory's name.
+            let is_marker =
+                |(before, marker): &(FilePath, FileEntry)| marker.size == 0 && path.strip_directory(before).is_some();
+            let before = self.held.take().filter(|before| !is_marker(before));
+            self.held = Some((path, entry));
+            if let Some(before) = before {
+                return Ok(Some(self.give(before)));
+            }
+        }
+        if let Some(last) = self.held.take() {
+            return Ok(Some(self.give(last)));
+        }
+        if std::mem::replace(&mut self.ended, true) {
+            return Ok(None);
+        }
+        if self.files == 0 {
+            return Err(source_failed(format!("there is nothing below `{}`", self.shown)));
+        }
+        let identity = Identity {
+            etag: Some(self.tags.finalize().to_hex().to_string()),
+            ..Identity::default()
+        };
+        let (shown, sum) = (std::mem::take(&mut self.shown), (self.files, self.bytes));
+        let source = self.import.source(shown, self.directory.as_ref(), sum, identity);
+        Ok(Some(Given::Source(source)))
+    }
+
+    fn give(&mut self, (path, entry): (FilePath, FileEntry)) -> Given {
+        self.files += 1;
+        self.bytes += entry.size;
+        Given::File(path, entry)
+    }
+}
 
 /// An import under way.
 pub(super) struct Import {
@@ -109,53 +176,61 @@ pub(super) struct Import {
     pub(super) base: TreeRef,
     pub(super) append: bool,
     pub(super) progress: Arc<Progress>,
+    /// One of those that its principal may run at once.
+    pub(super) _turn: Turn,
 }
 
 impl Import {
-    /// Fetches everything, in the order that was asked for.
+    /// Fetches everything; of very many files few are in memory.
     ///
     /// # Errors
     /// `source-failed`, `too-large`, `invalid` for names that are no paths, storage's failures.
-    pub(super) async fn fetch(self: &Arc<Self>, orders: Vec<Order>) -> Answer<(Vec<Fetched>, Vec<ImportedSource>)> {
-        let (mut files, mut sources) = (Vec::new(), Vec::with_capacity(orders.len()));
-        let work = orders.into_iter().map(|order| Arc::clone(self).order(order));
-        let mut done = futures::stream::iter(work).buffered(SOURCES_AT_ONCE);
-        while let Some((fetched, source)) = done.try_next().await? {
-            files.extend(fetched);
-            sources.push(source);
-        }
-        if !self.append {
-            let mut paths = HashSet::with_capacity(files.len());
-            if let Some((twice, _)) = files.iter().find(|(path, _)| !paths.insert(path)) {
-                return Err(
-                    Failure::invalid(format!("two sources hold `/{twice}`")).hint("put them one after the other")
-                );
+    pub(super) async fn fetch(self: &Arc<Self>, orders: Vec<Order>) -> Answer<(Vec<FileChange>, Vec<ImportedSource>)> {
+        let (mut puts, mut appended) = (Puts::new(&self.plane.storage, &self.writer), Vec::new());
+        let (mut files, mut sources) = (0, Vec::with_capacity(orders.len()));
+        let orders = orders.into_iter().enumerate();
+        let given = orders.map(|(place, order)| Arc::clone(self).order(place, order));
+        let mut given = stream::iter(given).flatten_unordered(SOURCES_AT_ONCE);
+        while let Some((place, given)) = given.try_next().await? {
+            match given {
+                Given::File(path, entry) if self.append => appended.push((place, FileChange::Append(path, entry))),
+                Given::File(path, entry) => {
+                    files += 1;
+                    puts.push(path, entry).await?;
+                }
+                Given::Source(source) => sources.push((place, source)),
             }
         }
-        Ok((files, sources))
+        if let Some(twice) = puts.twice(files).await? {
+            return Err(Failure::invalid(format!("two sources hold {twice}")).hint("put them one after the other"));
+        }
+        // In the order that was asked for.
+        sources.sort_by_key(|(place, _)| *place);
+        appended.sort_by_key(|(place, _)| *place);
+        let mut changes = puts.changes();
+        changes.extend(appended.into_iter().map(|(_, change)| change));
+        Ok((changes, sources.into_iter().map(|(_, source)| source).collect()))
     }
 
-    async fn order(self: Arc<Self>, order: Order) -> Answer<(Vec<Fetched>, ImportedSource)> {
-        match order.what {
-            What::File(remote, path) => {
+    /// What the address at this place gives.
+    fn order(self: Arc<Self>, place: usize, order: Order) -> BoxStream<'static, Answer<(usize, Given)>> {
+        let shown = order.shown;
+        let given = match order.what {
+            What::File(remote, path) => stream::once(async move {
                 let file = self.file(&remote, &path, true).await?;
                 let (entry, identity) = file.ok_or_else(|| failure(Trouble::Marker, &remote))?;
-                let source = self.source(order.shown, Some(&path), (1, entry.size), identity);
-                Ok((vec![(path, entry)], source))
-            }
-            What::Below(bucket, key, directory) => {
-                let (files, tags) = Arc::clone(&self)
-                    .below(&bucket, &key, directory.as_ref(), &order.shown)
-                    .await?;
-                let identity = Identity {
-                    etag: Some(tags),
-                    ..Identity::default()
-                };
-                let bytes = files.iter().map(|(_, entry)| entry.size).sum();
-                let sum = (files.len() as u64, bytes);
-                Ok((files, self.source(order.shown, directory.as_ref(), sum, identity)))
-            }
-        }
+                let source = self.source(shown, Some(&path), (1, entry.size), identity);
+                let given = [Given::File(path, entry), Given::Source(source)];
+                Ok::<_, Failure>(stream::iter(given.map(Ok)))
+            })
+            .try_flatten()
+            .boxed(),
+            What::Below(bucket, key, directory) => match self.below(&bucket, &key, directory, shown) {
+                Ok(below) => stream::try_unfold(below, Below::step).boxed(),
+                Err(failure) => stream::once(ready(Err(failure))).boxed(),
+            },
+        };
+        given.map_ok(move |given| (place, given)).boxed()
     }
 
     fn source(
@@ -176,16 +251,11 @@ impl Import {
         }
     }
 
-    /// Everything below a key, and a digest of the names, tags and sizes.
-    async fn below(
-        self: Arc<Self>,
-        bucket: &Bucket,
-        key: &str,
-        directory: Option<&FilePath>,
-        shown: &str,
-    ) -> Answer<(Vec<Fetched>, String)> {
-        let work = bucket.list(key)?.map(|listed| {
-            let (import, directory) = (Arc::clone(&self), directory.cloned());
+    /// Everything below a key.
+    fn below(self: Arc<Self>, bucket: &Bucket, key: &str, directory: Option<FilePath>, shown: String) -> Answer<Below> {
+        let (import, into) = (Arc::clone(&self), directory.clone());
+        let work = bucket.list(key)?.map(move |listed| {
+            let (import, directory) = (Arc::clone(&import), into.clone());
             async move {
                 let (object, name) = listed?;
                 let path = match directory {
@@ -196,26 +266,17 @@ impl Import {
                 Ok::<_, Failure>(file.map(|(entry, identity)| (path, entry, identity)))
             }
         });
-        let mut done = work.buffered(OBJECTS_AT_ONCE);
-        let mut files: Vec<Fetched> = Vec::new();
-        let mut tags = blake3::Hasher::new();
-        while let Some(file) = done.try_next().await? {
-            let Some((path, entry, identity)) = file else { continue };
-            // What some tools put where a directory is made: an empty object of the directory's name.
-            if files
-                .last()
-                .is_some_and(|(before, marker)| marker.size == 0 && path.strip_directory(before).is_some())
-            {
-                files.pop();
-            }
-            let tag = identity.etag.unwrap_or_default();
-            tags.update(format!("{path}\0{tag}\0{}\n", entry.size).as_bytes());
-            files.push((path, entry));
-        }
-        if files.is_empty() {
-            return Err(source_failed(format!("there is nothing below `{shown}`")));
-        }
-        Ok((files, tags.finalize().to_hex().to_string()))
+        Ok(Below {
+            import: self,
+            directory,
+            shown,
+            fetched: work.buffered(OBJECTS_AT_ONCE).boxed(),
+            held: None,
+            tags: blake3::Hasher::new(),
+            files: 0,
+            bytes: 0,
+            ended: false,
+        })
     }
 
     /// One file, as it was at one moment: when it changes while it is read, it is read again. `None` for a directory's marker.

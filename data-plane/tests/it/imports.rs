@@ -6,6 +6,7 @@ use contract::config::ImportConfig;
 use contract::policy::{OrganizationRole, Role};
 use contract::problem::{Problem, ProblemKind};
 use contract::reach::Reach;
+use data_plane::imports::running::RUNNING_MAX;
 use serde_json::{Value, json};
 
 use crate::app::{App, Person, escape};
@@ -440,6 +441,58 @@ async fn an_answer_in_pieces_is_whole_when_its_last_piece_is_there() {
     assert_eq!((&commit.sources[0].etag, commit.sources[0].size_bytes), (&None, 8));
 }
 
+/// An import whose answer is not read yet.
+async fn begin(app: &App, person: &Person, body: &Value) -> axum::response::Response {
+    let request = axum::http::Request::post("/v1/imports")
+        .header("authorization", format!("Bearer {}", person.token))
+        .header("content-type", "application/json")
+        .body(axum::body::Body::from(body.to_string()))
+        .unwrap();
+    tower::ServiceExt::oneshot(app.router.clone(), request).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_so_many_imports_of_one_person_run_at_once() {
+    let web = Web::start(|asked| match asked.path.as_str() {
+        "/never" => Reply::silence(),
+        _ => Reply::file(asked, b"content", "v1", 7),
+    })
+    .await;
+    let (app, ada) = app().await;
+    let eve = app.member("eve").await;
+    let repo: contract::api::Repo = app.get(&ada, "/v1/projects/default/repos/r").await.json();
+    app.grant(&eve, Role::Contributor, &repo).await;
+    let body = json!({ "repo": "r", "sources": [{ "url": web.url("/never") }] });
+    let mut running = Vec::new();
+    for _ in 0..RUNNING_MAX {
+        let answer = begin(&app, &ada, &body).await;
+        assert_eq!(answer.status(), 200);
+        running.push(answer);
+    }
+    let one_more = begin(&app, &ada, &body).await;
+    assert_eq!(one_more.status(), 429);
+    assert!(one_more.headers().contains_key("retry-after"));
+    let why = refused(fetch(&app, &ada, &web.url("/f")).await, ProblemKind::SlowDown);
+    assert!(why.contains(&RUNNING_MAX.to_string()), "{why}");
+    // It is nobody else's limit, and what was refused before it counts for nothing.
+    import(
+        &app,
+        &eve,
+        json!({ "repo": "r", "sources": [{ "url": web.url("/f") }] }),
+    )
+    .await
+    .unwrap();
+    for _ in 0..=RUNNING_MAX {
+        refused(fetch(&app, &eve, "ftp://nothing").await, ProblemKind::Invalid);
+    }
+    running.pop();
+    let limit = std::time::Duration::from_secs(20);
+    testkit::wait::wait_until("the turn to be given back", limit, async || {
+        fetch(&app, &ada, &web.url("/f")).await.is_ok()
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn who_hangs_up_gets_no_commit_and_leaves_nothing() {
     let content = noise(5, 31 * MIB);
@@ -447,13 +500,7 @@ async fn who_hangs_up_gets_no_commit_and_leaves_nothing() {
     let (app, ada) = app().await;
     let before = packs(&app);
     let body = json!({ "repo": "r", "sources": [{ "url": web.url("/f") }] });
-    let request = axum::http::Request::post("/v1/imports")
-        .header("authorization", format!("Bearer {}", ada.token))
-        .header("content-type", "application/json")
-        .body(axum::body::Body::from(body.to_string()))
-        .unwrap();
-    let response = tower::ServiceExt::oneshot(app.router.clone(), request).await.unwrap();
-    let mut lines = response.into_body();
+    let mut lines = begin(&app, &ada, &body).await.into_body();
     let first = http_body_util::BodyExt::frame(&mut lines).await.unwrap().unwrap();
     let first: ImportLine = serde_json::from_slice(&first.into_data().unwrap()).unwrap();
     assert!(matches!(first, ImportLine::Progress { .. }), "{first:?}");

@@ -164,6 +164,44 @@ async fn objects_of_a_bucket_are_imported_one_by_one_or_everything_below_a_prefi
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn of_very_many_objects_below_a_prefix_few_are_in_memory_and_what_comes_of_it_is_the_same() {
+    let server = Server::start().await;
+    let files = 1_100;
+    for n in 0..files {
+        let key = format!("d/{n:04}");
+        server
+            .client()
+            .put(&key.as_str().into(), key.clone().into())
+            .await
+            .unwrap();
+    }
+    let (app, ada, access) = importer(&server).await;
+    let all = import(&app, &ada, from_bucket("d/", true, &access)).await.unwrap();
+
+    // The more are written at once, the less each may hold.
+    let crowd: Vec<_> = (0..100).map(|_| app.plane.storage.writer()).collect();
+    assert!(data_plane::files::change::held_most(&app.plane.storage) < files);
+    app.delete(&ada, "/v1/files?repo=r&path=in").await.ok();
+    let crowded = import(&app, &ada, from_bucket("d/", true, &access)).await.unwrap();
+    assert_eq!((crowded.files, &crowded.digest), (files as u64, &all.digest));
+    assert_eq!(crowded.sources[0].etag, all.sources[0].etag);
+    assert_eq!(app.cat(&ada, "r@main", "in/0001").await.text(), "d/0001");
+
+    server.client().put(&"e/f".into(), "e".into()).await.unwrap();
+    let mut twice = from_bucket("e/", true, &access);
+    let source = twice["sources"][0].clone();
+    twice["sources"].as_array_mut().unwrap().push(source);
+    let refused = import(&app, &ada, twice.clone()).await.unwrap_err();
+    assert_eq!(refused.kind(), Some(ProblemKind::Invalid), "{refused:?}");
+    twice["append"] = true.into();
+    twice["path"] = "/both/".into();
+    let both = import(&app, &ada, twice).await.unwrap();
+    assert_eq!((both.files, both.sources.len()), (files as u64 + 1, 2));
+    assert_eq!(app.cat(&ada, "r@main", "both/f").await.text(), "ee");
+    drop(crowd);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_bucket_is_not_read_without_its_keys_nor_from_where_nobody_may_go() {
     let server = Server::start().await;
     server.client().put(&"f".into(), "1".into()).await.unwrap();
