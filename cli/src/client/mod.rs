@@ -76,6 +76,11 @@ impl Client {
         })
     }
 
+    /// Says something beside the result; to people only.
+    pub fn hint(&self, text: &str) {
+        self.output.hint(text);
+    }
+
     /// Asks the control plane.
     ///
     /// # Errors

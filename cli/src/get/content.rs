@@ -9,11 +9,16 @@ use futures::stream::BoxStream;
 use reqwest::{Response, StatusCode};
 
 use crate::client::{Client, Request, broken};
-use crate::failure::{Failure, Outcome};
+use crate::failure::{Exit, Failure, Outcome};
 
 /// So many connections in a row may bring nothing.
-const TRIES: u32 = 6;
+pub const TRIES: u32 = 6;
 const PAUSE: Duration = Duration::from_millis(200);
+
+/// How long to wait after so many connections that brought nothing.
+pub fn pause(fruitless: u32) -> Duration {
+    PAUSE * 2_u32.pow(fruitless)
+}
 
 /// Bytes on their way.
 pub struct Content<'a> {
@@ -60,10 +65,13 @@ impl<'a> Content<'a> {
         let (Some((client, request)), Some(etag)) = (self.from, self.etag.as_deref()) else {
             return Err(failure);
         };
+        if self.fruitless == 0 {
+            client.hint(&format!("{}: {}; continuing", failure.what, failure.why));
+        }
         let rest = format!("bytes={}-", self.received);
         let request = request.clone().header("range", &rest).header("if-range", etag);
         while self.fruitless < TRIES {
-            tokio::time::sleep(PAUSE * 2_u32.pow(self.fruitless)).await;
+            tokio::time::sleep(pause(self.fruitless)).await;
             self.fruitless += 1;
             match client.download(&request).await {
                 Ok(response) if response.status() == StatusCode::PARTIAL_CONTENT => {
@@ -75,7 +83,8 @@ impl<'a> Content<'a> {
                         failure.what,
                         "and the file is another one by now",
                         "repeat the command, or name the commit instead of the branch",
-                    ));
+                    )
+                    .with_exit(Exit::Conflict));
                 }
                 // The service answered, and no.
                 Err(refused) if refused.problem.is_some() => return Err(refused),

@@ -1,7 +1,6 @@
 //! The contract of the command line that needs no service: help, examples, exit codes, what goes where.
 
 #![expect(clippy::unwrap_used, reason = "a test that fails may panic, its helpers included")]
-
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
@@ -130,7 +129,7 @@ fn answer(mut stream: TcpStream, here: &str) {
         return;
     }
     if request.contains("piecewise") {
-        return send_a_piece(&mut stream, &head);
+        return send_a_piece(&mut stream, &head, request.contains("changing"));
     }
     if request.contains("/o/acme/") && request.contains("whole") {
         let _ = write!(
@@ -149,8 +148,9 @@ fn answer(mut stream: TcpStream, here: &str) {
     while lines.next().is_some_and(|line| line.is_ok()) {}
 }
 
-/// A third of a file at a time, then the connection breaks; from where it is told to only if it is the file that it was.
-fn send_a_piece(stream: &mut TcpStream, head: &[String]) {
+/// A third of a file at a time, then the connection breaks; from where it is told to only if it is the file that it was. A
+/// file that is changing is another one by then.
+fn send_a_piece(stream: &mut TcpStream, head: &[String], changes: bool) {
     const CONTENT: &str = "0123456789abcdefghijklmnopqrst";
     let value = |name: &str| {
         let line = head
@@ -166,6 +166,13 @@ fn send_a_piece(stream: &mut TcpStream, head: &[String]) {
             .parse::<usize>()
             .unwrap()
     });
+    if from > 0 && changes {
+        let _ = write!(
+            stream,
+            "HTTP/1.1 200 OK\r\netag: \"other\"\r\ncontent-length: 3\r\n\r\nnew"
+        );
+        return;
+    }
     let (status, left) = (
         if from == 0 { "200 OK" } else { "206 Partial Content" },
         &CONTENT[from..],
@@ -189,6 +196,20 @@ fn a_get_whose_connection_breaks_goes_on_where_it_broke() {
         std::fs::read(files.path().join("piecewise")).unwrap(),
         b"0123456789abcdefghijklmnopqrst"
     );
+    let said = text(&output.stderr);
+    assert!(said.contains("continuing"), "{said}");
+}
+
+#[test]
+fn a_get_whose_connection_breaks_never_puts_two_versions_of_a_file_together() {
+    let (home, files) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let output = get_from_stingy_service("images@main:/piecewise-changing", home.path(), files.path())
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(6), "{output:?}");
+    let said = text(&output.stderr);
+    assert!(said.contains("another one by now"), "{said}");
+    assert_eq!(std::fs::read_dir(files.path()).unwrap().count(), 0, "nothing is left");
 }
 
 fn get_from_stingy_service(path: &str, home: &Path, files: &Path) -> Command {
