@@ -2,6 +2,7 @@
 //! directory that was asked for.
 
 mod content;
+mod directory;
 mod unpack;
 
 use std::io::Write;
@@ -12,17 +13,21 @@ use indicatif::ProgressBar;
 use reqwest::Response;
 use tokio::io::AsyncWriteExt;
 
-use crate::client::{Client, Request, blocking_reader};
+use crate::client::{Client, Request};
 use crate::failure::{Failure, Outcome, io};
 use crate::output::{Output, closed};
 use crate::references::commit_and_path;
 use content::Content;
-use unpack::{file_beside, unpack};
+use directory::Directory;
+use unpack::file_beside;
 
 /// Get a file, or a directory with -r.
+///
+/// Files that are there are replaced, others in the directory stay. A connection that breaks is
+/// taken up again where it broke.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Example: howdah get score-red@main:/report.json -o report.json\n         howdah get images@main:/ -r -o images\n         howdah get images@main:/2026 -r --format zip -o 2026.zip"
+    after_help = "Example: howdah get score-red@main:/report.json -o report.json\n         howdah get images@main:/ -r -o images\n         howdah get images@main:/ -r -o images --continue\n         howdah get images@main:/2026 -r --format zip -o 2026.zip"
 )]
 pub struct Get {
     /// `REF:/PATH`
@@ -36,6 +41,9 @@ pub struct Get {
     /// Keep a directory as one archive instead of unpacking it
     #[arg(long, value_enum, requires = "recursive")]
     format: Option<Format>,
+    /// Go on where an interrupted `get -r` stopped: its first files that are there as they are in the commit are not fetched
+    #[arg(long = "continue", requires = "recursive", conflicts_with = "format")]
+    go_on: bool,
 }
 
 /// Kinds of archives.
@@ -65,7 +73,8 @@ pub struct Cat {
     sources: Vec<String>,
 }
 
-fn request(source: &str, client: &Client, address: &str) -> Outcome<(Request, String)> {
+/// The reference and the path of `REF:/PATH`.
+fn reference(source: &str, client: &Client) -> Outcome<(String, String)> {
     let (reference, path) = commit_and_path(source, &client.settings.project)?;
     let path = path.ok_or_else(|| {
         Failure::usage(
@@ -74,6 +83,11 @@ fn request(source: &str, client: &Client, address: &str) -> Outcome<(Request, St
             "write `REF:/PATH`, `REF:/` for everything",
         )
     })?;
+    Ok((reference, path))
+}
+
+fn request(source: &str, client: &Client, address: &str) -> Outcome<(Request, String)> {
+    let (reference, path) = reference(source, client)?;
     Ok((Request::get(address).query("ref", reference).query("path", &path), path))
 }
 
@@ -150,24 +164,31 @@ async fn print(mut content: Content<'_>) -> Outcome {
 }
 
 async fn directory(arguments: Get, client: &Client, output: Output) -> Outcome {
-    let (request, path) = request(&arguments.source, client, "/v1/archive")?;
+    let (reference, path) = reference(&arguments.source, client)?;
     let name = {
         let repo = arguments.source.split(['@', ':']).next().unwrap_or_default();
         let part = |text: &str| text.rsplit('/').find(|p| !p.is_empty()).map(str::to_owned);
         part(&path).or_else(|| part(repo))
     };
     if let Some(format) = arguments.format {
+        let request = Request::get("/v1/archive").query("ref", reference).query("path", &path);
         let request = request.query("format", format.name());
         return archive(&request, arguments.destination, name, format, client, output).await;
     }
     let destination = arguments
         .destination
         .unwrap_or_else(|| PathBuf::from(name.unwrap_or_else(|| ".".to_owned())));
-    let response = client.download(&request).await?;
     let bar = output.bytes(None);
-    let (to, counted) = (destination.clone(), bar.clone());
-    let unpacked = tokio::task::spawn_blocking(move || unpack(blocking_reader(response), &to, &counted)).await;
-    let files = unpacked.map_err(|e| Failure::new("the files could not be written", e, "repeat the command"))??;
+    let directory = Directory::find(client, &reference, &path, bar.clone()).await?;
+    let there = match arguments.go_on {
+        true => directory.is_there_up_to(&destination).await?,
+        false => None,
+    };
+    if let Some((last, files)) = &there {
+        output.hint(&format!("{files} files are there already; continuing behind {last}"));
+    }
+    let (after, before) = there.map_or((None, 0), |(last, files)| (Some(last), files));
+    let files = before + directory.write(&destination, after).await?;
     bar.finish_and_clear();
     let shown = serde_json::json!({ "path": destination, "files": files });
     output.result(&shown, || format!("{files} files in {}", destination.display()))

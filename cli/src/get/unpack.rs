@@ -15,33 +15,90 @@ use crate::failure::{Failure, Outcome, io};
 const WHOLE_BYTES_MAX: u64 = 256 << 10;
 const READ_BYTES: usize = 256 << 10;
 
-fn broken(error: std::io::Error) -> Failure {
-    Failure::new(
-        "the archive broke off",
-        error,
-        "repeat the command; see `howdah status`",
-    )
+/// Why an archive was not unpacked to its end.
+#[derive(Debug)]
+pub enum Stopped {
+    /// It broke off: what comes behind the last whole file is still to come.
+    Broke(Failure),
+    /// Something cannot be written, or has no place here.
+    Failed(Failure),
 }
 
-/// Writes the files of an archive below a directory; answers how many.
-///
-/// # Errors
-/// When the archive breaks off or something cannot be written.
-pub fn unpack(archive: impl Read, to: &Path, bar: &ProgressBar) -> Outcome<u64> {
-    std::fs::create_dir_all(to).map_err(io("make", to))?;
-    let mut archive = tar::Archive::new(std::io::BufReader::with_capacity(READ_BYTES, archive));
-    let mut made = Made::new(to);
-    let mut content = Vec::new();
-    let mut files = 0;
-    for entry in archive.entries().map_err(broken)? {
-        let mut entry = entry.map_err(broken)?;
-        let name = entry.path().map_err(broken)?.into_owned();
-        let kind = entry.header().entry_type();
-        if kind.is_dir() {
-            made.directory(&name)?;
-            continue;
+impl From<Failure> for Stopped {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+fn broken(error: std::io::Error) -> Stopped {
+    Stopped::Broke(Failure::new(
+        "the archive broke off",
+        error,
+        "repeat the command with --continue; see `howdah status`",
+    ))
+}
+
+/// Files that are written below a directory, from one archive or from several of which each goes on where the one before
+/// broke off.
+pub struct Unpacking {
+    made: Made,
+    bar: ProgressBar,
+    files: u64,
+    last: Option<String>,
+}
+
+impl Unpacking {
+    /// Nothing yet.
+    pub fn new(to: PathBuf, bar: ProgressBar) -> Self {
+        Self {
+            made: Made::new(to),
+            bar,
+            files: 0,
+            last: None,
         }
-        let last = name.file_name().filter(|_| kind.is_file());
+    }
+
+    /// How many files were written.
+    pub fn files(&self) -> u64 {
+        self.files
+    }
+
+    /// The name of the last one.
+    pub fn last(&self) -> Option<&str> {
+        self.last.as_deref()
+    }
+
+    /// Writes the files of an archive.
+    ///
+    /// # Errors
+    /// When the archive breaks off or something cannot be written.
+    pub fn take(&mut self, archive: impl Read) -> Result<(), Stopped> {
+        let to = &self.made.to;
+        std::fs::create_dir_all(to).map_err(io("make", to))?;
+        let mut archive = tar::Archive::new(std::io::BufReader::with_capacity(READ_BYTES, archive));
+        let mut content = Vec::new();
+        for entry in archive.entries().map_err(broken)? {
+            let mut entry = entry.map_err(broken)?;
+            let name = entry.path().map_err(broken)?.into_owned();
+            if entry.header().entry_type().is_dir() {
+                self.made.directory(&name)?;
+                continue;
+            }
+            self.file(&mut entry, &name, &mut content)?;
+            self.files += 1;
+            self.bar.inc(entry.size());
+            self.last = name.to_str().map(str::to_owned).or(self.last.take());
+        }
+        Ok(())
+    }
+
+    fn file(
+        &mut self,
+        entry: &mut tar::Entry<'_, impl Read>,
+        name: &Path,
+        content: &mut Vec<u8>,
+    ) -> Result<(), Stopped> {
+        let last = name.file_name().filter(|_| entry.header().entry_type().is_file());
         let last = last.ok_or_else(|| {
             Failure::new(
                 format!("cannot get {}", name.display()),
@@ -49,26 +106,34 @@ pub fn unpack(archive: impl Read, to: &Path, bar: &ProgressBar) -> Outcome<u64> 
                 "report this",
             )
         })?;
-        let path = made.directory(name.parent().unwrap_or(Path::new("")))?.join(last);
+        let path = self.made.directory(name.parent().unwrap_or(Path::new("")))?.join(last);
         let executable = entry.header().mode().is_ok_and(|mode| mode & 0o100 != 0);
         let size = entry.size();
         if size <= WHOLE_BYTES_MAX {
             content.clear();
-            let read = entry.read_to_end(&mut content).map_err(broken)?;
+            let read = entry.read_to_end(content).map_err(broken)?;
             whole(read as u64, size)?;
-            write_small(&path, executable, &content)?;
-        } else {
-            let mut fresh = file_beside(&path, executable)?;
-            whole(std::io::copy(&mut entry, &mut fresh).map_err(broken)?, size)?;
-            fresh.persist(&path).map_err(|e| io("write", &path)(e.error))?;
+            write_small(&path, executable, content)?;
+            return Ok(());
         }
-        files += 1;
-        bar.inc(size);
+        let mut fresh = file_beside(&path, executable)?;
+        content.resize(READ_BYTES, 0);
+        let mut all = 0;
+        loop {
+            let read = entry.read(content).map_err(broken)?;
+            if read == 0 {
+                break;
+            }
+            fresh.write_all(&content[..read]).map_err(io("write", &path))?;
+            all += read as u64;
+        }
+        whole(all, size)?;
+        fresh.persist(&path).map_err(|e| io("write", &path)(e.error))?;
+        Ok(())
     }
-    Ok(files)
 }
 
-fn whole(read: u64, size: u64) -> Outcome {
+fn whole(read: u64, size: u64) -> Result<(), Stopped> {
     if read < size {
         return Err(broken(std::io::ErrorKind::UnexpectedEof.into()));
     }
@@ -111,13 +176,13 @@ pub fn file_beside(path: &Path, executable: bool) -> Outcome<tempfile::NamedTemp
 }
 
 /// Directories that are there, by their names in the archive: each is looked at once, not for every file in it.
-struct Made<'a> {
-    to: &'a Path,
+struct Made {
+    to: PathBuf,
     known: HashMap<PathBuf, PathBuf>,
 }
 
-impl<'a> Made<'a> {
-    fn new(to: &'a Path) -> Self {
+impl Made {
+    fn new(to: PathBuf) -> Self {
         Self {
             to,
             known: HashMap::new(),
@@ -128,7 +193,7 @@ impl<'a> Made<'a> {
         if let Some(known) = self.known.get(name) {
             return Ok(known.clone());
         }
-        let path = directory_below(self.to, name)?;
+        let path = directory_below(&self.to, name)?;
         self.known.insert(name.to_path_buf(), path.clone());
         Ok(path)
     }
@@ -168,6 +233,11 @@ fn directory_below(to: &Path, name: &Path) -> Outcome<PathBuf> {
 mod tests {
     use super::*;
 
+    fn unpack(archive: &[u8], to: &Path) -> Result<u64, Stopped> {
+        let mut unpacking = Unpacking::new(to.to_path_buf(), ProgressBar::hidden());
+        unpacking.take(archive).map(|()| unpacking.files())
+    }
+
     fn archive(name: &str) -> Vec<u8> {
         let mut header = tar::Header::new_gnu();
         header.set_size(3);
@@ -185,16 +255,12 @@ mod tests {
     fn files_are_written_below_the_directory_and_nowhere_else() {
         let home = tempfile::tempdir().unwrap();
         let to = home.path().join("to");
-        let bar = ProgressBar::hidden();
-        assert_eq!(
-            unpack(archive("a/b").as_slice(), &to, &bar).unwrap_or_else(|e| panic!("{e:?}")),
-            1
-        );
+        assert_eq!(unpack(&archive("a/b"), &to).unwrap_or_else(|e| panic!("{e:?}")), 1);
         assert_eq!(std::fs::read(to.join("a/b")).unwrap(), b"abc");
-        assert!(unpack(archive("../out").as_slice(), &to, &bar).is_err());
+        assert!(matches!(unpack(&archive("../out"), &to), Err(Stopped::Failed(_))));
         assert!(!home.path().join("out").exists());
         std::os::unix::fs::symlink(home.path(), to.join("link")).unwrap();
-        assert!(unpack(archive("link/out").as_slice(), &to, &bar).is_err());
+        assert!(matches!(unpack(&archive("link/out"), &to), Err(Stopped::Failed(_))));
         assert!(!home.path().join("out").exists());
     }
 
@@ -202,7 +268,7 @@ mod tests {
     fn an_archive_that_breaks_off_leaves_no_piece_of_a_file() {
         let home = tempfile::tempdir().unwrap();
         let whole = archive("piece");
-        assert!(unpack(&whole[..514], home.path(), &ProgressBar::hidden()).is_err());
+        assert!(matches!(unpack(&whole[..514], home.path()), Err(Stopped::Broke(_))));
         assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 0);
     }
 }

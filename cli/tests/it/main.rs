@@ -1,6 +1,10 @@
 //! The contract of the command line that needs no service: help, examples, exit codes, what goes where.
 
 #![expect(clippy::unwrap_used, reason = "a test that fails may panic, its helpers included")]
+
+mod directories;
+mod scripted;
+
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;

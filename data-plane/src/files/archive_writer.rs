@@ -11,17 +11,19 @@ use super::portions::{self, Portion, name_below};
 const BLOCK: usize = 512;
 const NAME_BYTES: usize = 100;
 
-/// The archive of what lies below a directory (`None`: the root) or of one file; names are relative to it.
+/// The archive of what lies below a directory (`None`: the root) or of one file; names are relative to it. With `after`
+/// only what comes behind that path.
 pub fn archive(
     storage: &Storage,
     tree: &TreeRef,
     below: Option<FilePath>,
+    after: Option<&FilePath>,
     modified_at: DateTime<Utc>,
 ) -> BoxStream<'static, Result<Bytes, StorageError>> {
     let seconds = u64::try_from(modified_at.timestamp()).unwrap_or(0);
     let storage = storage.clone();
     let end = stream::once(async { Ok(Bytes::from_static(&[0; 2 * BLOCK])) });
-    portions::read(&storage, tree, below.as_ref())
+    portions::read(&storage, tree, below.as_ref(), after)
         .flat_map(move |portion| match portion {
             Err(error) => stream::iter([Err(error)]).boxed(),
             Ok(Portion::Window(files)) => stream::iter([Ok(window(below.as_ref(), files, seconds))]).boxed(),

@@ -24,14 +24,16 @@ pub(super) enum Portion {
     Large(File),
 }
 
-/// The portions of what lies below a directory (`None`: the root), or of one file, in the tree's order.
+/// The portions of what lies below a directory (`None`: the root), or of one file, in the tree's order; with `after` only
+/// what comes behind that path.
 pub(super) fn read(
     storage: &Storage,
     tree: &TreeRef,
     below: Option<&FilePath>,
+    after: Option<&FilePath>,
 ) -> BoxStream<'static, Result<Portion, StorageError>> {
     let ahead = storage.clone();
-    let portions = grouped(storage.list(tree, below, None)).map(move |files| {
+    let portions = grouped(storage.list(tree, below, after)).map(move |files| {
         let storage = ahead.clone();
         // A task of its own, so that reading and verifying go on while the network takes what was read before.
         let reading = AbortOnDropHandle::new(tokio::spawn(async move { filled(&storage, files?).await }));

@@ -63,6 +63,8 @@ pub(super) struct ArchiveQuery {
     path: String,
     #[serde(default)]
     format: Format,
+    /// Only what comes behind this path, in the order of the archive.
+    after: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -236,6 +238,13 @@ pub(super) async fn archive(
 ) -> Answer<Response> {
     let commit = readable(&plane, &call, &query.reference).await?;
     let path = directory_path(&query.path)?;
+    let after = query.after.as_deref().map(FilePath::parse).transpose()?;
+    if after.is_some() && matches!(query.format, Format::Zip) {
+        return Err(
+            Failure::invalid("a zip archive cannot go on: its end tells of all that is in it")
+                .hint("leave out `after`, or ask for a tar archive"),
+        );
+    }
     let tree = commit.commit.tree()?;
     if let Some(path) = &path
         && plane.storage.kind(&tree, path).await?.is_none()
@@ -256,7 +265,7 @@ pub(super) async fn archive(
     }
     let name = path.as_ref().map_or("files", FilePath::name).to_owned();
     let bytes = match query.format {
-        Format::Tar => archive_writer::archive(&plane.storage, &tree, path, finished_at),
+        Format::Tar => archive_writer::archive(&plane.storage, &tree, path, after.as_ref(), finished_at),
         Format::Zip => zip_writer::archive(&plane.storage, &tree, path, finished_at),
     };
     let body = Body::from_stream(guarded(bytes, call.keep(), vec![commit.origins.clone()]));

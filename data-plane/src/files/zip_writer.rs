@@ -55,7 +55,7 @@ pub fn archive(
     modified_at: DateTime<Utc>,
 ) -> BoxStream<'static, Result<Bytes, StorageError>> {
     let zip = Zip {
-        portions: portions::read(storage, tree, below.as_ref()),
+        portions: portions::read(storage, tree, below.as_ref(), None),
         storage: storage.clone(),
         tree: tree.clone(),
         below,

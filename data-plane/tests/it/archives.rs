@@ -130,3 +130,46 @@ async fn one_file_and_nothing_at_all_are_archives_too() {
         .await
         .refused(ProblemKind::Malformed);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_archive_goes_on_behind_any_of_its_files() {
+    let app = App::start().await;
+    let ada = app.member("ada").await;
+    app.repo(&ada, "r").await;
+    let large = noise(1, 700_000);
+    // Between `a` and `a/` lie names that begin with `a` and a smaller character.
+    let names = ["d/a-b", "d/a.txt", "d/a/x", "d/a/y/z", "d/large", "d/ä", "d.txt", "e"];
+    let files = names.map(|name| (name, if name == "d/large" { &large[..] } else { name.as_bytes() }));
+    app.put(&ada, "r", &files).await.ok();
+    let uri = |path: &str, after: &str| format!("/v1/archive?ref=r&path={}{after}", escape(path));
+    let read = |bytes: &[u8]| {
+        let mut archive = tar::Archive::new(bytes);
+        let entries = archive.entries().unwrap().map(Result::unwrap);
+        entries
+            .map(|e| (e.path().unwrap().to_string_lossy().into_owned(), e.size()))
+            .collect::<Vec<_>>()
+    };
+
+    for (path, beginning) in [("/", ""), ("/d", "d/")] {
+        let whole = read(&app.get(&ada, &uri(path, "")).await.ok().body);
+        assert_eq!(whole.len(), if path == "/" { 8 } else { 6 });
+        for (n, (name, _)) in whole.iter().enumerate() {
+            let after = format!("&after={}", escape(&format!("/{beginning}{name}")));
+            let rest = read(&app.get(&ada, &uri(path, &after)).await.ok().body);
+            assert_eq!(rest, whole[n + 1..], "{path} behind {name}");
+        }
+    }
+    let all = read(&app.get(&ada, &uri("/d", "&after=/c")).await.ok().body);
+    assert_eq!(all.len(), 6, "what comes before the directory is no beginning of it");
+    assert_eq!(read(&app.get(&ada, &uri("/e", "&after=/e")).await.ok().body), []);
+
+    let zip = uri("/d", "&after=/d/a.txt&format=zip");
+    app.get(&ada, &zip).await.refused(ProblemKind::Invalid);
+    app.get(&ada, &uri("/d", "&after=/d/../e"))
+        .await
+        .refused(ProblemKind::Invalid);
+    let eve = app.member("eve").await;
+    for after in ["&after=/d/a.txt", "&after=/d/../e"] {
+        app.get(&eve, &uri("/d", after)).await.refused(ProblemKind::NotFound);
+    }
+}
