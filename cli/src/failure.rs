@@ -2,6 +2,7 @@
 //! contract). A server's problem document is kept whole, so that `--json` can print it.
 
 use std::fmt;
+use std::time::Duration;
 
 use contract::problem::{Problem, ProblemKind};
 
@@ -68,6 +69,8 @@ pub struct Failure {
     pub exit: Exit,
     /// What the server answered, if it was the server.
     pub problem: Option<Box<Problem>>,
+    /// How long the server asks to wait before it is asked again.
+    pub pause: Duration,
 }
 
 impl Failure {
@@ -79,6 +82,7 @@ impl Failure {
             hint: hint.into(),
             exit: Exit::Failed,
             problem: None,
+            pause: Duration::ZERO,
         }
     }
 
@@ -128,6 +132,7 @@ impl Failure {
             hint,
             exit: kind.map_or(Exit::Failed, exit_of),
             problem: Some(Box::new(problem)),
+            pause: Duration::ZERO,
         }
     }
 

@@ -22,7 +22,7 @@ use indicatif::ProgressBar;
 use serde::Serialize;
 use tokio::sync::mpsc;
 
-use crate::client::{Client, Request};
+use crate::client::{Client, Request, nothing_was_done};
 use crate::failure::{Failure, Outcome};
 use crate::output::{Output, size};
 use crate::references::{Place, place};
@@ -36,14 +36,15 @@ use tarball::{Contents, Count};
 const CHUNKS_AHEAD: usize = 8;
 /// From here on an upload can be taken up again.
 const RESUMABLE_BYTES: u64 = 64 << 20;
-/// So often in a row an upload is taken up of which nothing more arrives, after pauses that double.
-const TRIES: u32 = 4;
+/// So often in a row an upload is sent again of which nothing more arrives, after pauses that double: half a minute.
+const TRIES: u32 = 6;
 const PAUSE: Duration = Duration::from_millis(500);
 
 /// Put files into a branch as one commit; prints the commit.
 ///
 /// Of a file of 1 MiB and more that replaces another version, only what is new is sent. An
 /// upload of 64 MiB and more that was interrupted is continued by the same command within 12 hours.
+/// When the connection breaks or the service is busy, it is sent again for half a minute, and is one commit all the same.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example: howdah put images@main tiles -r -m \"October\"\n         howdah put images@main:/a/tile.ppm tile.ppm\n         date | howdah put notes@main:/now.txt -\n         howdah put images@main:/a/ https://data.example.org/tile.ppm\n         howdah put images@main:/b s3://bucket/tiles/ -r\n\nAddresses are fetched by the service itself. Buckets are read with AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN,\nAWS_REGION and AWS_ENDPOINT_URL, as far as they are set; the service keeps none of them."
@@ -93,7 +94,9 @@ pub async fn run(arguments: Put, client: &Client, output: Output) -> Outcome {
         anew: arguments.no_resume,
     };
     let session = match resumable {
-        false => None,
+        // What is put behind what is there could not be told from the same put twice.
+        false if arguments.append => None,
+        false => Some(resume::begin(client, &target).await?),
         true => match resume::take_up(client, &wish, &mut parts, output).await? {
             Taken::Up(session) => Some(session),
             Taken::Made(commit) => {
@@ -105,6 +108,7 @@ pub async fn run(arguments: Put, client: &Client, output: Output) -> Outcome {
     let may_be_told = !arguments.append && !bases::wanted(sources.iter()).is_empty();
     let mut upload = Upload {
         client,
+        reached: session.as_ref().is_some_and(|session| !session.keeps),
         base: match may_be_told {
             true => bases::commit(client, &target).await,
             false => None,
@@ -138,6 +142,8 @@ fn print(commit: Commit, count: Count, total: u64, output: Output) -> Outcome {
 /// An upload on its way.
 struct Upload<'c> {
     client: &'c Client,
+    /// It was asked for something just now.
+    reached: bool,
     arguments: &'c Put,
     target: &'c Place,
     base: Option<CommitId>,
@@ -148,11 +154,14 @@ struct Upload<'c> {
 }
 
 impl Upload<'_> {
-    /// Sends it until it is there. One that can be taken up again is, when the connection breaks, as long as more of it
-    /// arrives each time.
+    /// Sends it until it is there: again when the connection breaks or the service is busy, as long as more of it arrives,
+    /// or for a while. Where it may have arrived already, the service is asked first.
     async fn run(&mut self, bar: ProgressBar, output: Output) -> Outcome<Commit> {
         let (mut there, mut tries) = (0, 0);
         loop {
+            if !std::mem::take(&mut self.reached) {
+                self.client.reach().await?;
+            }
             let (sent, read) = self.send(&bar).await;
             let failure = match (sent, read) {
                 (Ok(commit), Ok(())) => {
@@ -164,22 +173,24 @@ impl Upload<'_> {
                 (Ok(_), Err(read)) => return Err(read),
                 (Err(sent), _) => sent,
             };
-            let Some(session) = self.session.as_ref().filter(|_| is_passing(&failure) && tries < TRIES) else {
+            let again = nothing_was_done(&failure) || self.session.is_some() && is_passing(&failure);
+            if !again || tries >= TRIES {
                 return Err(failure);
-            };
-            tokio::time::sleep(PAUSE * 2_u32.pow(tries)).await;
-            // What the service says to that is of less use than what broke.
-            let parts = Arc::make_mut(&mut self.parts);
-            match session.look(self.client, parts).await {
-                Err(_) => return Err(failure),
-                Ok(Err(commit)) => return Ok(*commit),
-                Ok(Ok(now)) => {
-                    tries = if now > there { 0 } else { tries + 1 };
-                    there = now;
+            }
+            output.hint(&format!("{}: {}; continuing", failure.what, failure.why));
+            tokio::time::sleep(failure.pause.max(PAUSE * 2_u32.pow(tries))).await;
+            tries += 1;
+            if let Some(session) = &self.session {
+                let parts = Arc::make_mut(&mut self.parts);
+                // What the service says to that is of less use than what broke.
+                match session.look(self.client, parts).await {
+                    Err(_) => return Err(failure),
+                    Ok(Err(commit)) => return Ok(*commit),
+                    Ok(Ok(now)) if now > there => (there, tries) = (now, 0),
+                    Ok(Ok(_)) => {}
                 }
             }
             bar.reset();
-            output.hint(&format!("{}: {}; continuing", failure.what, failure.why));
         }
     }
 
@@ -190,7 +201,7 @@ impl Upload<'_> {
         let contents = Contents {
             sources: Arc::clone(&self.sources),
             parts: Arc::clone(&self.parts),
-            keep: self.session.is_some(),
+            keep: self.session.as_ref().is_some_and(|session| session.keeps),
             bases,
             // A second try takes the way that always works.
             handover: self.session.as_mut().and_then(|session| session.handover.take()),
@@ -218,8 +229,8 @@ impl Upload<'_> {
 /// Whether the same may succeed in a moment.
 fn is_passing(failure: &Failure) -> bool {
     use ProblemKind as P;
-    let kinds = [P::Overloaded, P::PlaneStarting, P::UpstreamTimeout, P::TokenExpired];
-    failure.problem.is_none() || kinds.into_iter().any(|kind| failure.is(kind))
+    let kinds = [P::Overloaded, P::UpstreamTimeout, P::TokenExpired];
+    failure.problem.is_none() || nothing_was_done(failure) || kinds.into_iter().any(|kind| failure.is(kind))
 }
 
 /// The commit, and what it took to make it.

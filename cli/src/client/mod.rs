@@ -11,7 +11,7 @@ use chrono::TimeDelta;
 use contract::api::{AccessTokenMade, Page, WhoAmI};
 use contract::problem::{Problem, ProblemKind};
 use futures::future::BoxFuture;
-use reqwest::{Method, Response, StatusCode};
+use reqwest::{Response, StatusCode};
 use serde::de::DeserializeOwned;
 
 use crate::clock;
@@ -208,15 +208,14 @@ impl Client {
             if response.status().is_success() || response.status() == StatusCode::PARTIAL_CONTENT {
                 return Ok(response);
             }
-            let pause = retry_after(&response);
             let failure = problem_of(response).await;
             let expired = failure.is(ProblemKind::TokenExpired) || failure.is(ProblemKind::SignedOut);
             if expired && target != Target::Control && !renewed {
                 renewed = true;
                 self.forget_access().await?;
-            } else if may_repeat(&failure, &request.method) && began.elapsed() < PATIENCE {
+            } else if may_repeat(&failure, request.repeatable) && began.elapsed() < PATIENCE {
                 spinner.set_message(failure.what.clone());
-                tokio::time::sleep(pause).await;
+                tokio::time::sleep(failure.pause).await;
             } else {
                 return Err(failure);
             }
@@ -443,13 +442,16 @@ fn retry_after(response: &Response) -> Duration {
 }
 
 /// Whether nothing has happened yet, or asking again changes nothing.
-fn may_repeat(failure: &Failure, method: &Method) -> bool {
-    let kind = failure.problem.as_ref().and_then(|p| p.kind());
-    match kind {
-        Some(ProblemKind::PlaneStarting | ProblemKind::SlowDown | ProblemKind::PolicyUnreachable) => true,
-        Some(ProblemKind::Overloaded | ProblemKind::UpstreamTimeout) => *method == Method::GET,
-        _ => false,
-    }
+fn may_repeat(failure: &Failure, repeatable: bool) -> bool {
+    let unknown = failure.is(ProblemKind::Overloaded) || failure.is(ProblemKind::UpstreamTimeout);
+    nothing_was_done(failure) || unknown && repeatable
+}
+
+/// Whether the service refused to begin, for now.
+pub fn nothing_was_done(failure: &Failure) -> bool {
+    use ProblemKind as P;
+    let kinds = [P::PlaneStarting, P::SlowDown, P::PolicyUnreachable];
+    kinds.into_iter().any(|kind| failure.is(kind))
 }
 
 async fn read<T: DeserializeOwned>(response: Response) -> Outcome<T> {
@@ -500,15 +502,17 @@ fn chain(error: &reqwest::Error) -> String {
 pub async fn problem_of(response: Response) -> Failure {
     let status = response.status();
     let url = response.url().clone();
+    let pause = retry_after(&response);
     let bytes = response.bytes().await.unwrap_or_default();
-    if let Ok(problem) = serde_json::from_slice::<Problem>(&bytes) {
-        return Failure::from_problem(problem);
-    }
-    Failure::new(
-        "the service answered with an error",
-        format!("{status} from {}", url.path()),
-        "check that HOWDAH_URL is a Howdah service; see `howdah status`",
-    )
+    let failure = match serde_json::from_slice::<Problem>(&bytes) {
+        Ok(problem) => Failure::from_problem(problem),
+        Err(_) => Failure::new(
+            "the service answered with an error",
+            format!("{status} from {}", url.path()),
+            "check that HOWDAH_URL is a Howdah service; see `howdah status`",
+        ),
+    };
+    Failure { pause, ..failure }
 }
 
 #[cfg(test)]

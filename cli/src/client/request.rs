@@ -14,11 +14,13 @@ pub struct Request {
     pub(super) headers: Vec<(&'static str, String)>,
     pub(super) body: Option<serde_json::Value>,
     pub(super) anonymous: bool,
+    pub(super) repeatable: bool,
 }
 
 impl Request {
     fn new(method: Method, path: impl Into<String>) -> Self {
         Self {
+            repeatable: method == Method::GET,
             method,
             path: path.into(),
             query: Vec::new(),
@@ -85,6 +87,13 @@ impl Request {
         let body = serde_json::to_value(body).map_err(|e| Failure::new("cannot send the request", e, "report this"))?;
         self.body = Some(body);
         Ok(self)
+    }
+
+    /// Says that a second one does no harm, even where it is not known whether the first one was carried out.
+    #[must_use]
+    pub fn repeatable(mut self) -> Self {
+        self.repeatable = true;
+        self
     }
 
     pub(super) fn anonymous(mut self) -> Self {

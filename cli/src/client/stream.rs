@@ -21,8 +21,23 @@ impl Client {
         self.send(Target::Direct, request).await
     }
 
-    /// Sends a body that can be sent only once. Before it, the plane is asked for something small: that wakes it, renews
-    /// the token and finds out where it is.
+    /// Wakes the data plane, renews the token and finds out where it is.
+    ///
+    /// # Errors
+    /// What it answers.
+    pub async fn reach(&self) -> Outcome {
+        self.send(Target::Direct, &Request::get("/healthz")).await.map(drop)
+    }
+
+    /// Asks the data plane for something small as it is asked for bytes; reaches it too.
+    ///
+    /// # Errors
+    /// What it answers.
+    pub async fn plane_directly<T: DeserializeOwned>(&self, request: &Request) -> Outcome<T> {
+        read(self.send(Target::Direct, request).await?).await
+    }
+
+    /// Sends a body that can be sent only once. The plane must have been reached before.
     ///
     /// # Errors
     /// What the plane answers.
@@ -31,7 +46,6 @@ impl Client {
         request: &Request,
         body: Receiver<Result<Bytes, std::io::Error>>,
     ) -> Outcome<T> {
-        self.send(Target::Direct, &Request::get("/healthz")).await?;
         let (builder, base) = self.prepare(Target::Direct, request).await?;
         let response = builder
             .header("content-type", "application/x-tar")

@@ -27,11 +27,13 @@ pub(super) struct Wish<'a> {
     pub(super) anew: bool,
 }
 
-/// An upload that can be taken up again.
+/// An upload that becomes one commit however often it is sent.
 pub(super) struct Session {
     pub(super) id: UploadId,
     /// Who takes large files without their bytes being sent.
     pub(super) handover: Option<Handover>,
+    /// The service is to keep parts of it on the way, so that it can be taken up again where it broke.
+    pub(super) keeps: bool,
     memory: Option<Memory>,
 }
 
@@ -86,6 +88,7 @@ pub(super) async fn take_up(client: &Client, wish: &Wish<'_>, parts: &mut [Part]
                     return Ok(Taken::Up(Session {
                         id: upload,
                         handover: found.handover.map(Handover::to),
+                        keeps: true,
                         memory,
                     }));
                 }
@@ -99,24 +102,39 @@ pub(super) async fn take_up(client: &Client, wish: &Wish<'_>, parts: &mut [Part]
             }
         }
     }
-    let body = NewUpload {
-        repo: wish.target.repo.clone(),
-        branch: Some(wish.target.branch.clone()),
+    let session = Session {
+        keeps: true,
+        memory,
+        ..begin(client, wish.target).await?
     };
-    let begun: Upload = client.plane(Request::post("/v1/uploads").body(&body)?).await?;
-    if let Some(memory) = &memory {
+    if let Some(memory) = &session.memory {
         let remembered = Remembered {
-            upload: begun.id,
+            upload: session.id,
             contents,
         };
         // Without it the upload goes on all the same.
         let _ = write_json(&memory.path, &remembered);
     }
-    Ok(Taken::Up(Session {
+    Ok(Taken::Up(session))
+}
+
+/// Begins an upload of which no parts are kept. One that nobody knows of does no harm.
+///
+/// # Errors
+/// What the service answers.
+pub(super) async fn begin(client: &Client, target: &Place) -> Outcome<Session> {
+    let body = NewUpload {
+        repo: target.repo.clone(),
+        branch: Some(target.branch.clone()),
+    };
+    let request = Request::post("/v1/uploads").body(&body)?.repeatable();
+    let begun: Upload = client.plane_directly(&request).await?;
+    Ok(Session {
         id: begun.id,
         handover: begun.handover.map(Handover::to),
-        memory,
-    }))
+        keeps: false,
+        memory: None,
+    })
 }
 
 impl Session {

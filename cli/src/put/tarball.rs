@@ -151,7 +151,8 @@ impl Archive<'_> {
         }
         let seen = reading.identity()?;
         let length = source.size() - from;
-        if from > 0 {
+        // What is kept aside was read to its end if it is sent again.
+        if from > 0 || !source.is_on_disk() {
             reading.seek(from)?;
         }
         if let Some(base) = self.bases.take(&source.path) {

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that fails may panic, its helpers included")]
 
 mod directories;
+mod puts;
 mod scripted;
 
 use std::io::{BufRead, BufReader, Write};

@@ -12,6 +12,8 @@ use serde_json::{Value, json};
 pub struct Asked {
     /// Method, path and query.
     pub line: String,
+    /// How many bytes of a body came.
+    pub bytes: usize,
 }
 
 impl Asked {
@@ -76,18 +78,21 @@ fn read(stream: &TcpStream) -> Option<Asked> {
         name.eq_ignore_ascii_case("content-length")
             .then(|| value.parse().ok())?
     });
-    reader.read_exact(&mut vec![0; length.unwrap_or(0)]).ok()?;
+    let mut bytes = length.unwrap_or(0);
+    reader.read_exact(&mut vec![0; bytes]).ok()?;
     while has("transfer-encoding: chunked") {
         let mut size = String::new();
         reader.read_line(&mut size).ok()?;
         let size = usize::from_str_radix(size.trim_end(), 16).ok()?;
         reader.read_exact(&mut vec![0; size + 2]).ok()?;
+        bytes += size;
         if size == 0 {
             break;
         }
     }
     Some(Asked {
         line: lines.first()?.clone(),
+        bytes,
     })
 }
 

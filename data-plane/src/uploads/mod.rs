@@ -106,14 +106,16 @@ pub async fn give_up(plane: &Plane, id: UploadId) -> Answer<()> {
     Ok(())
 }
 
-/// Gives up all uploads of which nothing more arrived for long.
+/// Gives up all uploads of which nothing more arrived for long, and forgets those that are over: every small put is one.
 ///
 /// # Errors
 /// As [`give_up`].
 pub async fn forget_abandoned(plane: &Plane) -> Answer<()> {
     let abandoned = {
         let mut conn = plane.pool.acquire().await?;
-        queries::list_abandoned(&mut conn, &KEEP, plane.now() - KEPT_FOR).await?
+        let before = plane.now() - KEPT_FOR;
+        queries::delete_completed(&mut conn, &KEEP, before).await?;
+        queries::list_abandoned(&mut conn, &KEEP, before).await?
     };
     for id in abandoned {
         give_up(plane, id).await?;

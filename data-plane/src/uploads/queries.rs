@@ -181,6 +181,15 @@ pub async fn delete_upload(conn: &mut PgConnection, _: &System, id: UploadId) ->
     Ok(names.map(|name| Digest::from_bytes(*name)).collect())
 }
 
+/// Forgets uploads that were begun before then and are over: their parts went with the commit.
+pub async fn delete_completed(conn: &mut PgConnection, _: &System, before: DateTime<Utc>) -> Answer<()> {
+    sqlx::query("delete from uploads where touched_at < $1 and commit_id is not null")
+        .bind(before)
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
 /// Uploads of which nothing arrived since then.
 pub async fn list_abandoned(conn: &mut PgConnection, _: &System, before: DateTime<Utc>) -> Answer<Vec<UploadId>> {
     let ids: Vec<Uuid> = sqlx::query_scalar("select id from uploads where touched_at < $1")

@@ -340,6 +340,9 @@ async fn what_is_given_up_or_abandoned_takes_no_room() {
     let ada = app.member("ada").await;
     app.repo(&ada, "r").await;
     app.put(&ada, "r", &[("f", &noise(1, 3 * MIB))]).await.ok();
+    let arrived = begin(&app, &ada, "r").await;
+    let small = Archive::new().file("small", b"s").bytes();
+    send(&app, &ada, &format!("repo=r&upload={arrived}"), small).await.ok();
     let before = packs(&app);
     let broken = || {
         let mut bytes = Archive::new()
@@ -371,14 +374,18 @@ async fn what_is_given_up_or_abandoned_takes_no_room() {
     app.pass(chrono::Duration::hours(11)).await;
     collect(&app.plane, Duration::from_secs(3600), false).await.unwrap();
     assert_eq!(show(&app, &ada, id).await.parts.len(), 1);
+    assert!(show(&app, &ada, arrived).await.commit.is_some());
     app.pass(chrono::Duration::hours(2)).await;
     collect(&app.plane, Duration::from_secs(3600), true).await.unwrap();
     assert_eq!(show(&app, &ada, id).await.parts.len(), 1, "a dry run gives nothing up");
     collect(&app.plane, Duration::from_secs(3600), false).await.unwrap();
     testkit::wait::wait_until("the packs to be gone", LIMIT, async || packs(&app) == before).await;
-    app.get(&ada, &format!("/v1/uploads/{id}"))
-        .await
-        .refused(ProblemKind::NotFound);
+    for gone in [id, arrived] {
+        app.get(&ada, &format!("/v1/uploads/{gone}"))
+            .await
+            .refused(ProblemKind::NotFound);
+    }
+    assert_eq!(app.cat(&ada, "r@main", "small").await.ok().body, "s");
     // Whoever still sends to it is told, and what he sent is taken back.
     let late = send(&app, &ada, &format!("repo=r&upload={id}"), broken()).await;
     late.refused(ProblemKind::NotFound);
