@@ -9,6 +9,7 @@ mod embedded;
 mod harness;
 mod imports;
 mod mount;
+mod mount_as_another;
 mod tenancy;
 mod uploads;
 mod user_code;

@@ -5,6 +5,7 @@ mod request;
 mod stream;
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use chrono::TimeDelta;
@@ -40,6 +41,8 @@ pub struct Client {
     pub credentials: Credentials,
     output: Output,
     access: tokio::sync::Mutex<Option<CachedAccess>>,
+    /// What could not be written down.
+    unwritten: Mutex<Login>,
     /// The plane's own address cannot be reached from here.
     through_gateway: AtomicBool,
 }
@@ -72,6 +75,7 @@ impl Client {
             settings,
             output,
             access: tokio::sync::Mutex::new(None),
+            unwritten: Mutex::default(),
             through_gateway: AtomicBool::new(false),
         })
     }
@@ -234,7 +238,7 @@ impl Client {
                     // may take a caller from elsewhere for one of its own machine.
                     .filter(|direct| !is_here(direct) || is_here(&self.settings.url))
                     .filter(|_| target == Target::Direct && !self.through_gateway());
-                let epoch = self.credentials.read().epochs.get(&access.organization_id).copied();
+                let epoch = self.remembered().epochs.get(&access.organization_id).copied();
                 (direct.unwrap_or(access.plane_url), Some(access.access_token), epoch)
             }
         };
@@ -326,10 +330,10 @@ impl Client {
             plane_url: reached_from_here(&self.settings.url, made.plane_url),
             direct_url: made.direct_url,
         };
-        self.credentials.change(|login| {
+        self.remember(|login| {
             let now = clock::now();
             login.access.retain(|_, a| a.expires_at > now);
-            login.access.insert(key, access.clone());
+            login.access.insert(key.clone(), access.clone());
             raise(login, &access.organization_id, made.epoch);
         })?;
         *held = Some(access.clone());
@@ -359,7 +363,7 @@ impl Client {
     async fn forget_access(&self) -> Outcome {
         *self.access.lock().await = None;
         let key = self.access_key(&self.credentials.read())?;
-        self.credentials.change(|login| {
+        self.remember(|login| {
             login.access.remove(&key);
         })
     }
@@ -369,7 +373,7 @@ impl Client {
     /// # Errors
     /// When it cannot be written down.
     pub async fn saw_epoch(&self, epoch: u64) -> Outcome {
-        let login = self.credentials.read();
+        let login = self.remembered();
         let held = self.access.lock().await.as_ref().map(|a| a.organization_id.clone());
         let current = match held {
             Some(id) => Some(id),
@@ -384,7 +388,28 @@ impl Client {
         if login.epochs.get(&id).is_some_and(|known| *known >= epoch) {
             return Ok(());
         }
-        self.credentials.change(|login| raise(login, &id, epoch))
+        self.remember(|login| raise(login, &id, epoch))
+    }
+
+    /// Writes down what was learned by using the service. Who has his token from the environment may have no place to write
+    /// to: then it is known to this command only.
+    fn remember(&self, change: impl Fn(&mut Login)) -> Outcome {
+        match self.credentials.change(&change) {
+            Err(_) if self.settings.token.is_some() => {
+                change(&mut self.unwritten.lock().unwrap_or_else(PoisonError::into_inner));
+                Ok(())
+            }
+            written => written,
+        }
+    }
+
+    fn remembered(&self) -> Login {
+        let mut login = self.credentials.read();
+        let unwritten = self.unwritten.lock().unwrap_or_else(PoisonError::into_inner);
+        for (organization, epoch) in &unwritten.epochs {
+            raise(&mut login, organization, *epoch);
+        }
+        login
     }
 
     fn through_gateway(&self) -> bool {

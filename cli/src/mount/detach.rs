@@ -1,6 +1,8 @@
 //! `mount --detach`: this binary once more, in a session of its own, and waiting until it has mounted.
 
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{Read, Seek};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
@@ -9,12 +11,25 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 
 use super::{Mount, Shown};
 use crate::failure::{Failure, Outcome, io};
-use crate::files_of_ours::make_private_directory;
 
 /// Where a detached mount on that directory writes what goes wrong.
 pub(super) fn log(cache: &Path, point: &Path) -> PathBuf {
     let name = blake3::hash(point.as_os_str().as_encoded_bytes()).to_hex();
     cache.join("mounts").join(format!("{}.log", &name[..16]))
+}
+
+/// The log, empty; where there is no place for it, a file without a name.
+fn open_log(path: &Path) -> std::io::Result<File> {
+    let named = path
+        .parent()
+        .ok_or_else(|| std::io::ErrorKind::NotFound.into())
+        .and_then(|directory| DirBuilder::new().recursive(true).mode(0o700).create(directory))
+        .and_then(|()| {
+            let mut options = OpenOptions::new();
+            options.read(true).write(true).create(true).truncate(true).mode(0o600);
+            options.open(path)
+        });
+    named.or_else(|_| tempfile::tempfile())
 }
 
 /// Starts it and waits until it says that it has mounted.
@@ -23,14 +38,8 @@ pub(super) fn log(cache: &Path, point: &Path) -> PathBuf {
 /// What it could not do.
 pub(super) async fn start(arguments: &Mount, pinned: &str, point: &Path, cache: &Path) -> Outcome<Shown> {
     let path = log(cache, point);
-    make_private_directory(path.parent().unwrap_or(cache))?;
-    let log = std::fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&path)
-        .map_err(io("open", &path))?;
+    let log = open_log(&path).map_err(io("open", &path))?;
+    let said = log.try_clone().map_err(io("open", &path))?;
     let failed = |e| Failure::new("the mount did not start", e, "start it without --detach");
     let own = std::env::current_exe().map_err(failed)?;
     let mut command = tokio::process::Command::new(own);
@@ -54,13 +63,14 @@ pub(super) async fn start(arguments: &Mount, pinned: &str, point: &Path, cache: 
         return Ok(shown);
     }
     let _ = child.wait().await;
-    Err(why(&path))
+    Err(why(said, &path))
 }
 
 /// The last thing that it said is the problem that ended it.
-fn why(log: &Path) -> Failure {
-    let text = std::fs::read_to_string(log).unwrap_or_default();
-    let last = text.lines().next_back().unwrap_or_default();
+fn why(mut said: File, log: &Path) -> Failure {
+    let mut text = String::new();
+    let read = said.rewind().and_then(|()| said.read_to_string(&mut text));
+    let last = text.lines().next_back().filter(|_| read.is_ok()).unwrap_or_default();
     match serde_json::from_str::<Problem>(last) {
         Ok(problem) => Failure::from_problem(problem),
         Err(_) => Failure::new(

@@ -45,7 +45,7 @@ const READ_AHEAD_KIB: &str = "1024";
 /// Mount a commit as a directory of read-only files, fetched when they are read. A branch is its newest commit of now.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Example: howdah mount images@main tiles\n         howdah mount images@main tiles --detach && ls tiles && howdah unmount tiles\n\nRuns until Ctrl-C or `howdah unmount`. What was read is kept in the user's cache directory, for all mounts of the service."
+    after_help = "Example: howdah mount images@main tiles\n         howdah mount images@main tiles --detach && ls tiles && howdah unmount tiles\n\nRuns until Ctrl-C or `howdah unmount`. What was read is kept in the user's cache directory, for all mounts of the service.\nUsers other than root need the program fusermount3, and a directory that they may write to."
 )]
 pub struct Mount {
     /// `REF`: branch or commit
@@ -66,7 +66,8 @@ pub struct Mount {
     /// How long a read waits for a service that does not answer before it fails
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
     patience: Duration,
-    /// Let other users of this machine read it too
+    /// Let other users of this machine read it too, root included, who else may not; who is not root needs `user_allow_other`
+    /// in /etc/fuse.conf for it
     #[arg(long)]
     allow_other: bool,
 }
@@ -136,7 +137,10 @@ pub async fn run(arguments: Mount, client: Client, output: Output) -> Outcome {
         commit: pinned.clone(),
         directory: point.clone(),
         pid: std::process::id(),
-        log: arguments.detached.then(|| detach::log(&client.settings.cache, &point)),
+        log: arguments
+            .detached
+            .then(|| detach::log(&client.settings.cache, &point))
+            .filter(|log| log.exists()),
     };
     serve(&arguments, client, &found, &shown, output).await
 }
@@ -278,9 +282,22 @@ fn obstacle(error: &io::Error) -> (String, &'static str) {
         let why = "FUSE needs the program fusermount3 for users other than root".to_owned();
         return (why, "install it: `apt-get install fuse3`");
     }
-    if error.kind() == io::ErrorKind::PermissionDenied && error.to_string().contains("user_allow_other") {
+    let said = error.to_string();
+    if said.contains("user_allow_other") {
         let why = "FUSE does not allow --allow-other on this machine".to_owned();
         return (why, "write `user_allow_other` into /etc/fuse.conf as root");
+    }
+    if said.contains("mountpoint") {
+        let hint = "choose a directory that you may write to";
+        return (format!("FUSE does not let you mount there: {said}"), hint);
+    }
+    let opened = std::fs::OpenOptions::new().read(true).write(true).open(device);
+    if !is_root && opened.is_err_and(|e| e.kind() == io::ErrorKind::PermissionDenied) {
+        let why = "FUSE is for other users here: you may not open /dev/fuse".to_owned();
+        return (
+            why,
+            "let everybody, as it usually is, with `chmod 666 /dev/fuse` as root",
+        );
     }
     let hint = match is_root {
         true => "in a container, start it with `--device /dev/fuse --cap-add SYS_ADMIN`",

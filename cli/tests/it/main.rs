@@ -243,6 +243,18 @@ fn a_plane_that_is_not_reached_by_its_own_address_is_reached_through_the_gateway
 }
 
 #[test]
+fn who_has_a_token_from_the_environment_needs_no_place_to_write_to() {
+    let (home, files) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let file = home.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let output = get_from_stingy_service("images@main:/whole", &file.join("below"), files.path())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(std::fs::read(files.path().join("whole")).unwrap(), b"abc");
+}
+
+#[test]
 fn an_interrupted_get_exits_with_130_and_leaves_no_piece_of_a_file() {
     let (home, files) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let entries = || std::fs::read_dir(files.path()).unwrap().count();
