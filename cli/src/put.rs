@@ -4,9 +4,11 @@
 
 mod bases;
 mod delta;
+mod direct;
 mod handover;
 mod import;
 mod parts;
+mod reading;
 mod resume;
 mod sources;
 mod tarball;
@@ -27,6 +29,8 @@ use crate::failure::{Failure, Outcome};
 use crate::output::{Output, size};
 use crate::references::{Place, place};
 use bases::Bases;
+use direct::{Direct, Stop};
+use handover::Handover;
 use parts::{Held, Part};
 use resume::{Session, Taken, Wish};
 use sources::Source;
@@ -45,6 +49,8 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// Of a file of 1 MiB and more that replaces another version, only what is new is sent. An
 /// upload of 64 MiB and more that was interrupted is continued by the same command within 12 hours.
 /// When the connection breaks or the service is busy, it is sent again for half a minute, and is one commit all the same.
+/// New files of 64 MiB and more go straight into the service's bucket where it has one that can be
+/// reached from here.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example: howdah put images@main tiles -r -m \"October\"\n         howdah put images@main:/a/tile.ppm tile.ppm\n         date | howdah put notes@main:/now.txt -\n         howdah put images@main:/a/ https://data.example.org/tile.ppm\n         howdah put images@main:/b s3://bucket/tiles/ -r\n\nAddresses are fetched by the service itself. Buckets are read with AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN,\nAWS_REGION and AWS_ENDPOINT_URL, as far as they are set; the service keeps none of them."
@@ -162,7 +168,10 @@ impl Upload<'_> {
             if !std::mem::take(&mut self.reached) {
                 self.client.reach().await?;
             }
-            let (sent, read) = self.send(&bar).await;
+            let (sent, read) = match self.send_directly(&bar, output).await? {
+                Ok(()) => self.send(&bar).await,
+                Err(failure) => (Err(failure), Ok(())),
+            };
             let failure = match (sent, read) {
                 (Ok(commit), Ok(())) => {
                     bar.finish_and_clear();
@@ -192,6 +201,53 @@ impl Upload<'_> {
             }
             bar.reset();
         }
+    }
+
+    /// Puts large files into the bucket, as far as that can be done from here; what is left then is sent the other way. Answers what
+    /// the service said to it.
+    async fn send_directly(&mut self, bar: &ProgressBar, output: Output) -> Outcome<Outcome> {
+        let Some(session) = self
+            .session
+            .as_mut()
+            .filter(|session| session.keeps && session.takes_packs)
+        else {
+            return Ok(Ok(()));
+        };
+        // On its own machine the service reads files where they lie: less work than packs that are made here and read there.
+        if session.handover.as_ref().is_some_and(Handover::is_here) {
+            return Ok(Ok(()));
+        }
+        let direct = Direct {
+            client: self.client,
+            upload: session.id,
+            bar,
+        };
+        for part in Arc::make_mut(&mut self.parts) {
+            if !part.is_large() || part.held == Held::Whole {
+                continue;
+            }
+            let source = &self.sources[part.sources.start];
+            if bases::has(self.client, &self.target.repo, self.base, &source.path).await {
+                continue;
+            }
+            let (sent, ended) = direct.send(&self.sources, part).await;
+            self.count.sent += sent;
+            match ended {
+                Ok(()) => {}
+                Err(Stop::Source(failure)) => return Err(failure),
+                Err(Stop::Service(failure)) => return Ok(Err(failure)),
+                Err(Stop::Bucket(why)) => {
+                    output.hint(&format!(
+                        "the bucket takes nothing from here ({why}); sending through the service"
+                    ));
+                    session.takes_packs = false;
+                    break;
+                }
+            }
+        }
+        // What is there is counted once more on the way.
+        bar.set_position(0);
+        Ok(Ok(()))
     }
 
     async fn send(&mut self, bar: &ProgressBar) -> (Outcome<Commit>, Outcome) {

@@ -25,6 +25,7 @@ use crate::files::upload::BATCHES_OF_ALL_MAX;
 use crate::imports::Importer;
 use crate::policy::PolicyHolder;
 use crate::uploads::handover::Handovers;
+use crate::uploads::packs::{Digests, TAKEN_AT_ONCE};
 
 /// A database transaction. What it did is undone when it is dropped without `commit`.
 pub type Tx = Transaction<'static, Postgres>;
@@ -66,6 +67,10 @@ pub struct Parts {
     pub upload_batches: Arc<Semaphore>,
     /// Files that clients on this machine have handed over.
     pub handovers: Handovers,
+    /// Who may take over a pack that a client has put into the bucket.
+    pub packs_taken: Semaphore,
+    /// Digests of files that arrive in such packs.
+    pub digests: Digests,
     /// What fetches files from elsewhere.
     pub importer: Importer,
     /// Who may wait for the lock of the DAG with a connection in hand.
@@ -156,6 +161,8 @@ impl Plane {
             naming: Mutex::default(),
             handovers: Handovers::default(),
             upload_batches: Arc::new(Semaphore::new(BATCHES_OF_ALL_MAX)),
+            packs_taken: Semaphore::new(TAKEN_AT_ONCE),
+            digests: Digests::default(),
             changes: Semaphore::new(CONNECTIONS as usize / 3),
             collecting: tokio::sync::Mutex::default(),
             measuring: tokio::sync::Mutex::default(),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 use chassis::Environment;
 use contract::config::{CacheConfig, StoreConfig};
-use object_store::aws::AmazonS3Builder;
+use object_store::aws::{AmazonS3, AmazonS3Builder};
 use object_store::{ClientOptions, RetryConfig};
 use storage::{DataKey, DiskCache, Options, Storage, Store};
 
@@ -56,6 +56,8 @@ fn connect(config: &StoreConfig, environment: &Environment) -> anyhow::Result<St
             access_key_id,
             secret_access_key,
             cache,
+            public_endpoint,
+            direct,
         } => {
             // A pack may take its time on a slow line; what does not move at all is tried again.
             let client = ClientOptions::new()
@@ -73,16 +75,39 @@ fn connect(config: &StoreConfig, environment: &Environment) -> anyhow::Result<St
                 .with_access_key_id(access_key_id)
                 .with_secret_access_key(secret_access_key);
             if let Some(endpoint) = endpoint {
-                builder = builder
-                    .with_endpoint(endpoint)
-                    .with_allow_http(endpoint.starts_with("http://"));
+                builder = at(builder, endpoint);
             }
-            let store = Store::from_object_store(Arc::new(builder.build()?));
+            let bucket = Arc::new(builder.clone().build()?);
+            let mut store = Store::from_object_store(Arc::<AmazonS3>::clone(&bucket));
+            let public = public_endpoint.as_deref().or(endpoint.as_deref());
+            if direct.unwrap_or_else(|| is_for_clients(public)) {
+                store = store.with_signer(match public_endpoint {
+                    Some(public) => Arc::new(at(builder, public).build()?),
+                    None => bucket,
+                });
+            }
             match cache {
                 Some(cache) => with_cache(store, cache, environment),
                 None => store,
             }
         }
+    })
+}
+
+fn at(builder: AmazonS3Builder, endpoint: &str) -> AmazonS3Builder {
+    builder
+        .with_endpoint(endpoint)
+        .with_allow_http(endpoint.starts_with("http://"))
+}
+
+/// Whether clients reach this endpoint, as far as can be told: a loopback address is that of another machine to most of them.
+fn is_for_clients(endpoint: Option<&str>) -> bool {
+    let Some(endpoint) = endpoint else { return true };
+    let host = reqwest::Url::parse(endpoint)
+        .ok()
+        .and_then(|url| url.host_str().map(|host| host.trim_matches(['[', ']']).to_owned()));
+    host.is_some_and(|host| {
+        !host.eq_ignore_ascii_case("localhost") && !host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
     })
 }
 
@@ -133,6 +158,41 @@ fn default_bytes(directory: &Path) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn clients_are_sent_to_no_bucket_on_a_loopback_address_unless_the_configuration_says_so() {
+        let environment = Environment::simulated(chrono::DateTime::UNIX_EPOCH, 1);
+        chassis::process::install_tls_provider();
+        let takes = |endpoint: &str, more: &str| {
+            let text = format!(
+                r#"{{"kind": "s3", "bucket": "b", "region": "r", "endpoint": {endpoint},
+                     "access_key_id": "", "secret_access_key": "" {more}}}"#
+            );
+            let config: StoreConfig = serde_json::from_str(&text).unwrap();
+            open(&config, &environment).unwrap().takes_packs()
+        };
+        for (endpoint, more, expected) in [
+            ("null", "", true),
+            ("\"https://s3.example.org\"", "", true),
+            ("\"https://s3.example.org\"", r#", "direct": false"#, false),
+            ("\"http://127.0.0.1:9000\"", "", false),
+            ("\"http://[::1]:9000\"", "", false),
+            ("\"http://localhost:9000\"", "", false),
+            ("\"http://localhost:9000\"", r#", "direct": true"#, true),
+            (
+                "\"http://localhost:9000\"",
+                r#", "public_endpoint": "https://s3.example.org""#,
+                true,
+            ),
+            (
+                "\"http://10.0.0.1\"",
+                r#", "public_endpoint": "http://127.0.0.1""#,
+                false,
+            ),
+        ] {
+            assert_eq!(takes(endpoint, more), expected, "{endpoint}{more}");
+        }
+    }
 
     #[test]
     fn a_bucket_without_a_word_about_a_cache_gets_one_below_the_home_and_a_directory_none() {

@@ -27,9 +27,15 @@ const RULES: &[(&str, &str, &[&str], &[&str])] = &[
         &["axum", "sqlx", "tokio", "reqwest", "object_store", "futures", "rand"],
     ),
     (
+        "packs",
+        "data-plane/packs",
+        &[],
+        &["axum", "sqlx", "tokio", "reqwest", "object_store", "futures", "rand"],
+    ),
+    (
         "storage",
         "data-plane/storage",
-        &["chunks"],
+        &["chunks", "packs"],
         &["axum", "sqlx", "reqwest", "kube", "aws-sdk-s3"],
     ),
     (
@@ -65,7 +71,7 @@ const RULES: &[(&str, &str, &[&str], &[&str])] = &[
     (
         "cli",
         "cli",
-        &["chunks", "contract", "private-postgres"],
+        &["chunks", "contract", "packs", "private-postgres"],
         &["axum", "sqlx", "object_store"],
     ),
     ("testkit", "tests/testkit", &["private-postgres", "contract"], &["axum"]),

@@ -1,6 +1,7 @@
 //! Speaks to the control plane and, with short-lived access tokens, to data planes. What can be repeated safely is repeated:
 //! a plane that wakes up, a token that ran out, a plane that moved. Everything else is the caller's to decide.
 
+mod bucket;
 mod request;
 mod stream;
 

@@ -4,8 +4,9 @@
 use std::collections::{HashMap, VecDeque};
 use std::future::Future;
 
-use contract::api::{Commit, FileChunks};
+use contract::api::{Commit, FileChunks, FileInfo};
 use contract::ids::CommitId;
+use contract::problem::ProblemKind;
 use tokio::sync::{mpsc, oneshot};
 
 use super::sources::Source;
@@ -65,6 +66,17 @@ pub(super) async fn commit(client: &Client, target: &Place) -> Option<CommitId> 
     let found = client.plane::<Commit>(Request::get("/v1/commits").query("ref", reference));
     let found = found.await.ok()?;
     found.digest.filter(|_| found.files > 0).map(|_| found.id)
+}
+
+/// Whether there may be another version of the file, of which only what is new would have to be sent.
+pub(super) async fn has(client: &Client, repo: &str, commit: Option<CommitId>, path: &str) -> bool {
+    let Some(commit) = commit else { return false };
+    let request = Request::get("/v1/files").query("ref", format!("{repo}@{commit}"));
+    let found = client.plane_page::<FileInfo>(request.query("path", path).query("limit", 1));
+    match found.await {
+        Ok(page) => !page.items.is_empty(),
+        Err(failure) => !failure.is(ProblemKind::NotFound),
+    }
 }
 
 impl Bases {

@@ -31,6 +31,11 @@ impl Handover {
         Self { name }
     }
 
+    /// Whether the socket is on this machine.
+    pub(super) fn is_here(&self) -> bool {
+        connect(&self.name).is_ok()
+    }
+
     /// Hands an open file over.
     ///
     /// # Errors

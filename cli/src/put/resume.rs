@@ -34,6 +34,8 @@ pub(super) struct Session {
     pub(super) handover: Option<Handover>,
     /// The service is to keep parts of it on the way, so that it can be taken up again where it broke.
     pub(super) keeps: bool,
+    /// Large files may go straight into the bucket.
+    pub(super) takes_packs: bool,
     memory: Option<Memory>,
 }
 
@@ -89,6 +91,7 @@ pub(super) async fn take_up(client: &Client, wish: &Wish<'_>, parts: &mut [Part]
                         id: upload,
                         handover: found.handover.map(Handover::to),
                         keeps: true,
+                        takes_packs: found.takes_packs,
                         memory,
                     }));
                 }
@@ -132,6 +135,7 @@ pub(super) async fn begin(client: &Client, target: &Place) -> Outcome<Session> {
     Ok(Session {
         id: begun.id,
         handover: begun.handover.map(Handover::to),
+        takes_packs: begun.takes_packs,
         keeps: false,
         memory: None,
     })

@@ -1,8 +1,7 @@
 //! The tar stream, as chunks for the connection. Contents go from the disk into the chunk that is sent: one copy.
 
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::path::Path;
+use std::io::{self, Read, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -15,8 +14,9 @@ use super::bases::Bases;
 use super::delta;
 use super::handover::{Handed, Handover};
 use super::parts::{Held, Part};
-use super::sources::{Content, Identity, Source, identity};
-use crate::failure::{Failure, Outcome, io as io_failure};
+use super::reading::Reading;
+use super::sources::Source;
+use crate::failure::{Failure, Outcome};
 
 const CHUNK: usize = 512 << 10;
 const BLOCK: u64 = 512;
@@ -69,45 +69,6 @@ struct Archive<'a> {
     count: Count,
 }
 
-/// A source that is being read.
-struct Reading<'s> {
-    source: &'s Source,
-    file: File,
-    shown: String,
-}
-
-impl Reading<'_> {
-    fn failed(&self, error: io::Error) -> Failure {
-        if error.kind() == io::ErrorKind::UnexpectedEof {
-            return self.changed("it became shorter while it was read");
-        }
-        io_failure("read", Path::new(&self.shown))(error)
-    }
-
-    fn changed(&self, why: &str) -> Failure {
-        let what = format!("cannot put {}", self.shown);
-        Failure::new(what, why, "repeat the command when nothing writes to it")
-    }
-
-    fn identity(&self) -> Outcome<Identity> {
-        let metadata = self.file.metadata();
-        Ok(identity(&metadata.map_err(io_failure("read", Path::new(&self.shown)))?))
-    }
-
-    /// What was sent stood there all the time: half of one version and half of another must not become a file.
-    fn unchanged_since(&self, seen: &Identity) -> Outcome {
-        match self.source.content {
-            Content::At(_) if self.identity()? != *seen => Err(self.changed("it changed while it was read")),
-            _ => Ok(()),
-        }
-    }
-
-    fn seek(&mut self, to: u64) -> Outcome {
-        let sought = self.file.seek(SeekFrom::Start(to)).map(drop);
-        sought.map_err(io_failure("read", Path::new(&self.shown)))
-    }
-}
-
 impl Archive<'_> {
     fn all(&mut self, sources: &[Source], parts: &[Part], keep: bool) -> Outcome {
         for part in parts {
@@ -137,14 +98,7 @@ impl Archive<'_> {
 
     /// What is behind byte `from` of a source.
     fn append(&mut self, source: &Source, from: u64, mut records: String) -> Outcome {
-        let (file, shown) = match &source.content {
-            Content::Kept(file) => (file.try_clone().map_err(stopped)?, "standard input".to_owned()),
-            Content::At(at) => (
-                File::open(at).map_err(io_failure("read", at))?,
-                at.display().to_string(),
-            ),
-        };
-        let mut reading = Reading { source, file, shown };
+        let mut reading = Reading::open(source)?;
         if !records.is_empty() {
             // Its beginning is kept, or it is kept itself, by what it was when it was found.
             reading.unchanged_since(&source.identity)?;

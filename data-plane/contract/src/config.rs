@@ -145,6 +145,12 @@ pub enum StoreConfig {
         /// Where what was read is kept on local disk; `None`: below the plane's home.
         #[serde(default)]
         cache: Option<CacheConfig>,
+        /// By what clients reach the bucket, where that is not the endpoint.
+        #[serde(default)]
+        public_endpoint: Option<String>,
+        /// Whether clients put large files into the bucket themselves. `None`: unless they would have to reach a loopback address.
+        #[serde(default)]
+        direct: Option<bool>,
     },
 }
 

@@ -269,6 +269,7 @@ impl Receiving<'_> {
                 before: keeper.before(key, path, member.offset).await?,
                 every: PIECE_BYTES,
                 give: keeper.pieces(key, path),
+                digest: keeper.digest(key, member.offset),
             })),
             _ if member.offset > 0 => Err(Failure::invalid(format!(
                 "of `/{path}` only the end was sent, but the request names no upload that has its beginning"

@@ -103,6 +103,13 @@ pub async fn collect(plane: &Plane, grace: Duration, dry_run: bool) -> Answer<Co
     }
     // What is written from here on is younger than every pack that is removed below.
     let now = plane.storage.store_time().await?;
+    if !dry_run {
+        let abandoned = uploads::KEPT_FOR.to_std().unwrap_or(GRACE);
+        let removed = plane.storage.remove_incoming_before(now - abandoned).await?;
+        if removed > 0 {
+            tracing::info!("removed {removed} bytes that clients had put into the bucket and nobody took over");
+        }
+    }
     let marking = mark(plane).await?;
     let (condemned, purged, commits_bytes) = {
         let mut conn = plane.pool.acquire().await?;

@@ -5,11 +5,11 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use contract::ids::UploadId;
-use storage::{Digest, FileEntry, FilePath, GivePiece};
+use storage::{Digest, FileEntry, FilePath, GivePiece, Whole};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::queries::{self, NewPart};
+use super::queries::{self, Insertion, NewPart};
 use super::{KEEP, is_over};
 use crate::failure::{Answer, Failure};
 use crate::files::change::{self, FileChange};
@@ -90,6 +90,11 @@ impl Keeper {
         Err(missing(&format!("the first {offset} bytes of `/{path}`")))
     }
 
+    /// The digest of the first bytes of a file whose pieces are kept, if it is known.
+    pub fn digest(&self, key: Digest, offset: u64) -> Option<Whole> {
+        self.plane.digests.at(self.upload, key, offset)
+    }
+
     /// Keeps whole files under that key.
     ///
     /// # Errors
@@ -160,7 +165,7 @@ async fn keep(plane: Plane, upload: UploadId, writer: Arc<Stored>, mut parts: mp
             packs: &packs,
         };
         let mut tx = plane.begin().await?;
-        if !queries::insert_part(&mut tx, &KEEP, upload, &new, plane.now()).await? {
+        if queries::insert_part(&mut tx, &KEEP, upload, &new, plane.now()).await? == Insertion::Over {
             return Err(is_over());
         }
         tx.commit().await?;

@@ -4,6 +4,8 @@
 
 pub mod handover;
 pub mod keeper;
+mod pack_queries;
+pub mod packs;
 pub mod queries;
 pub mod routes;
 
@@ -103,6 +105,7 @@ pub async fn give_up(plane: &Plane, id: UploadId) -> Answer<()> {
     for pack in packs {
         plane.storage.remove_pack(pack).await?;
     }
+    plane.storage.remove_incoming(&id.to_string(), None).await?;
     Ok(())
 }
 

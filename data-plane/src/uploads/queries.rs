@@ -112,24 +112,35 @@ pub async fn list_pieces(
     Ok(rows)
 }
 
-/// Keeps a part; false when the upload is over. One that is kept already stays as it is.
+/// What became of a part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Insertion {
+    /// It is kept.
+    Kept,
+    /// One that begins there is kept already, and stays.
+    Already,
+    /// The upload is over.
+    Over,
+}
+
+/// Keeps a part. One that is kept already stays as it is.
 pub async fn insert_part(
     conn: &mut PgConnection,
     _: &System,
     id: UploadId,
     part: &NewPart<'_>,
     at: DateTime<Utc>,
-) -> Answer<bool> {
+) -> Answer<Insertion> {
     let open = sqlx::query("update uploads set touched_at = $2 where id = $1 and commit_id is null")
         .bind(id.uuid())
         .bind(at)
         .execute(&mut *conn)
         .await?;
     if open.rows_affected() == 0 {
-        return Ok(false);
+        return Ok(Insertion::Over);
     }
     let packs: Vec<u8> = part.packs.iter().flat_map(|pack| *pack.as_bytes()).collect();
-    sqlx::query(
+    let inserted = sqlx::query(
         "insert into upload_parts (upload_id, key, whole, from_byte, to_byte, changes, packs)
          values ($1, $2, $3, $4, $5, $6, $7) on conflict do nothing",
     )
@@ -142,7 +153,10 @@ pub async fn insert_part(
     .bind(packs)
     .execute(conn)
     .await?;
-    Ok(true)
+    Ok(match inserted.rows_affected() {
+        0 => Insertion::Already,
+        _ => Insertion::Kept,
+    })
 }
 
 /// Notes what an upload has become and lets go of its parts; false when it is over already.
@@ -155,10 +169,12 @@ pub async fn complete(conn: &mut PgConnection, _: &System, id: UploadId, commit:
     if open.rows_affected() == 0 {
         return Ok(false);
     }
-    sqlx::query("delete from upload_parts where upload_id = $1")
-        .bind(id.uuid())
-        .execute(conn)
-        .await?;
+    for letting_go in [
+        "delete from upload_parts where upload_id = $1",
+        "delete from upload_packs where upload_id = $1",
+    ] {
+        sqlx::query(letting_go).bind(id.uuid()).execute(&mut *conn).await?;
+    }
     Ok(true)
 }
 
@@ -169,10 +185,13 @@ pub async fn delete_upload(conn: &mut PgConnection, _: &System, id: UploadId) ->
         .bind(id.uuid())
         .execute(&mut *conn)
         .await?;
-    let rows: Vec<Vec<u8>> = sqlx::query_scalar("select packs from upload_parts where upload_id = $1")
-        .bind(id.uuid())
-        .fetch_all(&mut *conn)
-        .await?;
+    let rows: Vec<Vec<u8>> = sqlx::query_scalar(
+        "select packs from upload_parts where upload_id = $1
+         union all select pack from upload_packs where upload_id = $1 and state = 'taking'",
+    )
+    .bind(id.uuid())
+    .fetch_all(&mut *conn)
+    .await?;
     sqlx::query("delete from uploads where id = $1")
         .bind(id.uuid())
         .execute(conn)

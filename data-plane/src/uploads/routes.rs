@@ -3,7 +3,7 @@
 use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::routing::{get, post};
+use axum::routing::{get, post, put};
 use chassis::http::{Json, Path};
 use contract::api::{NewUpload, Upload};
 use contract::ids::UploadId;
@@ -11,7 +11,7 @@ use contract::names::BranchName;
 use contract::policy::Permission;
 use contract::reference::RepoRef;
 
-use super::{KEEP, KEPT_FOR, UploadRow, committed, give_up, queries};
+use super::{KEEP, KEPT_FOR, UploadRow, committed, give_up, packs, queries};
 use crate::call::Call;
 use crate::commits::views;
 use crate::failure::Answer;
@@ -22,6 +22,8 @@ pub fn router() -> Router<Plane> {
     Router::new()
         .route("/v1/uploads", post(begin))
         .route("/v1/uploads/{id}", get(show).delete(end))
+        .route("/v1/uploads/{id}/packs", post(packs::announce))
+        .route("/v1/uploads/{id}/packs/{pack}", put(packs::take))
 }
 
 async fn begin(
@@ -48,6 +50,7 @@ async fn begin(
         commit: None,
         parts: Vec::new(),
         handover: plane.handovers.name(),
+        takes_packs: plane.storage.takes_packs(),
     };
     Ok((StatusCode::CREATED, Json(begun)))
 }
@@ -66,6 +69,7 @@ async fn show(State(plane): State<Plane>, call: Call, Path(id): Path<UploadId>) 
         commit,
         parts: queries::list_parts(&mut conn, &KEEP, id).await?,
         handover: plane.handovers.name(),
+        takes_packs: plane.storage.takes_packs(),
     }))
 }
 

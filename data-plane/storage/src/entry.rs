@@ -10,6 +10,8 @@ use crate::location::Location;
 
 /// At most so many extents stand in the entry itself; longer lists live in extent blocks of a pack.
 pub(crate) const INLINE_EXTENTS_MAX: usize = 4;
+/// In lists outside of packs a piece of a file may be told by all the chunks of a pack.
+pub(crate) const LISTED_EXTENTS_MAX: usize = 1 << 12;
 
 /// A file of a tree. Equality compares the logical part alone.
 #[derive(Clone)]

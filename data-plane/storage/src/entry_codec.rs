@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use crate::codec::{DecodeError, Input, put_digest, put_number, put_text_after, text_after};
-use crate::entry::{BlockRef, Content, Extent, FileEntry, INLINE_EXTENTS_MAX};
+use crate::entry::{BlockRef, Content, Extent, FileEntry, INLINE_EXTENTS_MAX, LISTED_EXTENTS_MAX};
 use crate::error::{Result, StorageError};
 use crate::path::{FilePath, PATH_BYTES_MAX};
 use crate::refs::{PackNames, PackTable};
@@ -62,7 +62,12 @@ pub(crate) fn entry(input: &mut Input<'_>, names: &PackNames<'_>) -> Result<File
         }]),
         EXTENTS => {
             let count = input.length()?;
-            if count > INLINE_EXTENTS_MAX {
+            let most = if names.is_outside() {
+                LISTED_EXTENTS_MAX
+            } else {
+                INLINE_EXTENTS_MAX
+            };
+            if count > most {
                 return Err(DecodeError(format!("{count} extents in an entry are too many")));
             }
             let extents = (0..count)

@@ -11,21 +11,19 @@
 
 mod batch;
 mod buffer;
-mod codec;
 mod collect;
 #[cfg(test)]
 mod decoder_tests;
-mod digest;
 mod entry;
 mod entry_codec;
 mod error;
 mod extents;
 mod forward;
+mod incoming;
 mod index;
 mod ingest;
 mod input;
 mod location;
-mod pack;
 mod path;
 mod reader;
 mod refs;
@@ -38,17 +36,20 @@ mod store;
 mod tree;
 mod writer;
 
+use packs::{codec, digest, pack};
+
 pub use collect::{Marking, PackInfo};
 pub use digest::{Digest, ParseDigestError};
 pub use entry::{BlockRef, Content, Extent, FileEntry};
 pub use entry_codec::{decode_entries, encode_entries};
 pub use error::{Result, StorageError};
+pub use incoming::{IncomingPack, Taken};
 pub use input::{Input, LocalFile};
 pub use location::Location;
 pub use path::{FilePath, PATH_BYTES_MAX, PathError};
 pub use repack::SparsePack;
 pub use repair::{ForwardRepair, PackRepair};
 pub use storage::{Options, Storage};
-pub use store::{DataKey, DiskCache, Store};
+pub use store::{DataKey, DiskCache, PackKey, Store, Whole};
 pub use tree::{Change, DirectoryEntry, EntryKind, Finding, Names, SubtreeSummary, TreeChange, TreeRef};
 pub use writer::{GivePiece, Pieces, WriteReport, Writer};

@@ -10,6 +10,7 @@ use bytes::{Bytes, BytesMut};
 use futures::TryStreamExt;
 use futures::stream::BoxStream;
 use moka::sync::Cache;
+use packs::PACK_BYTES_MAX;
 use tokio::sync::{Semaphore, watch};
 
 use crate::buffer::{Pool, Readers};
@@ -53,7 +54,6 @@ impl Default for Options {
     }
 }
 
-const PACK_BYTES_MAX: usize = 64 << 20;
 /// Nodes that a check needs again while it walks one tree.
 const CHECK_CACHE_BYTES: u64 = 8 << 20;
 /// Memory for what says where bytes of repacked packs are.

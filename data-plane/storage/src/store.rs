@@ -4,6 +4,7 @@
 mod cache;
 mod cipher;
 mod forwards;
+mod incoming;
 mod local;
 
 use std::collections::BTreeMap;
@@ -16,6 +17,7 @@ use bytes::{Bytes, BytesMut};
 use futures::stream::{BoxStream, StreamExt, TryStreamExt};
 use object_store::memory::InMemory;
 use object_store::path::Path as ObjectPath;
+use object_store::signer::Signer;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutPayload};
 
 use crate::buffer::Frozen;
@@ -24,7 +26,9 @@ use crate::digest::Digest;
 use crate::error::{Result, StorageError};
 
 pub use cache::DiskCache;
-pub use cipher::{DataKey, PackKey};
+pub(crate) use incoming::Expected;
+pub use incoming::Whole;
+pub use packs::{DataKey, PackKey};
 
 const PACKS: &str = "packs";
 /// An object that is written only to see what time the store gives it.
@@ -69,6 +73,8 @@ pub struct Store {
     cache: Option<Arc<DiskCache>>,
     /// Of an encrypted bucket.
     key: Option<Arc<DataKey>>,
+    /// Signs requests of clients that put packs here themselves.
+    signer: Option<Arc<dyn Signer>>,
 }
 
 impl Store {
@@ -84,6 +90,7 @@ impl Store {
             local: Some(Arc::new(local)),
             cache: None,
             key: None,
+            signer: None,
         })
     }
 
@@ -94,6 +101,7 @@ impl Store {
             local: None,
             cache: None,
             key: None,
+            signer: None,
         }
     }
 

@@ -9,7 +9,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::task::spawn_blocking;
 
 use crate::digest::Digest;
-use crate::entry::{Content, FileEntry};
+use crate::entry::{Content, Extent, FileEntry};
 use crate::error::{Result, StorageError};
 use crate::extents::{self, Block};
 use crate::ingest::{Digests, FileBuilder, whole_file, whole_files};
@@ -17,6 +17,7 @@ use crate::input::Input;
 use crate::reader::ExtentWalk;
 use crate::session::Session;
 use crate::storage::{Shared, Storage};
+use crate::store::Whole;
 
 const BUFFER_BYTES_FIRST: usize = 64 << 10;
 const BUFFER_BYTES_MAX: usize = 2 << 20;
@@ -64,6 +65,8 @@ pub struct Pieces {
     pub every: u64,
     /// Who gets them. They are durable after the next [`Writer::settle`].
     pub give: GivePiece,
+    /// The digest of the file up to the end of `before`, if that is known: else that is read again for it.
+    pub digest: Option<Whole>,
 }
 
 impl Writer {
@@ -91,25 +94,24 @@ impl Writer {
 
     /// Stores a large file and gives out pieces of it while it is on its way, and goes on behind pieces that were given
     /// out before: then what is missing comes in. The file is cut as if it had been stored at once. Pieces that
-    /// are there already are read again, for the digest of the whole.
+    /// are there already are read again for the digest of the whole, unless that is known.
     pub async fn write_file_in_pieces(
         &self,
         mut input: impl Input,
         executable: bool,
         mut pieces: Pieces,
     ) -> Result<FileEntry> {
-        let mut whole = blake3::Hasher::new();
         let mut extents = Vec::new();
-        for piece in &pieces.before {
+        for piece in &std::mem::take(&mut pieces.before) {
             let mut walk = ExtentWalk::new(&self.session.shared, piece, 0);
             while let Some((_, extent)) = walk.next().await? {
                 extents.push(extent);
             }
-            let mut bytes = Storage::over(&self.session.shared).read(piece, 0..piece.size);
-            while let Some(bytes) = bytes.try_next().await? {
-                whole.update(&bytes);
-            }
         }
+        let whole = match pieces.digest.take() {
+            Some(Whole(known)) => *known,
+            None => self.digest_of(&extents).await?,
+        };
         let (buffer, ended) = input.fill(Vec::new(), BUFFER_BYTES_FIRST).await?;
         let begun = Begun {
             builder: FileBuilder::behind(Arc::clone(&self.session), extents)?,
@@ -124,6 +126,22 @@ impl Writer {
             Ok(())
         };
         self.write_on(begun, input, executable, give).await
+    }
+
+    /// The digest of a file's beginning, which is read for it.
+    async fn digest_of(&self, extents: &[Extent]) -> Result<blake3::Hasher> {
+        let beginning = FileEntry {
+            size: extents.iter().map(|extent| extent.location.length()).sum(),
+            digest: Digest::default(),
+            executable: false,
+            content: Content::Extents(extents.to_vec()),
+        };
+        let mut whole = blake3::Hasher::new();
+        let mut bytes = Storage::over(&self.session.shared).read(&beginning, 0..beginning.size);
+        while let Some(bytes) = bytes.try_next().await? {
+            whole.update(&bytes);
+        }
+        Ok(whole)
     }
 
     async fn write_on<G>(&self, begun: Begun, mut input: impl Input, executable: bool, mut give: G) -> Result<FileEntry>

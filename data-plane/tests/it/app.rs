@@ -132,9 +132,18 @@ impl App {
 
     /// A plane whose bytes lie elsewhere.
     pub async fn on_store(store: StoreConfig) -> Self {
+        Self::on_encrypted(store, None).await
+    }
+
+    /// The same with that key, if there is one.
+    pub async fn on_encrypted(store: StoreConfig, data_key: Option<String>) -> Self {
         let database = testkit::postgres::migrated_database(&data_plane::server::MIGRATIONS).await;
         let url = database.url.clone();
-        Self::with(&url, Some(database), |config| config.store = store).await
+        Self::with(&url, Some(database), |config| {
+            config.store = store;
+            config.data_key = data_key;
+        })
+        .await
     }
 
     /// A plane that imports as a test wants.
@@ -153,7 +162,9 @@ impl App {
         let mut config = config(&control, url, directory.path());
         change(&mut config);
         std::fs::create_dir_all(&config.home).unwrap();
-        let storage = data_plane::stores::open(&config.store, &chassis::Environment::system()).unwrap();
+        let (store, key) = (&config.store, config.data_key.as_deref());
+        let opened = data_plane::stores::open_encrypted(store, key, &chassis::Environment::system()).await;
+        let storage = opened.unwrap();
         let plane = Plane::new(config, storage, environment.clone()).unwrap();
         let shutdown = Shutdown::new();
         shutdown.spawn("policy", data_plane::policy::follow(plane.clone(), shutdown.clone()));

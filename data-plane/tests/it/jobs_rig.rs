@@ -40,7 +40,7 @@ pub struct Person {
     token: String,
 }
 
-fn binary(name: &str) -> PathBuf {
+pub fn binary(name: &str) -> PathBuf {
     let plane = Path::new(env!("CARGO_BIN_EXE_howdah-data-plane"));
     let found = plane.with_file_name(name);
     assert!(

@@ -9,6 +9,8 @@ mod archives;
 mod control;
 mod crashes;
 mod deltas;
+mod direct;
+mod direct_client;
 #[path = "../../storage/tests/it/faulty.rs"]
 #[expect(dead_code, reason = "the tests of storage need more of it")]
 mod faulty;

@@ -33,6 +33,8 @@ pub fn bucket_of(server: &Server, cache: PathBuf) -> StoreConfig {
             directory: cache,
             most_bytes: None,
         }),
+        public_endpoint: None,
+        direct: None,
     }
 }
 

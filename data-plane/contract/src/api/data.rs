@@ -269,6 +269,36 @@ pub struct Upload {
     /// The name of the socket that takes open files from clients on the service's own machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub handover: Option<String>,
+    /// Packs of large files may be put into the bucket by the client itself.
+    #[serde(default)]
+    pub takes_packs: bool,
+}
+
+/// A pack of chunks of a large file that a client is going to put into the bucket itself.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewPack {
+    /// The client's name for the file, 64 hex digits, as in its archive.
+    pub key: String,
+    /// The file's path, without the slash at the front.
+    pub path: String,
+    /// Where in the file the first chunk begins.
+    pub from: u64,
+    /// The chunks, encoded as those of [`FileChunks`].
+    pub chunks: String,
+}
+
+/// Where a pack is to be put, and how. Holds secrets.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct PackPlace {
+    /// The pack's name.
+    pub pack: String,
+    /// What the pack is to begin with: the digest of a piece without bytes, 64 hex digits.
+    pub salt: String,
+    /// Where it is to be put, within minutes, with no more headers than its length.
+    pub url: String,
+    /// The pack's own key, 64 hex digits, where the bucket is encrypted.
+    pub key: Option<String>,
 }
 
 /// What is kept of an upload.

@@ -1,92 +1,24 @@
-//! Packs that are encrypted where they lie, with a key of their tenant: AES-256 in counter mode, each pack under a key of its own that
-//! follows from the tenant's and the pack's name, and no pack is longer encrypted, so that any range of it can be read alone.
-//!
-//! Whether bytes are right is told by the digests that every read checks, not by the cipher. A bucket is encrypted from its first pack
-//! or never; an object beside the packs says which, and how its key is known again.
+//! Which buckets are encrypted, and with which key: one is from its first pack or never; an object beside the packs says which, and
+//! how its key is known again.
 
-use std::fmt;
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
-use ctr::Ctr64BE;
-use ctr::cipher::{KeyIvInit, StreamCipher, StreamCipherSeek};
 use futures::TryStreamExt;
 use object_store::path::Path as ObjectPath;
 use object_store::{ObjectStoreExt, PutMode, PutPayload};
+use packs::DataKey;
 
 use super::{Store, failed};
-use crate::digest::Digest;
 use crate::error::{Result, StorageError};
 use crate::pack::HEADER;
 
 /// The object that says how a bucket's packs are stored.
 const FORMAT: &str = "format";
 const PLAIN: &str = "howdah bucket 1\nencryption none\n";
-const KEY_BYTES: usize = 32;
 
-/// The key of one tenant's packs. Never printed.
-#[derive(Clone)]
-pub struct DataKey([u8; KEY_BYTES]);
-
-impl fmt::Debug for DataKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("DataKey(…)")
-    }
-}
-
-impl DataKey {
-    /// A key of these bytes.
-    pub fn new(bytes: [u8; KEY_BYTES]) -> Self {
-        Self(bytes)
-    }
-
-    /// A key from 64 hexadecimal digits; `None`: it is something else.
-    pub fn from_hex(text: &str) -> Option<Self> {
-        let mut bytes = [0; KEY_BYTES];
-        hex::decode_to_slice(text, &mut bytes).ok()?;
-        Some(Self(bytes))
-    }
-
-    /// The key of one pack.
-    pub fn of(&self, pack: Digest) -> PackKey {
-        let mut derived = blake3::Hasher::new_keyed(&self.0);
-        derived.update(b"howdah pack\0").update(pack.as_bytes());
-        PackKey(derived.finalize().into())
-    }
-
-    /// What stands in a bucket that has this key: enough to know it again, not enough to guess it.
-    fn format(&self) -> String {
-        let check = blake3::keyed_hash(&self.0, b"howdah key check").to_hex();
-        format!("howdah bucket 1\nencryption aes-256-ctr\nkey {}\n", &check[..16])
-    }
-}
-
-/// The key of one pack, of which nothing follows for others. Never printed.
-#[derive(Clone)]
-pub struct PackKey([u8; KEY_BYTES]);
-
-impl fmt::Debug for PackKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("PackKey(…)")
-    }
-}
-
-impl PackKey {
-    /// Encrypts or decrypts bytes that lie at this place of the pack.
-    pub fn apply(&self, at: u64, bytes: &mut [u8]) {
-        // Under a key of its own each pack may count from zero.
-        let mut stream = Ctr64BE::<aes::Aes256>::new(&self.0.into(), &[0; 16].into());
-        stream.seek(at);
-        stream.apply_keystream(bytes);
-    }
-
-    pub(crate) fn decrypt(&self, at: u64, bytes: Bytes) -> Bytes {
-        let mut bytes = bytes
-            .try_into_mut()
-            .unwrap_or_else(|shared| BytesMut::from(&shared[..]));
-        self.apply(at, &mut bytes);
-        bytes.freeze()
-    }
+/// What stands in a bucket that has this key.
+fn format_of(key: &DataKey) -> String {
+    format!("howdah bucket 1\nencryption aes-256-ctr\nkey {}\n", key.check())
 }
 
 impl Store {
@@ -108,7 +40,7 @@ impl Store {
             why: why.to_owned(),
         };
         let key = key.ok_or_else(|| wrong("it is encrypted, and this plane has no key"))?;
-        if format != key.format() {
+        if format != format_of(&key) {
             return Err(wrong("it is encrypted with another key, or by a newer version"));
         }
         Ok(Self {
@@ -143,9 +75,9 @@ impl Store {
                 if key.of(pack.id).decrypt(0, bytes) != HEADER[..] {
                     return Ok(String::new());
                 }
-                key.format()
+                format_of(key)
             }
-            (Some(key), None, _) => key.format(),
+            (Some(key), None, _) => format_of(key),
             (None, Some(_), false) => return Ok(String::new()),
         };
         if key.is_none() {

@@ -10,6 +10,7 @@ mod encrypted;
 mod faulty;
 mod fixture;
 mod hostile;
+mod incoming;
 mod insertions;
 mod listing;
 mod model;

@@ -57,6 +57,11 @@ impl Server {
         Self { process, endpoint }
     }
 
+    /// Where it is.
+    pub fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+
     /// A client of the bucket.
     pub fn client(&self) -> Arc<dyn ObjectStore> {
         s3::client(&self.endpoint)

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
-use object_store::aws::AmazonS3Builder;
+use object_store::aws::{AmazonS3, AmazonS3Builder};
 use object_store::{BackoffConfig, ObjectStore, RetryConfig};
 use s3s::auth::SimpleAuth;
 use s3s::service::{S3Service, S3ServiceBuilder};
@@ -67,6 +67,11 @@ pub fn service(directory: &std::path::Path) -> S3Service {
 
 /// A client of the bucket at a server.
 pub fn client(endpoint: &str) -> Arc<dyn ObjectStore> {
+    amazon(endpoint)
+}
+
+/// The same, which can sign requests too.
+pub fn amazon(endpoint: &str) -> Arc<AmazonS3> {
     // The HTTP client wants one, even where nothing is encrypted; a second installation is refused, which is fine.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let client = AmazonS3Builder::new()

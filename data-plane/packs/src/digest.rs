@@ -32,7 +32,7 @@ impl Digest {
     }
 
     /// The first eight bytes as a number, for decisions that need a few well-mixed bits.
-    pub(crate) fn prefix(&self) -> u64 {
+    pub fn prefix(&self) -> u64 {
         let mut first = [0; 8];
         first.copy_from_slice(&self.0[..8]);
         u64::from_le_bytes(first)

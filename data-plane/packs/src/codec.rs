@@ -6,25 +6,31 @@ use crate::digest::Digest;
 /// Why a record does not decode.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub(crate) struct DecodeError(pub(crate) String);
+pub struct DecodeError(pub String);
 
 impl DecodeError {
-    pub(crate) fn new(why: impl Into<String>) -> Self {
+    /// With this reason.
+    pub fn new(why: impl Into<String>) -> Self {
         Self(why.into())
     }
 }
 
 /// A cursor over bytes that may be hostile.
-pub(crate) struct Input<'a> {
+pub struct Input<'a> {
     rest: &'a [u8],
 }
 
 impl<'a> Input<'a> {
-    pub(crate) fn new(bytes: &'a [u8]) -> Self {
+    /// At the beginning of these bytes.
+    pub fn new(bytes: &'a [u8]) -> Self {
         Self { rest: bytes }
     }
 
-    pub(crate) fn take(&mut self, length: usize) -> Result<&'a [u8], DecodeError> {
+    /// The next bytes.
+    ///
+    /// # Errors
+    /// When there are fewer.
+    pub fn take(&mut self, length: usize) -> Result<&'a [u8], DecodeError> {
         let Some((head, tail)) = self.rest.split_at_checked(length) else {
             return Err(DecodeError(format!(
                 "{length} bytes expected, {} left",
@@ -35,11 +41,19 @@ impl<'a> Input<'a> {
         Ok(head)
     }
 
-    pub(crate) fn byte(&mut self) -> Result<u8, DecodeError> {
+    /// The next byte.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn byte(&mut self) -> Result<u8, DecodeError> {
         Ok(self.take(1)?[0])
     }
 
-    pub(crate) fn number(&mut self) -> Result<u64, DecodeError> {
+    /// A number that [`put_number`] wrote.
+    ///
+    /// # Errors
+    /// When it is cut off or too large.
+    pub fn number(&mut self) -> Result<u64, DecodeError> {
         let mut value = 0u64;
         for shift in (0..64).step_by(7) {
             let byte = self.byte()?;
@@ -55,26 +69,42 @@ impl<'a> Input<'a> {
         Err(DecodeError::new("a number has more than 64 bits"))
     }
 
-    pub(crate) fn number_u32(&mut self) -> Result<u32, DecodeError> {
+    /// The same of 32 bits.
+    ///
+    /// # Errors
+    /// As [`Input::number`].
+    pub fn number_u32(&mut self) -> Result<u32, DecodeError> {
         u32::try_from(self.number()?).map_err(|_| DecodeError::new("a number has more than 32 bits"))
     }
 
-    pub(crate) fn length(&mut self) -> Result<usize, DecodeError> {
+    /// The same as a count of what is in memory.
+    ///
+    /// # Errors
+    /// As [`Input::number`].
+    pub fn length(&mut self) -> Result<usize, DecodeError> {
         usize::try_from(self.number()?).map_err(|_| DecodeError::new("a length exceeds the address space"))
     }
 
-    pub(crate) fn digest(&mut self) -> Result<Digest, DecodeError> {
+    /// A digest.
+    ///
+    /// # Errors
+    /// When it is cut off.
+    pub fn digest(&mut self) -> Result<Digest, DecodeError> {
         let mut bytes = [0; 32];
         bytes.copy_from_slice(self.take(32)?);
         Ok(Digest::from_bytes(bytes))
     }
 
     /// How many items to reserve room for: what is claimed, but no more than the bytes left can hold.
-    pub(crate) fn plausible(&self, claimed: usize, bytes_per_item_min: usize) -> usize {
+    pub fn plausible(&self, claimed: usize, bytes_per_item_min: usize) -> usize {
         claimed.min(self.rest.len() / bytes_per_item_min.max(1))
     }
 
-    pub(crate) fn finish(self) -> Result<(), DecodeError> {
+    /// Says that nothing may follow.
+    ///
+    /// # Errors
+    /// When something does.
+    pub fn finish(self) -> Result<(), DecodeError> {
         if self.rest.is_empty() {
             Ok(())
         } else {
@@ -84,7 +114,7 @@ impl<'a> Input<'a> {
 }
 
 /// Appends a number as LEB128.
-pub(crate) fn put_number(out: &mut Vec<u8>, mut value: u64) {
+pub fn put_number(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         out.push((value as u8) | 0x80);
         value >>= 7;
@@ -93,12 +123,12 @@ pub(crate) fn put_number(out: &mut Vec<u8>, mut value: u64) {
 }
 
 /// Appends a digest.
-pub(crate) fn put_digest(out: &mut Vec<u8>, digest: &Digest) {
+pub fn put_digest(out: &mut Vec<u8>, digest: &Digest) {
     out.extend_from_slice(digest.as_bytes());
 }
 
 /// Appends a text as what it shares with the text before it, and the rest.
-pub(crate) fn put_text_after(out: &mut Vec<u8>, before: &str, text: &str) {
+pub fn put_text_after(out: &mut Vec<u8>, before: &str, text: &str) {
     let shared = before.bytes().zip(text.bytes()).take_while(|(a, b)| a == b).count();
     put_number(out, shared as u64);
     put_number(out, (text.len() - shared) as u64);
@@ -106,7 +136,10 @@ pub(crate) fn put_text_after(out: &mut Vec<u8>, before: &str, text: &str) {
 }
 
 /// Reads what [`put_text_after`] wrote; at most `bytes_max` bytes in all.
-pub(crate) fn text_after(input: &mut Input<'_>, before: &str, bytes_max: usize) -> Result<String, DecodeError> {
+///
+/// # Errors
+/// When it is cut off, too long or no text.
+pub fn text_after(input: &mut Input<'_>, before: &str, bytes_max: usize) -> Result<String, DecodeError> {
     let shared = input.length()?;
     let length = input.length()?;
     if shared > before.len() || length > bytes_max || shared + length > bytes_max {

@@ -7,15 +7,15 @@ use crate::codec::{DecodeError, Input, put_digest, put_number};
 use crate::digest::Digest;
 
 /// First bytes of a pack.
-pub(crate) const HEADER: &[u8; 8] = b"HWDPACK\x01";
+pub const HEADER: &[u8; 8] = b"HWDPACK\x01";
 /// Last bytes of a pack, behind the length of the index and its digest.
 const FOOTER: &[u8; 8] = b"\x01KCAPDWH";
 /// Bytes of the trailer: index length (8), index digest (32), footer (8).
-pub(crate) const TRAILER_BYTES: usize = 48;
+pub const TRAILER_BYTES: usize = 48;
 
 /// What a piece of a pack is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum PieceKind {
+pub enum PieceKind {
     /// Bytes of files.
     Chunk,
     /// A node of a tree.
@@ -29,15 +29,17 @@ pub(crate) enum PieceKind {
 
 /// One line of a pack's index; pieces lie back to back behind the header, in this order.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Piece {
-    pub(crate) kind: PieceKind,
-    pub(crate) length: u32,
+pub struct Piece {
+    /// What it is.
+    pub kind: PieceKind,
+    /// How many bytes.
+    pub length: u32,
     /// BLAKE3 of the stored bytes.
-    pub(crate) digest: Digest,
+    pub digest: Digest,
 }
 
 /// Index and trailer for these pieces, and the name of the pack.
-pub(crate) fn encode_end(pieces: &[Piece]) -> (Vec<u8>, Digest) {
+pub fn encode_end(pieces: &[Piece]) -> (Vec<u8>, Digest) {
     let mut index = Vec::with_capacity(pieces.len() * 37 + TRAILER_BYTES + 8);
     put_number(&mut index, pieces.len() as u64);
     for piece in pieces {
@@ -54,7 +56,10 @@ pub(crate) fn encode_end(pieces: &[Piece]) -> (Vec<u8>, Digest) {
 }
 
 /// Reads a trailer: how many bytes the index has, and its digest.
-pub(crate) fn decode_trailer(bytes: &[u8]) -> Result<(u64, Digest), DecodeError> {
+///
+/// # Errors
+/// When it is none.
+pub fn decode_trailer(bytes: &[u8]) -> Result<(u64, Digest), DecodeError> {
     let mut input = Input::new(bytes);
     let mut length = [0; 8];
     length.copy_from_slice(input.take(8)?);
@@ -67,7 +72,10 @@ pub(crate) fn decode_trailer(bytes: &[u8]) -> Result<(u64, Digest), DecodeError>
 }
 
 /// Reads an index that has been checked against its digest.
-pub(crate) fn decode_index(bytes: &[u8]) -> Result<Vec<Piece>, DecodeError> {
+///
+/// # Errors
+/// When it is none.
+pub fn decode_index(bytes: &[u8]) -> Result<Vec<Piece>, DecodeError> {
     let mut input = Input::new(bytes);
     let count = input.length()?;
     let mut pieces = Vec::with_capacity(input.plausible(count, 34));
