@@ -198,19 +198,15 @@ async fn from_sign_up_to_a_plane_of_ones_own_and_back_to_nothing() {
     assert_eq!(stores, ["bucket", "control database", "data key", "database", "state"]);
     assert!(!bucket.exists() && !bucket.parent().unwrap().exists());
     let role = url.parse::<sqlx::postgres::PgConnectOptions>().unwrap();
-    let left: i64 = sqlx::query_scalar(
-        "select (select count(*) from pg_database where datname = $1) + (select count(*) from pg_roles where rolname = $1)",
+    let (left, keys): (i64, i64) = sqlx::query_as(
+        "select (select count(*) from pg_database where datname = $1) + (select count(*) from pg_roles where rolname = $1),
+                (select count(data_key_encrypted) from planes)",
     )
     .bind(role.get_username())
     .fetch_one(&mut control)
     .await
     .unwrap();
-    assert_eq!(left, 0);
-    let keys: i64 = sqlx::query_scalar("select count(data_key_encrypted) from planes")
-        .fetch_one(&mut control)
-        .await
-        .unwrap();
-    assert_eq!(keys, 1, "only the other organization's key is left");
+    assert_eq!((left, keys), (0, 1), "only the other organization's key is left");
     // The other tenant noticed nothing.
     assert_eq!(pid(&service.plane("other", &other).await), pid(&others));
     service
