@@ -374,6 +374,23 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_path_that_is_put_twice_is_found_also_where_neither_is_in_memory_any_more() {
+        let storage = Storage::new(storage::Store::memory(), storage::Options::default());
+        let writer = storage.writer();
+        let mut puts = Puts::new(&storage, &writer);
+        for n in 0..HELD_MAX - 1 {
+            puts.push(path(&format!("d/{n}")), file("x")).await.unwrap();
+        }
+        let mut count = HELD_MAX as u64 - 1;
+        assert_eq!(puts.twice(count).await.unwrap(), None);
+        for (again, found) in [("d/7", "a file of the same path"), ("d/9", "`/d/9`")] {
+            puts.push(path(again), file("y")).await.unwrap();
+            count += 1;
+            assert_eq!(puts.twice(count).await.unwrap().as_deref(), Some(found));
+        }
+    }
+
+    #[tokio::test]
     async fn more_files_than_are_held_are_put_as_a_tree_and_the_last_of_a_name_wins() {
         let storage = Storage::new(storage::Store::memory(), storage::Options::default());
         let writer = storage.writer();

@@ -44,6 +44,7 @@ mod s3_bucket;
 #[expect(dead_code, reason = "the tests of storage need more of it")]
 mod samples;
 mod statistics;
+mod stored;
 mod triggers;
 mod uploads;
 mod web;
