@@ -70,7 +70,13 @@ impl Handover {
 #[cfg(target_os = "linux")]
 fn connect(name: &str) -> io::Result<UnixStream> {
     use std::os::linux::net::SocketAddrExt;
-    UnixStream::connect_addr(&std::os::unix::net::SocketAddr::from_abstract_name(name)?)
+    let to = UnixStream::connect_addr(&std::os::unix::net::SocketAddr::from_abstract_name(name)?)?;
+    // The name is no secret, and whoever listens by it gets to read the file.
+    let listener = rustix::net::sockopt::socket_peercred(&to)?.uid;
+    if listener.is_root() || listener == rustix::process::geteuid() {
+        return Ok(to);
+    }
+    Err(io::ErrorKind::PermissionDenied.into())
 }
 
 #[cfg(not(target_os = "linux"))]

@@ -10,18 +10,17 @@ use std::fs::File;
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use chassis::process::Shutdown;
-use chrono::{DateTime, Utc};
 use contract::problem::ProblemKind;
 use contract::upload::Ticket;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
-use storage::LocalFile;
+use storage::{Input, LocalFile, StorageError};
 use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::failure::{Answer, Failure};
 use crate::plane::Plane;
@@ -34,6 +33,10 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const NAMES_TRIED: usize = 32;
 /// What was accepted says its ticket within that time.
 const GREETING: Duration = Duration::from_secs(5);
+/// So many may be saying it at once.
+const GREETINGS_MAX: usize = 32;
+/// Who does not listen for so long is gone.
+const LISTENS_WITHIN: Duration = Duration::from_secs(60);
 
 /// Files that were handed over and wait for their archive.
 #[derive(Default)]
@@ -45,8 +48,29 @@ pub struct Handovers {
 
 struct Handed {
     file: File,
+    size: u64,
     to: UnixStream,
-    at: DateTime<Utc>,
+}
+
+/// A file that was handed over, for the request whose archive names it.
+pub struct HandedFile(LocalFile);
+
+impl Input for HandedFile {
+    async fn fill(&mut self, memory: Vec<u8>, target: usize) -> Result<(Vec<u8>, bool), StorageError> {
+        self.0.fill(memory, target).await.map_err(|error| match error {
+            StorageError::Source(error) => {
+                let failure = unreadable(&error.to_string());
+                StorageError::Source(Arc::new(io::Error::other(failure)))
+            }
+            other => other,
+        })
+    }
+}
+
+/// What may succeed when the bytes are sent.
+fn unreadable(why: &str) -> Failure {
+    let detail = format!("a file that was handed over cannot be read here: {why}");
+    Failure::new(ProblemKind::UpstreamTimeout, detail).hint("send its bytes")
 }
 
 impl Handovers {
@@ -58,8 +82,8 @@ impl Handovers {
     /// The bytes of the file that was handed over under that ticket; waits for it, since it comes by another way.
     ///
     /// # Errors
-    /// `invalid` when none comes.
-    pub async fn take(&self, ticket: &Ticket, bytes: std::ops::Range<u64>) -> Answer<LocalFile> {
+    /// `upstream-timeout` when none comes, or it is too short: the bytes themselves would do.
+    pub async fn take(&self, ticket: &Ticket, bytes: std::ops::Range<u64>) -> Answer<HandedFile> {
         let mut arrivals = self.arrivals.subscribe();
         let arrived = async {
             loop {
@@ -70,30 +94,31 @@ impl Handovers {
             }
         };
         let handed = tokio::time::timeout(PATIENCE, arrived).await.ok().flatten();
-        let handed = handed.ok_or_else(|| {
-            Failure::new(
-                ProblemKind::UpstreamTimeout,
-                "the archive names a file that was handed over, and none came",
-            )
-            .hint("send its bytes")
-        })?;
+        let handed = handed.ok_or_else(|| unreadable("it did not come"))?;
+        if handed.size < bytes.end {
+            return Err(unreadable("it is shorter than the archive says"));
+        }
         let (read, told) = watch::channel(0);
         tokio::spawn(tell(handed.to, told));
-        Ok(LocalFile::new(handed.file, bytes, read))
+        Ok(HandedFile(LocalFile::new(handed.file, bytes, read)))
     }
 
     fn waiting(&self) -> std::sync::MutexGuard<'_, HashMap<Ticket, Handed>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn keep(&self, ticket: Ticket, handed: Handed) {
-        let mut waiting = self.waiting();
-        waiting.retain(|_, other| (handed.at - other.at).to_std().is_ok_and(|waited| waited < PATIENCE));
-        // Who finds no room is told by the end of the connection and sends the bytes.
-        if waiting.len() < WAITING_MAX {
+    /// Keeps a file for its archive, for a while. Who finds no room is told by the end of the connection and sends the bytes.
+    async fn keep(&self, ticket: Ticket, handed: Handed) {
+        {
+            let mut waiting = self.waiting();
+            if waiting.len() >= WAITING_MAX || waiting.contains_key(&ticket) {
+                return;
+            }
             waiting.insert(ticket, handed);
-            self.arrivals.send_modify(|n| *n += 1);
         }
+        self.arrivals.send_modify(|n| *n += 1);
+        tokio::time::sleep(PATIENCE).await;
+        self.waiting().remove(&ticket);
     }
 }
 
@@ -101,7 +126,8 @@ impl Handovers {
 async fn tell(mut to: UnixStream, mut told: watch::Receiver<u64>) {
     while told.changed().await.is_ok() {
         let read = *told.borrow_and_update();
-        if to.write_all(&read.to_le_bytes()).await.is_err() {
+        let written = tokio::time::timeout(LISTENS_WITHIN, to.write_all(&read.to_le_bytes())).await;
+        if !matches!(written, Ok(Ok(()))) {
             return;
         }
     }
@@ -113,6 +139,7 @@ pub async fn follow(plane: Plane, shutdown: Shutdown) {
         return;
     }
     let Some(listener) = open(&plane) else { return };
+    let greetings = Arc::new(Semaphore::new(GREETINGS_MAX));
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -121,8 +148,14 @@ pub async fn follow(plane: Plane, shutdown: Shutdown) {
         match accepted {
             Ok((connection, _)) => {
                 let plane = plane.clone();
+                let Ok(permit) = Arc::clone(&greetings).try_acquire_owned() else {
+                    continue;
+                };
                 tokio::spawn(async move {
-                    let _ = tokio::time::timeout(GREETING, greet(&plane, connection)).await;
+                    let greeted = tokio::time::timeout(GREETING, greet(connection, permit)).await;
+                    if let Ok(Ok(Some((ticket, handed)))) = greeted {
+                        plane.handovers.keep(ticket, handed).await;
+                    }
                 });
             }
             // No file descriptors are left: there will be.
@@ -164,7 +197,8 @@ fn listen(_: &str) -> io::Result<UnixListener> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
-async fn greet(plane: &Plane, connection: UnixStream) -> io::Result<()> {
+/// Takes a file, if it is one. What is asked of one whose file system does not answer holds the permit until it does.
+async fn greet(connection: UnixStream, permit: OwnedSemaphorePermit) -> io::Result<Option<(Ticket, Handed)>> {
     loop {
         connection.readable().await?;
         let received = connection.try_io(Interest::READABLE, || receive(&connection));
@@ -173,18 +207,14 @@ async fn greet(plane: &Plane, connection: UnixStream) -> io::Result<()> {
             received => received?,
         };
         // Anything else may never come to its end, or begin somewhere else than a file does.
-        if file.metadata()?.is_file() {
-            let at = plane.now();
-            plane.handovers.keep(
-                ticket,
-                Handed {
-                    file,
-                    to: connection,
-                    at,
-                },
-            );
-        }
-        return Ok(());
+        let looking = tokio::task::spawn_blocking(move || {
+            let metadata = file.metadata();
+            drop(permit);
+            metadata.map(|metadata| (file, metadata))
+        });
+        let (file, metadata) = looking.await.map_err(io::Error::other)??;
+        let (size, to) = (metadata.len(), connection);
+        return Ok(metadata.is_file().then_some((ticket, Handed { file, size, to })));
     }
 }
 

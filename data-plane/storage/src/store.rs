@@ -84,7 +84,8 @@ impl Store {
         let directory = directory.as_ref();
         let local = local::Directory::create(directory)?;
         let objects = object_store::local::LocalFileSystem::new_with_prefix(local.root())
-            .map_err(|error| failed("open", &directory.display().to_string(), &error))?;
+            .map_err(|error| failed("open", &directory.display().to_string(), &error))?
+            .with_fsync(true);
         Ok(Self {
             objects: Arc::new(objects),
             local: Some(Arc::new(local)),

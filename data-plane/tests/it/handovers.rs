@@ -127,8 +127,16 @@ async fn a_file_that_becomes_shorter_or_never_comes_makes_no_commit() {
     let ticket = Ticket::from_bytes([2; 32]);
     let from = hand_over(&upload, file_of(&noise(1, 1 << 20)), ticket);
     let refused = rig.put(&upload, ticket, 0, (1 << 20) + 1).await;
-    refused.refused(ProblemKind::Malformed);
+    refused.refused(ProblemKind::UpstreamTimeout);
     tokio::task::spawn_blocking(|| counts(from)).await.unwrap();
+    // One that can only be written.
+    let place = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(place.path(), noise(1, 1 << 20)).unwrap();
+    let closed = File::options().write(true).open(place.path()).unwrap();
+    let ticket = Ticket::from_bytes([3; 32]);
+    let _from = hand_over(&upload, closed, ticket);
+    let refused = rig.put(&upload, ticket, 0, 1 << 20).await;
+    refused.refused(ProblemKind::UpstreamTimeout);
     // A ticket is good once, and one that nobody came with for nothing.
     let again = rig.put(&upload, ticket, 0, 1 << 20).await;
     again.refused(ProblemKind::UpstreamTimeout);

@@ -14,6 +14,8 @@ use crate::pack::HEADER;
 
 /// The object that says how a bucket's packs are stored.
 const FORMAT: &str = "format";
+/// Packs that are looked at where nothing says it.
+const PACKS_LOOKED_AT: usize = 32;
 const PLAIN: &str = "howdah bucket 1\nencryption none\n";
 
 /// What stands in a bucket that has this key.
@@ -39,9 +41,9 @@ impl Store {
             what: "format of the bucket",
             why: why.to_owned(),
         };
-        let key = key.ok_or_else(|| wrong("it is encrypted, and this plane has no key"))?;
+        let key = key.ok_or_else(|| wrong("its packs are encrypted or damaged, and this plane has no key"))?;
         if format != format_of(&key) {
-            return Err(wrong("it is encrypted with another key, or by a newer version"));
+            return Err(wrong("its packs are encrypted with another key, or by a newer version"));
         }
         Ok(Self {
             key: Some(Arc::new(key)),
@@ -57,38 +59,54 @@ impl Store {
             Err(error) => Err(error),
         };
         let bytes = bytes.map_err(|error| failed("read", FORMAT, &error))?;
-        Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
+        let said = String::from_utf8_lossy(&bytes).into_owned();
+        Ok(Some(said).filter(|said| !said.is_empty()))
     }
 
-    /// The format of a bucket that does not say: by its first pack, or by the key if there is none. With a key it says so from now on.
+    /// The format of a bucket that does not say: that of its packs, or by the key if there is none. From now on it says so. Some packs
+    /// may be damaged, or be removed in this moment.
     async fn found_format(&self, key: Option<&DataKey>) -> Result<String> {
-        let first = self.list_packs().try_next().await?;
-        let begins_plain = match &first {
-            Some(pack) => self.fetch(pack.id, 0, HEADER.len() as u64).await? == HEADER[..],
-            None => false,
-        };
-        let format = match (key, first, begins_plain) {
-            (_, Some(_), true) | (None, None, _) => PLAIN.to_owned(),
-            // Written by a process that died before it could say so, or somebody has removed what said so.
-            (Some(key), Some(pack), false) => {
-                let bytes = self.fetch(pack.id, 0, HEADER.len() as u64).await?;
-                if key.of(pack.id).decrypt(0, bytes) != HEADER[..] {
-                    return Ok(String::new());
+        let mut packs = self.list_packs();
+        let mut looked_at = 0;
+        let format = loop {
+            let Some(pack) = packs.try_next().await? else {
+                break match looked_at {
+                    0 => key.map_or_else(|| PLAIN.to_owned(), format_of),
+                    _ => return Ok(String::new()),
+                };
+            };
+            looked_at += 1;
+            match self.fetch(pack.id, 0, HEADER.len() as u64).await {
+                Ok(bytes) if bytes == HEADER[..] => break PLAIN.to_owned(),
+                Ok(bytes) => {
+                    if let Some(key) = key
+                        && key.of(pack.id).decrypt(0, bytes) == HEADER[..]
+                    {
+                        break format_of(key);
+                    }
                 }
-                format_of(key)
+                Err(error) if error.is_damage() => {}
+                Err(error) => return Err(error),
             }
-            (Some(key), None, _) => format_of(key),
-            (None, Some(_), false) => return Ok(String::new()),
+            if looked_at == PACKS_LOOKED_AT {
+                return Ok(String::new());
+            }
         };
-        if key.is_none() {
-            return Ok(format);
-        }
         let (path, payload) = (ObjectPath::from(FORMAT), PutPayload::from(format.clone()));
-        match self.objects.put_opts(&path, payload, PutMode::Create.into()).await {
-            Ok(_) => Ok(format),
-            // Another process was faster; what it says counts.
-            Err(object_store::Error::AlreadyExists { .. }) => Ok(self.format().await?.unwrap_or(format)),
-            Err(error) => Err(failed("write", FORMAT, &error)),
+        match self
+            .objects
+            .put_opts(&path, payload.clone(), PutMode::Create.into())
+            .await
+        {
+            Ok(_) => return Ok(format),
+            Err(object_store::Error::AlreadyExists { .. }) => {}
+            Err(error) => return Err(failed("write", FORMAT, &error)),
         }
+        // Another process was faster, and what it says counts; or the machine lost its power while one wrote it.
+        if let Some(said) = self.format().await? {
+            return Ok(said);
+        }
+        let put = self.objects.put(&path, payload).await;
+        put.map(|_| format).map_err(|error| failed("write", FORMAT, &error))
     }
 }

@@ -126,10 +126,14 @@ async fn a_bucket_is_opened_by_its_own_key_and_by_none_other() {
 async fn a_bucket_with_packs_that_are_not_encrypted_goes_on_as_it_is() {
     let objects = Arc::new(InMemory::new());
     let before = write(&open(&objects, None).await.unwrap()).await;
-    assert!(
-        objects.head(&Path::from("format")).await.is_err(),
-        "nothing is said without a key"
-    );
+    // The same when somebody has removed what says so, and the first packs there are cannot be read.
+    objects.delete(&Path::from("format")).await.unwrap();
+    for damaged in [
+        "packs/0000000000000000000000000000000000000000000000000000000000000000",
+        "packs/0000000000000000000000000000000000000000000000000000000000000001",
+    ] {
+        objects.put(&Path::from(damaged), "HWD".into()).await.unwrap();
+    }
     for given in [key(1), None, key(2)] {
         let storage = open(&objects, given).await.unwrap();
         assert_eq!(content(&storage, &before, "secret-name").await, SECRET);
@@ -147,4 +151,16 @@ async fn two_processes_that_open_an_empty_bucket_at_once_agree() {
     let (one, two) = tokio::join!(open(&objects, key(1)), open(&objects, key(1)));
     let tree = write(&one.unwrap()).await;
     assert_eq!(content(&two.unwrap(), &tree, "secret-name").await, SECRET);
+}
+
+#[tokio::test]
+async fn a_format_that_was_cut_off_is_found_out_and_written_anew() {
+    let objects = Arc::new(InMemory::new());
+    let tree = write(&open(&objects, key(1)).await.unwrap()).await;
+    objects.put(&Path::from("format"), "".into()).await.unwrap();
+    assert!(open(&objects, key(2)).await.is_err());
+    let storage = open(&objects, key(1)).await.unwrap();
+    assert_eq!(content(&storage, &tree, "secret-name").await, SECRET);
+    let said = objects.get(&Path::from("format")).await.unwrap().bytes().await.unwrap();
+    assert!(said.starts_with(b"howdah bucket 1\nencryption aes"));
 }
