@@ -7,6 +7,7 @@ create table upload_packs (
     path text not null,
     from_byte bigint not null,
     chunks bytea not null,
+    announced_at timestamptz not null,
     state text not null constraint upload_packs_state check (state in ('announced', 'taking', 'kept'))
 );
 create index upload_packs_upload on upload_packs (upload_id);

@@ -120,7 +120,7 @@ pub async fn receive(
     delta: Delta,
     pieces: Option<Pieces>,
 ) -> Answer<FileEntry> {
-    let behind = pieces.as_ref().is_some_and(|pieces| !pieces.before.is_empty());
+    let behind = pieces.as_ref().is_some_and(|pieces| pieces.before.is_some());
     // Nothing but a copy of everything: the file is the one that is there, and nothing is read.
     if !behind && delta.sent == Step::BYTES as u64 && delta.size == base.size {
         let mut only = [0; Step::BYTES];

@@ -242,7 +242,7 @@ impl Receiving<'_> {
                 size: made.ok_or_else(|| Failure::invalid(format!("`/{path}` is shorter than what is there of it")))?,
                 executable,
             };
-            let pieces = pieces.filter(|pieces| !pieces.before.is_empty() || delta.sent > WORTH_KEEPING_BYTES);
+            let pieces = pieces.filter(|pieces| pieces.before.is_some() || delta.sent > WORTH_KEEPING_BYTES);
             let entry = delta::receive(storage, writer, &base, archive.body(), delta, pieces).await?;
             if entry.size != size {
                 let why = format!("`/{path}` has {} bytes, and its delta announced {size}", entry.size);

@@ -5,7 +5,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use contract::ids::UploadId;
-use storage::{Digest, FileEntry, FilePath, GivePiece, Whole};
+use futures::stream::{self, BoxStream, StreamExt};
+use storage::{Digest, FileEntry, FilePath, GivePiece, StorageError, Whole};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -24,6 +25,9 @@ struct Part {
     range: Range<u64>,
     changes: Vec<FileChange>,
 }
+
+/// A piece of a file, as it is read from what is kept.
+type Piece = Result<FileEntry, StorageError>;
 
 /// Keeps parts of one upload.
 pub struct Keeper {
@@ -61,33 +65,33 @@ impl Keeper {
     ///
     /// # Errors
     /// `invalid` when there are others or none.
-    pub async fn before(&self, key: Digest, path: &FilePath, offset: u64) -> Answer<Vec<FileEntry>> {
-        let rows = {
+    pub async fn before(&self, key: Digest, path: &FilePath, offset: u64) -> Answer<Option<BoxStream<'static, Piece>>> {
+        let ranges = {
             let mut conn = self.plane.pool.acquire().await?;
             queries::list_pieces(&mut conn, &KEEP, self.upload, key).await?
         };
         let (mut at, mut pieces) = (0, Vec::new());
-        for (from, to, changes) in rows {
-            if at == offset {
-                break;
-            }
-            if from.unsigned_abs() != at {
-                continue;
-            }
-            for change in change::decode(&changes)? {
-                if let FileChange::Put(_, entry) = change {
-                    at += entry.size;
-                    pieces.push(entry);
-                }
-            }
-            if at != to.unsigned_abs() {
-                break;
+        for range in ranges {
+            if at < offset && range.start == at {
+                at = range.end;
+                pieces.push(range);
             }
         }
-        if at == offset {
-            return Ok(pieces);
+        if at != offset {
+            return Err(missing(&format!("the first {offset} bytes of `/{path}`")));
         }
-        Err(missing(&format!("the first {offset} bytes of `/{path}`")))
+        if pieces.is_empty() {
+            return Ok(None);
+        }
+        let (plane, upload) = (self.plane.clone(), self.upload);
+        let read = stream::iter(pieces).then(move |range| {
+            let plane = plane.clone();
+            async move {
+                let piece = piece(&plane, upload, key, range).await;
+                piece.map_err(|failure| StorageError::Source(Arc::new(std::io::Error::other(failure))))
+            }
+        });
+        Ok(Some(read.boxed()))
     }
 
     /// The digest of the first bytes of a file whose pieces are kept, if it is known.
@@ -146,6 +150,20 @@ impl Keeper {
             None => Ok(()),
         }
     }
+}
+
+async fn piece(plane: &Plane, upload: UploadId, key: Digest, range: Range<u64>) -> Answer<FileEntry> {
+    let changes = {
+        let mut conn = plane.pool.acquire().await?;
+        queries::find_piece(&mut conn, &KEEP, upload, key, range.start).await?
+    };
+    let changes = changes.map(|changes| change::decode(&changes)).transpose()?;
+    let entry = changes.into_iter().flatten().find_map(|change| match change {
+        FileChange::Put(_, entry) => Some(entry),
+        _ => None,
+    });
+    let entry = entry.filter(|entry| entry.size == range.end - range.start);
+    entry.ok_or_else(|| missing(&format!("the bytes {} to {} of a file", range.start, range.end)))
 }
 
 fn missing(what: &str) -> Failure {

@@ -1,5 +1,6 @@
 //! SQL of packs that clients put into the bucket themselves.
 
+use chrono::{DateTime, Utc};
 use contract::ids::UploadId;
 use sqlx::PgConnection;
 use storage::Digest;
@@ -38,13 +39,21 @@ pub struct PackRow {
     pub state: PackState,
 }
 
-/// Notes a pack that is going to be put; false when the upload is over or waits for too many.
-pub async fn insert_pack(conn: &mut PgConnection, _: &System, id: UploadId, row: &PackRow) -> Answer<bool> {
+/// Notes a pack that is going to be put; false when the upload is over or waits for too many. One that was announced when
+/// `expired` or before is not waited for any more.
+pub async fn insert_pack(
+    conn: &mut PgConnection,
+    _: &System,
+    id: UploadId,
+    row: &PackRow,
+    (now, expired): (DateTime<Utc>, DateTime<Utc>),
+) -> Answer<bool> {
     let inserted = sqlx::query(
-        "insert into upload_packs (pack, upload_id, key, path, from_byte, chunks, state)
-         select $1, u.id, $3, $4, $5, $6, 'announced' from uploads u
+        "insert into upload_packs (pack, upload_id, key, path, from_byte, chunks, state, announced_at)
+         select $1, u.id, $3, $4, $5, $6, 'announced', $8 from uploads u
           where u.id = $2 and u.commit_id is null
-            and (select count(*) from upload_packs p where p.upload_id = u.id and p.state = 'announced') < $7",
+            and (select count(*) from upload_packs p where p.upload_id = u.id and p.state = 'announced'
+                 and p.announced_at > $9) < $7",
     )
     .bind(&row.pack.as_bytes()[..])
     .bind(id.uuid())
@@ -53,6 +62,8 @@ pub async fn insert_pack(conn: &mut PgConnection, _: &System, id: UploadId, row:
     .bind(i64::try_from(row.from).unwrap_or(i64::MAX))
     .bind(&row.chunks)
     .bind(WAITING_MAX)
+    .bind(now)
+    .bind(expired)
     .execute(conn)
     .await?;
     Ok(inserted.rows_affected() == 1)

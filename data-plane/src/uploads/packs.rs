@@ -90,9 +90,11 @@ pub(super) async fn announce(
         chunks: pack.index(),
         state: PackState::Announced,
     };
-    if !pack_queries::insert_pack(&mut conn, &KEEP, id, &row).await? {
-        let why = "the upload is over, or too many of its packs were announced and never put";
-        return Err(Failure::new(ProblemKind::Conflict, why).hint("give the upload up and begin again"));
+    let now = plane.now();
+    if !pack_queries::insert_pack(&mut conn, &KEEP, id, &row, (now, now - EXPIRES_IN)).await? {
+        let why = "the upload is over, or too many of its packs are on their way";
+        return Err(Failure::new(ProblemKind::Conflict, why)
+            .hint("put those that were announced, or wait a quarter of an hour"));
     }
     drop(conn);
     let (url, key) = plane.storage.place(&id.to_string(), &pack, EXPIRES_IN).await?;
@@ -177,10 +179,10 @@ struct Taking {
 
 impl Taking {
     async fn run(self) -> Answer<()> {
+        self.is_there().await?;
         let turn = tokio::time::timeout(TURN_WAIT, self.plane.packs_taken.acquire()).await;
         let busy = |_| Failure::new(ProblemKind::Overloaded, "too many packs are being taken over").hint("try again");
         let _turn = turn.map_err(busy)?.map_err(Failure::internal)?;
-        self.is_there().await?;
         {
             let mut conn = self.plane.pool.acquire().await?;
             if !pack_queries::claim_pack(&mut conn, &KEEP, self.row.pack).await? {
@@ -188,15 +190,15 @@ impl Taking {
             }
         }
         let taken = self.read().await;
-        if let Err(error) = self
-            .plane
-            .storage
-            .remove_incoming(&self.id.to_string(), Some(self.row.pack))
-            .await
-        {
+        self.remove_incoming().await;
+        taken
+    }
+
+    async fn remove_incoming(&self) {
+        let (upload, pack) = (self.id.to_string(), Some(self.row.pack));
+        if let Err(error) = self.plane.storage.remove_incoming(&upload, pack).await {
             tracing::warn!("what was put for an upload is left to the collection of garbage: {error}");
         }
-        taken
     }
 
     /// Whatever is wrong here may be put right: nothing has happened yet.
@@ -210,10 +212,12 @@ impl Taking {
             None => {
                 Err(Failure::new(ProblemKind::Conflict, "the pack has not been put").hint("put it, then ask again"))
             }
-            Some(size) if size != self.incoming.length() => Err(Failure::invalid(format!(
-                "the pack has {size} bytes, and {} were announced",
-                self.incoming.length()
-            ))),
+            Some(size) if size != self.incoming.length() => {
+                self.remove_incoming().await;
+                let announced = self.incoming.length();
+                let why = format!("the pack has {size} bytes, and {announced} were announced");
+                Err(Failure::invalid(why).hint("put it once more"))
+            }
             Some(_) => Ok(()),
         }
     }

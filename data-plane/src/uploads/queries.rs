@@ -94,22 +94,37 @@ pub async fn find_whole(conn: &mut PgConnection, _: &System, id: UploadId, key: 
     Ok(changes)
 }
 
-/// The pieces of a file in order: where each begins and ends, and its changes.
-pub async fn list_pieces(
-    conn: &mut PgConnection,
-    _: &System,
-    id: UploadId,
-    key: Digest,
-) -> Answer<Vec<(i64, i64, Vec<u8>)>> {
-    let rows = sqlx::query_as(
-        "select from_byte, to_byte, changes from upload_parts
+/// The pieces of a file in order: where each begins and ends.
+pub async fn list_pieces(conn: &mut PgConnection, _: &System, id: UploadId, key: Digest) -> Answer<Vec<Range<u64>>> {
+    let rows: Vec<(i64, i64)> = sqlx::query_as(
+        "select from_byte, to_byte from upload_parts
           where upload_id = $1 and key = $2 and not whole order by from_byte",
     )
     .bind(id.uuid())
     .bind(&key.as_bytes()[..])
     .fetch_all(conn)
     .await?;
-    Ok(rows)
+    let range = |(from, to): (i64, i64)| from.unsigned_abs()..to.unsigned_abs();
+    Ok(rows.into_iter().map(range).collect())
+}
+
+/// The changes of the piece of a file that begins there.
+pub async fn find_piece(
+    conn: &mut PgConnection,
+    _: &System,
+    id: UploadId,
+    key: Digest,
+    from: u64,
+) -> Answer<Option<Vec<u8>>> {
+    let changes = sqlx::query_scalar(
+        "select changes from upload_parts where upload_id = $1 and key = $2 and not whole and from_byte = $3",
+    )
+    .bind(id.uuid())
+    .bind(&key.as_bytes()[..])
+    .bind(number(from))
+    .fetch_optional(conn)
+    .await?;
+    Ok(changes)
 }
 
 /// What became of a part.

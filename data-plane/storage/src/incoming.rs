@@ -197,9 +197,6 @@ impl Storage {
     /// # Errors
     /// When the store does not answer.
     pub async fn remove_incoming_before(&self, before: SystemTime) -> Result<u64> {
-        if !self.takes_packs() {
-            return Ok(0);
-        }
         self.shared.store.remove_incoming_before(before).await
     }
 }

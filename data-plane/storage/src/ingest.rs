@@ -53,16 +53,19 @@ impl FileBuilder {
         }
     }
 
-    /// Goes on behind these chunks of the file, and keeps what follows for [`FileBuilder::piece`] too.
-    pub(crate) fn behind(session: Arc<Session>, before: Vec<Extent>) -> Result<Self> {
-        let mut builder = Self::new(session);
-        let stored = &mut builder.stored;
+    /// Goes on behind these chunks of the file, which are stored already.
+    pub(crate) fn behind(&mut self, before: Vec<Extent>) -> Result<()> {
+        let stored = &mut self.stored;
         for extent in before {
             stored.size += extent.location.length();
             stored.extents.push(&stored.session, extent)?;
         }
-        stored.piece = Some(Piece::default());
-        Ok(builder)
+        Ok(())
+    }
+
+    /// Keeps what follows for [`FileBuilder::piece`] too.
+    pub(crate) fn give_pieces(&mut self) {
+        self.stored.piece = Some(Piece::default());
     }
 
     /// Takes the next bytes; cuts all chunks whose ends no later byte can move.

@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::TryStreamExt;
+use futures::stream::BoxStream;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::task::spawn_blocking;
 
 use crate::digest::Digest;
-use crate::entry::{Content, Extent, FileEntry};
+use crate::entry::{Content, FileEntry};
 use crate::error::{Result, StorageError};
 use crate::extents::{self, Block};
 use crate::ingest::{Digests, FileBuilder, whole_file, whole_files};
@@ -59,8 +60,8 @@ pub type GivePiece = Box<dyn FnMut(Range<u64>, FileEntry) + Send>;
 
 /// How a file is stored in pieces.
 pub struct Pieces {
-    /// Pieces that were given out before, from the beginning of the file.
-    pub before: Vec<FileEntry>,
+    /// Pieces that were given out before, from the beginning of the file, one after the other: a large file has many.
+    pub before: Option<BoxStream<'static, Result<FileEntry>>>,
     /// A piece is given out when it has so many bytes.
     pub every: u64,
     /// Who gets them. They are durable after the next [`Writer::settle`].
@@ -101,20 +102,21 @@ impl Writer {
         executable: bool,
         mut pieces: Pieces,
     ) -> Result<FileEntry> {
-        let mut extents = Vec::new();
-        for piece in &std::mem::take(&mut pieces.before) {
-            let mut walk = ExtentWalk::new(&self.session.shared, piece, 0);
-            while let Some((_, extent)) = walk.next().await? {
-                extents.push(extent);
+        let mut builder = FileBuilder::new(Arc::clone(&self.session));
+        let known = pieces.digest.take().map(|Whole(known)| *known);
+        let mut whole = known.clone().unwrap_or_default();
+        if let Some(mut before) = pieces.before.take() {
+            while let Some(piece) = before.try_next().await? {
+                if known.is_none() {
+                    self.digest_on(&mut whole, &piece).await?;
+                }
+                builder = self.behind(builder, piece).await?;
             }
         }
-        let whole = match pieces.digest.take() {
-            Some(Whole(known)) => *known,
-            None => self.digest_of(&extents).await?,
-        };
+        builder.give_pieces();
         let (buffer, ended) = input.fill(Vec::new(), BUFFER_BYTES_FIRST).await?;
         let begun = Begun {
-            builder: FileBuilder::behind(Arc::clone(&self.session), extents)?,
+            builder,
             whole,
             buffer,
             ended,
@@ -128,20 +130,25 @@ impl Writer {
         self.write_on(begun, input, executable, give).await
     }
 
-    /// The digest of a file's beginning, which is read for it.
-    async fn digest_of(&self, extents: &[Extent]) -> Result<blake3::Hasher> {
-        let beginning = FileEntry {
-            size: extents.iter().map(|extent| extent.location.length()).sum(),
-            digest: Digest::default(),
-            executable: false,
-            content: Content::Extents(extents.to_vec()),
-        };
-        let mut whole = blake3::Hasher::new();
-        let mut bytes = Storage::over(&self.session.shared).read(&beginning, 0..beginning.size);
+    /// Takes a piece that is stored already into a file.
+    async fn behind(&self, mut builder: FileBuilder, piece: FileEntry) -> Result<FileBuilder> {
+        let mut extents = Vec::new();
+        let mut walk = ExtentWalk::new(&self.session.shared, &piece, 0);
+        while let Some((_, extent)) = walk.next().await? {
+            extents.push(extent);
+        }
+        self.session.room().await;
+        let building = spawn_blocking(move || builder.behind(extents).map(|()| builder));
+        building.await.unwrap_or(Err(StorageError::Cancelled))
+    }
+
+    /// Takes a piece into a file's digest, for which it is read.
+    async fn digest_on(&self, whole: &mut blake3::Hasher, piece: &FileEntry) -> Result<()> {
+        let mut bytes = Storage::over(&self.session.shared).read(piece, 0..piece.size);
         while let Some(bytes) = bytes.try_next().await? {
             whole.update(&bytes);
         }
-        Ok(whole)
+        Ok(())
     }
 
     async fn write_on<G>(&self, begun: Begun, mut input: impl Input, executable: bool, mut give: G) -> Result<FileEntry>
