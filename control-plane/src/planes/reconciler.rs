@@ -245,7 +245,9 @@ impl Reconciler {
 fn receipt(row: &PlaneRow) -> Vec<(&'static str, String)> {
     let id = row.identity.organization;
     let data_key = match row.sealed_data_key {
-        Some(_) => format!("the key of {id} erased: copies of its packs, those in backups too, can be read by nobody"),
+        Some(_) => format!(
+            "the key of {id} erased: copies of its packs, those in backups too, can be read by nobody once backups of the control database that were made before are gone"
+        ),
         None => format!("{id} had none: copies of its packs were not encrypted"),
     };
     vec![
