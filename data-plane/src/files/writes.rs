@@ -164,6 +164,7 @@ async fn became(plane: &Plane, call: &Call, place: &Place, query: &PutQuery) -> 
             "an upload that can be taken up again takes neither `append` nor `path`",
         ));
     }
+    uploads::touch(plane, &mut conn, &upload).await?;
     uploads::committed(&mut conn, call, id).await
 }
 

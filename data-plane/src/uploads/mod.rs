@@ -24,6 +24,8 @@ use crate::repos;
 
 /// How long an upload waits for more.
 pub const KEPT_FOR: chrono::Duration = chrono::Duration::hours(12);
+/// What is said of it is no older than this.
+const RENEWED_AFTER: chrono::Duration = chrono::Duration::minutes(1);
 
 const KEEP: System =
     System::because("an upload is shown to and changed by whom it belongs to, and removed when it is over");
@@ -39,7 +41,7 @@ pub struct UploadRow {
     pub branch: String,
     /// The principal that it belongs to.
     pub owner: String,
-    /// When something of it arrived last.
+    /// When something of it arrived last, or began to.
     pub touched_at: DateTime<Utc>,
     /// What it became.
     pub commit: Option<CommitId>,
@@ -80,6 +82,19 @@ pub async fn committed(conn: &mut PgConnection, call: &Call, id: UploadId) -> An
         None => Ok(None),
         Some(commit) => commits::queries::find_commit(conn, &KEEP, commit).await,
     }
+}
+
+/// Notes that more of an upload is arriving, of which perhaps nothing is kept before all of it is here; of one that was
+/// begun just now that is known.
+///
+/// # Errors
+/// When the database is away.
+pub async fn touch(plane: &Plane, conn: &mut PgConnection, upload: &UploadRow) -> Answer<()> {
+    let now = plane.now();
+    if now - upload.touched_at < RENEWED_AFTER {
+        return Ok(());
+    }
+    queries::touch_upload(conn, &KEEP, upload.id, now).await
 }
 
 /// In the transaction that makes a commit of it: the upload is over, and its parts are let go of.

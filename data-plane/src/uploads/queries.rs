@@ -67,6 +67,16 @@ pub async fn find_upload(conn: &mut PgConnection, _: &System, id: UploadId) -> A
     }))
 }
 
+/// Notes that more of an upload is arriving.
+pub async fn touch_upload(conn: &mut PgConnection, _: &System, id: UploadId, at: DateTime<Utc>) -> Answer<()> {
+    sqlx::query("update uploads set touched_at = $2 where id = $1 and commit_id is null")
+        .bind(id.uuid())
+        .bind(at)
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
 /// What is kept of an upload.
 pub async fn list_parts(conn: &mut PgConnection, _: &System, id: UploadId) -> Answer<Vec<UploadPart>> {
     let rows: Vec<(Vec<u8>, bool, i64, i64)> = sqlx::query_as(

@@ -394,6 +394,27 @@ async fn what_is_given_up_or_abandoned_takes_no_room() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_upload_of_which_nothing_is_kept_before_its_end_waits_from_when_it_was_sent_last() {
+    let app = App::start().await;
+    let ada = app.member("ada").await;
+    app.repo(&ada, "r").await;
+    let id = begin(&app, &ada, "r").await;
+    app.pass(chrono::Duration::hours(8)).await;
+    let mut broken = Archive::new().file("f", b"not all of it").bytes();
+    broken.truncate(700);
+    let query = format!("repo=r&upload={id}");
+    send(&app, &ada, &query, broken).await.refused(ProblemKind::Malformed);
+    app.pass(chrono::Duration::hours(8)).await;
+    collect(&app.plane, Duration::from_secs(3600), false).await.unwrap();
+    assert_eq!(show(&app, &ada, id).await.parts.len(), 0);
+    app.pass(chrono::Duration::hours(5)).await;
+    collect(&app.plane, Duration::from_secs(3600), false).await.unwrap();
+    app.get(&ada, &format!("/v1/uploads/{id}"))
+        .await
+        .refused(ProblemKind::NotFound);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_upload_that_fills_the_disk_gives_back_all_that_it_took() {
     let app = App::start().await;
     let directory = bucket(&app);
