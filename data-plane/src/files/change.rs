@@ -62,6 +62,8 @@ pub struct Puts<'a> {
     /// Those that came first.
     tree: TreeRef,
     rest: Vec<FileChange>,
+    /// A path that two of them are to, if both are in `tree`.
+    twice: Option<FilePath>,
 }
 
 impl<'a> Puts<'a> {
@@ -72,6 +74,7 @@ impl<'a> Puts<'a> {
             writer,
             tree: TreeRef::empty(),
             rest: Vec::new(),
+            twice: None,
         }
     }
 
@@ -82,7 +85,12 @@ impl<'a> Puts<'a> {
     pub async fn push(&mut self, path: FilePath, entry: FileEntry) -> Answer<()> {
         self.rest.push(FileChange::Put(path, entry));
         if self.rest.len() >= held_most(self.storage) {
-            self.tree = apply(self.storage, self.writer, &self.tree, &self.rest).await?;
+            let tree = apply(self.storage, self.writer, &self.tree, &self.rest).await?;
+            let before = std::mem::replace(&mut self.tree, tree);
+            let distinct = self.tree.files().saturating_sub(before.files());
+            if self.twice.is_none() && distinct < self.rest.len() as u64 {
+                self.twice = self.first_twice(&before).await?;
+            }
             self.rest.clear();
         }
         Ok(())
@@ -111,21 +119,28 @@ impl<'a> Puts<'a> {
         self.rest.is_empty() && self.tree.is_empty()
     }
 
-    /// A path that two of so many puts are to, in words.
+    /// A path that two of them are to.
     ///
     /// # Errors
     /// When storage fails.
-    pub async fn twice(&self, puts: u64) -> Answer<Option<String>> {
+    pub async fn twice(&self) -> Answer<Option<FilePath>> {
+        match &self.twice {
+            Some(path) => Ok(Some(path.clone())),
+            None => self.first_twice(&self.tree).await,
+        }
+    }
+
+    /// The first of those in memory that has the path of another one, or of a file of this tree.
+    async fn first_twice(&self, tree: &TreeRef) -> Answer<Option<FilePath>> {
         let mut paths = HashSet::with_capacity(self.rest.len());
         for change in &self.rest {
             let FileChange::Put(path, _) = change else { continue };
-            let known = !self.tree.is_empty() && self.storage.get(&self.tree, path).await?.is_some();
+            let known = !tree.is_empty() && self.storage.get(tree, path).await?.is_some();
             if known || !paths.insert(path) {
-                return Ok(Some(format!("`/{path}`")));
+                return Ok(Some(path.clone()));
             }
         }
-        let distinct = self.tree.files() + paths.len() as u64;
-        Ok((distinct < puts).then(|| "a file of the same path".to_owned()))
+        Ok(None)
     }
 
     /// All of them as changes.
@@ -381,13 +396,26 @@ mod tests {
         for n in 0..HELD_MAX - 1 {
             puts.push(path(&format!("d/{n}")), file("x")).await.unwrap();
         }
-        let mut count = HELD_MAX as u64 - 1;
-        assert_eq!(puts.twice(count).await.unwrap(), None);
-        for (again, found) in [("d/7", "a file of the same path"), ("d/9", "`/d/9`")] {
-            puts.push(path(again), file("y")).await.unwrap();
-            count += 1;
-            assert_eq!(puts.twice(count).await.unwrap().as_deref(), Some(found));
+        assert_eq!(puts.twice().await.unwrap(), None);
+        puts.push(path("last"), file("x")).await.unwrap();
+        assert_eq!(puts.twice().await.unwrap(), None);
+        puts.push(path("d/9"), file("y")).await.unwrap();
+        assert_eq!(puts.twice().await.unwrap(), Some(path("d/9")), "one is in memory");
+        for n in 1..HELD_MAX {
+            puts.push(path(&format!("e/{n}")), file("x")).await.unwrap();
         }
+        assert!(puts.rest.is_empty());
+        assert_eq!(puts.twice().await.unwrap(), Some(path("d/9")), "neither is");
+
+        let mut puts = Puts::new(&storage, &writer);
+        for n in 0..HELD_MAX {
+            puts.push(path(&format!("d/{}", n.min(HELD_MAX - 2))), file("x"))
+                .await
+                .unwrap();
+        }
+        assert!(puts.rest.is_empty());
+        let last = format!("d/{}", HELD_MAX - 2);
+        assert_eq!(puts.twice().await.unwrap(), Some(path(&last)), "both went at once");
     }
 
     #[tokio::test]

@@ -9,6 +9,8 @@ use crate::failure::{Answer, Failure};
 
 /// Files of one import.
 const FILES_MAX: u64 = 1_000_000;
+/// Files of one import that appends: what goes behind which file is held in memory until all of it is there.
+const APPENDED_MAX: u64 = 10_000;
 
 /// The counts of one import.
 pub struct Progress {
@@ -18,17 +20,19 @@ pub struct Progress {
     /// Sources that have not said how large they are.
     silent: AtomicUsize,
     bytes_max: u64,
+    append: bool,
 }
 
 impl Progress {
-    /// Nothing is here; of so many sources.
-    pub fn new(sources: usize, bytes_max: u64) -> Self {
+    /// Nothing is here; of so many sources, which may be appended to what is there.
+    pub fn new(sources: usize, bytes_max: u64, append: bool) -> Self {
         Self {
             files: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             expected: AtomicU64::new(0),
             silent: AtomicUsize::new(sources),
             bytes_max,
+            append,
         }
     }
 
@@ -61,7 +65,16 @@ impl Progress {
     /// # Errors
     /// `too-large`.
     pub fn done(&self) -> Answer<()> {
-        if self.files.fetch_add(1, Ordering::Relaxed) < FILES_MAX {
+        let before = self.files.fetch_add(1, Ordering::Relaxed);
+        if self.append && before >= APPENDED_MAX {
+            let what = format!(
+                "one import may append {APPENDED_MAX} files at most, since they are held in memory; nothing was committed"
+            );
+            return Err(Failure::new(ProblemKind::TooLarge, what).hint(
+                "import without `--append`, or fewer files at a time, into an open commit: `howdah commit start`",
+            ));
+        }
+        if before < FILES_MAX {
             return Ok(());
         }
         Err(Failure::new(
@@ -101,11 +114,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_files_of_all_sources_together_are_limited() {
-        let progress = Progress::new(2, u64::MAX);
-        for _ in 0..FILES_MAX {
-            progress.done().unwrap();
+    fn the_files_of_all_sources_together_are_limited_and_fewer_are_appended() {
+        for (append, most) in [(false, FILES_MAX), (true, APPENDED_MAX)] {
+            let progress = Progress::new(2, u64::MAX, append);
+            for _ in 0..most {
+                progress.done().unwrap();
+            }
+            let refused = progress.done().unwrap_err();
+            assert_eq!(refused.kind(), ProblemKind::TooLarge);
+            assert!(refused.detail().contains(&most.to_string()), "{}", refused.detail());
         }
-        assert_eq!(progress.done().unwrap_err().kind(), ProblemKind::TooLarge);
     }
 }

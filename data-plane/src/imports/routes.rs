@@ -79,7 +79,7 @@ async fn import(State(plane): State<Plane>, call: Call, Json(body): Json<ImportB
         .collect();
     let turn = plane.importer.running.begin(call.actor().id)?;
     let orders = work::plan(&plane.importer, &asked, &body.path, &body.s3)?;
-    let progress = Arc::new(Progress::new(orders.len(), plane.importer.bytes_max));
+    let progress = Arc::new(Progress::new(orders.len(), plane.importer.bytes_max, body.append));
     let import = Import {
         writer: Stored::begin(&plane.storage),
         base: place.head.tree.clone(),

@@ -181,28 +181,25 @@ pub(super) struct Import {
 }
 
 impl Import {
-    /// Fetches everything; of very many files few are in memory.
+    /// Fetches everything; of very many files few are in memory. What is appended is, and of that [`Progress`] takes few.
     ///
     /// # Errors
     /// `source-failed`, `too-large`, `invalid` for names that are no paths, storage's failures.
     pub(super) async fn fetch(self: &Arc<Self>, orders: Vec<Order>) -> Answer<(Vec<FileChange>, Vec<ImportedSource>)> {
         let (mut puts, mut appended) = (Puts::new(&self.plane.storage, &self.writer), Vec::new());
-        let (mut files, mut sources) = (0, Vec::with_capacity(orders.len()));
+        let mut sources = Vec::with_capacity(orders.len());
         let orders = orders.into_iter().enumerate();
         let given = orders.map(|(place, order)| Arc::clone(self).order(place, order));
         let mut given = stream::iter(given).flatten_unordered(SOURCES_AT_ONCE);
         while let Some((place, given)) = given.try_next().await? {
             match given {
                 Given::File(path, entry) if self.append => appended.push((place, FileChange::Append(path, entry))),
-                Given::File(path, entry) => {
-                    files += 1;
-                    puts.push(path, entry).await?;
-                }
+                Given::File(path, entry) => puts.push(path, entry).await?,
                 Given::Source(source) => sources.push((place, source)),
             }
         }
-        if let Some(twice) = puts.twice(files).await? {
-            return Err(Failure::invalid(format!("two sources hold {twice}")).hint("put them one after the other"));
+        if let Some(path) = puts.twice().await? {
+            return Err(Failure::invalid(format!("two sources hold `/{path}`")).hint("put them one after the other"));
         }
         // In the order that was asked for.
         sources.sort_by_key(|(place, _)| *place);
