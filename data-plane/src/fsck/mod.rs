@@ -8,6 +8,7 @@ mod repair;
 pub mod routes;
 
 use std::collections::{HashMap, HashSet};
+use std::ops::ControlFlow;
 
 use contract::api::CommitState;
 use contract::ids::CommitId;
@@ -21,6 +22,7 @@ use crate::commits::{CommitRow, origins, record_digest};
 use crate::failure::Answer;
 use crate::permissions::System;
 use crate::plane::Plane;
+use queries::Holder;
 
 const CHECK: System = System::because("the check sees everything; findings are filtered for who reads them");
 
@@ -45,6 +47,7 @@ fn error(subject: &str, message: impl Into<String>) -> Line {
 
 /// What is known of trees that were checked already: most commits share most of their nodes, some all.
 pub struct Checked {
+    plane: Plane,
     /// The plane's store, read anew: what the plane remembers may be damaged in the bucket by now.
     storage: Storage,
     roots: HashSet<Vec<u8>>,
@@ -55,7 +58,6 @@ pub struct Checked {
 
 /// What a check that repairs does about packs that are found to be gone.
 struct Mending {
-    plane: Plane,
     tried: HashSet<Digest>,
     /// What came of it, to be told before what is still wrong.
     lines: Vec<Line>,
@@ -65,6 +67,7 @@ impl Checked {
     /// Nothing was checked yet.
     pub fn new(plane: &Plane) -> Self {
         Self {
+            plane: plane.clone(),
             storage: plane.storage.without_memory(),
             roots: HashSet::new(),
             commits: 0,
@@ -74,9 +77,8 @@ impl Checked {
 
     /// The same, and what is found to be gone is made anew if it can be.
     #[must_use]
-    pub fn repairing(self, plane: &Plane) -> Self {
+    pub fn repairing(self) -> Self {
         let mending = Mending {
-            plane: plane.clone(),
             tried: HashSet::new(),
             lines: Vec::new(),
         };
@@ -99,40 +101,72 @@ impl Checked {
         }
     }
 
-    async fn verify(&mut self, tree: &TreeRef, deep: bool) -> Answer<Vec<Finding>> {
+    /// What is wrong with a tree; `None` when the row that refers to it does no more.
+    async fn verify(&mut self, holder: &Holder<'_>, tree: &TreeRef, deep: bool) -> Answer<Option<Vec<Finding>>> {
         loop {
             let found = self.storage.verify(tree, deep).await?;
-            if !self.mend(&found).await? {
+            if let ControlFlow::Break(found) = self.judge(holder, found).await? {
                 return Ok(found);
             }
         }
     }
 
-    async fn verify_files(&mut self, files: &[(FilePath, FileEntry)], deep: bool) -> Answer<Vec<Finding>> {
+    /// The same of files.
+    async fn verify_files(
+        &mut self,
+        holder: &Holder<'_>,
+        files: &[(FilePath, FileEntry)],
+        deep: bool,
+    ) -> Answer<Option<Vec<Finding>>> {
         loop {
             let found = self.storage.verify_files(files, deep).await?;
-            if !self.mend(&found).await? {
+            if let ControlFlow::Break(found) = self.judge(holder, found).await? {
                 return Ok(found);
             }
         }
     }
 
-    /// Looks after the packs that these are about, each once; whether something was repaired, below which there may be more.
-    async fn mend(&mut self, found: &[Finding]) -> Answer<bool> {
+    /// What is to be said of what was found, or nothing where the row refers to it no more: packs of what was let go of may be gone,
+    /// which is no damage. Otherwise what can be repaired is, and behind that there may be more.
+    async fn judge(&mut self, holder: &Holder<'_>, found: Vec<Finding>) -> Answer<ControlFlow<Option<Vec<Finding>>>> {
+        if found.is_empty() {
+            return Ok(ControlFlow::Break(Some(found)));
+        }
+        if !self.is_as_read(holder).await? {
+            return Ok(ControlFlow::Break(None));
+        }
+        let mut lines = self.mend(&found).await?;
+        let is_needed = lines.is_empty() || self.is_as_read(holder).await?;
+        let is_repair = |line: &Line| line.severity == "repaired";
+        let repaired = lines.iter().any(is_repair);
+        lines.retain(|line| is_needed || is_repair(line));
+        if let Some(mending) = &mut self.mending {
+            mending.lines.extend(lines);
+        }
+        Ok(match (is_needed, repaired) {
+            (false, _) => ControlFlow::Break(None),
+            (true, false) => ControlFlow::Break(Some(found)),
+            (true, true) => ControlFlow::Continue(()),
+        })
+    }
+
+    async fn is_as_read(&self, holder: &Holder<'_>) -> Answer<bool> {
+        let mut conn = self.plane.pool.acquire().await?;
+        queries::is_as_read(&mut conn, &CHECK, holder).await
+    }
+
+    /// Looks after the packs that these are about, each once; what came of it.
+    async fn mend(&mut self, found: &[Finding]) -> Answer<Vec<Line>> {
+        let mut lines = Vec::new();
         let Some(mending) = &mut self.mending else {
-            return Ok(false);
+            return Ok(lines);
         };
-        let mut repaired = false;
         for pack in found.iter().filter_map(|finding| finding.pack) {
-            if !mending.tried.insert(pack) {
-                continue;
-            }
-            if let Some(line) = repair::repair_needed_pack(&mending.plane, pack).await? {
-                repaired |= line.severity == "repaired";
-                mending.lines.push(line);
+            if mending.tried.insert(pack) {
+                lines.extend(repair::repair_needed_pack(&self.plane, pack).await?);
             }
         }
-        Ok(repaired)
+        Ok(lines)
     }
 }
 
@@ -170,9 +204,13 @@ pub async fn check_commit(call: &Call, commit: &CommitRow, deep: bool, checked: 
     lines.extend(check_record(call, &mut tx, commit, recorded, &subject).await?);
     drop(tx);
     let root = commit.root.clone().unwrap_or_default();
-    if checked.roots.insert(root) {
+    if !checked.roots.contains(&root) {
         let readable = call.readable(&set, "").is_ok();
-        for finding in checked.verify(&tree, deep).await? {
+        let Some(found) = checked.verify(&Holder::Commit(commit.id, &root), &tree, deep).await? else {
+            return Ok(lines);
+        };
+        checked.roots.insert(root);
+        for finding in found {
             let place = match (&finding.path, readable) {
                 (Some(path), true) => format!("{subject} /{path}"),
                 _ => subject.clone(),

@@ -5,6 +5,7 @@ use contract::ids::{DomainId, UploadId};
 use storage::{Digest, FileEntry, FilePath, Finding, decode_entries};
 use uuid::Uuid;
 
+use super::queries::Holder;
 use super::{CHECK, Checked, Line, error};
 use crate::failure::Answer;
 use crate::files::change::{self, FileChange};
@@ -36,10 +37,11 @@ pub async fn check_filesets(
     };
     let place = (*commit, *seq);
     let mut lines = Vec::new();
-    for (commit, _, changes) in page {
+    for (commit, seq, changes) in page {
         let subject = format!("open commit {}", contract::ids::CommitId::from_uuid(commit));
+        let holder = Holder::Fileset(commit, seq, &changes);
         match change::decode(&changes) {
-            Ok(changes) => lines.extend(check_changes(checked, &subject, changes, deep).await?),
+            Ok(changes) => lines.extend(check_changes(checked, &holder, &subject, changes, deep).await?),
             Err(failure) => lines.push(error(&subject, failure.detail())),
         }
     }
@@ -65,10 +67,12 @@ pub async fn check_uploads(
     };
     let place = (*upload, key.clone(), *whole, *from);
     let mut lines = Vec::new();
-    for (upload, .., changes) in page {
+    for (upload, key, whole, from, changes) in page {
         let subject = format!("unfinished upload {}", UploadId::from_uuid(upload));
+        let position = (upload, key, whole, from);
+        let holder = Holder::Part(&position, &changes);
         match change::decode(&changes) {
-            Ok(changes) => lines.extend(check_changes(checked, &subject, changes, deep).await?),
+            Ok(changes) => lines.extend(check_changes(checked, &holder, &subject, changes, deep).await?),
             Err(failure) => lines.push(error(&subject, failure.detail())),
         }
     }
@@ -94,10 +98,11 @@ pub async fn check_results(
     };
     let place = (*pipeline, key.clone());
     let mut lines = Vec::new();
-    for (pipeline, _, outputs) in page {
+    for (pipeline, key, outputs) in page {
         let subject = format!("a datum's result of pipeline {}", DomainId::from_uuid(pipeline));
+        let holder = Holder::Result(pipeline, &key, &outputs);
         match decode_entries(&outputs) {
-            Ok(files) => lines.extend(check_files(checked, &subject, files, deep).await?),
+            Ok(files) => lines.extend(check_files(checked, &holder, &subject, files, deep).await?),
             Err(damage) => lines.push(error(&subject, damage.to_string())),
         }
     }
@@ -106,6 +111,7 @@ pub async fn check_results(
 
 async fn check_changes(
     checked: &mut Checked,
+    holder: &Holder<'_>,
     subject: &str,
     changes: Vec<FileChange>,
     deep: bool,
@@ -115,24 +121,25 @@ async fn check_changes(
     for change in changes {
         match change {
             FileChange::Put(path, entry) | FileChange::Append(path, entry) => files.push((path, entry)),
-            FileChange::Tree(tree) => lines.extend(told(subject, checked.verify(&tree, deep).await?)),
+            FileChange::Tree(tree) => lines.extend(told(subject, checked.verify(holder, &tree, deep).await?)),
             FileChange::Delete(_) | FileChange::Clear => {}
         }
     }
-    lines.extend(check_files(checked, subject, files, deep).await?);
+    lines.extend(check_files(checked, holder, subject, files, deep).await?);
     Ok(lines)
 }
 
 async fn check_files(
     checked: &mut Checked,
+    holder: &Holder<'_>,
     subject: &str,
     files: Vec<(FilePath, FileEntry)>,
     deep: bool,
 ) -> Answer<Vec<Line>> {
-    Ok(told(subject, checked.verify_files(&files, deep).await?))
+    Ok(told(subject, checked.verify_files(holder, &files, deep).await?))
 }
 
-fn told(subject: &str, found: Vec<Finding>) -> Vec<Line> {
+fn told(subject: &str, found: Option<Vec<Finding>>) -> Vec<Line> {
     let line = |finding: Finding| {
         let pack = finding.pack.map(|pack| format!(" (packs/{pack})")).unwrap_or_default();
         error(
@@ -140,7 +147,7 @@ fn told(subject: &str, found: Vec<Finding>) -> Vec<Line> {
             format!("a file is damaged{pack}; restore the object from a backup"),
         )
     };
-    let mut lines: Vec<Line> = found.into_iter().map(line).collect();
+    let mut lines: Vec<Line> = found.into_iter().flatten().map(line).collect();
     lines.dedup();
     lines
 }

@@ -5,7 +5,7 @@
 
 use storage::{Digest, ForwardRepair, PackRepair};
 
-use super::Line;
+use super::{CHECK, Line, queries};
 use crate::failure::Answer;
 use crate::plane::Plane;
 
@@ -24,6 +24,13 @@ fn line(severity: &'static str, subject: String, message: impl Into<String>) -> 
 pub async fn repair_pack(plane: &Plane, pack: Digest) -> Answer<Option<Line>> {
     // What is looked at must not be taken for garbage and removed meanwhile.
     let _turn = plane.collecting.lock().await;
+    {
+        // What is wrong with one that a client put is found by whoever takes it over, and is not to be put right here.
+        let mut conn = plane.pool.acquire().await?;
+        if queries::is_arriving(&mut conn, &CHECK, pack).await? {
+            return Ok(None);
+        }
+    }
     Ok(told(pack, plane.storage.repair_pack(pack).await?))
 }
 

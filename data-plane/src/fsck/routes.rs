@@ -78,7 +78,7 @@ async fn check(State(plane): State<Plane>, call: Call, Query(query): Query<Check
 async fn repair(State(plane): State<Plane>, call: Call, Query(query): Query<CheckQuery>) -> Answer<Response> {
     may_check(&call)?;
     let forwards = plane.storage.forwards().await?;
-    let checked = Checked::new(&plane).repairing(&plane);
+    let checked = Checked::new(&plane).repairing();
     let stage = Stage::RepairForwards(forwards);
     Ok(answer(plane, call, query.deep, stage, checked))
 }

@@ -1,15 +1,20 @@
 //! `fsck`: whatever is damaged is found, whatever refers to it, and what there is another copy of is repaired.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
+use axum::body::Body;
+use bytes::Bytes;
 use contract::policy::OrganizationRole;
-use futures::TryStreamExt;
+use data_plane::garbage::collect;
+use futures::{StreamExt, TryStreamExt};
 use object_store::ObjectStoreExt;
 use serde_json::Value;
 use storage::PackInfo;
+use tower::ServiceExt;
 
 use crate::app::{App, Person};
-use crate::room::{bucket, noise};
+use crate::room::{bucket, noise, packs};
 use crate::s3::Server;
 use crate::s3_bucket::bucket_of;
 
@@ -144,6 +149,74 @@ async fn packs_that_are_gone_come_back_from_the_disk_cache_if_something_needs_th
         held.iter()
             .any(|pack| (pack.id, pack.size_bytes) == (now[0].id, now[0].size_bytes))
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pack_that_a_client_put_is_not_repaired_before_it_is_known_to_be_what_it_said() {
+    let app = App::start().await;
+    let ada = app.member("ada").await;
+    let owner = app.member_as("owner", OrganizationRole::Owner).await;
+    for repo in ["one", "other"] {
+        app.repo(&ada, repo).await;
+        app.put(&ada, repo, &[("twice", &noise(1, 300_000))]).await.ok();
+    }
+    let name = damage(&app, &noise(1, 300_000));
+    let damaged = std::fs::read(&name).unwrap();
+    let upload: contract::api::Upload = app
+        .post(&ada, "/v1/uploads", serde_json::json!({"repo": "one"}))
+        .await
+        .json();
+    let pack: storage::Digest = name.file_name().unwrap().to_str().unwrap().parse().unwrap();
+    sqlx::query(
+        "insert into upload_packs (pack, upload_id, key, path, from_byte, chunks, announced_at, state)
+         values ($1, $2, '', 'f', 0, '', now(), 'taking')",
+    )
+    .bind(&pack.as_bytes()[..])
+    .bind(upload.id.uuid())
+    .execute(&app.plane.pool)
+    .await
+    .unwrap();
+    let told = fsck(&app, &owner, "POST").await;
+    assert!(
+        !has(&told, "repaired", "") && !has(&told, "warning", "packs/"),
+        "{told:?}"
+    );
+    assert_eq!(std::fs::read(&name).unwrap(), damaged);
+
+    sqlx::query("update upload_packs set state = 'kept'")
+        .execute(&app.plane.pool)
+        .await
+        .unwrap();
+    let told = fsck(&app, &owner, "POST").await;
+    assert!(has(&told, "repaired", "packs/") && has(&told, "ok", "all"), "{told:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_let_go_of_while_a_check_runs_is_no_damage() {
+    let app = App::start().await;
+    let ada = app.member("ada").await;
+    let owner = app.member_as("owner", OrganizationRole::Owner).await;
+    for (repo, seed) in [("kept", 1), ("gone", 2)] {
+        app.repo(&ada, repo).await;
+        app.put(&ada, repo, &[("f", &noise(seed, 300_000))]).await.ok();
+    }
+    let before = packs(&app);
+    let request =
+        axum::http::Request::get("/v1/fsck?deep=true").header("authorization", format!("Bearer {}", owner.token));
+    let answer = app.router.clone().oneshot(request.body(Body::empty()).unwrap()).await;
+    let mut lines = answer.unwrap().into_body().into_data_stream();
+    // It comes when all commits were read and the first was looked at.
+    assert!(lines.next().await.unwrap().unwrap().is_empty());
+    app.delete(&ada, "/v1/projects/default/repos/gone?force=true")
+        .await
+        .ok();
+    for _ in 0..3 {
+        collect(&app.plane, Duration::ZERO, false).await.unwrap();
+    }
+    assert!(packs(&app) < before);
+    let rest: Vec<Bytes> = lines.try_collect().await.unwrap();
+    let told = String::from_utf8(rest.concat()).unwrap();
+    assert!(told.contains("2 commits checked, nothing is wrong"), "{told}");
 }
 
 /// Lets an upload have what the open commit was given.
