@@ -1,14 +1,17 @@
 //! Where purged files were fetched from. An address names what was there, and a tag is as good as a digest of it: both leave the
-//! commits that keep them. That of a prefix stays as long as anything that came from below it does.
+//! commits that keep them. That of a prefix stays as long as the commit was given anything else there: what else came from below it
+//! cannot be told from what somebody put beside it, but from what was there before.
 
 use contract::api::{CommitState, ImportedSource};
 use contract::ids::{CommitId, DomainId};
-use storage::FilePath;
+use futures::TryStreamExt;
+use storage::{EntryKind, FilePath, Storage, TreeRef};
 
 use super::{PURGE, queries};
 use crate::commits::finish::ancestry;
-use crate::commits::{CommitRow, record_digest};
+use crate::commits::{self, CommitRow, record_digest};
 use crate::failure::Answer;
+use crate::files::change::{self, FileChange};
 use crate::files::listing::directory_path;
 use crate::plane::{Plane, Tx};
 
@@ -38,17 +41,11 @@ fn source(given: &str, purged: &FilePath) -> Source {
     }
 }
 
-/// Takes the addresses of what is purged out of the commits of the repo, whose trees are without it already; of how many.
+/// Takes the addresses of what is purged out of the commits of the repo, whose trees and changes are without it already; of how many.
 ///
 /// # Errors
-/// When storage or the database is away.
-pub async fn purge(
-    plane: &Plane,
-    tx: &mut Tx,
-    repo: DomainId,
-    path: &FilePath,
-    rewritten: &[CommitId],
-) -> Answer<usize> {
+/// When storage or the database is away, or a stored change does not decode.
+pub async fn purge(plane: &Plane, tx: &mut Tx, repo: DomainId, path: &FilePath) -> Answer<usize> {
     let mut purged = 0;
     for mut row in queries::list_fetched(tx, &PURGE, repo, path.as_str()).await? {
         let mut changed = false;
@@ -56,8 +53,11 @@ pub async fn purge(
         for given in &mut sources {
             let gone = match source(&given.path, path) {
                 Source::Gone => true,
-                Source::InPart if rewritten.contains(&row.id) => is_empty(plane, &row, &given.path).await?,
-                Source::InPart | Source::Other => false,
+                Source::InPart => {
+                    let directory = directory_path(&given.path)?;
+                    !gave_more(&plane.storage, tx, &row, directory.as_ref(), path).await?
+                }
+                Source::Other => false,
             };
             if gone && given.url != PURGED {
                 changed = true;
@@ -82,15 +82,88 @@ pub async fn purge(
     Ok(purged)
 }
 
-/// Whether nothing is left in a directory of a finished commit.
-async fn is_empty(plane: &Plane, row: &CommitRow, directory: &str) -> Answer<bool> {
-    if row.state != CommitState::Finished {
-        return Ok(false);
+/// Whether a path is in a directory; everything is in the root.
+fn is_in(directory: Option<&FilePath>, path: &FilePath) -> bool {
+    directory.is_none_or(|directory| path == directory || path.strip_directory(directory).is_some())
+}
+
+/// Whether a commit has anything in a directory that it was given itself, beside what is purged.
+async fn gave_more(
+    storage: &Storage,
+    tx: &mut Tx,
+    row: &CommitRow,
+    directory: Option<&FilePath>,
+    purged: &FilePath,
+) -> Answer<bool> {
+    match row.state {
+        CommitState::Finished => {
+            let mut changes = storage.diff(&before(tx, row).await?, &row.tree()?);
+            while let Some(change) = changes.try_next().await? {
+                if change.after.is_some() && is_in(directory, &change.path) {
+                    return Ok(true);
+                }
+            }
+            Ok(false)
+        }
+        CommitState::Open => is_given(storage, tx, row.id, directory, purged).await,
+        // Nothing is left of it.
+        _ => Ok(false),
     }
-    let tree = row.tree()?;
-    Ok(match directory_path(directory)? {
-        None => tree.files() == 0,
-        Some(directory) => plane.storage.kind(&tree, &directory).await?.is_none(),
+}
+
+/// The tree that a commit began with.
+async fn before(tx: &mut Tx, row: &CommitRow) -> Answer<TreeRef> {
+    let mut parent = row.parent;
+    while let Some(id) = parent {
+        let Some(before) = queries::list_commits(tx, &PURGE, &[id]).await?.pop() else {
+            break;
+        };
+        if before.state == CommitState::Finished {
+            return before.tree();
+        }
+        parent = before.parent;
+    }
+    Ok(TreeRef::empty())
+}
+
+/// Whether an open commit was given files in a directory, beside what is purged.
+async fn is_given(
+    storage: &Storage,
+    tx: &mut Tx,
+    commit: CommitId,
+    directory: Option<&FilePath>,
+    purged: &FilePath,
+) -> Answer<bool> {
+    let (mut after, mut given) = (0, false);
+    loop {
+        let page = commits::queries::list_filesets(tx, &PURGE, commit, after).await?;
+        let Some((last, _)) = page.last() else {
+            return Ok(given);
+        };
+        after = *last;
+        for (_, bytes) in &page {
+            for step in change::decode(bytes)? {
+                match step {
+                    FileChange::Put(path, _) | FileChange::Append(path, _) => given |= is_in(directory, &path),
+                    FileChange::Delete(path) => given &= !directory.is_some_and(|below| is_in(Some(&path), below)),
+                    FileChange::Clear => given = false,
+                    FileChange::Tree(tree) => {
+                        let purged = files(storage, &tree, Some(purged)).await?;
+                        given |= files(storage, &tree, directory).await? > purged;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// How many files are at a path or below it; everything is below the root.
+async fn files(storage: &Storage, tree: &TreeRef, path: Option<&FilePath>) -> Answer<u64> {
+    let Some(path) = path else { return Ok(tree.files()) };
+    Ok(match storage.kind(tree, path).await? {
+        None => 0,
+        Some(EntryKind::File) => 1,
+        Some(EntryKind::Directory) => storage.directory_size(tree, Some(path)).await?.0,
     })
 }
 

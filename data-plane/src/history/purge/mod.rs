@@ -63,9 +63,9 @@ pub async fn purge(call: &Call, body: &PurgePath) -> Answer<Purge> {
     };
     let _turn = not_collecting(plane)?;
     let mut trees = Trees::new(plane, path).await?;
+    let mut known = None;
     for _ in 0..ATTEMPTS {
-        trees.prepare(repo.id).await?;
-        let Some(survey) = trees.survey(repo.id).await? else {
+        let Some(survey) = trees.ready(repo.id, known.take()).await? else {
             continue;
         };
         let _gate = plane.change().await?;
@@ -76,7 +76,8 @@ pub async fn purge(call: &Call, body: &PurgePath) -> Answer<Purge> {
         let call = &call.renewed()?;
         may_purge(call, &mut tx, &repo).await?;
         let Some(affected) = trees.affected(&mut tx, repo.id).await? else {
-            // A commit was made meanwhile.
+            // A commit was made meanwhile. What was surveyed is settled all the same.
+            known = Some(survey);
             continue;
         };
         let mut purging = Purging {
@@ -220,7 +221,7 @@ impl Purging<'_> {
         }
         done.open = trees::purge_open(&self.call.plane.storage, tx, self.repo.id, self.path, self.held).await?;
         let (plane, repo) = (&self.call.plane, self.repo.id);
-        done.addresses = addresses::purge(plane, tx, repo, self.path, &done.rewritten).await?;
+        done.addresses = addresses::purge(plane, tx, repo, self.path).await?;
         // Nobody knows any more what was in a commit whose content was given up.
         let mut sources = done.rewritten.clone();
         sources.extend(queries::list_removed(tx, &PURGE, self.repo.id).await?);

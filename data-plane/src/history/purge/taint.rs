@@ -61,8 +61,8 @@ impl Taint {
         self.keys.contains_key(&pipeline)
     }
 
-    /// Marks where the bytes of what was made from it lie in the tree of an output: small files stand in the results
-    /// themselves, and the tree has them somewhere else.
+    /// Marks where the bytes of what was made from it lie in the tree of an output, and its names: small files stand in the
+    /// results themselves, and the tree has them somewhere else.
     ///
     /// # Errors
     /// When storage is away.
@@ -74,7 +74,9 @@ impl Taint {
             return Ok(held.tree(tree).await?);
         }
         for path in paths {
-            if let Some(entry) = storage.get(tree, &FilePath::parse(path)?).await? {
+            let path = FilePath::parse(path)?;
+            if let Some(entry) = storage.get(tree, &path).await? {
+                held.names(tree, &path).await?;
                 held.file(&entry).await?;
             }
         }

@@ -51,11 +51,26 @@ impl<'a> Trees<'a> {
         })
     }
 
-    /// Makes the trees that are not made yet; they are durable then.
+    /// What was made from the path, unless it was surveyed before, and the trees of all commits up to now; `None` when a commit
+    /// was made before the survey began.
     ///
     /// # Errors
-    /// When storage or the database is away.
-    pub async fn prepare(&mut self, repo: DomainId) -> Answer<()> {
+    /// As [`Survey::take`].
+    pub async fn ready(&mut self, repo: DomainId, known: Option<Survey>) -> Answer<Option<Survey>> {
+        let survey = match known {
+            Some(survey) => Some(survey),
+            None => {
+                self.prepare(repo).await?;
+                self.survey(repo).await?
+            }
+        };
+        // A survey may take minutes, and commits are made meanwhile.
+        self.prepare(repo).await?;
+        Ok(survey)
+    }
+
+    /// Makes the trees that are not made yet; they are durable then.
+    async fn prepare(&mut self, repo: DomainId) -> Answer<()> {
         let rows = {
             let mut conn = self.plane.pool.acquire().await?;
             queries::list_trees(&mut conn, &PURGE, repo).await?
@@ -82,10 +97,7 @@ impl<'a> Trees<'a> {
     }
 
     /// What was made from the commits that hold the path, as far as it is settled; `None` when there is a tree that is not known.
-    ///
-    /// # Errors
-    /// As [`Survey::take`].
-    pub async fn survey(&mut self, repo: DomainId) -> Answer<Option<Survey>> {
+    async fn survey(&mut self, repo: DomainId) -> Answer<Option<Survey>> {
         let sources = {
             let mut conn = self.plane.pool.acquire().await?;
             let Some(affected) = self.affected(&mut conn, repo).await? else {
