@@ -26,6 +26,9 @@ use queries::Holder;
 
 const CHECK: System = System::because("the check sees everything; findings are filtered for who reads them");
 
+/// Copies of the pieces of so many packs are looked for in one pass over all packs.
+const PACKS_AT_ONCE: usize = 64;
+
 /// One line of the answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Line {
@@ -161,9 +164,12 @@ impl Checked {
         let Some(mending) = &mut self.mending else {
             return Ok(lines);
         };
-        for pack in found.iter().filter_map(|finding| finding.pack) {
-            if mending.tried.insert(pack) {
-                lines.extend(repair::repair_needed_pack(&self.plane, pack).await?);
+        let packs = found.iter().filter_map(|finding| finding.pack);
+        let packs: Vec<Digest> = packs.filter(|pack| mending.tried.insert(*pack)).collect();
+        for some in packs.chunks(PACKS_AT_ONCE) {
+            let elsewhere = self.plane.storage.elsewhere(some).await?;
+            for pack in some {
+                lines.extend(repair::repair_needed_pack(&self.plane, *pack, &elsewhere).await?);
             }
         }
         Ok(lines)

@@ -3,7 +3,7 @@
 //! tells of; what is nowhere referred to must not come back from a cache. Everything is verified by its digest; what nobody has a copy
 //! of is said, and the check behind it tells what it was needed for.
 
-use storage::{Digest, ForwardRepair, PackRepair};
+use storage::{Digest, Elsewhere, ForwardRepair, PackRepair};
 
 use super::{CHECK, Line, queries};
 use crate::failure::Answer;
@@ -38,9 +38,9 @@ pub async fn repair_pack(plane: &Plane, pack: Digest) -> Answer<Option<Line>> {
 ///
 /// # Errors
 /// As [`repair_pack`].
-pub async fn repair_needed_pack(plane: &Plane, pack: Digest) -> Answer<Option<Line>> {
+pub async fn repair_needed_pack(plane: &Plane, pack: Digest, elsewhere: &Elsewhere) -> Answer<Option<Line>> {
     let _turn = plane.collecting.lock().await;
-    Ok(told(pack, plane.storage.repair_needed_pack(pack).await?))
+    Ok(told(pack, plane.storage.repair_needed_pack(pack, elsewhere).await?))
 }
 
 fn told(pack: Digest, repair: PackRepair) -> Option<Line> {

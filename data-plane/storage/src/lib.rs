@@ -48,7 +48,7 @@ pub use input::{Input, LocalFile};
 pub use location::Location;
 pub use path::{FilePath, PATH_BYTES_MAX, PathError};
 pub use repack::SparsePack;
-pub use repair::{ForwardRepair, PackRepair};
+pub use repair::{Elsewhere, ForwardRepair, PackRepair};
 pub use storage::{Options, Storage};
 pub use store::{DataKey, DiskCache, PackKey, Store, Whole};
 pub use tree::{Change, DirectoryEntry, EntryKind, Finding, Names, SubtreeSummary, TreeChange, TreeRef};

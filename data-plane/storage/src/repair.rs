@@ -3,8 +3,8 @@
 //! the pack says which digests those are: where it is damaged or gone itself, and is not on local disk either, nobody knows what
 //! the pack held, and only a backup helps.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 
 use bytes::Bytes;
 use futures::TryStreamExt;
@@ -19,6 +19,17 @@ use crate::storage::{Shared, Storage};
 /// By the digests of pieces that are damaged or gone: equal bytes, once they were found.
 type Copies = HashMap<Digest, Option<Bytes>>;
 
+/// Where other packs have pieces of packs that are gone, found for many of them in one pass over all indexes.
+#[derive(Debug, Default)]
+pub struct Elsewhere {
+    /// The packs that are gone.
+    of: HashSet<Digest>,
+    /// By the digest of a piece that local disk does not have: a pack that has it, and from where to where.
+    places: HashMap<Digest, Vec<(Digest, u64, u64)>>,
+}
+
+/// So many places of a piece are remembered: the first may be damaged too.
+const PLACES_MAX: usize = 4;
 /// So much is read at once.
 const READ_BYTES_MAX: u64 = 2 << 20;
 
@@ -64,19 +75,67 @@ impl Storage {
     /// When the store does not answer or is full; damage is none.
     pub async fn repair_pack(&self, id: Digest) -> Result<PackRepair> {
         match self.shared.store.size(id).await {
-            Ok(size) => self.mend(id, size).await,
+            Ok(size) => self.mend(id, size, None).await,
             Err(StorageError::PackMissing { .. }) => Ok(PackRepair::Whole),
             Err(error) => Err(error),
         }
     }
 
-    /// The same of a pack that something refers to: if it is gone and was not repacked, it is written anew when all of it is found.
+    /// Where other packs have what local disk lacks of those of these packs that are gone. It stays true enough while nothing is
+    /// held: a piece that is not there any more is not found.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn elsewhere(&self, packs: &[Digest]) -> Result<Elsewhere> {
+        let mut elsewhere = Elsewhere::default();
+        for id in packs {
+            match self.shared.store.size(*id).await {
+                Ok(_) => continue,
+                Err(StorageError::PackMissing { .. }) => {}
+                Err(error) => return Err(error),
+            }
+            let Some(pieces) = self.kept_pieces(*id, 0).await? else {
+                continue;
+            };
+            let kept = self.shared.store.kept(*id).await?;
+            for place in pieces.iter().filter(|(_, piece)| piece.length > 0) {
+                let bytes = kept.get(u64::from(place.0), end(place));
+                if bytes.is_none_or(|bytes| Digest::of(&bytes) != place.1.digest) {
+                    elsewhere.places.entry(place.1.digest).or_default();
+                }
+            }
+            elsewhere.of.insert(*id);
+        }
+        if elsewhere.places.is_empty() {
+            return Ok(elsewhere);
+        }
+        let stored = &self.without_memory().shared;
+        let mut all = stored.store.list_packs();
+        while let Some(pack) = all.try_next().await? {
+            let pieces = match index::pieces(stored, pack.id).await {
+                Ok(pieces) => pieces,
+                Err(error) if error.is_damage() => continue,
+                Err(error) => return Err(error),
+            };
+            for place in pieces {
+                if let Some(places) = elsewhere.places.get_mut(&place.1.digest)
+                    && places.len() < PLACES_MAX
+                {
+                    places.push((pack.id, u64::from(place.0), end(&place)));
+                }
+            }
+        }
+        Ok(elsewhere)
+    }
+
+    /// The same of a pack that something refers to: if it is gone and was not repacked, it is written anew when all of it is found,
+    /// in other packs by what was looked up in them.
     ///
     /// # Errors
     /// As [`Storage::repair_pack`].
-    pub async fn repair_needed_pack(&self, id: Digest) -> Result<PackRepair> {
+    pub async fn repair_needed_pack(&self, id: Digest, elsewhere: &Elsewhere) -> Result<PackRepair> {
         let missing = match self.shared.store.size(id).await {
-            Ok(size) => return self.mend(id, size).await,
+            Ok(size) => return self.mend(id, size, None).await,
             Err(missing @ StorageError::PackMissing { .. }) => missing,
             Err(error) => return Err(error),
         };
@@ -86,7 +145,8 @@ impl Storage {
             Err(error) if error.is_damage() => {}
             Err(error) => return Err(error),
         }
-        Ok(match self.mend(id, 0).await? {
+        let looked_up = Some(elsewhere).filter(|elsewhere| elsewhere.of.contains(&id));
+        Ok(match self.mend(id, 0, looked_up).await? {
             PackRepair::Repaired { pieces, .. } => PackRepair::Rebuilt { pieces },
             // Nothing more is known of it than that it is not there.
             PackRepair::Lost { .. } if self.kept_pieces(id, 0).await?.is_none() => lost(&missing),
@@ -95,7 +155,7 @@ impl Storage {
     }
 
     /// Looks after a pack of which the store has so many bytes.
-    async fn mend(&self, id: Digest, size: u64) -> Result<PackRepair> {
+    async fn mend(&self, id: Digest, size: u64, elsewhere: Option<&Elsewhere>) -> Result<PackRepair> {
         // Kept on local disk it may be whole while it is damaged in the store.
         let (stored, shared) = (&self.without_memory().shared, &self.shared);
         let (pieces, index_is_whole) = match index::pieces_within(stored, id, size).await {
@@ -129,7 +189,7 @@ impl Storage {
         let cut_off = cut_off.iter().filter(|(_, piece)| piece.length > 0);
         copies.extend(cut_off.clone().map(|(_, piece)| (piece.digest, None)));
         find_kept(shared, id, size, &pieces, &mut copies).await?;
-        find_copies(stored, id, &mut copies).await?;
+        find_copies(stored, id, elsewhere, &mut copies).await?;
         let mut replaced = 0;
         let mut whole = Buffer::new(&shared.pool);
         whole.extend(HEADER);
@@ -283,8 +343,16 @@ async fn find_kept(
     Ok(())
 }
 
-/// Looks through all other packs for bytes with these digests.
-async fn find_copies(shared: &Shared, damaged: Digest, copies: &mut Copies) -> Result<()> {
+/// Looks for bytes with these digests where they were looked up, or through all other packs.
+async fn find_copies(
+    shared: &Shared,
+    damaged: Digest,
+    elsewhere: Option<&Elsewhere>,
+    copies: &mut Copies,
+) -> Result<()> {
+    if let Some(elsewhere) = elsewhere {
+        return read_copies(shared, elsewhere, copies).await;
+    }
     let mut packs = shared.store.list_packs();
     let mut missing = copies.values().filter(|copy| copy.is_none()).count();
     while missing > 0
@@ -306,20 +374,33 @@ async fn find_copies(shared: &Shared, damaged: Digest, copies: &mut Copies) -> R
                 continue;
             }
             let from = u64::from(offset);
-            match shared
-                .store
-                .get_range(pack.id, from, from + u64::from(piece.length))
-                .await
-            {
-                Ok(bytes) if Digest::of(&bytes) == piece.digest => {
-                    wanted.insert(Some(bytes));
-                    missing -= 1;
-                }
-                Ok(_) => {}
-                Err(error) if error.is_damage() => {}
-                Err(error) => return Err(error),
+            if let Some(bytes) = read_copy(shared, pack.id, from, from + u64::from(piece.length), piece.digest).await? {
+                wanted.insert(Some(bytes));
+                missing -= 1;
             }
         }
     }
     Ok(())
+}
+
+/// Reads bytes with these digests where they were looked up.
+async fn read_copies(shared: &Shared, elsewhere: &Elsewhere, copies: &mut Copies) -> Result<()> {
+    for (digest, copy) in copies.iter_mut().filter(|(_, copy)| copy.is_none()) {
+        for (pack, from, to) in elsewhere.places.get(digest).into_iter().flatten() {
+            *copy = read_copy(shared, *pack, *from, *to, *digest).await?;
+            if copy.is_some() {
+                break;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// These bytes of a pack, if they are there and have that digest.
+async fn read_copy(shared: &Shared, pack: Digest, from: u64, to: u64, digest: Digest) -> Result<Option<Bytes>> {
+    match shared.store.get_range(pack, from, to).await {
+        Ok(bytes) => Ok(Some(bytes).filter(|bytes| Digest::of(bytes) == digest)),
+        Err(error) if error.is_damage() => Ok(None),
+        Err(error) => Err(error),
+    }
 }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures::TryStreamExt;
 use object_store::memory::InMemory;
 use object_store::{ObjectStore, ObjectStoreExt};
-use storage::{DataKey, DiskCache, Options, PackRepair, Storage, Store, TreeRef};
+use storage::{DataKey, DiskCache, Elsewhere, Options, PackRepair, Storage, Store, TreeRef};
 
 use crate::conformance;
 use crate::faulty::Faulty;
@@ -266,7 +266,7 @@ async fn a_pack_that_is_gone_or_cut_off_is_written_anew_from_a_cache_that_has_al
                 !storage.without_memory().verify(&tree, false).await.unwrap().is_empty(),
                 "{number}"
             );
-            let repaired = storage.repair_needed_pack(pack).await.unwrap();
+            let repaired = storage.repair_needed_pack(pack, &Elsewhere::default()).await.unwrap();
             match number {
                 0 => assert!(
                     matches!(repaired, PackRepair::Rebuilt { pieces } if pieces > 500),
@@ -281,10 +281,46 @@ async fn a_pack_that_is_gone_or_cut_off_is_written_anew_from_a_cache_that_has_al
                 store.get(&place).await.unwrap().bytes().await.unwrap() == whole,
                 "{number}"
             );
-            assert_eq!(storage.repair_needed_pack(pack).await.unwrap(), PackRepair::Whole);
+            assert_eq!(
+                storage.repair_needed_pack(pack, &Elsewhere::default()).await.unwrap(),
+                PackRepair::Whole
+            );
             assert_eq!(storage.without_memory().verify(&tree, true).await.unwrap(), []);
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_looked_up_for_many_lost_packs_is_not_looked_for_again_for_each() {
+    let (faulty, tree) = bucket().await;
+    let store: Arc<dyn ObjectStore> = faulty.clone();
+    let directory = tempfile::tempdir().unwrap();
+    let storage = process(&faulty, directory.path());
+    let pack = storage.packs().try_next().await.unwrap().unwrap().id;
+    let place = object_store::path::Path::from(format!("packs/{pack}"));
+    let whole = store.get(&place).await.unwrap().bytes().await.unwrap();
+    read_everything(&storage, &tree).await;
+    std::fs::remove_file(directory.path().join(pack.to_string()).join("7")).unwrap();
+    store.delete(&place).await.unwrap();
+    let before = storage.elsewhere(&[pack]).await.unwrap();
+    // The same bytes under another name.
+    let options = Options {
+        seed: Some([1; 32]),
+        ..Options::default()
+    };
+    fill(&Storage::new(Store::from_object_store(faulty.clone()), options)).await;
+    let lost = storage.repair_needed_pack(pack, &before).await.unwrap();
+    assert!(
+        matches!(&lost, PackRepair::Lost { problem } if problem.contains("only ")),
+        "{lost:?}"
+    );
+    let elsewhere = storage
+        .elsewhere(&[pack, storage::Digest::of(b"unknown")])
+        .await
+        .unwrap();
+    let repaired = storage.repair_needed_pack(pack, &elsewhere).await.unwrap();
+    assert!(matches!(repaired, PackRepair::Rebuilt { .. }), "{repaired:?}");
+    assert!(store.get(&place).await.unwrap().bytes().await.unwrap() == whole);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -308,7 +344,7 @@ async fn what_a_cache_lacks_of_a_lost_pack_is_found_in_others_or_the_pack_is_los
     for loss in &LOSSES[..4] {
         let left = loss(&whole);
         lose(&*store, &place, left.clone()).await;
-        let lost = storage.repair_needed_pack(pack).await.unwrap();
+        let lost = storage.repair_needed_pack(pack, &Elsewhere::default()).await.unwrap();
         // Cut off behind what the cache lacks it is repaired.
         match left.filter(|left| left.len() > 8 << 18) {
             Some(_) => assert!(matches!(lost, PackRepair::Repaired { .. }), "{lost:?}"),
@@ -336,7 +372,7 @@ async fn what_a_cache_lacks_of_a_lost_pack_is_found_in_others_or_the_pack_is_los
     };
     fill(&Storage::new(Store::from_object_store(faulty.clone()), options)).await;
     store.delete(&place).await.unwrap();
-    let repaired = storage.repair_needed_pack(pack).await.unwrap();
+    let repaired = storage.repair_needed_pack(pack, &Elsewhere::default()).await.unwrap();
     assert!(matches!(repaired, PackRepair::Rebuilt { .. }), "{repaired:?}");
     assert!(store.get(&place).await.unwrap().bytes().await.unwrap() == whole);
 
@@ -345,7 +381,7 @@ async fn what_a_cache_lacks_of_a_lost_pack_is_found_in_others_or_the_pack_is_los
     let last = (whole.len() - 1) / (256 << 10);
     let _ = std::fs::remove_file(directory.path().join(pack.to_string()).join(last.to_string()));
     store.delete(&place).await.unwrap();
-    let lost = storage.repair_needed_pack(pack).await.unwrap();
+    let lost = storage.repair_needed_pack(pack, &Elsewhere::default()).await.unwrap();
     assert!(
         matches!(&lost, PackRepair::Lost { problem } if problem.contains("is missing")),
         "{lost:?}"
