@@ -69,6 +69,8 @@ pub struct Failure {
     pub exit: Exit,
     /// What the server answered, if it was the server.
     pub problem: Option<Box<Problem>>,
+    /// The status of an answer that was no success.
+    pub status: Option<u16>,
     /// How long the server asks to wait before it is asked again.
     pub pause: Duration,
 }
@@ -82,6 +84,7 @@ impl Failure {
             hint: hint.into(),
             exit: Exit::Failed,
             problem: None,
+            status: None,
             pause: Duration::ZERO,
         }
     }
@@ -131,6 +134,7 @@ impl Failure {
             why,
             hint,
             exit: kind.map_or(Exit::Failed, exit_of),
+            status: Some(problem.status),
             problem: Some(Box::new(problem)),
             pause: Duration::ZERO,
         }
@@ -139,6 +143,13 @@ impl Failure {
     /// Whether the server answered this kind.
     pub fn is(&self, kind: ProblemKind) -> bool {
         self.problem.as_ref().and_then(|p| p.kind()) == Some(kind)
+    }
+
+    /// Whether the server answered and said no; else nothing answered, or something on the way that knows no better.
+    pub fn is_refusal(&self) -> bool {
+        let passing = [408, 425, 429];
+        let refused = |status| (400..500).contains(&status) && !passing.contains(&status);
+        self.problem.is_some() || self.status.is_some_and(refused)
     }
 
     /// The problem document: the server's, or one made of the three lines.

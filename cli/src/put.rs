@@ -115,6 +115,7 @@ pub async fn run(arguments: Put, client: &Client, output: Output) -> Outcome {
     let mut upload = Upload {
         client,
         reached: session.as_ref().is_some_and(|session| !session.keeps),
+        begun: session.is_some(),
         base: match may_be_told {
             true => bases::commit(client, &target).await,
             false => None,
@@ -150,6 +151,8 @@ struct Upload<'c> {
     client: &'c Client,
     /// It was asked for something just now.
     reached: bool,
+    /// It was asked for something at all: when it does not answer any more, it may again.
+    begun: bool,
     arguments: &'c Put,
     target: &'c Place,
     base: Option<CommitId>,
@@ -164,42 +167,73 @@ impl Upload<'_> {
     /// or for a while. Where it may have arrived already, the service is asked first.
     async fn run(&mut self, bar: ProgressBar, output: Output) -> Outcome<Commit> {
         let (mut there, mut tries) = (0, 0);
+        let mut sent = self.send_once(&bar, output).await?;
         loop {
-            if !std::mem::take(&mut self.reached) {
-                self.client.reach().await?;
-            }
-            let (sent, read) = match self.send_directly(&bar, output).await? {
-                Ok(()) => self.send(&bar).await,
-                Err(failure) => (Err(failure), Ok(())),
-            };
-            let failure = match (sent, read) {
-                (Ok(commit), Ok(())) => {
+            let failure = match sent {
+                Ok(commit) => {
                     bar.finish_and_clear();
                     return Ok(commit);
                 }
-                // The reader's failure is the cause of the connection's.
-                (_, Err(read)) if !tarball::is_connection(&read) => return Err(read),
-                (Ok(_), Err(read)) => return Err(read),
-                (Err(sent), _) => sent,
+                Err(failure) => failure,
             };
-            let again = nothing_was_done(&failure) || self.session.is_some() && is_passing(&failure);
-            if !again || tries >= TRIES {
+            if tries >= TRIES {
                 return Err(failure);
             }
             output.hint(&format!("{}: {}; continuing", failure.what, failure.why));
             tokio::time::sleep(failure.pause.max(PAUSE * 2_u32.pow(tries))).await;
             tries += 1;
-            if let Some(session) = &self.session {
-                let parts = Arc::make_mut(&mut self.parts);
-                // What the service says to that is of less use than what broke.
-                match session.look(self.client, parts).await {
-                    Err(_) => return Err(failure),
-                    Ok(Err(commit)) => return Ok(*commit),
-                    Ok(Ok(now)) if now > there => (there, tries) = (now, 0),
-                    Ok(Ok(_)) => {}
-                }
-            }
             bar.reset();
+            sent = match self.look().await {
+                Err(unanswered) if !unanswered.is_refusal() => Err(unanswered),
+                // What the service says to that is of less use than what broke.
+                Err(_) => return Err(failure),
+                Ok(Err(commit)) => Ok(*commit),
+                Ok(Ok(now)) => {
+                    if now > there {
+                        (there, tries) = (now, 0);
+                    }
+                    self.send_once(&bar, output).await?
+                }
+            };
+        }
+    }
+
+    /// What has arrived already.
+    async fn look(&mut self) -> Outcome<Result<u64, Box<Commit>>> {
+        match &self.session {
+            Some(session) => {
+                let parts = Arc::make_mut(&mut self.parts);
+                session.look(self.client, parts).await
+            }
+            None => Ok(Ok(0)),
+        }
+    }
+
+    /// Sends what is missing. A failure that is answered is one after which it may be sent again.
+    async fn send_once(&mut self, bar: &ProgressBar, output: Output) -> Outcome<Outcome<Commit>> {
+        if !std::mem::take(&mut self.reached) {
+            match self.client.reach().await {
+                Err(unanswered) if self.begun && !unanswered.is_refusal() => return Ok(Err(unanswered)),
+                reached => reached?,
+            }
+        }
+        self.begun = true;
+        let (sent, read) = match self.send_directly(bar, output).await? {
+            Ok(()) => self.send(bar).await,
+            Err(failure) => (Err(failure), Ok(())),
+        };
+        let failure = match (sent, read) {
+            (Ok(commit), Ok(())) => return Ok(Ok(commit)),
+            // The reader's failure is the cause of the connection's.
+            (_, Err(read)) if !tarball::is_connection(&read) => return Err(read),
+            // What has become a commit before is answered without the rest being read.
+            (Ok(commit), Err(_)) if self.session.is_some() => return Ok(Ok(commit)),
+            (Ok(_), Err(read)) => return Err(read),
+            (Err(sent), _) => sent,
+        };
+        match nothing_was_done(&failure) || self.session.is_some() && is_passing(&failure) {
+            true => Ok(Err(failure)),
+            false => Err(failure),
         }
     }
 
@@ -286,7 +320,7 @@ impl Upload<'_> {
 fn is_passing(failure: &Failure) -> bool {
     use ProblemKind as P;
     let kinds = [P::Overloaded, P::UpstreamTimeout, P::TokenExpired];
-    failure.problem.is_none() || nothing_was_done(failure) || kinds.into_iter().any(|kind| failure.is(kind))
+    !failure.is_refusal() || nothing_was_done(failure) || kinds.into_iter().any(|kind| failure.is(kind))
 }
 
 /// The commit, and what it took to make it.

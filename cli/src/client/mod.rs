@@ -538,7 +538,11 @@ pub async fn problem_of(response: Response) -> Failure {
             "check that HOWDAH_URL is a Howdah service; see `howdah status`",
         ),
     };
-    Failure { pause, ..failure }
+    Failure {
+        pause,
+        status: Some(status.as_u16()),
+        ..failure
+    }
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::process::{Output, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
@@ -112,4 +113,54 @@ fn a_refusal_is_no_reason_to_send_again() {
     let (output, asked) = put(&args, &[(403, "quota-exceeded")], &Value::Null);
     assert_eq!(output.status.code(), Some(7), "{}", text(&output.stderr));
     assert_eq!(names(&asked), ["POST /v1/uploads", "POST /v1/files"]);
+}
+
+#[test]
+fn a_put_that_is_a_commit_already_is_done_when_the_service_says_so_before_it_has_read_everything() {
+    let (home, files) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    // More than connections hold on their way.
+    let file = std::fs::File::create(files.path().join("file")).unwrap();
+    file.set_len(60 << 20).unwrap();
+    let is_put = |asked: &Asked| asked.is("POST /v1/files");
+    let url = scripted::start_hasty(is_put, move |asked: &Asked| match asked.is("POST /v1/uploads") {
+        true => upload(&Value::Null),
+        false => scripted::json(201, &scripted::commit()),
+    });
+    let args = ["put", "images@main:/d", "file"];
+    let output = howdah(&url, home.path(), files.path(), &args).output().unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(text(&output.stdout).contains("0190b6a2"), "{}", text(&output.stdout));
+}
+
+#[test]
+fn a_put_goes_on_while_nothing_answers() {
+    let (home, files) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    std::fs::write(files.path().join("file"), "content").unwrap();
+    // The connection breaks, then what is on the way to the service knows of no service.
+    let script: [(&str, Option<u16>); 8] = [
+        ("POST /v1/uploads", Some(200)),
+        ("POST /v1/files", None),
+        ("GET /v1/uploads", None),
+        ("GET /v1/uploads", Some(200)),
+        ("GET /healthz", Some(502)),
+        ("GET /v1/uploads", Some(200)),
+        ("GET /healthz", Some(200)),
+        ("POST /v1/files", Some(201)),
+    ];
+    let at = AtomicUsize::new(0);
+    let url = scripted::start(move |asked: &Asked| {
+        let (request, status) = script[at.fetch_add(1, Ordering::SeqCst)];
+        assert!(asked.is(request), "{} instead of {request}", asked.line);
+        match status {
+            None => Vec::new(),
+            Some(201) => scripted::json(201, &scripted::commit()),
+            Some(200) => upload(&Value::Null),
+            Some(status) => scripted::json(status, &json!("no gateway")),
+        }
+    });
+    let args = ["put", "images@main:/d", "file"];
+    let output = howdah(&url, home.path(), files.path(), &args).output().unwrap();
+    let said = text(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    assert_eq!(said.matches("continuing").count(), 3, "{said}");
 }

@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Command;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
 
@@ -31,19 +31,34 @@ impl Asked {
 
 /// Starts one; answers its address. What is said is all that is sent: a length that is longer is a connection that breaks.
 pub fn start(say: impl Fn(&Asked) -> Vec<u8> + Send + Sync + 'static) -> String {
+    start_hasty(|_| false, say)
+}
+
+/// The same, which reads no body of such requests before it answers, nor afterwards.
+pub fn start_hasty(
+    is_hasty: impl Fn(&Asked) -> bool + Send + Sync + 'static,
+    say: impl Fn(&Asked) -> Vec<u8> + Send + Sync + 'static,
+) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
-    let (here, say) = (url.clone(), Arc::new(say));
+    let (here, is_hasty, say) = (url.clone(), Arc::new(is_hasty), Arc::new(say));
     std::thread::spawn(move || {
+        // Closed with something unread in it, a connection is reset, and the answer may be lost with it.
+        let unread = Arc::new(Mutex::new(Vec::new()));
         for mut stream in listener.incoming().flatten() {
-            let (here, say) = (here.clone(), say.clone());
+            let (here, is_hasty, say, unread) = (here.clone(), is_hasty.clone(), say.clone(), unread.clone());
             std::thread::spawn(move || {
-                let Some(asked) = read(&stream) else { return };
+                let Some((asked, whole)) = read(&stream, &*is_hasty) else {
+                    return;
+                };
                 let said = match asked.line.contains("/v1/access-tokens") {
                     true => json(200, &token(&here)),
                     false => say(&asked),
                 };
                 let _ = stream.write_all(&said);
+                if !whole {
+                    unread.lock().unwrap().push(stream);
+                }
             });
         }
     });
@@ -61,7 +76,8 @@ fn token(here: &str) -> Value {
     })
 }
 
-fn read(stream: &TcpStream) -> Option<Asked> {
+/// A request, and whether its body was read too.
+fn read(stream: &TcpStream, is_hasty: &dyn Fn(&Asked) -> bool) -> Option<(Asked, bool)> {
     let mut reader = BufReader::new(stream.try_clone().ok()?);
     let mut lines = Vec::new();
     loop {
@@ -72,28 +88,32 @@ fn read(stream: &TcpStream) -> Option<Asked> {
             line => lines.push(line.to_owned()),
         }
     }
+    let mut asked = Asked {
+        line: lines.first()?.clone(),
+        bytes: 0,
+    };
+    if is_hasty(&asked) {
+        return Some((asked, false));
+    }
     let has = |text: &str| lines.iter().any(|line| line.eq_ignore_ascii_case(text));
     let length = lines.iter().find_map(|line| {
         let (name, value) = line.split_once(": ")?;
         name.eq_ignore_ascii_case("content-length")
             .then(|| value.parse().ok())?
     });
-    let mut bytes = length.unwrap_or(0);
-    reader.read_exact(&mut vec![0; bytes]).ok()?;
+    asked.bytes = length.unwrap_or(0);
+    reader.read_exact(&mut vec![0; asked.bytes]).ok()?;
     while has("transfer-encoding: chunked") {
         let mut size = String::new();
         reader.read_line(&mut size).ok()?;
         let size = usize::from_str_radix(size.trim_end(), 16).ok()?;
         reader.read_exact(&mut vec![0; size + 2]).ok()?;
-        bytes += size;
+        asked.bytes += size;
         if size == 0 {
             break;
         }
     }
-    Some(Asked {
-        line: lines.first()?.clone(),
-        bytes,
-    })
+    Some((asked, true))
 }
 
 /// An answer.
