@@ -272,7 +272,7 @@ impl Upload<'_> {
                 Err(Stop::Service(failure)) => return Ok(Err(failure)),
                 Err(Stop::Bucket(why)) => {
                     output.hint(&format!(
-                        "the bucket takes nothing from here ({why}); sending through the service"
+                        "large files do not go straight into the bucket ({why}); sending through the service"
                     ));
                     session.takes_packs = false;
                     break;

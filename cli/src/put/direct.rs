@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use chunks::Cutter;
-use contract::api::{NewPack, PackPlace, UploadPart};
+use contract::api::{NewPack, PackPlace, Upload, UploadPart};
 use contract::ids::UploadId;
 use contract::problem::ProblemKind;
 use futures::StreamExt;
@@ -34,7 +34,7 @@ const READ_BYTES: usize = 2 << 20;
 
 /// Why a file did not arrive.
 pub(super) enum Stop {
-    /// The bucket is not for us; the service takes the bytes.
+    /// It does not go by the bucket; the service takes the bytes.
     Bucket(String),
     /// The service said no, or did not answer.
     Service(Failure),
@@ -146,27 +146,46 @@ impl File<'_> {
     async fn take_all(&self, mut put: Receiver<String>, from: u64) -> (u64, Result<(), Stop>) {
         let mut arrived = from;
         while let Some(pack) = put.recv().await {
-            match self.take(&pack).await {
-                Ok(part) => arrived = part.to,
-                Err(failure) => return (arrived, Err(of_service(failure))),
+            match self.take(&pack, arrived).await {
+                Ok(to) => arrived = to,
+                Err(stop) => return (arrived, Err(stop)),
             }
         }
         (arrived, Ok(()))
     }
 
-    /// A pack that was taken over is not taken over twice, so asking again does no harm.
-    async fn take(&self, pack: &str) -> Outcome<UploadPart> {
+    /// Has the pack taken over that begins there in the file; answers where it ends. A pack is taken over once at most, so asking
+    /// again does no harm: while that is under way, by a request whose answer was lost, the service asks to wait.
+    async fn take(&self, pack: &str, from: u64) -> Result<u64, Stop> {
         let request = Request::put(format!("/v1/uploads/{}/packs/{pack}", self.direct.upload));
         let mut tries = 0;
         loop {
-            match self.direct.client.plane(request.clone()).await {
+            match self.direct.client.plane::<UploadPart>(request.clone()).await {
+                Ok(part) => return Ok(part.to),
                 Err(failure) if is_passing(&failure) && tries < TRIES => {
                     tokio::time::sleep(PAUSE * 2_u32.pow(tries)).await;
                     tries += 1;
                 }
-                taken => return taken,
+                // It failed, and the answer that said so was lost: what is missing is sent once more, by other names.
+                Err(failure) if failure.is(ProblemKind::NotFound) => {
+                    let what = "the service did not take over what was put into the bucket";
+                    return Err(Stop::Service(Failure::new(what, failure.why, "repeat the command")));
+                }
+                Err(failure) if failure.is(ProblemKind::Conflict) => {
+                    return self.there(from).await.ok_or_else(|| of_service(failure));
+                }
+                Err(failure) => return Err(of_service(failure)),
             }
         }
+    }
+
+    /// Where the piece of the file ends that begins there, if the service holds it.
+    async fn there(&self, from: u64) -> Option<u64> {
+        let request = Request::get(format!("/v1/uploads/{}", self.direct.upload));
+        let upload: Upload = self.direct.client.plane(request).await.ok()?;
+        let mut parts = upload.parts.iter();
+        let piece = parts.find(|part| part.key == self.key && !part.whole && part.from == from);
+        piece.map(|piece| piece.to)
     }
 }
 

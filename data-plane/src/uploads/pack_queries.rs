@@ -105,6 +105,15 @@ pub async fn claim_pack(conn: &mut PgConnection, _: &System, pack: Digest) -> An
     Ok(claimed.rows_affected() == 1)
 }
 
+/// Forgets a pack that was not taken over, unless it was after all.
+pub async fn forget_pack(conn: &mut PgConnection, _: &System, pack: Digest) -> Answer<()> {
+    sqlx::query("delete from upload_packs where pack = $1 and state = 'taking'")
+        .bind(&pack.as_bytes()[..])
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
 /// Notes that a pack is among the parts of its upload now.
 pub async fn keep_pack(conn: &mut PgConnection, _: &System, pack: Digest) -> Answer<()> {
     sqlx::query("update upload_packs set state = 'kept' where pack = $1")

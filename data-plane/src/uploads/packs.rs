@@ -165,8 +165,11 @@ fn no_such_pack() -> Failure {
 }
 
 fn is_taken() -> Failure {
-    Failure::new(ProblemKind::Conflict, "the pack is being taken over, or that broke off")
-        .hint("ask what the upload holds; announce the pack anew where it is missing")
+    Failure::new(
+        ProblemKind::Overloaded,
+        "the pack is being taken over, or that broke off",
+    )
+    .hint("ask again in a moment; announce the pack anew where the upload does not hold it after a minute")
 }
 
 /// A pack on its way from where it was put into the upload.
@@ -191,6 +194,9 @@ impl Taking {
         }
         let taken = self.read().await;
         self.remove_incoming().await;
+        if taken.is_err() {
+            self.forget().await;
+        }
         taken
     }
 
@@ -278,6 +284,18 @@ impl Taking {
             tx.commit().await?;
         }
         Ok(inserted)
+    }
+
+    /// Its name is used up: a copy that was given up may still arrive, so the same bytes may come by another name only. Who asks
+    /// for it again is told that there is none.
+    async fn forget(&self) {
+        let forgotten = async {
+            let mut conn = self.plane.pool.acquire().await?;
+            pack_queries::forget_pack(&mut conn, &KEEP, self.row.pack).await
+        };
+        if let Err(error) = forgotten.await {
+            tracing::warn!("a pack that was not taken over is told as being taken over: {error}");
+        }
     }
 
     /// Nothing refers to it, nor can anything come to.

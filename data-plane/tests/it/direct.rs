@@ -243,7 +243,7 @@ async fn a_pack_that_is_not_what_was_announced_is_refused_and_leaves_nothing() {
 
     // Its name is used up; the same file may come by another one.
     assert_eq!(put_to(&place, sealed(&place, one_pack(&file))).await, 200);
-    rig.take(&place).await.refused(ProblemKind::Conflict);
+    rig.take(&place).await.refused(ProblemKind::NotFound);
     assert!(rig.names("packs").await.is_empty() && rig.parts().await.is_empty());
     let again = rig.put(0, one_pack(&file)).await;
     assert_ne!(again.pack, place.pack);
@@ -266,7 +266,7 @@ async fn a_pack_that_was_taken_stays_what_it_was_whatever_is_put_and_however_oft
     );
     for answer in [one, two] {
         if !answer.status.is_success() {
-            answer.refused(ProblemKind::Conflict);
+            answer.refused(ProblemKind::Overloaded);
         }
     }
     let first: UploadPart = rig.take(&place).await.json();
@@ -284,6 +284,27 @@ async fn a_pack_that_was_taken_stays_what_it_was_whatever_is_put_and_however_oft
     rig.app.repo(&rig.ada, "plain").await;
     let plain: Commit = rig.app.put(&rig.ada, "plain", &[("large", &file)]).await.json();
     assert_eq!(commit.digest, plain.digest);
+    assert!(rig.app.cat(&rig.ada, "r@main", "large").await.ok().body == file);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pack_whose_taking_over_failed_is_no_more_and_the_same_bytes_may_come_by_another_name() {
+    let rig = Rig::start(None).await;
+    let file = noise(1, 2 * MIB);
+    let place = rig.put(0, one_pack(&file)).await;
+    let run = async |sql: &'static str| sqlx::raw_sql(sql).execute(&rig.app.plane.pool).await.unwrap();
+    run(
+        "create function no() returns trigger language plpgsql as $$ begin raise exception 'no'; end $$;
+         create trigger no before insert on upload_parts for each row execute function no();",
+    )
+    .await;
+    rig.take(&place).await.refused(ProblemKind::Internal);
+    run("drop trigger no on upload_parts").await;
+    assert_eq!(put_to(&place, sealed(&place, one_pack(&file))).await, 200);
+    rig.take(&place).await.refused(ProblemKind::NotFound);
+    let again = rig.put(0, one_pack(&file)).await;
+    rig.take(&again).await.ok();
+    rig.finish(file.len()).await.ok();
     assert!(rig.app.cat(&rig.ada, "r@main", "large").await.ok().body == file);
 }
 
@@ -354,7 +375,7 @@ async fn what_is_given_up_forgotten_or_left_by_a_killed_plane_is_removed() {
         .execute(&rig.app.plane.pool)
         .await
         .unwrap();
-    rig.take(&copied).await.refused(ProblemKind::Conflict);
+    rig.take(&copied).await.refused(ProblemKind::Overloaded);
     assert_eq!(
         (rig.names("packs").await.len(), rig.names("incoming").await.len()),
         (2, 2)

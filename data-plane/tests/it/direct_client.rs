@@ -1,14 +1,20 @@
 //! The real `howdah put` against a plane on a bucket: large files go there straight, and by the plane where that cannot be.
 
 use std::process::{Output, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use axum::extract::State;
+use axum::extract::{Request, State};
+use axum::http::{Method, StatusCode};
+use axum::middleware::{Next, from_fn};
+use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use contract::api::Commit;
 use contract::config::StoreConfig;
 use object_store::ObjectStoreExt;
 use serde_json::{Value, json};
+use sqlx::PgPool;
 
 use crate::app::{App, Person};
 use crate::jobs_rig::binary;
@@ -35,6 +41,13 @@ pub async fn serve(router: Router) -> String {
 
 impl Rig {
     async fn start(change: impl FnOnce(&mut StoreConfig)) -> Self {
+        Self::start_behind(change, |router, _| router).await
+    }
+
+    async fn start_behind(
+        change: impl FnOnce(&mut StoreConfig),
+        behind: impl FnOnce(Router, PgPool) -> Router,
+    ) -> Self {
         let server = Server::start().await;
         let mut store = StoreConfig::S3 {
             bucket: BUCKET.to_owned(),
@@ -50,7 +63,7 @@ impl Rig {
         let app = App::on_encrypted(store, Some(hex::encode([7; 32]))).await;
         let ada = app.member("ada").await;
         app.repo(&ada, "r").await;
-        let plane_url = serve(app.router.clone()).await;
+        let plane_url = serve(behind(app.router.clone(), app.plane.pool.clone())).await;
         let organization = json!({
             "id": app.control.organization, "name": "acme", "role": "member", "created_at": "2026-09-01T00:00:00Z", "state": "active",
         });
@@ -174,4 +187,49 @@ async fn who_cannot_reach_the_bucket_sends_a_large_file_through_the_plane() {
     assert!(rig.app.cat(&rig.ada, "r@main", "large").await.ok().body == large);
     assert!(rig.kept().await.is_empty());
     assert!(rig.server.client().head(&"incoming".into()).await.is_err());
+}
+
+/// What the first two packs that are to be taken over meet: answers are lost while the first one is read, and after that of the
+/// second one has failed.
+async fn trouble(pool: PgPool, asked: Arc<AtomicUsize>, request: Request, next: Next) -> Response {
+    let path = request.uri().path().to_owned();
+    if request.method() == Method::PUT && path.contains("/packs/") {
+        let pack = hex::decode(path.rsplit('/').next().unwrap()).unwrap();
+        let run = async |sql: &'static str| sqlx::query(sql).bind(&pack).execute(&pool).await.unwrap();
+        match asked.fetch_add(1, Ordering::SeqCst) {
+            0 => {
+                run("update upload_packs set state = 'taking' where pack = $1").await;
+                return StatusCode::BAD_GATEWAY.into_response();
+            }
+            2 => {
+                run("update upload_packs set state = 'announced' where pack = $1").await;
+            }
+            3 => {
+                run("delete from upload_packs where pack = $1").await;
+                return StatusCode::BAD_GATEWAY.into_response();
+            }
+            _ => {}
+        }
+    }
+    next.run(request).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_put_whose_answers_are_lost_while_packs_are_taken_over_goes_on_straight_into_the_bucket() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&asked);
+    let troubled = |router: Router, pool: PgPool| {
+        router.layer(from_fn(move |request, next| {
+            trouble(pool.clone(), Arc::clone(&counted), request, next)
+        }))
+    };
+    let rig = Rig::start_behind(|_| {}, troubled).await;
+    rig.watch().await;
+    let large = noise(1, 70 * MIB);
+    let (commit, sent) = made(&rig.put("r@main", &[("large", &large)]).await);
+    assert_eq!((commit.files, sent), (1, large.len() as u64));
+    assert!(rig.app.cat(&rig.ada, "r@main", "large").await.ok().body == large);
+    let kept = rig.kept().await;
+    assert_eq!((kept[0].0, kept[kept.len() - 1].1), (0, large.len() as i64), "{kept:?}");
+    assert!(asked.load(Ordering::SeqCst) > 6, "every trouble was met");
 }
