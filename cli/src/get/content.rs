@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use reqwest::{Response, StatusCode};
@@ -27,18 +27,20 @@ pub struct Content<'a> {
     stream: BoxStream<'static, reqwest::Result<Bytes>>,
     etag: Option<String>,
     received: u64,
+    /// Bytes to come that have come before.
+    again: u64,
     fruitless: u32,
 }
 
 impl<'a> Content<'a> {
     /// The bytes of an answer to that request.
     pub fn new(response: Response, from: Option<(&'a Client, &'a Request)>) -> Self {
-        let etag = response.headers().get("etag").and_then(|v| v.to_str().ok());
         Self {
             from,
-            etag: etag.map(str::to_owned),
+            etag: etag_of(&response).map(str::to_owned),
             stream: response.bytes_stream().boxed(),
             received: 0,
+            again: 0,
             fruitless: 0,
         }
     }
@@ -50,8 +52,19 @@ impl<'a> Content<'a> {
     pub async fn next(&mut self) -> Outcome<Option<Bytes>> {
         loop {
             match self.stream.next().await {
+                None if self.again > 0 => {
+                    let why = "the file ended before what had come of it already";
+                    let failure = Failure::new("the connection broke", why, "repeat the command; see `howdah status`");
+                    self.go_on(failure).await?;
+                }
                 None => return Ok(None),
-                Some(Ok(bytes)) => {
+                Some(Ok(mut bytes)) => {
+                    let again = bytes.len().min(usize::try_from(self.again).unwrap_or(usize::MAX));
+                    bytes.advance(again);
+                    self.again -= again as u64;
+                    if bytes.is_empty() {
+                        continue;
+                    }
                     self.received += bytes.len() as u64;
                     self.fruitless = 0;
                     return Ok(Some(bytes));
@@ -75,7 +88,12 @@ impl<'a> Content<'a> {
             self.fruitless += 1;
             match client.download(&request).await {
                 Ok(response) if response.status() == StatusCode::PARTIAL_CONTENT => {
-                    self.stream = response.bytes_stream().boxed();
+                    (self.stream, self.again) = (response.bytes_stream().boxed(), 0);
+                    return Ok(());
+                }
+                // The same file from its beginning: something on the way does not know of ranges.
+                Ok(response) if etag_of(&response) == Some(etag) => {
+                    (self.stream, self.again) = (response.bytes_stream().boxed(), self.received);
                     return Ok(());
                 }
                 Ok(_) => {
@@ -87,10 +105,14 @@ impl<'a> Content<'a> {
                     .with_exit(Exit::Conflict));
                 }
                 // The service answered, and no.
-                Err(refused) if refused.problem.is_some() => return Err(refused),
+                Err(refused) if refused.is_refusal() => return Err(refused),
                 Err(_) => {}
             }
         }
         Err(failure)
     }
+}
+
+fn etag_of(response: &Response) -> Option<&str> {
+    response.headers().get("etag")?.to_str().ok()
 }

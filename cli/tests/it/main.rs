@@ -134,7 +134,7 @@ fn answer(mut stream: TcpStream, here: &str) {
         return;
     }
     if request.contains("piecewise") {
-        return send_a_piece(&mut stream, &head, request.contains("changing"));
+        return send_a_piece(&mut stream, &head, &request);
     }
     if request.contains("/o/acme/") && request.contains("whole") {
         let _ = write!(
@@ -154,8 +154,9 @@ fn answer(mut stream: TcpStream, here: &str) {
 }
 
 /// A third of a file at a time, then the connection breaks; from where it is told to only if it is the file that it was. A
-/// file that is changing is another one by then.
-fn send_a_piece(stream: &mut TcpStream, head: &[String], changes: bool) {
+/// file that is changing is another one by then, one that is gone has no such place any more, and of one behind a proxy that
+/// knows of no ranges all comes again.
+fn send_a_piece(stream: &mut TcpStream, head: &[String], request: &str) {
     const CONTENT: &str = "0123456789abcdefghijklmnopqrst";
     let value = |name: &str| {
         let line = head
@@ -171,7 +172,22 @@ fn send_a_piece(stream: &mut TcpStream, head: &[String], changes: bool) {
             .parse::<usize>()
             .unwrap()
     });
-    if from > 0 && changes {
+    if from > 0 && request.contains("proxied") {
+        let _ = write!(
+            stream,
+            "HTTP/1.1 200 OK\r\netag: \"digest\"\r\ncontent-length: 30\r\n\r\n{}",
+            &CONTENT[..from + 10]
+        );
+        return;
+    }
+    if from > 0 && request.contains("gone") {
+        let _ = write!(
+            stream,
+            "HTTP/1.1 416 Range Not Satisfiable\r\ncontent-length: 0\r\n\r\n"
+        );
+        return;
+    }
+    if from > 0 && request.contains("changing") {
         let _ = write!(
             stream,
             "HTTP/1.1 200 OK\r\netag: \"other\"\r\ncontent-length: 3\r\n\r\nnew"
@@ -191,18 +207,31 @@ fn send_a_piece(stream: &mut TcpStream, head: &[String], changes: bool) {
 }
 
 #[test]
-fn a_get_whose_connection_breaks_goes_on_where_it_broke() {
+fn a_get_whose_connection_breaks_goes_on_where_it_broke_also_through_a_proxy_without_ranges() {
+    for name in ["piecewise", "piecewise-proxied"] {
+        let (home, files) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let output = get_from_stingy_service(&format!("images@main:/{name}"), home.path(), files.path())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        assert_eq!(
+            std::fs::read(files.path().join(name)).unwrap(),
+            b"0123456789abcdefghijklmnopqrst"
+        );
+        let said = text(&output.stderr);
+        assert!(said.contains("continuing"), "{said}");
+    }
+}
+
+#[test]
+fn a_get_ends_when_what_it_would_go_on_with_is_refused() {
     let (home, files) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let output = get_from_stingy_service("images@main:/piecewise", home.path(), files.path())
+    let output = get_from_stingy_service("images@main:/piecewise-gone", home.path(), files.path())
         .output()
         .unwrap();
-    assert!(output.status.success(), "{output:?}");
-    assert_eq!(
-        std::fs::read(files.path().join("piecewise")).unwrap(),
-        b"0123456789abcdefghijklmnopqrst"
-    );
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
     let said = text(&output.stderr);
-    assert!(said.contains("continuing"), "{said}");
+    assert!(said.contains("416"), "{said}");
 }
 
 #[test]
