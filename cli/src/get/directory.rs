@@ -1,5 +1,5 @@
 //! A directory's files, over as many connections as it takes: when one breaks, the next goes on behind the last whole file,
-//! in the same commit.
+//! in the same commit. A large file that was cut comes by itself, so that it can go on in its middle.
 
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
@@ -7,15 +7,18 @@ use std::path::{Path, PathBuf};
 
 use contract::api::{Commit, FileInfo, FileKind, Page};
 use indicatif::ProgressBar;
+use tokio::io::AsyncWriteExt;
 
-use super::content::{TRIES, pause};
-use super::unpack::{Stopped, Unpacking};
+use super::content::{Content, TRIES, pause};
+use super::unpack::{Cut, Stopped, Unpacking, file_beside};
 use crate::client::{Client, Request, blocking_reader};
-use crate::failure::{Failure, Outcome};
+use crate::failure::{Failure, Outcome, io};
 
 /// Lines of a page.
 const PAGE: u32 = 200;
 const READ_BYTES: usize = 1 << 20;
+/// Smaller files come once more in the next archive.
+const LARGE_BYTES: u64 = 1 << 20;
 
 /// A directory of a commit.
 pub struct Directory<'a> {
@@ -64,9 +67,9 @@ impl<'a> Directory<'a> {
         let (mut after, mut fruitless, mut begun) = (after, 0, false);
         loop {
             let request = self.request("/v1/archive").query_if("after", after.as_ref());
-            let failure = match self.client.download(&request).await {
+            let mut failure = match self.client.download(&request).await {
                 // The service answered, and no; or it cannot be reached at all.
-                Err(refused) if !begun || refused.problem.is_some() => return Err(refused),
+                Err(refused) if !begun || refused.is_refusal() => return Err(refused),
                 Err(unreachable) => unreachable,
                 Ok(response) => {
                     begun = true;
@@ -84,6 +87,12 @@ impl<'a> Directory<'a> {
                     }
                 }
             };
+            if let Some(cut) = unpacking.cut().filter(|cut| cut.size >= LARGE_BYTES) {
+                match self.fetch(&cut).await? {
+                    Ok(()) => unpacking.has(cut),
+                    Err(unanswered) => failure = unanswered,
+                }
+            }
             if let Some(last) = unpacking.last() {
                 let last = format!("{}/{last}", self.path.trim_end_matches('/'));
                 if after.as_ref() != Some(&last) {
@@ -100,6 +109,35 @@ impl<'a> Directory<'a> {
             tokio::time::sleep(pause(fruitless)).await;
             fruitless += 1;
         }
+    }
+
+    /// Writes a large file whose beginning came in an archive. A failure that is answered is one after which it may be fetched
+    /// again.
+    async fn fetch(&self, cut: &Cut) -> Outcome<Outcome> {
+        let path = format!("{}/{}", self.path.trim_end_matches('/'), cut.name);
+        let request = Request::get("/v1/content")
+            .query("ref", &self.commit)
+            .query("path", path);
+        let response = match self.client.download(&request).await {
+            Err(unanswered) if !unanswered.is_refusal() => return Ok(Err(unanswered)),
+            answered => answered?,
+        };
+        let fresh = file_beside(&cut.path, cut.executable)?;
+        let file = fresh.reopen().map_err(io("write", &cut.path))?;
+        let mut file = tokio::fs::File::from_std(file);
+        let mut content = Content::new(response, Some((self.client, &request)));
+        let mut bytes = 0;
+        while let Some(chunk) = content.next().await.map_err(given_up)? {
+            file.write_all(&chunk).await.map_err(io("write", &cut.path))?;
+            bytes += chunk.len() as u64;
+        }
+        file.flush().await.map_err(io("write", &cut.path))?;
+        if bytes != cut.size {
+            let why = format!("it has {bytes} bytes, and {} in the directory", cut.size);
+            return Err(Failure::new(format!("cannot get {}", cut.name), why, "report this"));
+        }
+        fresh.persist(&cut.path).map_err(|e| io("write", &cut.path)(e.error))?;
+        Ok(Ok(()))
     }
 
     /// The last of its first files that are all there already as they are in the commit, and how many: archives are
@@ -133,6 +171,15 @@ impl<'a> Directory<'a> {
             }
         }
     }
+}
+
+/// When a large file does not come, the files in front of it are there.
+fn given_up(failure: Failure) -> Failure {
+    if failure.is_refusal() {
+        return failure;
+    }
+    let hint = "repeat the command with --continue; see `howdah status`";
+    Failure::new(failure.what, failure.why, hint).with_exit(failure.exit)
 }
 
 /// What takes long, beside the runtime's threads.

@@ -38,6 +38,18 @@ fn broken(error: std::io::Error) -> Stopped {
     ))
 }
 
+/// A file that was not there to its end when an archive broke off.
+pub struct Cut {
+    /// In the archive.
+    pub name: String,
+    /// Where it goes.
+    pub path: PathBuf,
+    /// Whether it can be run.
+    pub executable: bool,
+    /// All of its bytes.
+    pub size: u64,
+}
+
 /// Files that are written below a directory, from one archive or from several of which each goes on where the one before
 /// broke off.
 pub struct Unpacking {
@@ -45,6 +57,7 @@ pub struct Unpacking {
     bar: ProgressBar,
     files: u64,
     last: Option<String>,
+    cut: Option<Cut>,
 }
 
 impl Unpacking {
@@ -55,6 +68,7 @@ impl Unpacking {
             bar,
             files: 0,
             last: None,
+            cut: None,
         }
     }
 
@@ -68,6 +82,18 @@ impl Unpacking {
         self.last.as_deref()
     }
 
+    /// The file in the middle of which the last archive broke off, if it is none of the smallest.
+    pub fn cut(&mut self) -> Option<Cut> {
+        self.cut.take()
+    }
+
+    /// Notes that it is there by now.
+    pub fn has(&mut self, cut: Cut) {
+        self.files += 1;
+        self.bar.inc(cut.size);
+        self.last = Some(cut.name);
+    }
+
     /// Writes the files of an archive.
     ///
     /// # Errors
@@ -75,7 +101,11 @@ impl Unpacking {
     pub fn take(&mut self, archive: impl Read) -> Result<(), Stopped> {
         let to = &self.made.to;
         std::fs::create_dir_all(to).map_err(io("make", to))?;
-        let mut archive = tar::Archive::new(std::io::BufReader::with_capacity(READ_BYTES, archive));
+        self.cut = None;
+        let mut archive = tar::Archive::new(Watched {
+            inner: std::io::BufReader::with_capacity(READ_BYTES, archive),
+            ended: false,
+        });
         let mut content = Vec::new();
         for entry in archive.entries().map_err(broken)? {
             let mut entry = entry.map_err(broken)?;
@@ -89,7 +119,7 @@ impl Unpacking {
             self.bar.inc(entry.size());
             self.last = name.to_str().map(str::to_owned).or(self.last.take());
         }
-        Ok(())
+        is_whole(archive.into_inner())
     }
 
     fn file(
@@ -116,6 +146,12 @@ impl Unpacking {
             write_small(&path, executable, content)?;
             return Ok(());
         }
+        self.cut = name.to_str().map(|name| Cut {
+            name: name.to_owned(),
+            path: path.clone(),
+            executable,
+            size,
+        });
         let mut fresh = file_beside(&path, executable)?;
         content.resize(READ_BYTES, 0);
         let mut all = 0;
@@ -128,8 +164,37 @@ impl Unpacking {
             all += read as u64;
         }
         whole(all, size)?;
+        self.cut = None;
         fresh.persist(&path).map_err(|e| io("write", &path)(e.error))?;
         Ok(())
+    }
+}
+
+/// Bytes of an archive, and whether they came to their end.
+struct Watched<R> {
+    inner: R,
+    ended: bool,
+}
+
+impl<R: Read> Read for Watched<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let read = self.inner.read(buffer)?;
+        self.ended |= read == 0 && !buffer.is_empty();
+        Ok(read)
+    }
+}
+
+/// Whether an archive, read to its last entry, ends as archives do: in two empty blocks, of which the first has been read. Without
+/// them it may be the beginning of one, whose connection was closed between two files.
+fn is_whole(mut rest: Watched<impl Read>) -> Result<(), Stopped> {
+    let mut block = [0; 512];
+    if rest.ended {
+        return Err(broken(std::io::ErrorKind::UnexpectedEof.into()));
+    }
+    rest.read_exact(&mut block).map_err(broken)?;
+    match block.iter().all(|byte| *byte == 0) {
+        true => Ok(()),
+        false => Err(broken(std::io::ErrorKind::InvalidData.into())),
     }
 }
 
@@ -270,5 +335,16 @@ mod tests {
         let whole = archive("piece");
         assert!(matches!(unpack(&whole[..514], home.path()), Err(Stopped::Broke(_))));
         assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn an_archive_without_its_end_is_one_that_broke_off_also_between_two_files() {
+        let home = tempfile::tempdir().unwrap();
+        let whole = archive("first");
+        for length in [0, 1024, 1024 + 512, 2047] {
+            let unpacked = unpack(&whole[..length], home.path());
+            assert!(matches!(unpacked, Err(Stopped::Broke(_))), "{length}: {unpacked:?}");
+        }
+        assert!(unpack(&whole, home.path()).is_ok());
     }
 }

@@ -24,18 +24,22 @@ fn content(name: &str, size: usize) -> Vec<u8> {
     name.bytes().cycle().take(size).collect()
 }
 
-/// The archive of what comes behind that path.
-fn archive(after: Option<&str>) -> Vec<u8> {
+fn archive_of(files: &[(&str, usize)]) -> Vec<u8> {
     let mut archive = tar::Builder::new(Vec::new());
-    for (name, size) in FILES {
-        if after.is_none_or(|after| format!("/d/{name}").as_str() > after) {
-            let mut head = tar::Header::new_gnu();
-            head.set_size(size as u64);
-            head.set_mode(0o644);
-            archive.append_data(&mut head, name, &content(name, size)[..]).unwrap();
-        }
+    for (name, size) in files {
+        let mut head = tar::Header::new_gnu();
+        head.set_size(*size as u64);
+        head.set_mode(0o644);
+        archive.append_data(&mut head, name, &content(name, *size)[..]).unwrap();
     }
     archive.into_inner().unwrap()
+}
+
+/// The archive of what comes behind that path.
+fn archive(after: Option<&str>) -> Vec<u8> {
+    let behind = |name: &str| after.is_none_or(|after| format!("/d/{name}").as_str() > after);
+    let files: Vec<_> = FILES.into_iter().filter(|(name, _)| behind(name)).collect();
+    archive_of(&files)
 }
 
 /// Says of an archive as many bytes as there are, and sends only so many of them.
@@ -176,4 +180,43 @@ fn a_refusal_in_the_middle_ends_the_command_at_once() {
     let args = ["get", "images@main:/d", "-r", "-o", "to"];
     let output = howdah(&url, home.path(), files.path(), &args).output().unwrap();
     assert_eq!(output.status.code(), Some(4), "{}", text(&output.stderr));
+}
+
+#[test]
+fn a_large_file_of_a_directory_goes_on_in_its_middle_however_often_the_connection_breaks() {
+    let (home, files) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let all = [("a", 10), ("large", 3_000_000), ("z", 3)];
+    let pieces = Arc::new(AtomicUsize::new(0));
+    let counted = pieces.clone();
+    let url = scripted::start(move |asked: &Asked| {
+        if asked.is("GET /v1/commits") {
+            return scripted::json(200, &scripted::commit());
+        }
+        if asked.is("GET /v1/archive") {
+            let after = asked.query("after").unwrap_or_default();
+            let behind: Vec<_> = all
+                .into_iter()
+                .filter(|(name, _)| format!("/d/{name}") > after)
+                .collect();
+            return broken_off(&archive_of(&behind), 1_000_000);
+        }
+        assert!(asked.is("GET /v1/content"), "{}", asked.line);
+        assert_eq!(asked.query("path").unwrap(), "/d/large");
+        counted.fetch_add(1, Ordering::SeqCst);
+        let rest = &content("large", 3_000_000)[asked.from..];
+        let (status, length) = (if asked.from > 0 { 206 } else { 200 }, rest.len());
+        let mut said = format!("HTTP/1.1 {status} x\r\netag: \"x\"\r\ncontent-length: {length}\r\n\r\n").into_bytes();
+        said.extend_from_slice(&rest[..length.min(300_000)]);
+        said
+    });
+    let args = ["get", "images@main:/d", "-r", "-o", "to"];
+    let output = howdah(&url, home.path(), files.path(), &args).output().unwrap();
+    let said = text(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    assert_eq!(text(&output.stdout), "3 files in to\n");
+    for (name, size) in all {
+        let at = files.path().join("to").join(name);
+        assert!(std::fs::read(at).unwrap() == content(name, size), "{name}");
+    }
+    assert!(pieces.load(Ordering::SeqCst) >= 10);
 }
