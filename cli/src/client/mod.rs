@@ -28,6 +28,8 @@ pub use stream::blocking_reader;
 const EPOCH: &str = "howdah-epoch";
 /// How long a plane may take to wake, and a busy service to answer.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// A wait that people are told of.
+const LONG_PAUSE: Duration = Duration::from_secs(2);
 /// How long a control plane that died may take to come back.
 const RESTART_PATIENCE: Duration = Duration::from_secs(15);
 
@@ -186,7 +188,7 @@ impl Client {
     async fn send(&self, target: Target, request: &Request) -> Outcome<Response> {
         let began = Instant::now();
         let spinner = self.output.spinner("");
-        let mut renewed = false;
+        let (mut renewed, mut told) = (false, false);
         loop {
             let (builder, base) = self.prepare(target, request).await?;
             let response = match builder.send().await {
@@ -220,6 +222,9 @@ impl Client {
                 self.forget_access().await?;
             } else if may_repeat(&failure, request.repeatable) && began.elapsed() < PATIENCE {
                 spinner.set_message(failure.what.clone());
+                if failure.pause >= LONG_PAUSE && !std::mem::replace(&mut told, true) {
+                    self.hint(&format!("{}: {}; trying again for a minute", failure.what, failure.why));
+                }
                 tokio::time::sleep(failure.pause).await;
             } else {
                 return Err(failure);

@@ -4,6 +4,7 @@ use std::io::Write;
 use std::process::{Output, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -118,7 +119,6 @@ fn a_refusal_is_no_reason_to_send_again() {
 #[test]
 fn a_put_that_is_a_commit_already_is_done_when_the_service_says_so_before_it_has_read_everything() {
     let (home, files) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    // More than connections hold on their way.
     let file = std::fs::File::create(files.path().join("file")).unwrap();
     file.set_len(60 << 20).unwrap();
     let is_put = |asked: &Asked| asked.is("POST /v1/files");
@@ -130,6 +130,31 @@ fn a_put_that_is_a_commit_already_is_done_when_the_service_says_so_before_it_has
     let output = howdah(&url, home.path(), files.path(), &args).output().unwrap();
     assert!(output.status.success(), "{}", text(&output.stderr));
     assert!(text(&output.stdout).contains("0190b6a2"), "{}", text(&output.stdout));
+}
+
+#[test]
+fn who_is_asked_to_wait_is_told_so_and_waits() {
+    let (home, files) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counted = asked.clone();
+    let url = scripted::start(move |asked: &Asked| {
+        assert!(asked.is("POST /v1/imports"), "{}", asked.line);
+        match counted.fetch_add(1, Ordering::SeqCst) {
+            0 => String::from_utf8(scripted::problem(429, "slow-down"))
+                .unwrap()
+                .replace("connection: close", "connection: close\r\nretry-after: 2")
+                .into_bytes(),
+            _ => scripted::json(200, &json!({"kind": "commit", "commit": scripted::commit()})),
+        }
+    });
+    let began = Instant::now();
+    let args = ["put", "images@main:/d", "https://data.example.org/tile.ppm"];
+    let output = howdah(&url, home.path(), files.path(), &args).output().unwrap();
+    let said = text(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    assert_eq!(said.matches("trying again").count(), 1, "{said}");
+    assert_eq!(asked.load(Ordering::SeqCst), 2);
+    assert!(began.elapsed() >= Duration::from_secs(2));
 }
 
 #[test]

@@ -73,16 +73,18 @@ impl From<Problem> for ApiError {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.0.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let retry = self
-            .0
-            .kind()
-            .is_some_and(|k| k.retry() == Retry::Later && k != ProblemKind::Internal);
+        let retry = match self.0.kind() {
+            // What holds it up lasts longer than a moment: something of the caller's own that runs, or a limit by the minute.
+            Some(ProblemKind::SlowDown) => Some("10"),
+            Some(kind) if kind.retry() == Retry::Later && kind != ProblemKind::Internal => Some("1"),
+            _ => None,
+        };
         let body = serde_json::to_vec(&self.0).unwrap_or_default();
         let mut response = (status, [(header::CONTENT_TYPE, "application/problem+json")], body).into_response();
-        if retry {
+        if let Some(seconds) = retry {
             response
                 .headers_mut()
-                .insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+                .insert(header::RETRY_AFTER, HeaderValue::from_static(seconds));
         }
         response
     }
