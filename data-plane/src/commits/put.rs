@@ -21,6 +21,7 @@ use crate::branches::triggers;
 use crate::call::Call;
 use crate::failure::{Answer, Failure};
 use crate::files::change::{self, FileChange};
+use crate::files::samples;
 use crate::files::stored::Stored;
 use crate::permissions::{Allowed, System, Visible};
 use crate::pipelines::{self, MovedHead};
@@ -256,6 +257,7 @@ async fn commit_onto(
     let new = new_commit(plane, call, &mut tx, change, parent).await?;
     queries::insert_commit(&mut tx, &PUT, &new).await?;
     queries::add_sources(&mut tx, &PUT, new.id, &change.imported).await?;
+    samples::keep(&mut tx, change.allowed, new.id, writer).await?;
     let row = finish_in_transaction(plane, &mut tx, &PUT, new.id, &tree, plane.now()).await?;
     if let Some(upload) = upload.id {
         uploads::complete(&mut tx, upload, new.id).await?;
@@ -387,6 +389,7 @@ async fn add_to(
         queries::insert_fileset(&mut tx, &PUT, id, &encoded).await?;
     }
     queries::add_sources(&mut tx, &PUT, id, &change.imported).await?;
+    samples::keep(&mut tx, change.allowed, id, writer).await?;
     if !change.sources.is_empty() {
         let mut from: Vec<_> = change.sources.iter().map(|s| Arc::clone(&s.origins)).collect();
         from.push(origins::get(plane, &mut tx, &PUT, open.origin_set).await?);

@@ -13,6 +13,7 @@ pub mod listing;
 mod portions;
 pub mod reads;
 pub mod routes;
+pub mod samples;
 pub mod stored;
 pub mod upload;
 pub mod writes;

@@ -19,6 +19,7 @@ use tokio_util::io::StreamReader;
 
 use super::change::{FileChange, Puts};
 use super::listing::{directory_path, nothing_at};
+use super::samples;
 use super::stored::Stored;
 use super::upload::{self, Destination};
 use crate::call::Call;
@@ -173,6 +174,7 @@ async fn put_files(plane: &Plane, call: &Call, place: Place, query: PutQuery, bo
     let base = base(plane, call, &query.repo, query.base).await?;
     let deltas = base.as_ref().map(|base| base.commit.tree()).transpose()?;
     let writer = Arc::new(Stored::begin(&plane.storage));
+    samples::find(call, &place.repo, &writer).await?;
     let destination = Destination {
         base: &place.head.tree,
         deltas: deltas.as_ref(),

@@ -25,6 +25,7 @@ use storage::{Digest, Marking, PackInfo, TreeRef, decode_entries};
 use crate::commits::lock::lock_dag;
 use crate::failure::{Answer, Failure};
 use crate::files::change::{self, FileChange};
+use crate::files::samples;
 use crate::permissions::System;
 use crate::plane::Plane;
 use crate::uploads;
@@ -98,6 +99,7 @@ pub async fn collect(plane: &Plane, grace: Duration, dry_run: bool) -> Answer<Co
         let mut tx = plane.begin().await?;
         lock_dag(&mut tx).await?;
         queries::forget_deleted(&mut tx, &COLLECT).await?;
+        samples::forget_deleted(&mut tx, &COLLECT).await?;
         tx.commit().await?;
         uploads::forget_abandoned(plane).await?;
     }
@@ -110,6 +112,8 @@ pub async fn collect(plane: &Plane, grace: Duration, dry_run: bool) -> Answer<Co
             tracing::info!("removed {removed} bytes that clients had put into the bucket and nobody took over");
         }
     }
+    // What was unneeded for long enough must be found so again by a marking that began after that long.
+    let began = plane.now();
     let marking = mark(plane).await?;
     let (condemned, purged, commits_bytes) = {
         let mut conn = plane.pool.acquire().await?;
@@ -123,6 +127,7 @@ pub async fn collect(plane: &Plane, grace: Duration, dry_run: bool) -> Answer<Co
         grace,
         dry_run,
         now,
+        began,
         condemned,
         purged,
         present: HashSet::new(),
@@ -234,6 +239,8 @@ struct Sweep<'a> {
     dry_run: bool,
     /// By the store's clock.
     now: SystemTime,
+    /// By the plane's clock, before anything was marked.
+    began: DateTime<Utc>,
     /// Notes of earlier runs that were not met yet.
     condemned: HashMap<Digest, DateTime<Utc>>,
     /// Packs that hold what was purged: they go however much of them is needed.
@@ -273,11 +280,12 @@ impl Sweep<'_> {
             self.report.young_bytes += pack.size_bytes;
             return Ok(());
         }
-        let waited = condemned_at.and_then(|at| (self.plane.now() - at).to_std().ok());
+        let waited = condemned_at.and_then(|at| (self.began - at).to_std().ok());
         if waited.is_some_and(|waited| waited >= self.grace) {
             self.report.freed_packs += 1;
             self.report.freed_bytes += pack.size_bytes;
             if !self.dry_run {
+                self.no_sample_leads_to(&[pack.id]).await?;
                 self.plane.storage.remove_pack(pack.id).await?;
                 self.present.remove(&pack.id);
                 self.absolve(pack.id).await?;
@@ -287,10 +295,19 @@ impl Sweep<'_> {
         self.report.condemned_packs += 1;
         self.report.condemned_bytes += pack.size_bytes;
         if condemned_at.is_none() && !self.dry_run {
-            let mut conn = self.plane.pool.acquire().await?;
-            queries::insert_condemned(&mut conn, &COLLECT, pack.id, self.plane.now()).await?;
+            let mut tx = self.plane.begin().await?;
+            queries::insert_condemned(&mut tx, &COLLECT, pack.id, self.plane.now()).await?;
+            samples::forget(&mut tx, &COLLECT, &[pack.id.as_bytes().to_vec()]).await?;
+            tx.commit().await?;
         }
         Ok(())
+    }
+
+    /// From now on no put is led to these packs.
+    async fn no_sample_leads_to(&self, packs: &[Digest]) -> Answer<()> {
+        let packs: Vec<_> = packs.iter().map(|pack| pack.as_bytes().to_vec()).collect();
+        let mut conn = self.plane.pool.acquire().await?;
+        samples::forget(&mut conn, &COLLECT, &packs).await
     }
 
     /// A pack is needed, or gone: it is not condemned any more.

@@ -1,6 +1,6 @@
 //! What a collection does about packs of which little is needed, and about what leads to packs that are gone.
 
-use storage::{PackInfo, SparsePack, StorageError};
+use storage::{PackInfo, SparsePack};
 
 use super::Sweep;
 use crate::failure::{Answer, Failure};
@@ -57,7 +57,7 @@ impl Sweep<'_> {
                 Ok(None) => self.count_sparse(&info),
                 Err(error) => {
                     failures += 1;
-                    self.repacking_failed(error);
+                    self.repacking_failed(&error.into());
                     self.count_sparse(&info);
                 }
             }
@@ -69,10 +69,17 @@ impl Sweep<'_> {
         self.copy(together).await;
     }
 
-    fn repacking_failed(&mut self, error: StorageError) {
-        let failure = Failure::from(error);
+    fn repacking_failed(&mut self, failure: &Failure) {
         tracing::warn!(error = %failure, "sparse packs were not repacked: {failure}");
         self.report.repacking_failed = Some(failure.detail().to_owned());
+    }
+
+    /// Copies what is needed of these. First no put is led to them any more: once what they had is found by forwards, it
+    /// is the packs that those lead to which are condemned.
+    async fn move_on(&self, packs: &[SparsePack]) -> Answer<u64> {
+        let ids: Vec<_> = packs.iter().map(SparsePack::id).collect();
+        self.no_sample_leads_to(&ids).await?;
+        Ok(self.plane.storage.repack(self.marking, packs).await?)
     }
 
     /// Copies what is needed of these; false when it failed.
@@ -80,7 +87,7 @@ impl Sweep<'_> {
         let live = packs.iter().map(SparsePack::live_bytes).sum();
         let copied = match self.dry_run {
             true => Ok(live),
-            false => self.plane.storage.repack(self.marking, &packs).await,
+            false => self.move_on(&packs).await,
         };
         match copied {
             Ok(bytes) => {
@@ -90,7 +97,7 @@ impl Sweep<'_> {
                 true
             }
             Err(error) => {
-                self.repacking_failed(error);
+                self.repacking_failed(&error);
                 self.report.sparse_packs += packs.len() as u64;
                 self.report.sparse_bytes += packs
                     .iter()

@@ -150,6 +150,12 @@ impl Digests {
         Self { whole, chunks }
     }
 
+    /// Those of all chunks; of nothing, that of nothing.
+    pub(crate) fn of_chunks(&self) -> impl Iterator<Item = &Digest> {
+        let one = self.chunks.is_empty().then_some(&self.whole);
+        self.chunks.iter().map(|(_, digest)| digest).chain(one)
+    }
+
     fn each<'b>(&self, mut bytes: &'b [u8]) -> impl Iterator<Item = (Digest, &'b [u8])> {
         let one = (self.chunks.is_empty() && !bytes.is_empty()).then_some((bytes.len(), self.whole));
         self.chunks.iter().copied().chain(one).map(move |(length, digest)| {

@@ -28,6 +28,11 @@ pub struct SparsePack {
 }
 
 impl SparsePack {
+    /// Its name.
+    pub fn id(&self) -> Digest {
+        self.info.id
+    }
+
     /// Its size in bytes.
     pub fn size_bytes(&self) -> u64 {
         self.info.size_bytes

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use tokio::runtime::Handle;
 
@@ -11,8 +11,10 @@ use crate::buffer::Frozen;
 use crate::digest::Digest;
 use crate::entry::{BlockRef, Extent};
 use crate::error::{Result, StorageError};
+use crate::index;
 use crate::location::{Location, PackRef};
 use crate::pack::PieceKind;
+use crate::samples::{FindPacks, PackSamples, Samples};
 use crate::slot::PackSlot;
 use crate::storage::{Shared, UPLOAD_UNIT_BYTES};
 use crate::writer::WriteReport;
@@ -25,6 +27,8 @@ const BLOCKS_MAX: usize = 1 << 12;
 const BULK_BYTES: u64 = 256 << 20;
 const WINDOW_CHUNKS_MIN: usize = 1 << 12;
 const PACK_BYTES_MIN: usize = 512 << 10;
+/// The indexes of so many packs are read for one batch of samples.
+const FOUND_PACKS_MAX: usize = 8;
 
 static SESSIONS: AtomicUsize = AtomicUsize::new(0);
 
@@ -37,6 +41,9 @@ pub(crate) struct Session {
     state: Mutex<State>,
     /// Held while flushing: whoever comes meanwhile is flushed together with the next one.
     flushing: tokio::sync::Mutex<()>,
+    find: OnceLock<FindPacks>,
+    /// Held while packs are looked for: whoever comes meanwhile may need what is being learned.
+    finding: tokio::sync::Mutex<()>,
 }
 
 #[derive(Default)]
@@ -50,6 +57,7 @@ struct State {
     blocks: HashMap<Digest, BlockRef>,
     /// Names of all packs that were sealed.
     packs: Vec<Digest>,
+    samples: Samples,
     report: WriteReport,
     failed: Option<StorageError>,
 }
@@ -84,6 +92,8 @@ impl Session {
             runtime: Handle::current(),
             state: Mutex::default(),
             flushing: tokio::sync::Mutex::default(),
+            find: OnceLock::new(),
+            finding: tokio::sync::Mutex::default(),
         }
     }
 
@@ -106,6 +116,9 @@ impl Session {
     }
 
     fn chunk_into(&self, state: &mut State, digest: Digest, bytes: &[u8]) -> Result<Extent> {
+        if self.finds() {
+            state.samples.ask(&digest);
+        }
         if let Some(location) = state.known.get(&digest)
             && location.length as usize == bytes.len()
         {
@@ -116,6 +129,7 @@ impl Session {
         let location = self
             .append(state, PieceKind::Chunk, bytes.len(), |_| Ok((bytes, digest)))?
             .0;
+        state.samples.stored(&digest);
         state.report.bytes_new += bytes.len() as u64;
         state.known.insert(digest, location.clone(), self.window_chunks());
         Ok(Extent { location, digest })
@@ -194,6 +208,7 @@ impl Session {
         self.shared.in_flight().insert(id, Arc::clone(&slot));
         state.report.packs += 1;
         state.packs.push(id);
+        state.samples.sealed(id);
         state.waiting.push(Arc::clone(&slot));
         self.shared.unsettled.send_modify(|held| *held += bytes.len());
         let previous = state.sealed.replace(Arc::clone(&slot));
@@ -214,6 +229,65 @@ impl Session {
         let most = self.shared.options.packs_in_flight * self.shared.options.pack_bytes;
         // An error would mean that the sender, which we hold, is gone.
         let _ = self.shared.unsettled.subscribe().wait_for(|held| *held <= most).await;
+    }
+
+    /// Lets packs be looked for by samples of what comes; the first who is given finds them.
+    pub(crate) fn find_with(&self, find: FindPacks) {
+        // A second one knows no other packs.
+        let _ = self.find.set(find);
+    }
+
+    /// Whether packs are looked for.
+    pub(crate) fn finds(&self) -> bool {
+        self.find.get().is_some()
+    }
+
+    /// Lets these chunks be looked for before they come.
+    pub(crate) fn ask<'d>(&self, digests: impl IntoIterator<Item = &'d Digest>) {
+        let mut state = self.state();
+        digests.into_iter().for_each(|digest| state.samples.ask(digest));
+    }
+
+    /// Looks for the packs that may hold the samples that came since the last time, and learns what is in them. A pack
+    /// that is not there or is damaged is as good as none.
+    pub(crate) async fn find(&self) {
+        let Some(find) = self.find.get() else { return };
+        let _turn = self.finding.lock().await;
+        let asked = self.state().samples.take_asked();
+        if asked.is_empty() {
+            return;
+        }
+        let mut read = 0;
+        for pack in find(asked).await {
+            if read == FOUND_PACKS_MAX {
+                return;
+            }
+            if self.shared.is_suspect_pack(&pack) || !self.state().samples.learned.insert(pack) {
+                continue;
+            }
+            read += 1;
+            // What a pack that was repacked had is kept where its forward leads: that may go while the pack is still there.
+            if !matches!(self.shared.forward(pack).await, Ok(None)) {
+                continue;
+            }
+            let Ok(pieces) = index::pieces(&self.shared, pack).await else {
+                continue;
+            };
+            let chunks = pieces.into_iter().filter(|(_, piece)| piece.kind == PieceKind::Chunk);
+            self.learn(chunks.map(|(offset, piece)| Extent {
+                location: Location {
+                    pack: PackRef::Stored(pack),
+                    offset,
+                    length: piece.length,
+                },
+                digest: piece.digest,
+            }));
+        }
+    }
+
+    /// Samples of all packs that were sealed.
+    pub(crate) fn samples(&self) -> Vec<PackSamples> {
+        self.state().samples.packs()
     }
 
     /// Notes chunks that are stored already, in a file that is likely to be similar to what comes.

@@ -16,6 +16,7 @@ use crate::extents::{self, Block};
 use crate::ingest::{Digests, FileBuilder, whole_file, whole_files};
 use crate::input::Input;
 use crate::reader::ExtentWalk;
+use crate::samples::{FindPacks, PackSamples};
 use crate::session::Session;
 use crate::storage::{Shared, Storage};
 use crate::store::Whole;
@@ -185,6 +186,7 @@ impl Writer {
             whole = digesting.await.map_err(|_| StorageError::Cancelled)?;
             (builder, give) = cutting.await.unwrap_or(Err(StorageError::Cancelled))?;
             (buffer, ended) = filled?;
+            self.session.find().await;
             // Both threads have let go of it, so the memory comes back.
             spare = Arc::try_unwrap(full).unwrap_or_default();
         }
@@ -250,10 +252,26 @@ impl Writer {
     /// Stores many small files at once (bytes, executable); entries come in the order of the files.
     pub async fn write_small_files(&self, files: Vec<(Bytes, bool)>) -> Result<Vec<FileEntry>> {
         self.session.room().await;
+        let digesting = spawn_blocking(move || Ok((digest_batch(&files)?, files)));
+        let (digests, files) = digesting.await.unwrap_or(Err(StorageError::Cancelled))?;
+        if self.session.finds() {
+            self.session.ask(digests.iter().flat_map(Digests::of_chunks));
+            self.session.find().await;
+        }
         let session = Arc::clone(&self.session);
-        spawn_blocking(move || write_batch(&session, &files))
+        spawn_blocking(move || whole_files(&session, &files, &digests))
             .await
             .unwrap_or(Err(StorageError::Cancelled))
+    }
+
+    /// Lets the session look for packs that hold what comes again, by samples of it.
+    pub fn find_with(&self, find: FindPacks) {
+        self.session.find_with(find);
+    }
+
+    /// Samples of what was stored, by which later sessions find it. Complete after a flush.
+    pub fn samples(&self) -> Vec<PackSamples> {
+        self.session.samples()
     }
 
     /// Stores the content of `base` with what the reader yields behind it. The content of `base` is read again for the
@@ -308,24 +326,22 @@ impl Writer {
     }
 }
 
-fn write_batch(session: &Arc<Session>, files: &[(Bytes, bool)]) -> Result<Vec<FileEntry>> {
+fn digest_batch(files: &[(Bytes, bool)]) -> Result<Vec<Digests>> {
     let digest = |part: &[(Bytes, bool)]| part.iter().map(|(bytes, _)| Digests::of(bytes)).collect::<Vec<_>>();
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(8);
     let part = files.len().div_ceil(threads).max(BATCH_FILES_MIN);
-    let digests = if files.len() <= part {
-        digest(files)
-    } else {
-        std::thread::scope(|scope| {
-            let parts: Vec<_> = files
-                .chunks(part)
-                .map(|part| scope.spawn(move || digest(part)))
-                .collect();
-            let mut digests = Vec::with_capacity(files.len());
-            for part in parts {
-                digests.extend(part.join().map_err(|_| StorageError::Cancelled)?);
-            }
-            Ok(digests)
-        })?
-    };
-    whole_files(session, files, &digests)
+    if files.len() <= part {
+        return Ok(digest(files));
+    }
+    std::thread::scope(|scope| {
+        let parts: Vec<_> = files
+            .chunks(part)
+            .map(|part| scope.spawn(move || digest(part)))
+            .collect();
+        let mut digests = Vec::with_capacity(files.len());
+        for part in parts {
+            digests.extend(part.join().map_err(|_| StorageError::Cancelled)?);
+        }
+        Ok(digests)
+    })
 }

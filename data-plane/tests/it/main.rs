@@ -8,6 +8,7 @@ mod app;
 mod archives;
 mod control;
 mod crashes;
+mod dedup;
 mod deltas;
 mod direct;
 mod direct_client;

@@ -32,6 +32,7 @@ use crate::commits::lock::lock_dag;
 use crate::commits::put::ATTEMPTS;
 use crate::failure::{Answer, Failure};
 use crate::files::listing::directory_path;
+use crate::files::samples;
 use crate::jobs;
 use crate::permissions::{System, Visible};
 use crate::plane::{Plane, Tx};
@@ -97,6 +98,7 @@ pub async fn purge(call: &Call, body: &PurgePath) -> Answer<Purge> {
         }
         let id: PurgeId = plane.id();
         let receipt = trees.receipt(id, call, repo.id, &done);
+        samples::forget(&mut tx, &PURGE, &receipt.packs).await?;
         queries::insert_receipt(&mut tx, &PURGE, &receipt).await?;
         let shown = receipts::one(call, &mut tx, id).await?;
         if body.dry_run {
