@@ -11,6 +11,8 @@ use crate::digest::Digest;
 const EVERY: u8 = 32;
 /// So many samples are remembered as asked for; after that some may be asked for again.
 const ASKED_MAX: usize = 1 << 16;
+/// As many as there are in some 64 MiB of large files.
+const TOGETHER_MAX: usize = 32;
 
 /// Names the packs that may hold the chunks of these samples, the likeliest first. Only packs that stay for as long as the
 /// session may store references may be named.
@@ -44,6 +46,8 @@ pub(crate) struct Samples {
     /// Packs whose chunks were learned.
     pub(crate) learned: HashSet<Digest>,
     to_ask: Vec<i64>,
+    /// So many are asked for together, at least: 0 = 1.
+    together: usize,
 }
 
 impl Samples {
@@ -70,9 +74,21 @@ impl Samples {
         }
     }
 
-    /// What is to be asked for now.
+    /// What is to be asked for now. In what is new all along it is asked seldom.
     pub(crate) fn take_asked(&mut self) -> Vec<i64> {
+        if self.to_ask.len() < self.together {
+            return Vec::new();
+        }
         std::mem::take(&mut self.to_ask)
+    }
+
+    /// Something was found, or nothing.
+    pub(crate) fn answered(&mut self, found: bool) {
+        self.together = if found {
+            1
+        } else {
+            (self.together * 2).clamp(1, TOGETHER_MAX)
+        };
     }
 
     /// All packs that hold chunks.
@@ -86,5 +102,36 @@ impl Samples {
                 samples: samples.clone(),
             })
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_new_all_along_is_asked_for_seldom_and_after_a_find_at_once() {
+        let mut samples = Samples::default();
+        let mut next = 0_u64;
+        let mut asked_after = |samples: &mut Samples, found: bool| {
+            for count in 1.. {
+                // Its last byte says that it is one.
+                let mut digest = [0; 32];
+                digest[..8].copy_from_slice(&(next * u64::from(EVERY)).to_be_bytes());
+                next += 1;
+                samples.ask(&Digest::from_bytes(digest));
+                let asked = samples.take_asked();
+                if !asked.is_empty() {
+                    samples.answered(found);
+                    assert_eq!(asked.len(), count);
+                    return count;
+                }
+            }
+            0
+        };
+        let new: Vec<usize> = (0..8).map(|_| asked_after(&mut samples, false)).collect();
+        assert_eq!(new, [1, 1, 2, 4, 8, 16, 32, 32]);
+        let again: Vec<usize> = (0..3).map(|_| asked_after(&mut samples, true)).collect();
+        assert_eq!(again, [32, 1, 1]);
     }
 }

@@ -258,7 +258,9 @@ impl Session {
             return;
         }
         let mut read = 0;
-        for pack in find(asked).await {
+        let packs = find(asked).await;
+        self.state().samples.answered(!packs.is_empty());
+        for pack in packs {
             if read == FOUND_PACKS_MAX {
                 return;
             }
