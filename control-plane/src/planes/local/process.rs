@@ -18,6 +18,8 @@ use super::super::plan::Process;
 
 /// Heaps that the threads of a plane share.
 const HEAPS: &str = "2";
+/// Memory of that size and more does not come from heaps: 4 MiB.
+const PIECE_BYTES: &str = "4194304";
 /// A process must serve within that time.
 const READY_WAIT: Duration = Duration::from_secs(30);
 /// A process that was asked to stop is killed after that time.
@@ -60,6 +62,8 @@ fn spawn(binary: &Path, verb: &str, log: &Path, stdout: Stdio) -> anyhow::Result
         )
         // glibc keeps a heap for each thread otherwise, and what a large request has left in one is of no use to the others.
         .env("MALLOC_ARENA_MAX", HEAPS)
+        // Else glibc takes ever larger pieces from its heaps, where what lies behind them keeps them from being given back.
+        .env("MALLOC_MMAP_THRESHOLD_", PIECE_BYTES)
         .stdin(Stdio::piped())
         .stdout(stdout)
         .stderr(log_file)
