@@ -112,6 +112,13 @@ pub fn is_away(error: &sqlx::Error) -> bool {
     }
 }
 
+/// What a source of bytes fails with, so that it comes out of storage as it went in.
+impl From<Failure> for StorageError {
+    fn from(failure: Failure) -> Self {
+        Self::Source(std::sync::Arc::new(std::io::Error::other(failure)))
+    }
+}
+
 impl From<StorageError> for Failure {
     fn from(error: StorageError) -> Self {
         match &error {

@@ -150,11 +150,8 @@ async fn chunks(client: &Client, repo: &str, commit: CommitId, paths: &[String])
 fn read(text: &str, mut offset: u64, into: &mut Vec<Chunk>) -> Outcome {
     let bytes =
         hex::decode(text).map_err(|e| Failure::new("the service's answer was not understood", e, "report this"))?;
-    for record in bytes.chunks_exact(FileChunks::CHUNK_BYTES) {
-        let (mut length, mut digest) = ([0; 4], [0; 32]);
-        length.copy_from_slice(&record[..4]);
-        digest.copy_from_slice(&record[4..]);
-        let length = u32::from_le_bytes(length);
+    for record in bytes.as_chunks::<{ FileChunks::CHUNK_BYTES }>().0 {
+        let (length, digest) = FileChunks::decode_chunk(record);
         into.push(Chunk { offset, length, digest });
         offset += u64::from(length);
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use chunks::Cutter;
-use contract::api::{NewPack, PackPlace, Upload, UploadPart};
+use contract::api::{FileChunks, NewPack, PackPlace, Upload, UploadPart};
 use contract::ids::UploadId;
 use contract::problem::ProblemKind;
 use futures::StreamExt;
@@ -198,12 +198,9 @@ fn of_service(failure: Failure) -> Stop {
 }
 
 fn encoded(pack: &Builder) -> String {
-    let mut chunks = Vec::with_capacity(pack.chunks().len() * 36);
-    for (length, digest) in pack.chunks() {
-        chunks.extend_from_slice(&length.to_le_bytes());
-        chunks.extend_from_slice(digest.as_bytes());
-    }
-    hex::encode(chunks)
+    let chunks = pack.chunks().iter();
+    let records = chunks.map(|(length, digest)| FileChunks::encode_chunk(*length, digest.as_bytes()));
+    hex::encode(records.collect::<Vec<_>>().as_flattened())
 }
 
 /// The bytes of the pack; `None`: what the service says of it makes no sense.

@@ -77,8 +77,7 @@ fn lines(
         .map_ok(move |(offset, chunks)| {
             let mut bytes = Vec::with_capacity(chunks.len() * FileChunks::CHUNK_BYTES);
             for (length, digest) in &chunks {
-                bytes.extend_from_slice(&length.to_le_bytes());
-                bytes.extend_from_slice(digest.as_bytes());
+                bytes.extend_from_slice(&FileChunks::encode_chunk(*length, digest.as_bytes()));
             }
             let line = FileChunks {
                 commit,

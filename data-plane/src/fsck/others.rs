@@ -40,10 +40,7 @@ pub async fn check_filesets(
     for (commit, seq, changes) in page {
         let subject = format!("open commit {}", contract::ids::CommitId::from_uuid(commit));
         let holder = Holder::Fileset(commit, seq, &changes);
-        match change::decode(&changes) {
-            Ok(changes) => lines.extend(check_changes(checked, &holder, &subject, changes, deep).await?),
-            Err(failure) => lines.push(error(&subject, failure.detail())),
-        }
+        lines.extend(check_changes(checked, &holder, &subject, &changes, deep).await?);
     }
     Ok(Some((place, lines)))
 }
@@ -71,10 +68,7 @@ pub async fn check_uploads(
         let subject = format!("unfinished upload {}", UploadId::from_uuid(upload));
         let position = (upload, key, whole, from);
         let holder = Holder::Part(&position, &changes);
-        match change::decode(&changes) {
-            Ok(changes) => lines.extend(check_changes(checked, &holder, &subject, changes, deep).await?),
-            Err(failure) => lines.push(error(&subject, failure.detail())),
-        }
+        lines.extend(check_changes(checked, &holder, &subject, &changes, deep).await?);
     }
     Ok(Some((place, lines)))
 }
@@ -113,9 +107,13 @@ async fn check_changes(
     checked: &mut Checked,
     holder: &Holder<'_>,
     subject: &str,
-    changes: Vec<FileChange>,
+    changes: &[u8],
     deep: bool,
 ) -> Answer<Vec<Line>> {
+    let changes = match change::decode(changes) {
+        Ok(changes) => changes,
+        Err(failure) => return Ok(vec![error(subject, failure.detail())]),
+    };
     let mut files = Vec::new();
     let mut lines = Vec::new();
     for change in changes {

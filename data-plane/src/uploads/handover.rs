@@ -58,10 +58,7 @@ pub struct HandedFile(LocalFile);
 impl Input for HandedFile {
     async fn fill(&mut self, memory: Vec<u8>, target: usize) -> Result<(Vec<u8>, bool), StorageError> {
         self.0.fill(memory, target).await.map_err(|error| match error {
-            StorageError::Source(error) => {
-                let failure = unreadable(&error.to_string());
-                StorageError::Source(Arc::new(io::Error::other(failure)))
-            }
+            StorageError::Source(error) => unreadable(&error.to_string()).into(),
             other => other,
         })
     }

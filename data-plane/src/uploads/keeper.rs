@@ -86,10 +86,7 @@ impl Keeper {
         let (plane, upload) = (self.plane.clone(), self.upload);
         let read = stream::iter(pieces).then(move |range| {
             let plane = plane.clone();
-            async move {
-                let piece = piece(&plane, upload, key, range).await;
-                piece.map_err(|failure| StorageError::Source(Arc::new(std::io::Error::other(failure))))
-            }
+            async move { piece(&plane, upload, key, range).await.map_err(StorageError::from) }
         });
         Ok(Some(read.boxed()))
     }

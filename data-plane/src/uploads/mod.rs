@@ -94,7 +94,7 @@ pub async fn touch(plane: &Plane, conn: &mut PgConnection, upload: &UploadRow) -
     if now - upload.touched_at < RENEWED_AFTER {
         return Ok(());
     }
-    queries::touch_upload(conn, &KEEP, upload.id, now).await
+    queries::touch_upload(conn, &KEEP, upload.id, now).await.map(drop)
 }
 
 /// In the transaction that makes a commit of it: the upload is over, and its parts are let go of.

@@ -113,13 +113,10 @@ fn chunks_of(text: &str) -> Answer<Vec<(u32, Digest)>> {
         let why = format!("`chunks` is no list of records of {} bytes", FileChunks::CHUNK_BYTES);
         return Err(Failure::invalid(why));
     };
-    let record = |record: &[u8; FileChunks::CHUNK_BYTES]| {
-        let (mut length, mut digest) = ([0; 4], [0; 32]);
-        length.copy_from_slice(&record[..4]);
-        digest.copy_from_slice(&record[4..]);
-        (u32::from_le_bytes(length), Digest::from_bytes(digest))
-    };
-    Ok(records.iter().map(record).collect())
+    let chunks = records.iter().map(FileChunks::decode_chunk);
+    Ok(chunks
+        .map(|(length, digest)| (length, Digest::from_bytes(digest)))
+        .collect())
 }
 
 pub(super) async fn take(

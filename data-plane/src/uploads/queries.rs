@@ -67,14 +67,14 @@ pub async fn find_upload(conn: &mut PgConnection, _: &System, id: UploadId) -> A
     }))
 }
 
-/// Notes that more of an upload is arriving.
-pub async fn touch_upload(conn: &mut PgConnection, _: &System, id: UploadId, at: DateTime<Utc>) -> Answer<()> {
-    sqlx::query("update uploads set touched_at = $2 where id = $1 and commit_id is null")
+/// Notes that more of an upload is arriving; false when it is over.
+pub async fn touch_upload(conn: &mut PgConnection, _: &System, id: UploadId, at: DateTime<Utc>) -> Answer<bool> {
+    let open = sqlx::query("update uploads set touched_at = $2 where id = $1 and commit_id is null")
         .bind(id.uuid())
         .bind(at)
         .execute(conn)
         .await?;
-    Ok(())
+    Ok(open.rows_affected() > 0)
 }
 
 /// What is kept of an upload.
@@ -151,17 +151,12 @@ pub enum Insertion {
 /// Keeps a part. One that is kept already stays as it is.
 pub async fn insert_part(
     conn: &mut PgConnection,
-    _: &System,
+    proof: &System,
     id: UploadId,
     part: &NewPart<'_>,
     at: DateTime<Utc>,
 ) -> Answer<Insertion> {
-    let open = sqlx::query("update uploads set touched_at = $2 where id = $1 and commit_id is null")
-        .bind(id.uuid())
-        .bind(at)
-        .execute(&mut *conn)
-        .await?;
-    if open.rows_affected() == 0 {
+    if !touch_upload(conn, proof, id, at).await? {
         return Ok(Insertion::Over);
     }
     let packs: Vec<u8> = part.packs.iter().flat_map(|pack| *pack.as_bytes()).collect();

@@ -6,6 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 
+use crate::store::PackKey;
+
 const SEGMENT_BYTES: usize = 256 << 10;
 /// Segments begin at a multiple of this in memory, so that they can be written past the page cache.
 pub(crate) const ALIGNMENT: usize = 4 << 10;
@@ -178,12 +180,12 @@ impl Buffer {
         std::mem::replace(self, Self::new(&Arc::clone(&self.pool)))
     }
 
-    /// Changes the bytes where they are; `change` learns where in the buffer each part of them lies.
-    pub(crate) fn change(&mut self, mut change: impl FnMut(u64, &mut [u8])) {
+    /// Encrypts the bytes where they are, as the pack that they are.
+    pub(crate) fn encrypt(&mut self, key: &PackKey) {
         let mut at = 0;
         for segment in &mut self.segments {
             let part = &mut segment.bytes[segment.start..];
-            change(at, part);
+            key.apply(at, part);
             at += part.len() as u64;
         }
     }

@@ -216,8 +216,7 @@ impl Storage {
         let (end, _) = encode_end(&pieces.into_iter().map(|(_, piece)| piece).collect::<Vec<_>>());
         whole.extend(&end);
         if let Some(key) = shared.store.key() {
-            let key = key.of(id);
-            whole.change(|at, part| key.apply(at, part));
+            whole.encrypt(&key.of(id));
         }
         shared.store.put_pack(id, whole.freeze(), true, false).await?;
         if lost == 0 {

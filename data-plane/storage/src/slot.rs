@@ -157,7 +157,7 @@ impl PackSlot {
         let mut bytes = bytes.take();
         let key = key.map(|key| key.of(id));
         if let Some(key) = &key {
-            bytes.change(|at, part| key.apply(at, part));
+            bytes.encrypt(key);
         }
         let bytes = bytes.freeze();
         *state = State::Sealed {

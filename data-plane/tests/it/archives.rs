@@ -8,6 +8,7 @@ use axum::http::{Request, StatusCode, header};
 use contract::problem::ProblemKind;
 
 use crate::app::{App, archive, escape};
+use crate::files::names_and_sizes;
 use crate::room::noise;
 
 /// Says of each member what it holds, and fails when a checksum or a size is wrong.
@@ -142,26 +143,22 @@ async fn an_archive_goes_on_behind_any_of_its_files() {
     let files = names.map(|name| (name, if name == "d/large" { &large[..] } else { name.as_bytes() }));
     app.put(&ada, "r", &files).await.ok();
     let uri = |path: &str, after: &str| format!("/v1/archive?ref=r&path={}{after}", escape(path));
-    let read = |bytes: &[u8]| {
-        let mut archive = tar::Archive::new(bytes);
-        let entries = archive.entries().unwrap().map(Result::unwrap);
-        entries
-            .map(|e| (e.path().unwrap().to_string_lossy().into_owned(), e.size()))
-            .collect::<Vec<_>>()
-    };
 
     for (path, beginning) in [("/", ""), ("/d", "d/")] {
-        let whole = read(&app.get(&ada, &uri(path, "")).await.ok().body);
+        let whole = names_and_sizes(&app.get(&ada, &uri(path, "")).await.ok().body);
         assert_eq!(whole.len(), if path == "/" { 8 } else { 6 });
         for (n, (name, _)) in whole.iter().enumerate() {
             let after = format!("&after={}", escape(&format!("/{beginning}{name}")));
-            let rest = read(&app.get(&ada, &uri(path, &after)).await.ok().body);
+            let rest = names_and_sizes(&app.get(&ada, &uri(path, &after)).await.ok().body);
             assert_eq!(rest, whole[n + 1..], "{path} behind {name}");
         }
     }
-    let all = read(&app.get(&ada, &uri("/d", "&after=/c")).await.ok().body);
+    let all = names_and_sizes(&app.get(&ada, &uri("/d", "&after=/c")).await.ok().body);
     assert_eq!(all.len(), 6, "what comes before the directory is no beginning of it");
-    assert_eq!(read(&app.get(&ada, &uri("/e", "&after=/e")).await.ok().body), []);
+    assert_eq!(
+        names_and_sizes(&app.get(&ada, &uri("/e", "&after=/e")).await.ok().body),
+        []
+    );
 
     let zip = uri("/d", "&after=/d/a.txt&format=zip");
     app.get(&ada, &zip).await.refused(ProblemKind::Invalid);

@@ -23,6 +23,20 @@ use crate::s3::{self, BUCKET, SECRET, Server};
 const MIB: usize = 1 << 20;
 const SOME_KEY: [u8; 32] = [1; 32];
 
+/// The bucket of this server, into which clients put packs themselves.
+pub fn direct_bucket(server: &Server) -> StoreConfig {
+    StoreConfig::S3 {
+        bucket: BUCKET.to_owned(),
+        endpoint: Some(server.endpoint()),
+        region: "us-east-1".to_owned(),
+        access_key_id: s3::KEY.to_owned(),
+        secret_access_key: SECRET.to_owned(),
+        cache: None,
+        public_endpoint: None,
+        direct: Some(true),
+    }
+}
+
 /// A plane on a bucket that clients reach, and somebody who puts a file.
 struct Rig {
     app: App,
@@ -35,17 +49,7 @@ struct Rig {
 impl Rig {
     async fn start(data_key: Option<[u8; 32]>) -> Self {
         let server = Server::start().await;
-        let store = StoreConfig::S3 {
-            bucket: BUCKET.to_owned(),
-            endpoint: Some(server.endpoint()),
-            region: "us-east-1".to_owned(),
-            access_key_id: s3::KEY.to_owned(),
-            secret_access_key: SECRET.to_owned(),
-            cache: None,
-            public_endpoint: None,
-            direct: Some(true),
-        };
-        let app = App::on_encrypted(store, data_key.map(hex::encode)).await;
+        let app = App::on_encrypted(direct_bucket(&server), data_key.map(hex::encode)).await;
         let ada = app.member("ada").await;
         app.repo(&ada, "r").await;
         let upload = begin(&app, &ada).await;

@@ -17,9 +17,10 @@ use serde_json::{Value, json};
 use sqlx::PgPool;
 
 use crate::app::{App, Person};
+use crate::direct::direct_bucket;
 use crate::jobs_rig::binary;
 use crate::room::noise;
-use crate::s3::{self, BUCKET, SECRET, Server};
+use crate::s3::Server;
 
 const MIB: usize = 1 << 20;
 
@@ -49,16 +50,7 @@ impl Rig {
         behind: impl FnOnce(Router, PgPool) -> Router,
     ) -> Self {
         let server = Server::start().await;
-        let mut store = StoreConfig::S3 {
-            bucket: BUCKET.to_owned(),
-            endpoint: Some(server.endpoint()),
-            region: "us-east-1".to_owned(),
-            access_key_id: s3::KEY.to_owned(),
-            secret_access_key: SECRET.to_owned(),
-            cache: None,
-            public_endpoint: None,
-            direct: Some(true),
-        };
+        let mut store = direct_bucket(&server);
         change(&mut store);
         let app = App::on_encrypted(store, Some(hex::encode([7; 32]))).await;
         let ada = app.member("ada").await;

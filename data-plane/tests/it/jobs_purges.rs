@@ -19,6 +19,13 @@ async fn purge_in(rig: &Rig, person: &jobs_rig::Person, path: &str) -> Purge {
 const RANDOM: &str = "for f in /pfs/in/*; do echo I saw $(basename $f); \
                       cat /proc/sys/kernel/random/uuid > /pfs/out/$(basename $f); done";
 
+/// `/a` of that commit is answered as what was purged.
+async fn is_gone(rig: &Rig, person: &jobs_rig::Person, commit: &str) {
+    let path = format!("/v1/content?ref={commit}&path=a");
+    let (status, text) = rig.send(person, "GET", &path, None).await;
+    assert_eq!(status, 410, "{text}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_made_from_a_purged_file_goes_all_the_way_down_and_nothing_else_runs_again() {
     let rig = Rig::start().await;
@@ -56,15 +63,7 @@ async fn what_was_made_from_a_purged_file_goes_all_the_way_down_and_nothing_else
         assert_eq!(rig.cat(&ada, &format!("{pipeline}@main"), "b").await, b);
     }
     assert_eq!(rig.jobs(&ada, "other").await.len(), other.len());
-    let (status, text) = rig
-        .send(
-            &ada,
-            "GET",
-            &format!("/v1/content?ref=p@{}&path=a", old.output_commit),
-            None,
-        )
-        .await;
-    assert_eq!(status, 410, "{text}");
+    is_gone(&rig, &ada, &format!("p@{}", old.output_commit)).await;
     let gone = rig.commit(&ada, "p", old.output_commit).await;
     assert_eq!(gone.removed.unwrap().how, RemovedHow::Purged);
     for job in rig.jobs(&ada, "p").await {
@@ -172,15 +171,7 @@ async fn what_was_made_from_a_squashed_commit_is_found_too() {
         (0, 1, 1),
         "{done:?}"
     );
-    let (status, text) = rig
-        .send(
-            &ada,
-            "GET",
-            &format!("/v1/content?ref=p@{}&path=a", old.output_commit),
-            None,
-        )
-        .await;
-    assert_eq!(status, 410, "{text}");
+    is_gone(&rig, &ada, &format!("p@{}", old.output_commit)).await;
     assert_eq!(rig.ls(&ada, "p@main").await, ["/b"]);
     let again = rig.put(&ada, "in", &[("a", "1")]).await;
     succeeded(&rig.job(&ada, again.commit_set, "p").await, 2, 1, 1);

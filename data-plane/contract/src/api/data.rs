@@ -243,6 +243,22 @@ pub struct FileChunks {
 impl FileChunks {
     /// Bytes that tell of one chunk.
     pub const CHUNK_BYTES: usize = 36;
+
+    /// What tells of a chunk of that length and digest.
+    pub fn encode_chunk(length: u32, digest: &[u8; 32]) -> [u8; Self::CHUNK_BYTES] {
+        let mut record = [0; Self::CHUNK_BYTES];
+        record[..4].copy_from_slice(&length.to_le_bytes());
+        record[4..].copy_from_slice(digest);
+        record
+    }
+
+    /// The length and the digest that [`Self::encode_chunk`] was given.
+    pub fn decode_chunk(record: &[u8; Self::CHUNK_BYTES]) -> (u32, [u8; 32]) {
+        let (mut length, mut digest) = ([0; 4], [0; 32]);
+        length.copy_from_slice(&record[..4]);
+        digest.copy_from_slice(&record[4..]);
+        (u32::from_le_bytes(length), digest)
+    }
 }
 
 /// Where an upload that can be taken up again is going to.
