@@ -1,5 +1,5 @@
 # Everything a newcomer needs. `make help` lists it.
-.PHONY: help setup build demo test bench down
+.PHONY: help setup build demo test bench soak down
 
 BINARIES := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/release
 # Tests have homes of their own, so they must be told where PostgreSQL was unpacked, if it was.
@@ -25,6 +25,11 @@ bench: setup build ## prints ratios against floors measured in the same run
 	@$(WITH_POSTGRES) cargo bench --workspace --locked --benches
 	@$(WITH_POSTGRES) bench/service --binaries $(BINARIES)
 	@$(WITH_POSTGRES) bench/scale --binaries $(BINARIES)
+	@$(WITH_POSTGRES) bench/pipelines --binaries $(BINARIES)
+
+soak: setup build ## kills everything at random while jobs run, and compares what comes out; takes long
+	@$(WITH_POSTGRES) soak/chaos --binaries $(BINARIES)
+	@$(WITH_POSTGRES) STEPS=300 cargo test --workspace --locked --test it random_graphs -- --nocapture
 
 down: ## stops the service
 	@$(BINARIES)/howdah down

@@ -17,6 +17,7 @@ import urllib.parse
 
 TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PEAK_MIB = 256
+TAR = "application/x-tar"
 
 
 def arguments(description):
@@ -62,6 +63,29 @@ def forget(*trees):
                 opened = os.open(file, os.O_RDONLY)
                 os.posix_fadvise(opened, 0, 0, os.POSIX_FADV_DONTNEED)
                 os.close(opened)
+
+
+def member(name, content):
+    """A file in a tar archive."""
+    head = bytearray(512)
+    for at, field in ((0, name.encode()), (100, b"0000644"), (124, b"%011o" % len(content)), (136, b"0" * 11)):
+        head[at : at + len(field)] = field
+    head[156:157] = b"0"
+    head[257:265] = b"ustar\x0000"
+    head[148:156] = b"        "
+    head[148:156] = b"%06o\0 " % sum(head)
+    return bytes(head) + content + bytes(-len(content) % 512)
+
+
+def archive(names, content):
+    """A tar archive in pieces."""
+    pieces = []
+    for name in names:
+        pieces.append(member(name, content(name)))
+        if len(pieces) == 2048:
+            yield b"".join(pieces)
+            pieces = []
+    yield b"".join(pieces) + bytes(1024)
 
 
 class Table:
@@ -185,35 +209,44 @@ class Service:
 
     def plane(self):
         """A connection to the data plane itself, without the command line."""
+        access = self.access()
+        return Plane(access, access["direct_url"])
+
+    def gateway(self):
+        """The same through the gateway, which knows where the plane is after it was killed."""
+        return Plane(self.access(), f"http://127.0.0.1:{self.port}/o/bench")
+
+    def access(self):
+        """An access token."""
         self("repo", "list")
         for directory, _, files in os.walk(f"{self.dir}/config"):
             for file in files:
                 with contextlib.suppress(ValueError, KeyError, StopIteration, UnicodeDecodeError):
                     document = json.load(open(os.path.join(directory, file)))
                     logins = document["services"].values()
-                    access = next(a for login in logins for a in login["access"].values() if a.get("direct_url"))
-                    return Plane(access)
+                    return next(a for login in logins for a in login["access"].values() if a.get("direct_url"))
         raise SystemExit("the command line keeps no access token")
 
 
 class Plane:
     """HTTP to a data plane over one connection."""
 
-    def __init__(self, access):
-        self.access = access
-        url = urllib.parse.urlsplit(access["direct_url"])
+    def __init__(self, access, address):
+        self.access, self.address = access, address
+        url = urllib.parse.urlsplit(address)
+        self.prefix = url.path
         self.connection = http.client.HTTPConnection(url.hostname, url.port, timeout=600)
 
     def again(self):
         """One more connection."""
-        return Plane(self.access)
+        return Plane(self.access, self.address)
 
     def __call__(self, method, route, body=None, kind="application/json", **query):
         if isinstance(body, dict):
             body = json.dumps(body)
         headers = {"Authorization": f"Bearer {self.access['access_token']}", "Content-Type": kind}
         at = f"{route}?{urllib.parse.urlencode(query)}" if query else route
-        self.connection.request(method, at, body=body, headers=headers)
+        self.connection.request(method, self.prefix + at, body=body, headers=headers)
         answer = self.connection.getresponse()
         content = answer.read()
         if answer.status >= 300:

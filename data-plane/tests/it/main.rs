@@ -28,6 +28,7 @@ mod jobs_inputs;
 mod jobs_origins;
 mod jobs_pipelines;
 mod jobs_purges;
+mod jobs_random;
 mod jobs_releases;
 mod jobs_rig;
 mod jobs_sets;
