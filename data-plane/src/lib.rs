@@ -10,6 +10,7 @@ pub mod branches;
 pub mod call;
 pub mod commits;
 pub mod control;
+pub mod cron;
 pub mod cursor;
 pub mod failure;
 pub mod files;

@@ -2,6 +2,9 @@
 
 use chrono::{DateTime, Duration, Utc};
 
+/// A plane that has something to do sooner than this stays up.
+const NAP_LEAST: Duration = Duration::seconds(30);
+
 /// What ought to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wanted {
@@ -84,6 +87,8 @@ pub struct Seen {
     pub next_try_at: Option<DateTime<Utc>>,
     /// The receipt of the deletion is written.
     pub receipt: bool,
+    /// When it has something to do by itself.
+    pub wake_at: Option<DateTime<Utc>>,
 }
 
 /// One outside call, idempotent.
@@ -101,6 +106,8 @@ pub enum Step {
     Stop,
     /// Change the wish to asleep.
     FallAsleep,
+    /// Change the wish to running: it has something to do.
+    WakeUp,
     /// Take note of a crash; the next try comes after a while.
     NoteCrash {
         /// How it ended.
@@ -123,7 +130,7 @@ impl Step {
             Self::CreateDatabase => "database_not_made",
             Self::CreateBucket => "bucket_not_made",
             Self::Migrate => "schema_not_current",
-            Self::Start => "not_started",
+            Self::Start | Self::WakeUp => "not_started",
             Self::Stop => "not_stopped",
             Self::FallAsleep | Self::NoteCrash { .. } => "crashed",
             Self::RemoveDatabase => "database_not_removed",
@@ -144,11 +151,16 @@ pub fn plan(wanted: Wanted, seen: &Seen, now: DateTime<Utc>) -> Vec<Step> {
     }
     match wanted {
         Wanted::Deleted => plan_deletion(seen),
-        Wanted::Running | Wanted::Asleep => plan_presence(wanted, seen),
+        Wanted::Running | Wanted::Asleep => plan_presence(wanted, seen, now),
     }
 }
 
-fn plan_presence(wanted: Wanted, seen: &Seen) -> Vec<Step> {
+fn plan_presence(wanted: Wanted, seen: &Seen, now: DateTime<Utc>) -> Vec<Step> {
+    if wanted == Wanted::Asleep && seen.wake_at.is_some_and(|at| at <= now) {
+        return vec![Step::WakeUp];
+    }
+    // For a moment it does not fall asleep.
+    let rests = seen.idle && seen.wake_at.is_none_or(|at| at - now > NAP_LEAST);
     let runs = matches!(seen.process, Process::Running { .. });
     let migrates = seen.schema == Schema::Outdated || !seen.database;
     [
@@ -157,7 +169,7 @@ fn plan_presence(wanted: Wanted, seen: &Seen) -> Vec<Step> {
         // A plane that serves is never migrated under its feet; it gets the new schema at its next start.
         (migrates && !runs, Step::Migrate),
         (wanted == Wanted::Running && !runs, Step::Start),
-        (wanted == Wanted::Running && runs && seen.idle, Step::FallAsleep),
+        (wanted == Wanted::Running && runs && rests, Step::FallAsleep),
         (wanted == Wanted::Asleep && runs, Step::Stop),
     ]
     .into_iter()

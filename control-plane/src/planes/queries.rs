@@ -2,6 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use contract::api::PlaneCondition;
+use contract::config::Heartbeat;
 use contract::ids::OrganizationId;
 use contract::names::OrganizationName;
 use contract::token::SecretToken;
@@ -60,6 +61,8 @@ pub struct PlaneRow {
     pub failures: u32,
     /// Nothing is tried before that time.
     pub next_try_at: Option<DateTime<Utc>>,
+    /// When it has something to do by itself; never, while the organization is suspended.
+    pub wake_at: Option<DateTime<Utc>>,
 }
 
 pub(super) async fn find_plane(
@@ -80,10 +83,12 @@ pub(super) async fn find_plane(
         i32,
         Option<DateTime<Utc>>,
         Option<Vec<u8>>,
+        Option<DateTime<Utc>>,
     );
     let row: Option<Row> = sqlx::query_as(
         "select p.number, o.name, p.wanted, p.generation, p.state, p.schema_version, p.database_password_encrypted,
-                p.idle_seconds, p.heartbeat_at, p.failures, p.next_try_at, p.data_key_encrypted
+                p.idle_seconds, p.heartbeat_at, p.failures, p.next_try_at, p.data_key_encrypted,
+                case when o.state = 'active' then p.wake_at end
          from planes p join organizations o on o.id = p.organization_id where p.organization_id = $1",
     )
     .bind(organization.to_string())
@@ -105,16 +110,23 @@ pub(super) async fn find_plane(
         failures: u32::try_from(row.9).unwrap_or(0),
         next_try_at: row.10,
         sealed_data_key: row.11,
+        wake_at: row.12,
     }))
 }
 
-/// The planes that are not as wanted or may fall asleep: what the reconciler's timer looks at.
-pub(super) async fn list_unsettled(pool: &PgPool, _proof: &System) -> Result<Vec<OrganizationId>, sqlx::Error> {
+/// The planes that are not as wanted, may fall asleep or have to be woken: what the reconciler's timer looks at.
+pub(super) async fn list_unsettled(
+    pool: &PgPool,
+    _proof: &System,
+    now: DateTime<Utc>,
+) -> Result<Vec<OrganizationId>, sqlx::Error> {
     let rows: Vec<(Text<OrganizationId>,)> = sqlx::query_as(
         "select organization_id from planes
          where wanted = 'running' or wanted = 'asleep' and state <> 'asleep' or wanted = 'deleted' and state <> 'deleted'
+             or wanted = 'asleep' and wake_at <= $1
          order by number",
     )
+    .bind(now)
     .fetch_all(pool)
     .await?;
     Ok(rows.into_iter().map(|(id,)| id.0).collect())
@@ -279,16 +291,17 @@ pub(super) async fn list_conditions(
 pub(super) async fn note_heartbeat(
     pool: &PgPool,
     plane: &AsPlane,
-    idle_seconds: u64,
+    heartbeat: &Heartbeat,
     now: DateTime<Utc>,
 ) -> Result<(), sqlx::Error> {
     sqlx::query(
-        "update planes set heartbeat_at = $2, idle_seconds = $3, failures = 0, next_try_at = null
+        "update planes set heartbeat_at = $2, idle_seconds = $3, wake_at = $4, failures = 0, next_try_at = null
          where organization_id = $1",
     )
     .bind(plane.organization().to_string())
     .bind(now)
-    .bind(signed(idle_seconds))
+    .bind(signed(heartbeat.idle_seconds))
+    .bind(heartbeat.wake_at)
     .execute(pool)
     .await
     .map(|_| ())

@@ -63,7 +63,7 @@ impl Reconciler {
                 () = self.app.shutdown.begun() => break,
                 Some(organization) = signals.recv() => passes.begin(organization),
                 Some((organization, outcome)) = passes.ended.recv() => passes.note_end(organization, outcome),
-                _ = timer.tick() => match queries::list_unsettled(&self.app.pool, &PROOF).await {
+                _ = timer.tick() => match queries::list_unsettled(&self.app.pool, &PROOF, self.app.environment.now()).await {
                     Ok(all) => all.into_iter().for_each(|organization| passes.begin(organization)),
                     Err(error) => tracing::warn!(%error, "the reconciler cannot read the planes: {error}"),
                 },
@@ -133,6 +133,7 @@ impl Reconciler {
             idle: self.is_idle(row),
             next_try_at: row.next_try_at,
             receipt: row.state == "deleted",
+            wake_at: row.wake_at,
         })
     }
 
@@ -168,6 +169,10 @@ impl Reconciler {
                 if self.app.planes.retire(organization, self.app.idle_limit(), now) {
                     queries::want_asleep(pool, &PROOF, organization, row.generation).await?;
                 }
+            }
+            Step::WakeUp => {
+                self.app.planes.note_use(organization, self.app.environment.now());
+                queries::want_running(pool, &PROOF, organization).await?;
             }
             Step::RemoveDatabase => self.cloud.remove_database(id).await?,
             Step::RemoveBucket => self.cloud.remove_bucket(id).await?,

@@ -48,6 +48,6 @@ async fn heartbeat(
     Json(body): Json<Heartbeat>,
 ) -> Result<StatusCode, Refusal> {
     let plane = authz::authenticate_plane(&app.pool, chassis::http::bearer(&headers)?, org).await?;
-    queries::note_heartbeat(&app.pool, &plane, body.idle_seconds, app.environment.now()).await?;
+    queries::note_heartbeat(&app.pool, &plane, &body, app.environment.now()).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -154,6 +154,31 @@ async fn an_idle_plane_sleeps_and_the_next_request_wakes_it_without_migrating() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_sleeping_plane_is_woken_at_the_time_that_it_left() {
+    let (app, org) = quiet("acme").await;
+    converge(&app, &org).await;
+    let agent = app.cloud.tenant(org.id).agent_token;
+    app.environment.advance(chrono::Duration::seconds(301));
+    let wake_at = app.environment.now() + chrono::Duration::hours(1);
+    let beat = json!({ "epoch": 1, "idle_seconds": 300, "wake_at": wake_at });
+    app.post(&org.internal("heartbeat"), &agent, beat).await.ok(204);
+    converge(&app, &org).await;
+    assert!(!app.cloud.tenant(org.id).runs);
+    app.environment.advance(chrono::Duration::minutes(59));
+    converge(&app, &org).await;
+    assert!(!app.cloud.tenant(org.id).runs, "it is not time yet");
+    app.environment.advance(chrono::Duration::minutes(1));
+    app.cloud.take_calls();
+    converge(&app, &org).await;
+    assert_eq!(app.cloud.take_calls(), ["start"]);
+    converge(&app, &org).await;
+    assert!(
+        app.cloud.tenant(org.id).runs,
+        "it does not fall asleep again before it was heard of"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_new_binary_brings_the_schema_up_to_date_at_the_next_start() {
     let (app, org) = quiet("acme").await;
     converge(&app, &org).await;

@@ -4,6 +4,7 @@
 
 use std::path::PathBuf;
 
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::ids::OrganizationId;
@@ -179,4 +180,7 @@ pub struct Heartbeat {
     pub epoch: u64,
     /// Since when it has had nothing to do, in seconds; 0 = busy.
     pub idle_seconds: u64,
+    /// When it has something to do by itself, and is to be woken for that if it sleeps.
+    #[serde(default)]
+    pub wake_at: Option<DateTime<Utc>>,
 }

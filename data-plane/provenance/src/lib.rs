@@ -8,4 +8,5 @@ pub mod jobs;
 pub mod origins;
 pub mod propagation;
 pub mod spec;
+pub mod ticks;
 pub mod triggers;

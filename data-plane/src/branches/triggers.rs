@@ -4,6 +4,7 @@
 
 use std::str::FromStr;
 
+use chrono::{DateTime, Utc};
 use contract::api::{CommitState, NewTrigger};
 use contract::ids::{CommitId, DomainId};
 use contract::names::BranchName;
@@ -130,6 +131,17 @@ pub async fn tick(plane: &Plane) -> Answer<()> {
     plane.signals.commits_changed();
     plane.signals.work_changed();
     Ok(())
+}
+
+/// The next tick of a schedule whose branch has something to follow. One that has passed and did not fire waits for
+/// something else than time.
+///
+/// # Errors
+/// When the database is away.
+pub async fn next_tick(plane: &Plane, conn: &mut PgConnection) -> Answer<Option<DateTime<Utc>>> {
+    let rows = queries::list_scheduled(conn, &FOLLOW).await?;
+    let next = |row: &TriggerRow| row.trigger().schedule.and_then(|schedule| schedule.next(row.since));
+    Ok(rows.iter().filter_map(next).filter(|tick| *tick > plane.now()).min())
 }
 
 impl TriggerRow {

@@ -12,9 +12,10 @@ use super::propagate::{self, Begun};
 use super::queries::{self, NewVersion};
 use crate::call::Call;
 use crate::commits::lock::lock_dag;
+use crate::cron;
 use crate::failure::{Answer, Failure};
 use crate::permissions::System;
-use crate::plane::Tx;
+use crate::plane::{Plane, Tx};
 use crate::repos;
 
 const APPLY: System = System::because("the rights on inputs and output were checked by `examine` in this transaction");
@@ -30,7 +31,7 @@ const SPECS_MAX: usize = 1000;
 /// missing, `already-exists`. Then nothing was applied.
 pub async fn apply(call: &Call, body: ApplyPipelines) -> Answer<Vec<AppliedPipeline>> {
     let plane = &call.plane;
-    let specs = parse(&body)?;
+    let specs = parse(plane, &body)?;
     let mut ids: Vec<DomainId> = specs.iter().map(|_| plane.id()).collect();
     let look = async || -> Answer<Vec<Examined>> {
         let mut tx = plane.begin().await?;
@@ -41,7 +42,7 @@ pub async fn apply(call: &Call, body: ApplyPipelines) -> Answer<Vec<AppliedPipel
     if body.dry_run {
         return Ok(first.iter().zip(&specs).map(|(e, p)| shown(e, p, None)).collect());
     }
-    let naming = if first.iter().any(|e| e.new_repo) {
+    let naming = if first.iter().any(makes_repo) {
         let naming = plane.naming.lock().await;
         // Somebody may have made them meanwhile.
         first = look().await?;
@@ -49,18 +50,25 @@ pub async fn apply(call: &Call, body: ApplyPipelines) -> Answer<Vec<AppliedPipel
     } else {
         None
     };
-    let mut registered = Vec::new();
-    for (at, examined) in first.iter().enumerate().filter(|(_, e)| e.new_repo) {
-        let domain = RegisterDomain {
-            id: examined.id,
-            project: specs[at].spec.project.clone(),
-            name: specs[at].spec.name.clone(),
-            owner: call.claims().sub,
-        };
+    let (mut registered, mut last_epoch) = (Vec::new(), None);
+    for (at, examined) in first.iter().enumerate() {
+        let spec = &specs[at].spec;
+        let own = examined.new_repo.then_some((examined.id, &spec.name));
         ids[at] = examined.id;
-        let epoch = plane.control.register_domain(&domain).await?;
+        let crons = examined.crons.iter().filter(|c| c.new).map(|c| (c.id, &c.name));
+        for (id, name) in own.into_iter().chain(crons) {
+            let domain = RegisterDomain {
+                id,
+                project: spec.project.clone(),
+                name: name.clone(),
+                owner: call.claims().sub,
+            };
+            registered.push(id);
+            last_epoch = Some(plane.control.register_domain(&domain).await?);
+        }
+    }
+    if let Some(epoch) = last_epoch {
         plane.policy.wait_for_epoch(epoch).await?;
-        registered.push(examined.id);
     }
     let applied = write(call, &specs, (&ids, &registered), &body).await;
     drop(naming);
@@ -75,7 +83,11 @@ pub async fn apply(call: &Call, body: ApplyPipelines) -> Answer<Vec<AppliedPipel
     Ok(applied)
 }
 
-fn parse(body: &ApplyPipelines) -> Answer<Vec<Parsed>> {
+fn makes_repo(examined: &Examined) -> bool {
+    examined.new_repo || examined.crons.iter().any(|c| c.new)
+}
+
+fn parse(plane: &Plane, body: &ApplyPipelines) -> Answer<Vec<Parsed>> {
     if body.specs.is_empty() || body.specs.len() > SPECS_MAX {
         return Err(Failure::invalid(format!(
             "send 1 to {SPECS_MAX} pipeline specs at once, not {}",
@@ -99,7 +111,9 @@ fn parse(body: &ApplyPipelines) -> Answer<Vec<Parsed>> {
                 let image_digest = image
                     .and_then(|i| i.split_once('@'))
                     .map(|(_, digest)| digest.to_owned());
+                let leaves = spec.input.leaves().len();
                 specs.push(Parsed {
+                    cron_ids: (0..leaves).map(|_| plane.id()).collect(),
                     image_digest: image_digest.filter(|d| d.starts_with("sha256:")),
                     spec,
                     value,
@@ -126,7 +140,11 @@ async fn write(
     lock_dag(&mut tx).await?;
     let dag = propagate::load_dag(&mut tx).await?;
     let examined = examine(call, &mut tx, specs, ids, body.code_revision.as_deref(), &dag).await?;
-    if examined.iter().any(|e| e.new_repo && !registered.contains(&e.id)) {
+    let unregistered = |e: &Examined| {
+        let mut crons = e.crons.iter().filter(|c| c.new);
+        e.new_repo && !registered.contains(&e.id) || crons.any(|c| !registered.contains(&c.id))
+    };
+    if examined.iter().any(unregistered) {
         let detail = "an output repo was deleted while the specs were looked at; nothing was applied";
         return Err(Failure::new(ProblemKind::Conflict, detail).hint("apply them again"));
     }
@@ -165,6 +183,7 @@ async fn save(call: &Call, tx: &mut Tx, one: &Examined, parsed: &Parsed, code_re
         };
         repos::queries::insert_repo(tx, &APPLY, &repo).await?;
     }
+    cron::make(&call.plane, tx, one.project, &one.crons, &actor).await?;
     let image = parsed.image_digest.as_deref();
     let millis = |d: std::time::Duration| i64::try_from(d.as_millis()).unwrap_or(i64::MAX);
     let code_digest = spec.code_digest(image);
@@ -186,7 +205,8 @@ async fn save(call: &Call, tx: &mut Tx, one: &Examined, parsed: &Parsed, code_re
         job_timeout_ms: spec.job_timeout.map(millis),
         inputs: &one.inputs,
     };
-    queries::insert_version(tx, &APPLY, &version).await
+    queries::insert_version(tx, &APPLY, &version).await?;
+    cron::save(&call.plane, tx, one.id, &one.crons).await
 }
 
 /// Jobs with equal ones have datums that can be compared: the same code over the same globs of the same repos.

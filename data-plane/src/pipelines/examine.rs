@@ -11,13 +11,14 @@ use contract::problem::{FieldError, Problem, ProblemKind};
 use provenance::access::{Policy, impact, required_for_egress, required_for_new_pipeline};
 use provenance::origins::{OriginSet, matching_releases, required};
 use provenance::propagation::{BranchOf, Dag, PipelineNode, would_cycle};
-use provenance::spec::{Network, PfsInput, PipelineSpec, differences};
+use provenance::spec::{CronInput, Network, PfsInput, PipelineSpec, differences};
 use sqlx::PgConnection;
 
 use super::conditions;
 use super::queries::{self, PipelineRow};
 use crate::call::Call;
 use crate::commits::{self, origins};
+use crate::cron::{self, CronRepo};
 use crate::failure::{Answer, Failure};
 use crate::permissions::System;
 use crate::projects;
@@ -33,6 +34,8 @@ pub struct Parsed {
     pub spec: PipelineSpec,
     /// From `transform.image`, if it names a digest.
     pub image_digest: Option<String>,
+    /// The domains of cron inputs' repos that are not there yet, one for each leaf, used or not.
+    pub cron_ids: Vec<DomainId>,
 }
 
 /// A spec whose surroundings were looked at.
@@ -53,6 +56,8 @@ pub struct Examined {
     pub differences: Vec<String>,
     /// Name, repo and branch of each leaf.
     pub inputs: Vec<(String, DomainId, String)>,
+    /// The repos of its cron inputs.
+    pub crons: Vec<CronRepo>,
     /// Who loses read, in words.
     pub impact: Vec<String>,
     /// The origins of what it will make.
@@ -106,6 +111,7 @@ pub async fn examine(
             spec: &parsed.spec,
             earlier: &done,
             specs,
+            crons: Vec::new(),
         };
         let examined = one.run(parsed, ids[index], code_revision, &mut dag).await?;
         done.push(examined);
@@ -121,6 +127,8 @@ struct Examination<'a> {
     spec: &'a PipelineSpec,
     earlier: &'a [Examined],
     specs: &'a [Parsed],
+    /// The repos of cron inputs found so far.
+    crons: Vec<CronRepo>,
 }
 
 impl Examination<'_> {
@@ -169,6 +177,7 @@ impl Examination<'_> {
             differences: changed,
             before,
             inputs,
+            crons: std::mem::take(&mut self.crons),
             impact,
             origins,
         })
@@ -190,6 +199,9 @@ impl Examination<'_> {
         let Some(visible) = self.call.rights().visible(row) else {
             return Err(repos::queries::taken(name));
         };
+        if cron::queries::find_pipeline(self.conn, &DECIDE, id).await?.is_some() {
+            return Err(repos::queries::taken(name));
+        }
         if !is_pipeline {
             return Err(Failure::new(
                 ProblemKind::AlreadyExists,
@@ -204,12 +216,48 @@ impl Examination<'_> {
     /// Domain and branch of each leaf, with the origins of what is there now.
     async fn inputs(&mut self, own: DomainId) -> Answer<(Vec<(String, DomainId, String)>, Vec<Arc<OriginSet>>)> {
         let (mut inputs, mut heads) = (Vec::new(), Vec::new());
-        for leaf in self.spec.input.leaves() {
-            let (domain, set) = self.leaf(leaf, own).await?;
+        for (position, leaf) in self.spec.input.leaves().into_iter().enumerate() {
+            let (domain, set) = match &leaf.cron {
+                Some(cron) => self.cron(position, leaf, cron, own).await?,
+                None => self.leaf(leaf, own).await?,
+            };
             inputs.push((leaf.name.to_string(), domain, leaf.branch.to_string()));
             heads.push(set);
         }
         Ok((inputs, heads))
+    }
+
+    /// The repo of a cron input, which is made with the pipeline.
+    async fn cron(
+        &mut self,
+        position: usize,
+        leaf: &PfsInput,
+        input: &CronInput,
+        own: DomainId,
+    ) -> Answer<(DomainId, Arc<OriginSet>)> {
+        if self.crons.iter().any(|c| c.name == leaf.repo) {
+            let message = format!(
+                "there are two cron inputs `{}`: give one of them another `name`",
+                leaf.name
+            );
+            return Err(invalid(vec![field(self.index, "/input", message)]));
+        }
+        let found = repos::queries::find_repo(self.conn, &DECIDE, &leaf.project, &leaf.repo).await?;
+        let id = match &found {
+            None => {
+                self.call.may_create(&leaf.project, &leaf.repo)?;
+                self.specs[self.index].cron_ids[position]
+            }
+            Some(repo) if cron::queries::find_pipeline(self.conn, &DECIDE, repo.id).await? == Some(own) => repo.id,
+            Some(_) => return Err(repos::queries::taken(&leaf.repo)),
+        };
+        self.crons.push(CronRepo {
+            id,
+            name: leaf.repo.clone(),
+            new: found.is_none(),
+            input: input.clone(),
+        });
+        Ok((id, Arc::new(OriginSet::own(id))))
     }
 
     async fn leaf(&mut self, leaf: &PfsInput, own: DomainId) -> Answer<(DomainId, Arc<OriginSet>)> {
@@ -288,7 +336,8 @@ impl Examination<'_> {
     }
 
     fn makes(&self, domain: DomainId) -> bool {
-        self.earlier.iter().any(|e| e.new_repo && e.id == domain)
+        let mut crons = self.earlier.iter().flat_map(|e| &e.crons).chain(&self.crons);
+        self.earlier.iter().any(|e| e.new_repo && e.id == domain) || crons.any(|c| c.new && c.id == domain)
     }
 
     /// R4: `derive` on every required domain of each input. Repos that this very request makes are the caller's.
@@ -346,7 +395,10 @@ impl Examination<'_> {
                 required(&set, &active)
             }
         };
-        let losses = impact(self.policy, &old, &required(new, &active));
+        let mut new = required(new, &active);
+        // What is made by this request nobody was given yet.
+        new.retain(|d| !self.makes(*d) || self.policy.name_of(*d).is_some());
+        let losses = impact(self.policy, &old, &new);
         let mut names: HashMap<DomainId, String> = HashMap::new();
         let mut told = Vec::new();
         for loss in losses {

@@ -10,8 +10,10 @@ pub mod queries;
 pub mod routes;
 pub mod views;
 
-use contract::ids::DomainId;
+use contract::ids::{CommitId, DomainId};
 use contract::names::BranchName;
+
+use provenance::propagation::BranchOf;
 
 use crate::commits::CommitRow;
 
@@ -26,4 +28,15 @@ pub struct MovedHead {
     pub branch: BranchName,
     /// The finished commit that readers of the branch see from now on.
     pub commit: CommitRow,
+}
+
+impl MovedHead {
+    /// Branch and commit, as propagation takes them.
+    pub fn at(&self) -> (BranchOf, CommitId) {
+        let branch = BranchOf {
+            repo: self.repo,
+            branch: self.branch.clone(),
+        };
+        (branch, self.commit.id)
+    }
 }

@@ -38,16 +38,7 @@ pub struct Begun {
 /// # Errors
 /// When the database is away, or nothing is known of the access policy: origins could not be made (R2).
 pub async fn propagate(plane: &Plane, tx: &mut Tx, set: CommitSetId, moved: &[MovedHead]) -> Answer<()> {
-    let moved: Vec<(BranchOf, CommitId)> = moved
-        .iter()
-        .map(|m| {
-            let branch = BranchOf {
-                repo: m.repo,
-                branch: m.branch.clone(),
-            };
-            (branch, m.commit.id)
-        })
-        .collect();
+    let moved: Vec<(BranchOf, CommitId)> = moved.iter().map(MovedHead::at).collect();
     begin(plane, tx, set, &moved, &[], false).await.map(drop)
 }
 

@@ -14,11 +14,13 @@ use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 
 use super::queries::{self, PipelineRow};
-use super::{apply, propagate, views};
+use super::{MovedHead, apply, propagate, views};
 use crate::call::Call;
 use crate::commits::lock::lock_dag;
+use crate::cron;
 use crate::cursor;
 use crate::failure::{Answer, Failure};
+use crate::files::stored::Stored;
 use crate::jobs;
 use crate::permissions::{System, Visible};
 use crate::plane::{Plane, Tx};
@@ -178,7 +180,10 @@ async fn run(
         )
         .hint(format!("howdah pipeline start {repo}")));
     }
-    let begun = propagate::begin(&call.plane, &mut tx, call.plane.id(), &[], &[repo.id], query.reprocess).await?;
+    let (writer, set) = (Stored::begin(&call.plane.storage), call.plane.id());
+    let ticked = cron::by_hand(&call.plane, &mut tx, &writer, repo.id, set).await?;
+    let ticked: Vec<_> = ticked.iter().map(MovedHead::at).collect();
+    let begun = propagate::begin(&call.plane, &mut tx, set, &ticked, &[repo.id], query.reprocess).await?;
     if begun.is_empty() {
         return Err(Failure::new(
             contract::problem::ProblemKind::Conflict,
@@ -187,8 +192,10 @@ async fn run(
         .hint("put something into each of its inputs"));
     }
     let shown = one(&call, &mut tx, repo.id).await?;
+    writer.may_be_referred_to();
     tx.commit().await?;
     call.plane.signals.work_changed();
+    call.plane.signals.commits_changed();
     Ok((StatusCode::OK, shown))
 }
 
@@ -206,8 +213,15 @@ async fn remove(call: Call, Path((project, name)): Path<(ProjectName, RepoName)>
         .await?;
     }
     queries::delete(&mut tx, &ALLOWED, repo.id, call.plane.now()).await?;
+    let deleted = cron::queries::delete_of(&mut tx, &ALLOWED, repo.id, call.plane.now()).await?;
     tx.commit().await?;
     call.plane.signals.work_changed();
     call.plane.signals.commits_changed();
+    for domain in deleted {
+        // The repo is gone whether the control plane hears of it or not; a tombstone changes no right.
+        if let Err(error) = call.plane.control.bury_domain(domain).await {
+            tracing::warn!(error = %error, "the control plane was not told of a deleted repo: {error}");
+        }
+    }
     Ok(StatusCode::NO_CONTENT)
 }

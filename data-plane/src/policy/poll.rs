@@ -5,6 +5,7 @@ use std::time::Duration;
 use chassis::process::Shutdown;
 use contract::config::Heartbeat;
 
+use crate::cron;
 use crate::plane::Plane;
 
 const HEARTBEAT_EVERY: Duration = Duration::from_secs(3);
@@ -66,21 +67,31 @@ async fn refresh_keys(plane: &Plane) {
     }
 }
 
-/// Says every few seconds that the plane lives, what it enforces and whether it is idle.
+/// Says every few seconds, and before it ends, that the plane lives, what it enforces, whether it is idle and when it has
+/// something to do.
 pub async fn send_heartbeats(plane: Plane, shutdown: Shutdown) {
+    let mut wake_at = None;
     let mut timer = tokio::time::interval(HEARTBEAT_EVERY);
     timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        tokio::select! {
-            _ = timer.tick() => {}
-            () = shutdown.begun() => return,
+        let ends = tokio::select! {
+            _ = timer.tick() => false,
+            () = shutdown.begun() => true,
+        };
+        match cron::next_alarm(&plane).await {
+            Ok(next) => wake_at = next,
+            Err(error) => tracing::debug!(error = %error, "the last known alarm is told"),
         }
         let heartbeat = Heartbeat {
             epoch: plane.policy.epoch(),
             idle_seconds: plane.activity.idle_seconds(plane.now()),
+            wake_at,
         };
         if let Err(error) = plane.control.heartbeat(&heartbeat).await {
             tracing::debug!(error = %error, "the heartbeat was not heard");
+        }
+        if ends {
+            return;
         }
     }
 }

@@ -184,25 +184,36 @@ pub fn taken(name: &RepoName) -> Failure {
 /// Marks a repo as deleted and drops its branches. Its finished commits stay: others may be made from them. Open ones,
 /// which nobody could finish any more, end with what was put into them, so that jobs do not wait for them for ever.
 pub async fn delete_repo(conn: &mut PgConnection, allowed: &Allowed, at: chrono::DateTime<chrono::Utc>) -> Answer<()> {
+    const ALLOWED: System = System::because("the caller may delete the repo");
+    delete_made(conn, &ALLOWED, allowed.domain(), at).await
+}
+
+/// As [`delete_repo`], of a repo that goes with what it was made for.
+pub async fn delete_made(
+    conn: &mut PgConnection,
+    _: &System,
+    id: DomainId,
+    at: chrono::DateTime<chrono::Utc>,
+) -> Answer<()> {
     // The rows of the commits first: who adds to one at this moment holds its row.
     sqlx::query(
         "update commits set state = 'errored', reason = 'the repo was deleted', finished_at = $2
           where repo_id = $1 and state = 'open'",
     )
-    .bind(allowed.domain().uuid())
+    .bind(id.uuid())
     .bind(at)
     .execute(&mut *conn)
     .await?;
     sqlx::query("delete from filesets f using commits c where c.id = f.commit_id and c.repo_id = $1")
-        .bind(allowed.domain().uuid())
+        .bind(id.uuid())
         .execute(&mut *conn)
         .await?;
     sqlx::query("delete from branches where repo_id = $1")
-        .bind(allowed.domain().uuid())
+        .bind(id.uuid())
         .execute(&mut *conn)
         .await?;
     sqlx::query("update repos set deleted_at = $2 where id = $1 and deleted_at is null")
-        .bind(allowed.domain().uuid())
+        .bind(id.uuid())
         .bind(at)
         .execute(conn)
         .await?;

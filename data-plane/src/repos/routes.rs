@@ -18,6 +18,7 @@ use super::RepoRow;
 use super::queries::{self, NewRepo};
 use crate::call::Call;
 use crate::commits::lock::lock_dag;
+use crate::cron;
 use crate::cursor;
 use crate::failure::{Answer, Failure};
 use crate::permissions::{System, Visible};
@@ -237,7 +238,14 @@ async fn remove(
     let mut tx = plane.begin().await?;
     let repo = call.repo(&mut tx, &reference).await?;
     let allowed = call.allowed(&repo, Permission::Admin)?;
-    if repo.pipeline && pipelines::queries::is_deleted(&mut tx, &VISIBLE, repo.id).await? != Some(true) {
+    if cron::queries::find_pipeline(&mut tx, &VISIBLE, repo.id)
+        .await?
+        .is_some()
+    {
+        let detail = format!("`{repo}` holds the ticks of a pipeline's cron input");
+        return Err(Failure::new(ProblemKind::Conflict, detail).hint("it goes away with the pipeline"));
+    }
+    if repo.pipeline && pipelines::queries::is_deleted(&mut tx, &VISIBLE, repo.id).await? == Some(false) {
         return Err(Failure::new(
             ProblemKind::Conflict,
             format!("`{repo}` holds the output of a pipeline"),

@@ -24,6 +24,7 @@ use uuid::Uuid;
 
 use crate::activity::Busy;
 use crate::branches::triggers;
+use crate::cron;
 use crate::failure::{Answer, Failure};
 use crate::jobs;
 use crate::permissions::System;
@@ -85,6 +86,9 @@ impl Scheduler {
         drop(conn);
         if let Err(error) = triggers::tick(&self.plane).await {
             tracing::warn!("schedules of triggers are looked at again in a second: {error}");
+        }
+        if let Err(error) = cron::tick(&self.plane).await {
+            tracing::warn!("ticks of cron inputs are looked at again in a second: {error}");
         }
         loop {
             let mut conn = self.plane.pool.acquire().await?;

@@ -8,6 +8,7 @@ mod app;
 mod archives;
 mod control;
 mod crashes;
+mod crons;
 mod dedup;
 mod deltas;
 mod direct;

@@ -10,6 +10,7 @@ fn seen() -> Seen {
         idle: false,
         next_try_at: None,
         receipt: false,
+        wake_at: None,
     }
 }
 
@@ -76,6 +77,28 @@ fn a_new_binary_migrates_before_it_starts_but_never_under_a_running_plane() {
         ..old
     };
     assert_eq!(plan(Wanted::Running, &runs, NOW), []);
+}
+
+#[test]
+fn a_sleeping_plane_is_woken_when_it_has_something_to_do_and_does_not_sleep_shortly_before() {
+    let due = Seen {
+        wake_at: Some(NOW),
+        ..seen()
+    };
+    assert_eq!(plan(Wanted::Asleep, &due, NOW), [Step::WakeUp]);
+    assert_eq!(plan(Wanted::Running, &due, NOW), [Step::Start]);
+    assert_eq!(plan(Wanted::Asleep, &due, NOW - Duration::seconds(1)), []);
+    let soon = Seen {
+        process: running(),
+        idle: true,
+        wake_at: Some(NOW + Duration::seconds(30)),
+        ..seen()
+    };
+    assert_eq!(plan(Wanted::Running, &soon, NOW), []);
+    assert_eq!(
+        plan(Wanted::Running, &soon, NOW - Duration::seconds(1)),
+        [Step::FallAsleep]
+    );
 }
 
 #[test]
@@ -147,7 +170,9 @@ fn every_step_leads_on_and_no_state_plans_for_ever() {
                         process: process.clone(),
                         ..seen()
                     };
-                    converges(wanted, start);
+                    converges(wanted, start.clone());
+                    let wake_at = Some(NOW);
+                    converges(wanted, Seen { wake_at, ..start });
                 }
             }
         }
@@ -162,6 +187,7 @@ fn converges(mut wanted: Wanted, mut seen: Seen) {
             return;
         };
         match step {
+            Step::WakeUp => wanted = Wanted::Running,
             Step::CreateDatabase => seen.database = true,
             Step::CreateBucket => seen.bucket = true,
             Step::Migrate => seen.schema = Schema::Current,

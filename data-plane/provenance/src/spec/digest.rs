@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::fields::join;
-use super::{InputSpec, MaxOrigins, PipelineSpec, Resources, quantity};
+use super::{InputSpec, MaxOrigins, PfsInput, PipelineSpec, Resources, quantity};
 
 /// JSON with sorted keys and no spaces: equal values have equal bytes, whatever order their fields were written in.
 pub fn canonical_json(value: &Value) -> String {
@@ -133,6 +133,7 @@ fn input(spec: &InputSpec) -> Value {
         InputSpec::Cross(parts) => json!({ "cross": all(parts) }),
         InputSpec::Union(parts) => json!({ "union": all(parts) }),
         InputSpec::Group(parts) => json!({ "group": all(parts) }),
+        InputSpec::Pfs(leaf) if leaf.cron.is_some() => cron(leaf),
         InputSpec::Pfs(leaf) => {
             let mut pfs = json!({
                 "project": leaf.project,
@@ -148,6 +149,19 @@ fn input(spec: &InputSpec) -> Value {
             json!({ "pfs": pfs })
         }
     }
+}
+
+/// Its repo follows from the names of the pipeline and the input.
+fn cron(leaf: &PfsInput) -> Value {
+    let mut cron = json!({ "name": leaf.name });
+    if let Some(input) = &leaf.cron {
+        cron["spec"] = json!(input.spec);
+        cron["overwrite"] = json!(input.overwrite);
+        if let Some(start) = input.start {
+            cron["start"] = json!(start);
+        }
+    }
+    json!({ "cron": cron })
 }
 
 pub(super) fn spec(spec: &PipelineSpec, image_digest: Option<&str>) -> [u8; 32] {

@@ -1,21 +1,31 @@
 //! Reading the input of a spec.
 
 use std::collections::BTreeMap;
+use std::str::FromStr;
 
+use chrono::{DateTime, Utc};
 use contract::names::{BranchName, ProjectName, RepoName};
 use serde_json::Value;
 
 use super::fields::{Errors, Fields, join, kind};
-use super::{InputSpec, PfsInput};
+use super::{CronInput, InputSpec, PfsInput};
 use crate::glob::{Glob, highest_group};
+use crate::ticks::Ticks;
 
 const MAX_NESTING: usize = 16;
 const MAX_LEAVES: usize = 256;
 
-/// Reads the whole input and checks what concerns several leaves.
-pub(super) fn read(value: &Value, pointer: &str, project: &ProjectName, errors: &mut Errors) -> Option<InputSpec> {
+/// Reads the whole input and checks what concerns several leaves. `pipeline` is the pipeline's name, if it has a proper one.
+pub(super) fn read(
+    value: &Value,
+    pointer: &str,
+    project: &ProjectName,
+    pipeline: Option<&RepoName>,
+    errors: &mut Errors,
+) -> Option<InputSpec> {
     let mut reader = Reader {
         project,
+        pipeline,
         leaves: 0,
         errors,
     };
@@ -30,6 +40,7 @@ pub(super) fn read(value: &Value, pointer: &str, project: &ProjectName, errors: 
 
 struct Reader<'a> {
     project: &'a ProjectName,
+    pipeline: Option<&'a RepoName>,
     leaves: usize,
     errors: &'a mut Errors,
 }
@@ -42,13 +53,13 @@ impl Reader<'_> {
             return None;
         }
         let mut fields = Fields::open(value, pointer, self.errors)?;
-        let taken = ["pfs", "cross", "union", "group"].map(|k| (k, fields.take(k)));
-        fields.not_yet(&["join", "cron"], self.errors);
+        let taken = ["pfs", "cron", "cross", "union", "group"].map(|k| (k, fields.take(k)));
+        fields.not_yet(&["join"], self.errors);
         fields.finish(self.errors);
         let mut given = taken.into_iter().filter_map(|(k, found)| found.map(|(v, p)| (k, v, p)));
         let Some((what, value, at)) = given.next() else {
             self.errors
-                .add(pointer, "must have one of `pfs`, `cross`, `union` or `group`");
+                .add(pointer, "must have one of `pfs`, `cron`, `cross`, `union` or `group`");
             return None;
         };
         if let Some((other, _, second)) = given.next() {
@@ -60,6 +71,7 @@ impl Reader<'_> {
             "pfs" => self
                 .leaf(value, &at, grouped)
                 .map(|leaf| InputSpec::Pfs(Box::new(leaf))),
+            "cron" => self.cron(value, &at).map(|leaf| InputSpec::Pfs(Box::new(leaf))),
             "cross" => self.parts(value, &at, nesting, grouped).map(InputSpec::Cross),
             "union" => self.parts(value, &at, nesting, grouped).map(InputSpec::Union),
             _ => {
@@ -146,6 +158,54 @@ impl Reader<'_> {
             glob,
             empty_files,
             group_by,
+            cron: None,
+        })
+    }
+
+    /// A cron input is a leaf on a repo of its own, whose files are the ticks.
+    fn cron(&mut self, value: &Value, pointer: &str) -> Option<PfsInput> {
+        self.leaves += 1;
+        let errors = &mut *self.errors;
+        let mut fields = Fields::open(value, pointer, errors)?;
+        if value.get("name").is_none_or(Value::is_null) {
+            errors.add(pointer, "must have a `name`: its files are at `/pfs/<name>`");
+        }
+        let name = fields.parsed::<RepoName>("name", errors);
+        let spec = fields.string("spec", errors);
+        let has_spec = spec.is_some();
+        let spec = spec.filter(|spec| {
+            let read = spec.parse::<Ticks>();
+            if let Err(error) = &read {
+                errors.add(&join(pointer, "spec"), error.to_string());
+            }
+            read.is_ok()
+        });
+        if !has_spec {
+            errors.add(pointer, "must have a `spec`: when it ticks, for example `@daily`");
+        }
+        let overwrite = fields.bool("overwrite", errors).unwrap_or(false);
+        let start = fields.parsed::<DateTime<Utc>>("start", errors);
+        fields.finish(errors);
+        let (name, spec) = (name?, spec?);
+        if name.as_str() == "out" {
+            let message = "may not be `out`, which is where the output goes";
+            errors.add(&join(pointer, "name"), message);
+        }
+        let repo = format!("{}_{name}", self.pipeline?);
+        let named = |error| {
+            let message = format!("makes the repo `{repo}`, which can't be named so: {error}");
+            errors.add(&join(pointer, "name"), message);
+        };
+        let glob = Glob::from_str("/*").ok()?;
+        Some(PfsInput {
+            project: self.project.clone(),
+            repo: RepoName::from_str(&repo).map_err(named).ok()?,
+            branch: BranchName::main(),
+            name,
+            glob,
+            empty_files: false,
+            group_by: None,
+            cron: Some(CronInput { spec, overwrite, start }),
         })
     }
 }

@@ -12,6 +12,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use contract::names::{BranchName, ProjectName, RepoName};
 use contract::problem::FieldError;
 use serde_json::Value;
@@ -19,6 +20,7 @@ use serde_json::Value;
 use crate::glob::Glob;
 
 pub use digest::{canonical_json, differences};
+pub(crate) use quantity::duration;
 
 /// A whole spec.
 #[derive(Debug, Clone, PartialEq)]
@@ -114,6 +116,19 @@ pub struct PfsInput {
     pub empty_files: bool,
     /// The key under a group, `$1` for the first capture of the glob.
     pub group_by: Option<String>,
+    /// The repo is the pipeline's own and gets its files by a schedule.
+    pub cron: Option<CronInput>,
+}
+
+/// By what a cron input gets its files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CronInput {
+    /// When, as [`crate::ticks::Ticks`] reads it.
+    pub spec: String,
+    /// Only the file of the last tick stays.
+    pub overwrite: bool,
+    /// Ticks count from here; `None` = from when the pipeline was made.
+    pub start: Option<DateTime<Utc>>,
 }
 
 impl InputSpec {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// Reads a duration: parts of a number and a unit (`ms`, `s`, `m`, `h`, `d`), or a plain number of seconds.
-pub(super) fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("`{text}` is not a duration: write `90s`, `10m` or `1h30m`");
     let text = text.trim();
     if let Ok(seconds) = text.parse::<f64>() {

@@ -48,7 +48,7 @@ fn whole(value: &Value, default_project: &ProjectName, errors: &mut Errors) -> O
     let description = fields.string("description", errors).unwrap_or_default();
     let transform = transform(&mut fields, errors);
     let input = match fields.take("input") {
-        Some((value, pointer)) => input::read(value, &pointer, &project, errors),
+        Some((value, pointer)) => input::read(value, &pointer, &project, named.as_ref().map(|(_, name)| name), errors),
         None => {
             errors.add("", "must have an `input`: what the pipeline reads");
             None

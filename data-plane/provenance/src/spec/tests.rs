@@ -151,7 +151,6 @@ fn fields_of_later_releases_are_refused_and_never_ignored() {
         ("tolerations", json!([])),
         ("pod_patch", json!("")),
         ("network", json!("data-plane")),
-        ("input", json!({ "cron": { "name": "t", "spec": "@hourly" } })),
         ("input", json!({ "join": [] })),
         ("resource_limits", json!({ "gpu": { "number": 1 } })),
     ] {
@@ -165,6 +164,44 @@ fn fields_of_later_releases_are_refused_and_never_ignored() {
     for field in ["secrets", "image_pull_secrets", "code"] {
         let found = mistakes("transform", json!({ "cmd": ["a"], field: [] }));
         assert!(found[0].1.contains("not supported yet"), "{field}: {found:?}");
+    }
+}
+
+#[test]
+fn a_cron_input_is_a_leaf_on_a_repo_of_its_own() {
+    let mut value = minimal();
+    value["input"] = json!({ "cross": [
+        { "cron": { "name": "tick", "spec": "@daily", "overwrite": true, "start": "2026-11-01T01:00:00+01:00" } },
+        { "pfs": { "repo": "images", "glob": "/*" } },
+    ] });
+    let spec = parse(&value);
+    let leaf = spec.input.leaves()[0];
+    assert_eq!(
+        (leaf.repo.as_str(), leaf.name.as_str(), leaf.glob.as_str()),
+        ("detect-red_tick", "tick", "/*")
+    );
+    let cron = leaf.cron.clone().unwrap();
+    assert!(cron.overwrite);
+    assert_eq!(cron.start, "2026-11-01T00:00:00Z".parse().ok());
+    assert_eq!(parse(&spec.to_value()), spec);
+
+    for (cron, pointer) in [
+        (json!({ "spec": "@daily" }), "/input/cron"),
+        (json!({ "name": "t" }), "/input/cron"),
+        (json!({ "name": "t", "spec": "daily" }), "/input/cron/spec"),
+        (
+            json!({ "name": "t", "spec": "@daily", "start": "today" }),
+            "/input/cron/start",
+        ),
+        (
+            json!({ "name": "t", "spec": "@daily", "glob": "/" }),
+            "/input/cron/glob",
+        ),
+        (json!({ "name": "out", "spec": "@daily" }), "/input/cron/name"),
+        (json!({ "name": "t".repeat(45), "spec": "@daily" }), "/input/cron/name"),
+    ] {
+        let found = mistakes("input", json!({ "cron": cron }));
+        assert_eq!(found[0].0, pointer, "{found:?}");
     }
 }
 
