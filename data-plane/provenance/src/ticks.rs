@@ -51,14 +51,11 @@ impl FromStr for Ticks {
         }
         let expression = match text {
             "never" | "@never" => return Ok(Self(Kind::Never)),
-            "@yearly" | "@annually" => "0 0 1 1 *",
-            "@monthly" => "0 0 1 * *",
-            "@weekly" => "0 0 * * 0",
-            "@daily" | "@midnight" => "0 0 * * *",
-            "@hourly" => "0 * * * *",
-            other if other.starts_with('@') => return Err(wrong("no such shorthand is known".to_owned())),
-            other => other,
+            other => written_out(other),
         };
+        if expression.starts_with('@') {
+            return Err(wrong("no such shorthand is known".to_owned()));
+        }
         if !matches!(expression.split_whitespace().count(), 5 | 6) {
             return Err(wrong("it does not have five or six fields".to_owned()));
         }
@@ -97,6 +94,18 @@ impl Ticks {
     pub fn between(&self, after: DateTime<Utc>, until: DateTime<Utc>, most: usize) -> Vec<DateTime<Utc>> {
         let next = |tick: &DateTime<Utc>| self.next(*tick).filter(|tick| *tick <= until);
         std::iter::successors(next(&after), next).take(most).collect()
+    }
+}
+
+/// The cron expression of five fields that a shorthand stands for; what is none stays as it is.
+pub fn written_out(text: &str) -> &str {
+    match text {
+        "@yearly" | "@annually" => "0 0 1 1 *",
+        "@monthly" => "0 0 1 * *",
+        "@weekly" => "0 0 * * 0",
+        "@daily" | "@midnight" => "0 0 * * *",
+        "@hourly" => "0 * * * *",
+        other => other,
     }
 }
 

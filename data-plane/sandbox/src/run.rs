@@ -27,6 +27,9 @@ pub struct Run {
     pub masked: Vec<PathBuf>,
     /// Further host paths to show read-only, for programs outside the usual system directories; not below `/tmp`.
     pub visible: Vec<PathBuf>,
+    /// Directories and files of this datum alone to show read-only elsewhere than below `/pfs`: host path, and a path that
+    /// nothing of the host is shown at. Without namespaces they cannot be.
+    pub shown: Vec<(PathBuf, String)>,
     pub network: Network,
     pub limits: Limits,
 }

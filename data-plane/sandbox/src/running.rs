@@ -281,8 +281,20 @@ fn outcome(text: &[u8], fallback: Exit) -> Outcome {
     outcome
 }
 
+/// Without namespaces there is no way to put anything anywhere.
+fn can_show(isolation: Isolation, run: &Run) -> Result<(), SpawnError> {
+    if isolation == Isolation::Plain && !run.shown.is_empty() {
+        return Err(SpawnError::BadRun(
+            "without namespaces nothing can be shown elsewhere than below /pfs: run this on a machine that has them"
+                .to_owned(),
+        ));
+    }
+    Ok(())
+}
+
 /// Checks a `Run` and makes its paths absolute.
 fn specify(isolation: Isolation, run: &Run) -> Result<(Spec, Vec<u8>), SpawnError> {
+    can_show(isolation, run)?;
     let bad = |message: String| SpawnError::BadRun(message);
     if run.command.first().is_none_or(String::is_empty) {
         return Err(bad("the command is empty: give `transform.cmd` a program".to_owned()));
@@ -339,6 +351,7 @@ fn specify(isolation: Isolation, run: &Run) -> Result<(Spec, Vec<u8>), SpawnErro
         uid_gid: run.uid_gid.unwrap_or(DEFAULT_ID),
         // What does not exist cannot be seen.
         masked: run.masked.iter().filter_map(|path| path.canonicalize().ok()).collect(),
+        shown: run.shown.clone(),
         visible: run.visible.iter().filter_map(|path| path.canonicalize().ok()).collect(),
         network: run.network,
         limits: run.limits,

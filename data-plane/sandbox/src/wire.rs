@@ -25,6 +25,7 @@ pub(crate) struct Spec {
     pub uid_gid: (u32, u32),
     pub masked: Vec<PathBuf>,
     pub visible: Vec<PathBuf>,
+    pub shown: Vec<(PathBuf, String)>,
     pub network: Network,
     pub limits: Limits,
 }

@@ -134,6 +134,8 @@ pub struct TriggerRow {
     pub followed: Option<CommitId>,
     /// Why it does not fire.
     pub reason: Option<String>,
+    /// Its branch was made for this pipeline.
+    pub pipeline: Option<DomainId>,
 }
 
 impl FromRow<'_, PgRow> for TriggerRow {
@@ -161,6 +163,7 @@ impl FromRow<'_, PgRow> for TriggerRow {
             fired_at,
             followed: row.try_get::<Option<Uuid>, _>("followed_id")?.map(CommitId::from_uuid),
             reason: row.try_get("reason")?,
+            pipeline: row.try_get::<Option<Uuid>, _>("pipeline_id")?.map(DomainId::from_uuid),
         })
     }
 }

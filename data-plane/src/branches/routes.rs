@@ -266,6 +266,13 @@ async fn remove(
         .await?
         .ok_or_else(Failure::not_found)?;
     not_open(&repo, &branch, head.as_ref())?;
+    if pipelines::queries::follower_of(&mut tx, &DECIDE, repo.id, &branch)
+        .await?
+        .is_some()
+    {
+        let detail = format!("`{repo}@{branch}` is what a pipeline reads by the trigger of its input");
+        return Err(Failure::new(ProblemKind::Conflict, detail).hint("it goes away with the pipeline or the trigger"));
+    }
     queries::delete_branch(&mut tx, &allowed, &branch, plane.now()).await?;
     tx.commit().await?;
     Ok(StatusCode::NO_CONTENT)

@@ -215,7 +215,8 @@ async fn refusal(
         return Ok(Some(NOT_KNOWN));
     };
     let sponsor = Subject::unlimited(row.actor.id);
-    if !can(&policy, &sponsor, Permission::Write, row.repo) {
+    // Whose pipeline reads the branch needs to be let derive, not write.
+    if row.pipeline.is_none() && !can(&policy, &sponsor, Permission::Write, row.repo) {
         return Ok(Some(NOT_WRITER));
     }
     if !pipelines::queries::is_branch_read(conn, &FOLLOW, row.repo, row.branch.as_str()).await? {

@@ -10,6 +10,8 @@ use provenance::spec::PipelineSpec;
 use super::examine::{Examined, Parsed, examine, field, invalid};
 use super::propagate::{self, Begun};
 use super::queries::{self, NewVersion};
+use super::{MovedHead, followers};
+use crate::branches::triggers;
 use crate::call::Call;
 use crate::commits::lock::lock_dag;
 use crate::cron;
@@ -158,7 +160,11 @@ async fn write(
         }
     }
     let set: CommitSetId = plane.id();
-    let begun = propagate::begin(plane, &mut tx, set, &[], &started, body.reprocess).await?;
+    let watched = examined.iter().filter(|one| one.changed).flat_map(|one| &one.followers);
+    let watched: Vec<_> = watched.map(|f| (f.repo, f.on.source.clone())).collect();
+    let fired = triggers::fire(plane, &mut tx, &watched).await?;
+    let moved: Vec<_> = fired.iter().map(MovedHead::at).collect();
+    let begun = propagate::begin(plane, &mut tx, set, &moved, &started, body.reprocess).await?;
     tx.commit().await?;
     let applied = examined.iter().zip(specs).map(|(one, parsed)| {
         let job = begun.iter().find(|b| b.pipeline == one.id);
@@ -206,7 +212,8 @@ async fn save(call: &Call, tx: &mut Tx, one: &Examined, parsed: &Parsed, code_re
         inputs: &one.inputs,
     };
     queries::insert_version(tx, &APPLY, &version).await?;
-    cron::save(&call.plane, tx, one.id, &one.crons).await
+    cron::save(&call.plane, tx, one.id, &one.crons).await?;
+    followers::save(&call.plane, tx, one.id, &one.followers, &actor).await
 }
 
 /// Jobs with equal ones have datums that can be compared: the same code over the same globs of the same repos.
@@ -218,6 +225,10 @@ fn plan_digest(spec: &PipelineSpec, code: &[u8; 32], inputs: &[(String, DomainId
     }
     let input = spec.to_value().get("input").cloned().unwrap_or_default();
     hasher.update(provenance::spec::canonical_json(&input).as_bytes());
+    // The same repo may have the code elsewhere.
+    if let Some(code) = &spec.transform.code {
+        hasher.update(code.path.as_bytes());
+    }
     *hasher.finalize().as_bytes()
 }
 

@@ -11,10 +11,11 @@ use contract::problem::{FieldError, Problem, ProblemKind};
 use provenance::access::{Policy, impact, required_for_egress, required_for_new_pipeline};
 use provenance::origins::{OriginSet, matching_releases, required};
 use provenance::propagation::{BranchOf, Dag, PipelineNode, would_cycle};
-use provenance::spec::{CronInput, Network, PfsInput, PipelineSpec, differences};
+use provenance::spec::{CronInput, Network, PfsInput, PipelineSpec, TriggerInput, differences};
 use sqlx::PgConnection;
 
 use super::conditions;
+use super::followers::{self, Follower};
 use super::queries::{self, PipelineRow};
 use crate::call::Call;
 use crate::commits::{self, origins};
@@ -56,6 +57,8 @@ pub struct Examined {
     pub differences: Vec<String>,
     /// Name, repo and branch of each leaf.
     pub inputs: Vec<(String, DomainId, String)>,
+    /// The branches of its own that inputs with triggers read.
+    pub followers: Vec<Follower>,
     /// The repos of its cron inputs.
     pub crons: Vec<CronRepo>,
     /// Who loses read, in words.
@@ -112,6 +115,7 @@ pub async fn examine(
             earlier: &done,
             specs,
             crons: Vec::new(),
+            followers: Vec::new(),
         };
         let examined = one.run(parsed, ids[index], code_revision, &mut dag).await?;
         done.push(examined);
@@ -129,6 +133,8 @@ struct Examination<'a> {
     specs: &'a [Parsed],
     /// The repos of cron inputs found so far.
     crons: Vec<CronRepo>,
+    /// The branches of its own found so far.
+    followers: Vec<Follower>,
 }
 
 impl Examination<'_> {
@@ -178,6 +184,7 @@ impl Examination<'_> {
             before,
             inputs,
             crons: std::mem::take(&mut self.crons),
+            followers: std::mem::take(&mut self.followers),
             impact,
             origins,
         })
@@ -223,8 +230,33 @@ impl Examination<'_> {
             };
             inputs.push((leaf.name.to_string(), domain, leaf.branch.to_string()));
             heads.push(set);
+            if let Some(trigger) = &leaf.trigger {
+                heads.push(self.follower(leaf, trigger, domain, own).await?);
+            }
         }
         Ok((inputs, heads))
+    }
+
+    /// The branch that an input with a trigger reads; answers the origins of what it would bring now (R4).
+    async fn follower(
+        &mut self,
+        leaf: &PfsInput,
+        trigger: &TriggerInput,
+        domain: DomainId,
+        own: DomainId,
+    ) -> Answer<Arc<OriginSet>> {
+        let follower = Follower {
+            repo: domain,
+            branch: leaf.branch.clone(),
+            on: trigger.clone(),
+        };
+        followers::is_free(self.conn, own, &follower).await?;
+        self.followers.push(follower);
+        let head = commits::queries::find_head(self.conn, &DECIDE, domain, &trigger.source).await?;
+        match head.flatten() {
+            None => Ok(Arc::new(OriginSet::own(domain))),
+            Some(head) => origins::get(&self.call.plane, self.conn, &DECIDE, head.origin_set).await,
+        }
     }
 
     /// The repo of a cron input, which is made with the pipeline.
@@ -262,6 +294,10 @@ impl Examination<'_> {
 
     async fn leaf(&mut self, leaf: &PfsInput, own: DomainId) -> Answer<(DomainId, Arc<OriginSet>)> {
         let is = |project: &ProjectName, name: &RepoName| leaf.project == *project && leaf.repo == *name;
+        let made = |parsed: &Parsed| is(&parsed.spec.project, &parsed.spec.name);
+        if leaf.trigger.is_some() && self.specs[..=self.index].iter().any(made) {
+            return Err(self.not_an_output(leaf));
+        }
         if is(&self.spec.project, &self.spec.name) {
             return Ok((own, Arc::new(OriginSet::own(own))));
         }
@@ -285,6 +321,9 @@ impl Examination<'_> {
             problem.errors = vec![field(self.index, "/input", &problem.detail)];
             return Err(problem.into());
         };
+        if leaf.trigger.is_some() && repo.pipeline {
+            return Err(self.not_an_output(leaf));
+        }
         let head = commits::queries::find_head(self.conn, &DECIDE, repo.id, &leaf.branch)
             .await?
             .flatten();
@@ -293,6 +332,15 @@ impl Examination<'_> {
             Some(head) => origins::get(&self.call.plane, self.conn, &DECIDE, head.origin_set).await?,
         };
         Ok((repo.id, set))
+    }
+
+    /// Outputs fire no triggers: their pipelines could wait for each other in a circle.
+    fn not_an_output(&self, leaf: &PfsInput) -> Failure {
+        let message = format!(
+            "has a `trigger` on `{}/{}`, which a pipeline writes: put it on an input that people write to",
+            leaf.project, leaf.repo
+        );
+        invalid(vec![field(self.index, "/input", message)])
     }
 
     fn check_cycle(&self, id: DomainId, inputs: &[(String, DomainId, String)], dag: &mut Dag) -> Answer<()> {

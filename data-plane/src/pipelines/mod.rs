@@ -5,6 +5,7 @@
 pub mod apply;
 pub mod conditions;
 mod examine;
+mod followers;
 pub mod propagate;
 pub mod queries;
 pub mod routes;

@@ -3,10 +3,12 @@
 use chrono::{DateTime, Utc};
 use contract::api::Actor;
 use contract::ids::{CommitId, CommitSetId, DomainId, JobId};
+use contract::names::BranchName;
 use sqlx::types::Json;
 use sqlx::{FromRow, PgConnection};
 use uuid::Uuid;
 
+use super::followers::Follower;
 use crate::failure::Answer;
 use crate::permissions::System;
 
@@ -488,4 +490,86 @@ pub async fn unfinished_jobs(conn: &mut PgConnection, _: &System, id: DomainId) 
         .fetch_all(conn)
         .await?;
     Ok(rows)
+}
+
+/// The pipeline that a branch was made to follow another one for.
+pub async fn follower_of(
+    conn: &mut PgConnection,
+    _: &System,
+    repo: DomainId,
+    branch: &BranchName,
+) -> Answer<Option<DomainId>> {
+    let owner = sqlx::query_scalar::<_, Option<Uuid>>(
+        "select pipeline_id from branch_triggers where repo_id = $1 and branch = $2",
+    )
+    .bind(repo.uuid())
+    .bind(branch.as_str())
+    .fetch_optional(conn)
+    .await?;
+    Ok(owner.flatten().map(DomainId::from_uuid))
+}
+
+/// The branches that were made for a pipeline.
+pub async fn list_followers(
+    conn: &mut PgConnection,
+    _: &System,
+    pipeline: DomainId,
+) -> Answer<Vec<(DomainId, BranchName)>> {
+    let rows: Vec<(Uuid, String)> =
+        sqlx::query_as("select repo_id, branch from branch_triggers where pipeline_id = $1")
+            .bind(pipeline.uuid())
+            .fetch_all(conn)
+            .await?;
+    rows.into_iter()
+        .map(|(repo, branch)| Ok((DomainId::from_uuid(repo), branch.parse()?)))
+        .collect()
+}
+
+/// Deletes such a branch with its trigger.
+pub async fn delete_follower(conn: &mut PgConnection, _: &System, repo: DomainId, branch: &BranchName) -> Answer<()> {
+    sqlx::query("delete from branches where repo_id = $1 and name = $2")
+        .bind(repo.uuid())
+        .bind(branch.as_str())
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// Makes such a branch, or gives the one that is there these conditions; answers whether it is new.
+pub async fn insert_follower(
+    conn: &mut PgConnection,
+    _: &System,
+    pipeline: DomainId,
+    follower: &Follower,
+    actor: &Actor,
+    at: DateTime<Utc>,
+) -> Answer<bool> {
+    let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+    let made = sqlx::query(
+        "insert into branches (repo_id, name, head_id, created_at) values ($1, $2, null, $3) on conflict do nothing",
+    )
+    .bind(follower.repo.uuid())
+    .bind(follower.branch.as_str())
+    .bind(at)
+    .execute(&mut *conn)
+    .await?;
+    sqlx::query(
+        "insert into branch_triggers (repo_id, branch, source, size_bytes, commits, cron, all_hold, actor, created_at, pipeline_id)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+         on conflict (repo_id, branch) do update set source = excluded.source, size_bytes = excluded.size_bytes,
+             commits = excluded.commits, cron = excluded.cron, all_hold = excluded.all_hold, actor = excluded.actor, reason = null",
+    )
+    .bind(follower.repo.uuid())
+    .bind(follower.branch.as_str())
+    .bind(follower.on.source.as_str())
+    .bind(follower.on.size_bytes.map(number))
+    .bind(follower.on.commits.map(number))
+    .bind(&follower.on.cron)
+    .bind(follower.on.all)
+    .bind(Json(actor))
+    .bind(at)
+    .bind(pipeline.uuid())
+    .execute(conn)
+    .await?;
+    Ok(made.rows_affected() == 1)
 }

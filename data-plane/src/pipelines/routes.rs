@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 
 use super::queries::{self, PipelineRow};
-use super::{MovedHead, apply, propagate, views};
+use super::{MovedHead, apply, followers, propagate, views};
 use crate::call::Call;
 use crate::commits::lock::lock_dag;
 use crate::cron;
@@ -213,6 +213,7 @@ async fn remove(call: Call, Path((project, name)): Path<(ProjectName, RepoName)>
         .await?;
     }
     queries::delete(&mut tx, &ALLOWED, repo.id, call.plane.now()).await?;
+    followers::save(&call.plane, &mut tx, repo.id, &[], &call.actor()).await?;
     let deleted = cron::queries::delete_of(&mut tx, &ALLOWED, repo.id, call.plane.now()).await?;
     tx.commit().await?;
     call.plane.signals.work_changed();

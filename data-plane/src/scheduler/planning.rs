@@ -81,6 +81,30 @@ pub async fn everything(plane: &Plane, inputs: &Inputs) -> Answer<Vec<Datum>> {
     }))
 }
 
+/// Without its code a job would have no datums, and succeed.
+async fn code_is_there(plane: &Plane, inputs: &Inputs) -> Answer<()> {
+    let leaves = inputs.spec.input.leaves();
+    let Some(at) = leaves.iter().position(|leaf| leaf.is_code) else {
+        return Ok(());
+    };
+    if matches::all(&plane.storage, &inputs.trees[at], &leaves[at].glob)
+        .await?
+        .is_empty()
+    {
+        let path = inputs
+            .spec
+            .transform
+            .code
+            .as_ref()
+            .map_or("/", |code| code.path.as_str());
+        let detail = format!(
+            "transform.code names `{path}`, and its branch has nothing there: put the code, or correct the path"
+        );
+        return Err(Failure::invalid(detail));
+    }
+    Ok(())
+}
+
 async fn full(plane: &Plane, inputs: &Inputs, wanted: &[usize]) -> Answer<BTreeMap<usize, Arc<[Match]>>> {
     let leaves = inputs.spec.input.leaves();
     let mut found = BTreeMap::new();
@@ -122,6 +146,7 @@ pub async fn plan(plane: &Plane, job: JobId) -> Answer<()> {
     };
     drop(conn);
     let inputs = inputs(plane, job.uuid(), &work).await?;
+    code_is_there(plane, &inputs).await?;
     let code_digest = inputs.code_digest;
     let compared = match base {
         None => None,

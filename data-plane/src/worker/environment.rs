@@ -25,7 +25,11 @@ pub fn variables(job: &JobShared, datum: &DatumTask) -> Vec<(String, String)> {
         } else {
             ""
         };
-        set(tree.name.clone(), format!("/pfs/{}{path}", tree.name));
+        let place = match tree.code {
+            Some(_) => "/code".to_owned(),
+            None => format!("/pfs/{}{path}", tree.name),
+        };
+        set(tree.name.clone(), place);
         set(format!("{}_COMMIT", tree.name), tree.commit.to_string());
         if let Some(key) = &input.join_on {
             set(format!("HOWDAH_JOIN_ON_{}", tree.name), key.clone());

@@ -160,6 +160,34 @@ fn names(job: &JobShared, datum: &DatumTask) -> Vec<String> {
     names
 }
 
+/// The names of the inputs that are shown below `/pfs`.
+fn below_pfs(ran: &Ran) -> Vec<String> {
+    let is_code = |name: &String| {
+        ran.job
+            .trees
+            .iter()
+            .any(|tree| tree.code.is_some() && tree.name == *name)
+    };
+    let mut names = names(&ran.job, &ran.datum);
+    names.retain(|name| !is_code(name));
+    names
+}
+
+/// What is shown at `/code`: the directory of the spec, or of the file that it names.
+fn code(ran: &Ran) -> Option<(PathBuf, String)> {
+    let (tree, path) = ran
+        .job
+        .trees
+        .iter()
+        .find_map(|tree| Some((tree, tree.code.as_ref()?)))?;
+    let laid_out = ran.place.pfs.join(&tree.name).join(path.trim_start_matches('/'));
+    let shown = match laid_out.is_dir() {
+        true => laid_out,
+        false => laid_out.parent()?.to_owned(),
+    };
+    Some((shown, "/code".to_owned()))
+}
+
 /// The command, and `err_cmd` if that fails.
 async fn command(bench: &Bench, launcher: &Arc<Launcher>, ran: &mut Ran) -> RunEnd {
     let task = &ran.job.task;
@@ -292,7 +320,8 @@ fn sandbox_run(bench: &Bench, ran: &Ran, command: Vec<String>, stdin: &[String])
         env: variables(&ran.job, &ran.datum),
         working_dir: task.working_dir.clone(),
         pfs: ran.place.pfs.clone(),
-        inputs: names(&ran.job, &ran.datum),
+        inputs: below_pfs(ran),
+        shown: code(ran).into_iter().collect(),
         scratch: ran.place.scratch.clone(),
         uid_gid: root.then_some((config.sandbox_uid, config.sandbox_uid)),
         masked: config.masked.clone(),

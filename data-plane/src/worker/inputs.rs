@@ -21,6 +21,8 @@ pub struct Tree {
     pub tree: TreeRef,
     /// Show names only.
     pub empty_files: bool,
+    /// It is shown at `/code`, from this path in it on.
+    pub code: Option<String>,
 }
 
 /// A file that a datum sees.
@@ -68,6 +70,7 @@ pub fn trees(job: &JobTask) -> Result<Vec<Tree>, StorageError> {
                 name: input.name.clone(),
                 tree: TreeRef::from_bytes(&bytes)?,
                 empty_files: input.empty_files,
+                code: input.code.clone(),
             })
         })
         .collect()

@@ -158,6 +158,12 @@ async fn tasks(tx: &mut Tx, ids: &[Uuid]) -> Answer<Vec<JobTask>> {
                 commit: CommitId::from_uuid(found.map_or(Uuid::nil(), |(_, _, commit, _)| *commit)),
                 root: hex::encode(root),
                 empty_files: leaf.empty_files,
+                code: spec
+                    .transform
+                    .code
+                    .as_ref()
+                    .filter(|_| leaf.is_code)
+                    .map(|code| code.path.clone()),
             })
         });
         let inputs = trees.collect::<Answer<Vec<_>>>()?;
@@ -178,7 +184,9 @@ fn job_task(row: &queries::TaskRow, spec: &PipelineSpec, inputs: Vec<InputTree>)
         err_stdin: transform.err_stdin,
         accept_return_code: transform.accept_return_code,
         env: transform.env.into_iter().collect(),
-        working_dir: transform.working_dir,
+        working_dir: transform
+            .working_dir
+            .or_else(|| transform.code.map(|_| "/code".to_owned())),
         datum_timeout_ms: spec
             .datum_timeout
             .map(|t| u64::try_from(t.as_millis()).unwrap_or(u64::MAX)),

@@ -17,12 +17,14 @@ mod direct_client;
 #[expect(dead_code, reason = "the tests of storage need more of it")]
 mod faulty;
 mod files;
+mod followers;
 mod garbage;
 mod guards;
 mod handovers;
 mod history;
 mod imports;
 mod jobs_branches;
+mod jobs_code;
 mod jobs_crashes;
 mod jobs_datums;
 mod jobs_inputs;

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::fields::join;
-use super::{InputSpec, MaxOrigins, PfsInput, PipelineSpec, Resources, quantity};
+use super::{InputSpec, MaxOrigins, PfsInput, PipelineSpec, Resources, TriggerInput, quantity};
 
 /// JSON with sorted keys and no spaces: equal values have equal bytes, whatever order their fields were written in.
 pub fn canonical_json(value: &Value) -> String {
@@ -98,7 +98,7 @@ fn decisive(spec: &PipelineSpec) -> Value {
             "accept_return_code": transform.accept_return_code,
             "env": transform.env,
         },
-        "input": input(&spec.input),
+        "input": input(written_input(spec)),
         "output_branch": spec.output_branch,
         "datum_tries": spec.datum_tries,
         "reprocess_spec": spec.reprocess.as_str(),
@@ -113,6 +113,10 @@ fn decisive(spec: &PipelineSpec) -> Value {
         if let Some(text) = text {
             value["transform"][name] = json!(text);
         }
+    }
+    if let Some(code) = &transform.code {
+        value["transform"]["code"] =
+            json!({ "project": code.project, "repo": code.repo, "branch": code.branch, "path": code.path });
     }
     for (name, limit) in [("datum_timeout", spec.datum_timeout), ("job_timeout", spec.job_timeout)] {
         if let Some(limit) = limit {
@@ -146,9 +150,36 @@ fn input(spec: &InputSpec) -> Value {
             if let Some(key) = &leaf.group_by {
                 pfs["group_by"] = json!(key);
             }
+            if let Some(follows) = &leaf.trigger {
+                pfs["branch"] = json!(follows.source);
+                pfs["trigger"] = trigger(follows);
+            }
             json!({ "pfs": pfs })
         }
     }
+}
+
+/// The input as the spec has it: without the code, which is a part of the transform there.
+fn written_input(spec: &PipelineSpec) -> &InputSpec {
+    match (&spec.transform.code, &spec.input) {
+        (Some(_), InputSpec::Cross(parts)) => parts.first().unwrap_or(&spec.input),
+        (_, input) => input,
+    }
+}
+
+/// Its branch follows from the pipeline's name.
+fn trigger(follows: &TriggerInput) -> Value {
+    let mut value = json!({ "branch": follows.source, "all": follows.all });
+    if let Some(size) = follows.size_bytes {
+        value["size"] = json!(size.to_string());
+    }
+    if let Some(commits) = follows.commits {
+        value["commits"] = json!(commits);
+    }
+    if let Some(cron) = &follows.cron {
+        value["cron_spec"] = json!(cron);
+    }
+    value
 }
 
 /// Its repo follows from the names of the pipeline and the input.

@@ -8,9 +8,10 @@ use contract::names::{BranchName, ProjectName, RepoName};
 use serde_json::Value;
 
 use super::fields::{Errors, Fields, join, kind};
-use super::{CronInput, InputSpec, PfsInput};
+use super::{CodeInput, CronInput, InputSpec, PfsInput, TriggerInput, quantity};
 use crate::glob::{Glob, highest_group};
-use crate::ticks::Ticks;
+use crate::ticks::{Ticks, written_out};
+use crate::triggers::Schedule;
 
 const MAX_NESTING: usize = 16;
 const MAX_LEAVES: usize = 256;
@@ -136,7 +137,8 @@ impl Reader<'_> {
                 None => {}
             }
         }
-        fields.not_yet(&["join_on", "trigger", "commit", "repo_type"], errors);
+        let trigger = trigger(&mut fields, branch.as_ref(), errors);
+        fields.not_yet(&["join_on", "commit", "repo_type"], errors);
         let at = fields.pointer().to_owned();
         fields.finish(errors);
         let (repo, glob) = (repo?, glob?);
@@ -153,12 +155,17 @@ impl Reader<'_> {
         Some(PfsInput {
             project: project.unwrap_or_else(|| self.project.clone()),
             repo,
-            branch: branch.unwrap_or_else(BranchName::main),
+            branch: match &trigger {
+                Some(_) => follower(self.pipeline?, self.leaves)?,
+                None => branch.unwrap_or_else(BranchName::main),
+            },
             name,
             glob,
             empty_files,
             group_by,
             cron: None,
+            trigger,
+            is_code: false,
         })
     }
 
@@ -206,8 +213,109 @@ impl Reader<'_> {
             empty_files: false,
             group_by: None,
             cron: Some(CronInput { spec, overwrite, start }),
+            trigger: None,
+            is_code: false,
         })
     }
+}
+
+/// A trigger makes the pipeline read a branch of its own that follows the one that the input names.
+fn trigger(fields: &mut Fields<'_>, named: Option<&BranchName>, errors: &mut Errors) -> Option<TriggerInput> {
+    let (value, pointer) = fields.take("trigger")?;
+    let mut inner = Fields::open(value, &pointer, errors)?;
+    let source = inner.parsed::<BranchName>("branch", errors);
+    let size_bytes = inner.string("size", errors).and_then(|text| {
+        let read = quantity::bytes(&text);
+        read.map_err(|error| errors.add(&join(&pointer, "size"), error)).ok()
+    });
+    let commits = inner.number("commits", 1, errors).map(u64::from);
+    let all = inner.bool("all", errors).unwrap_or(false);
+    // Pachyderm's older name is read too.
+    let [cron, rate] = ["cron_spec", "rate_limit_spec"].map(|name| inner.string(name, errors));
+    inner.finish(errors);
+    let cron = cron.or(rate).map(|text| written_out(text.trim()).to_owned());
+    if let Some(Err(error)) = cron.as_deref().map(Schedule::from_str) {
+        errors.add(&join(&pointer, "cron_spec"), error.to_string());
+    }
+    if size_bytes.is_none() && commits.is_none() && cron.is_none() {
+        errors.add(
+            &pointer,
+            "has no condition, so it would never fire: give `size`, `commits` or `cron_spec`",
+        );
+    }
+    Some(TriggerInput {
+        source: source.or_else(|| named.cloned()).unwrap_or_else(BranchName::main),
+        size_bytes,
+        commits,
+        cron,
+        all,
+    })
+}
+
+/// The branch of the pipeline's own that its input of that number reads.
+fn follower(pipeline: &RepoName, number: usize) -> Option<BranchName> {
+    BranchName::from_str(&format!("{pipeline}-trigger-{number}")).ok()
+}
+
+/// `transform.code`.
+pub(super) fn code(fields: &mut Fields<'_>, project: &ProjectName, errors: &mut Errors) -> Option<CodeInput> {
+    let (value, pointer) = fields.take("code")?;
+    let mut inner = Fields::open(value, &pointer, errors)?;
+    let of = inner.parsed::<ProjectName>("project", errors);
+    if value.get("repo").is_none_or(Value::is_null) {
+        errors.add(&pointer, "must name a `repo`");
+    }
+    let repo = inner.parsed::<RepoName>("repo", errors);
+    let branch = inner.parsed::<BranchName>("branch", errors);
+    let path = inner.string("path", errors).unwrap_or_default();
+    inner.finish(errors);
+    let path = path.trim_matches('/');
+    let wrong = |part: &str| matches!(part, "" | "." | "..") || part.contains('\0');
+    if !path.is_empty() && path.split('/').any(wrong) {
+        errors.add(
+            &join(&pointer, "path"),
+            "is no path in a repo: it may have no empty part, `.` or `..`",
+        );
+        return None;
+    }
+    Some(CodeInput {
+        project: of.unwrap_or_else(|| project.clone()),
+        repo: repo?,
+        branch: branch.unwrap_or_else(BranchName::main),
+        path: format!("/{path}"),
+    })
+}
+
+/// Code is an input as data is, so that a new commit of it makes jobs, whose datums are all new.
+pub(super) fn with_code(input: InputSpec, code: &CodeInput, errors: &mut Errors) -> Option<InputSpec> {
+    let name = RepoName::from_str("code").ok()?;
+    if input.leaves().iter().any(|leaf| leaf.name == name) {
+        errors.add(
+            "/input",
+            "may have no input named `code` beside `transform.code`: give it another `name`",
+        );
+        return None;
+    }
+    let special = |c: char| "\\*?[]{}()!@+".contains(c);
+    let mut literal = String::new();
+    for c in code.path.chars() {
+        literal.extend(special(c).then_some('\\'));
+        literal.push(c);
+    }
+    let glob = Glob::from_str(&literal).map_err(|error| errors.add("/transform/code/path", error.to_string()));
+    let leaf = PfsInput {
+        project: code.project.clone(),
+        repo: code.repo.clone(),
+        branch: code.branch.clone(),
+        name,
+        glob: glob.ok()?,
+        empty_files: false,
+        group_by: None,
+        cron: None,
+        trigger: None,
+        is_code: true,
+    };
+    Some(InputSpec::Cross(vec![input, InputSpec::Pfs(Box::new(leaf))]))
 }
 
 fn check_key(key: &str, glob: &Glob, grouped: bool, pointer: &str, errors: &mut Errors) {

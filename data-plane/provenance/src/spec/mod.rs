@@ -33,7 +33,7 @@ pub struct PipelineSpec {
     pub description: String,
     /// What runs.
     pub transform: Transform,
-    /// What it runs on.
+    /// What it runs on; with `transform.code` that is one more part of it, crossed with what the spec says.
     pub input: InputSpec,
     /// The branch of the output repo that outputs go to.
     pub output_branch: BranchName,
@@ -84,6 +84,8 @@ pub struct Transform {
     pub user: Option<String>,
     /// Where it runs; the directory is made if it does not exist.
     pub working_dir: Option<String>,
+    /// The repo of ours that the code is in. It is the last leaf of the whole spec's input too.
+    pub code: Option<CodeInput>,
 }
 
 /// An input, freely nested.
@@ -118,6 +120,38 @@ pub struct PfsInput {
     pub group_by: Option<String>,
     /// The repo is the pipeline's own and gets its files by a schedule.
     pub cron: Option<CronInput>,
+    /// The branch is one of the pipeline's own that follows another one.
+    pub trigger: Option<TriggerInput>,
+    /// The content is the pipeline's code and appears at `/code`: of `transform.code`.
+    pub is_code: bool,
+}
+
+/// By what the branch that a pipeline reads follows the one that its input names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TriggerInput {
+    /// The branch that is watched.
+    pub source: BranchName,
+    /// It has grown by so many bytes.
+    pub size_bytes: Option<u64>,
+    /// It is ahead by so many commits.
+    pub commits: Option<u64>,
+    /// A tick of this cron expression of five fields has passed.
+    pub cron: Option<String>,
+    /// All conditions have to hold, and not one of them.
+    pub all: bool,
+}
+
+/// Where a pipeline's code comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CodeInput {
+    /// The repo's project.
+    pub project: ProjectName,
+    /// The repo.
+    pub repo: RepoName,
+    /// The branch.
+    pub branch: BranchName,
+    /// The directory, or file, in it: `/` for the whole repo.
+    pub path: String,
 }
 
 /// By what a cron input gets its files.

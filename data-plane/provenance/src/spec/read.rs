@@ -46,7 +46,7 @@ fn whole(value: &Value, default_project: &ProjectName, errors: &mut Errors) -> O
     let named = name(&mut fields, default_project, errors);
     let project = named.as_ref().map_or(default_project, |(project, _)| project).clone();
     let description = fields.string("description", errors).unwrap_or_default();
-    let transform = transform(&mut fields, errors);
+    let transform = transform(&mut fields, &project, errors);
     let input = match fields.take("input") {
         Some((value, pointer)) => input::read(value, &pointer, &project, named.as_ref().map(|(_, name)| name), errors),
         None => {
@@ -74,12 +74,16 @@ fn whole(value: &Value, default_project: &ProjectName, errors: &mut Errors) -> O
     fields.not_yet(NOT_YET, errors);
     fields.finish(errors);
     let (project, name) = named?;
+    let (transform, mut input) = (transform?, input?);
+    if let Some(code) = &transform.code {
+        input = input::with_code(input, code, errors)?;
+    }
     Some(PipelineSpec {
         project,
         name,
         description,
-        transform: transform?,
-        input: input?,
+        transform,
+        input,
         output_branch: output_branch.unwrap_or_else(BranchName::main),
         parallelism,
         autoscaling,
@@ -134,7 +138,7 @@ fn project_name(fields: &mut Fields<'_>, errors: &mut Errors) -> Option<ProjectN
         .ok()
 }
 
-fn transform(fields: &mut Fields<'_>, errors: &mut Errors) -> Option<Transform> {
+fn transform(fields: &mut Fields<'_>, project: &ProjectName, errors: &mut Errors) -> Option<Transform> {
     let Some((value, pointer)) = fields.take("transform") else {
         errors.add("", "must have a `transform` with a `cmd`");
         return None;
@@ -158,12 +162,12 @@ fn transform(fields: &mut Fields<'_>, errors: &mut Errors) -> Option<Transform> 
         env: environment(&mut inner, errors),
         user: inner.string("user", errors),
         working_dir: inner.string("working_dir", errors),
+        code: input::code(&mut inner, project, errors),
     };
     inner.not_yet(
         &[
             "secrets",
             "image_pull_secrets",
-            "code",
             "dockerfile",
             "memory_volume",
             "datum_batching",

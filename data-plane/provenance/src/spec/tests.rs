@@ -157,11 +157,11 @@ fn fields_of_later_releases_are_refused_and_never_ignored() {
         let found = mistakes(field, value);
         assert!(found[0].1.contains("not supported yet"), "{field}: {found:?}");
     }
-    for field in ["lazy", "s3", "outer_join", "join_on", "trigger"] {
+    for field in ["lazy", "s3", "outer_join", "join_on"] {
         let found = mistakes("input", json!({ "pfs": { "repo": "a", "glob": "/", field: true } }));
         assert!(found[0].1.contains("not supported yet"), "{field}: {found:?}");
     }
-    for field in ["secrets", "image_pull_secrets", "code"] {
+    for field in ["secrets", "image_pull_secrets"] {
         let found = mistakes("transform", json!({ "cmd": ["a"], field: [] }));
         assert!(found[0].1.contains("not supported yet"), "{field}: {found:?}");
     }
@@ -203,6 +203,69 @@ fn a_cron_input_is_a_leaf_on_a_repo_of_its_own() {
         let found = mistakes("input", json!({ "cron": cron }));
         assert_eq!(found[0].0, pointer, "{found:?}");
     }
+}
+
+#[test]
+fn an_input_with_a_trigger_reads_a_branch_of_the_pipelines_own() {
+    let mut value = minimal();
+    value["input"]["pfs"]["branch"] = json!("staging");
+    value["input"]["pfs"]["trigger"] = json!({ "size": "1M", "commits": 3, "rateLimitSpec": "@hourly", "all": true });
+    let spec = parse(&value);
+    let leaf = spec.input.leaves()[0];
+    assert_eq!(leaf.branch.as_str(), "detect-red-trigger-1");
+    let trigger = leaf.trigger.clone().unwrap();
+    assert_eq!(
+        (trigger.source.as_str(), trigger.cron.as_deref()),
+        ("staging", Some("0 * * * *"))
+    );
+    assert_eq!(
+        (trigger.size_bytes, trigger.commits, trigger.all),
+        (Some(1_000_000), Some(3), true)
+    );
+    assert_eq!(parse(&spec.to_value()), spec);
+    for (trigger, pointer) in [
+        (json!({}), "/input/pfs/trigger"),
+        (json!({ "size": "much" }), "/input/pfs/trigger/size"),
+        (json!({ "commits": 0 }), "/input/pfs/trigger/commits"),
+        (json!({ "cron_spec": "@every 1s" }), "/input/pfs/trigger/cron_spec"),
+    ] {
+        let found = mistakes(
+            "input",
+            json!({ "pfs": { "repo": "a", "glob": "/", "trigger": trigger } }),
+        );
+        assert_eq!(found[0].0, pointer, "{found:?}");
+    }
+}
+
+#[test]
+fn code_of_a_repo_is_one_more_input_and_stands_in_the_transform() {
+    let mut value = minimal();
+    value["transform"]["code"] = json!({ "repo": "programs", "path": "/a(1)/b/" });
+    let spec = parse(&value);
+    let leaves = spec.input.leaves();
+    assert_eq!(
+        (leaves.len(), leaves[1].repo.as_str(), leaves[1].is_code),
+        (2, "programs", true)
+    );
+    assert!(leaves[1].glob.matches("/a(1)/b", true).is_some());
+    assert!(leaves[1].glob.matches("/a1/b", true).is_none());
+    let written = spec.to_value();
+    assert_eq!(written["transform"]["code"]["path"], "/a(1)/b");
+    assert_eq!(written["input"], parse(&minimal()).to_value()["input"]);
+    assert_eq!(parse(&written), spec);
+    assert_eq!(
+        spec.code_digest(None),
+        parse(&minimal()).code_digest(None),
+        "its content counts, as of an input"
+    );
+    assert_ne!(spec.spec_digest(None), parse(&minimal()).spec_digest(None));
+    let found = mistakes(
+        "transform",
+        json!({ "cmd": ["a"], "code": { "repo": "x", "path": "../y" } }),
+    );
+    assert_eq!(found[0].0, "/transform/code/path");
+    value["input"]["pfs"]["name"] = json!("code");
+    assert!(PipelineSpec::parse(&value, &project()).is_err());
 }
 
 #[test]

@@ -125,6 +125,9 @@ pub(crate) fn bubblewrap(binary: &Path, spec: &mut Spec) -> Command {
             .arg(spec.pfs.join(name))
             .arg(format!("/pfs/{name}"));
     }
+    for (source, path) in &spec.shown {
+        command.arg("--ro-bind").arg(source).arg(path);
+    }
     command.arg("--bind").arg(spec.pfs.join("out")).arg("/pfs/out");
     command.arg("--ro-bind").arg(binary).arg(BINARY_IN_BUBBLEWRAP);
     if let StdinSpec::File(path) = &mut spec.stdin {

@@ -148,6 +148,9 @@ impl Tree<'_> {
         for name in &spec.inputs {
             self.bind(&spec.pfs.join(name), &format!("/pfs/{name}"), Access::Read)?;
         }
+        for (source, path) in &spec.shown {
+            self.bind(source, path, Access::Read)?;
+        }
         self.bind(&spec.pfs.join("out"), "/pfs/out", Access::Write)
     }
 

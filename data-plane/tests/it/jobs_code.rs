@@ -1,0 +1,85 @@
+//! `transform.code`: code that stands in a repo of ours.
+
+use contract::api::JobState;
+use contract::policy::Role;
+use contract::problem::ProblemKind;
+use serde_json::{Value, json};
+
+use crate::jobs_rig::{Rig, shell, succeeded};
+
+fn spec(path: &str) -> Value {
+    let mut spec = shell(
+        "p",
+        "in",
+        "/*",
+        "sh ./run.sh $in > /pfs/out/$(basename $in); ls /pfs > /pfs/out/seen",
+    );
+    spec["transform"]["code"] = json!({ "repo": "programs", "path": path });
+    spec
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn code_of_a_repo_is_shown_at_code_and_a_new_commit_of_it_runs_every_datum_again() {
+    let rig = Rig::start().await;
+    let ada = rig.member("ada").await;
+    rig.repo(&ada, "in").await;
+    rig.repo(&ada, "programs").await;
+    rig.put(&ada, "in", &[("a", "1")]).await;
+    let first = "echo first; cat $1; touch /code/x 2>/dev/null || echo readonly; echo $code";
+    rig.put(&ada, "programs", &[("team/run.sh", first), ("other/x", "")])
+        .await;
+    let applied = rig.apply(&ada, vec![spec("/team")]).await;
+    succeeded(&rig.job(&ada, applied[0].commit_set.unwrap(), "p").await, 1, 1, 0);
+    assert_eq!(rig.cat(&ada, "p@main", "/a").await, "first\n1readonly\n/code\n");
+    assert_eq!(rig.cat(&ada, "p@main", "/seen").await, "in\nout\n");
+
+    let put = rig.put(&ada, "in", &[("b", "2")]).await;
+    // `seen` is written by both datums.
+    assert_eq!(rig.job(&ada, put.commit_set, "p").await.state, JobState::Failure);
+    let mut alone = spec("/team");
+    alone["transform"]["cmd"][2] = json!("sh ./run.sh $in > /pfs/out/$(basename $in)");
+    let applied = rig.apply(&ada, vec![alone.clone()]).await;
+    succeeded(&rig.job(&ada, applied[0].commit_set.unwrap(), "p").await, 2, 2, 0);
+    // Elsewhere in the repo: no datum runs. There: all of them.
+    let put = rig.put(&ada, "programs", &[("other/x", "changed")]).await;
+    succeeded(&rig.job(&ada, put.commit_set, "p").await, 2, 0, 2);
+    let put = rig.put(&ada, "programs", &[("team/run.sh", "echo second")]).await;
+    succeeded(&rig.job(&ada, put.commit_set, "p").await, 2, 2, 0);
+    assert_eq!(rig.cat(&ada, "p@main", "/b").await, "second\n");
+    let commit = rig.get::<contract::api::Commit>(&ada, "/v1/commits?ref=p@main").await;
+    assert!(
+        commit.provenance.iter().any(|source| source.commit == put.id),
+        "{:?}",
+        commit.provenance
+    );
+
+    // The same repo, another directory, and one that is not there.
+    rig.put(&ada, "programs", &[("two/run.sh", "echo moved")]).await;
+    alone["transform"]["code"]["path"] = json!("two/");
+    let applied = rig.apply(&ada, vec![alone.clone()]).await;
+    succeeded(&rig.job(&ada, applied[0].commit_set.unwrap(), "p").await, 2, 2, 0);
+    assert_eq!(rig.ls(&ada, "p@main").await, ["/a", "/b"]);
+    alone["transform"]["code"]["path"] = json!("nowhere");
+    let applied = rig.apply(&ada, vec![alone]).await;
+    let failed = rig.job(&ada, applied[0].commit_set.unwrap(), "p").await;
+    assert_eq!(failed.state, JobState::Failure);
+    assert!(failed.reason.unwrap().contains("`/nowhere`"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn code_is_an_input_whose_owner_lets_others_derive_from_it() {
+    let rig = Rig::start().await;
+    let (ada, bob) = (rig.member("ada").await, rig.member("bob").await);
+    rig.repo(&ada, "programs").await;
+    rig.repo(&bob, "in").await;
+    rig.put(&ada, "programs", &[("run.sh", "true")]).await;
+    let hidden = rig.refused(&bob, vec![spec("/")]).await;
+    assert_eq!(hidden.kind(), Some(ProblemKind::NotFound));
+    rig.grant(&bob, Role::Viewer, "programs");
+    assert_eq!(
+        rig.refused(&bob, vec![spec("/")]).await.kind(),
+        Some(ProblemKind::NotAllowed)
+    );
+    rig.grant(&bob, Role::Deriver, "programs");
+    rig.apply(&bob, vec![spec("/")]).await;
+}
