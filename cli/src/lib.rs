@@ -28,6 +28,7 @@ mod project;
 mod put;
 mod references;
 mod release;
+mod secret;
 mod settings;
 mod team;
 mod template;
@@ -92,6 +93,8 @@ enum Command {
     Access(access::Access),
     #[command(subcommand)]
     Release(release::Release),
+    #[command(subcommand)]
+    Secret(secret::Secret),
     #[command(subcommand)]
     Project(project::Project),
     #[command(subcommand)]
@@ -230,6 +233,7 @@ async fn ask(command: Command, client: &Client, output: Output) -> Outcome {
         Command::Grant(command) => grant::run(command, client, output).await,
         Command::Access(command) => access::run(command, client, output).await,
         Command::Release(command) => release::run(command, client, output).await,
+        Command::Secret(command) => secret::run(command, client, output).await,
         Command::Project(command) => project::run(command, client, output).await,
         Command::Repo(command) => project::run_repo(command, client, output).await,
         Command::Branch(command) => project::run_branch(command, client, output).await,

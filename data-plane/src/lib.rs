@@ -27,6 +27,7 @@ pub mod policy;
 pub mod projects;
 pub mod repos;
 pub mod scheduler;
+pub mod secrets;
 pub mod server;
 pub mod statistics;
 pub mod stores;

@@ -18,7 +18,7 @@ use tokio::net::TcpListener;
 use crate::plane::Plane;
 use crate::{
     branches, commits, files, fsck, garbage, history, imports, jobs, lineage, permissions, pipelines, policy, projects,
-    repos, scheduler, statistics, stores, uploads, worker,
+    repos, scheduler, secrets, statistics, stores, uploads, worker,
 };
 
 /// How long running requests may go on after the plane was asked to stop.
@@ -44,6 +44,7 @@ pub fn router(plane: Plane) -> Router {
         .merge(garbage::routes::router())
         .merge(statistics::routes::router())
         .merge(pipelines::routes::router())
+        .merge(secrets::routes::router())
         .merge(jobs::routes::router())
         .layer(axum::middleware::from_fn_with_state(plane.clone(), busy))
         .merge(worker::routes::router())

@@ -6,9 +6,11 @@ mod accounts;
 mod data;
 mod history;
 mod pipelines;
+mod secrets;
 
 pub use access::*;
 pub use accounts::*;
 pub use data::*;
 pub use history::*;
 pub use pipelines::*;
+pub use secrets::*;

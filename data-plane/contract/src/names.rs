@@ -77,6 +77,8 @@ names! {
     RepoName = "repo";
     /// The name of a branch of a repo.
     BranchName = "branch";
+    /// The name of a secret of a project.
+    SecretName = "secret";
     /// The name of a team inside an organization.
     TeamName = "team";
     /// The name of a service account inside an organization.

@@ -17,6 +17,7 @@ use crate::call::Call;
 use crate::failure::{Answer, Failure};
 use crate::permissions::{System, Visible};
 use crate::plane::Plane;
+use crate::secrets;
 
 const DECIDE: System =
     System::because("whether a pipeline reads the branch is asked in order to decide who may move it");
@@ -103,7 +104,8 @@ pub async fn may_feed(
 pub fn refusal(plane: &Plane, run: &RunRow, inputs: &[Arc<OriginSet>], output: &OriginSet) -> Answer<Option<String>> {
     // Most specs have none of these, and need not be read.
     let asked = ["max_origins", "maxOrigins", "network"];
-    if asked.iter().all(|field| run.spec.0.get(field).is_none()) {
+    let secret = run.spec.0.pointer("/transform/secrets").is_some();
+    if !secret && asked.iter().all(|field| run.spec.0.get(field).is_none()) {
         return Ok(None);
     }
     let spec = PipelineSpec::parse(&run.spec.0, &run.project.parse()?)
@@ -115,6 +117,15 @@ pub fn refusal(plane: &Plane, run: &RunRow, inputs: &[Arc<OriginSet>], output: &
         let names: Vec<String> = domains.iter().map(ToString::to_string).collect();
         names.join(", ")
     };
+    if !spec.transform.secrets.is_empty() {
+        let sponsor = Subject::unlimited(run.actor.0.id);
+        if !secrets::may_use(&policy, &sponsor, &spec.project) {
+            return Ok(Some(format!(
+                "SecretNotAllowed: {} may not use the secrets of project `{}` any more; let somebody apply the pipeline who has a role on `project:{}` that allows write",
+                run.actor.0.name, spec.project, spec.project
+            )));
+        }
+    }
     if let Some(pin) = &spec.max_origins {
         let foreign = guard(&policy, pin, output, plane.now());
         if !foreign.is_empty() {

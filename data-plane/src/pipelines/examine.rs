@@ -24,6 +24,7 @@ use crate::failure::{Answer, Failure};
 use crate::permissions::System;
 use crate::projects;
 use crate::repos;
+use crate::secrets;
 
 const DECIDE: System = System::because("rows are read in order to decide whether the caller may apply the pipeline");
 
@@ -164,6 +165,7 @@ impl Examination<'_> {
         };
         let origins = OriginSet::combine(id, &own);
         self.check_network(&heads, &origins)?;
+        self.check_secrets().await?;
         let impact = self.impact(id, &origins).await?;
         let mut changed = Vec::new();
         if let Some(row) = &before {
@@ -428,6 +430,28 @@ impl Examination<'_> {
         let mut problem = conditions::lacks_declassify(self.call, self.policy, &missing);
         problem.errors = vec![field(self.index, "/network", problem.detail.clone())];
         Err(problem.into())
+    }
+
+    /// Whoever says what code runs with a secret has it: it takes the right to use those of the project.
+    async fn check_secrets(&mut self) -> Answer<()> {
+        if self.spec.transform.secrets.is_empty() {
+            return Ok(());
+        }
+        let project = &self.spec.project;
+        if !secrets::may_use(self.policy, &self.call.rights().subject, project) {
+            let detail =
+                format!("a pipeline that uses secrets of project `{project}` needs write on the whole project");
+            let mut problem = Problem::new(ProblemKind::NotAllowed, detail)
+                .with_hint(format!("ask for the role contributor on `project:{project}`"));
+            problem.errors = vec![field(self.index, "/transform/secrets", problem.detail.clone())];
+            return Err(problem.into());
+        }
+        match secrets::versions(self.conn, self.spec).await {
+            Err(error) if error.kind() == ProblemKind::Invalid => {
+                Err(invalid(vec![field(self.index, "/transform/secrets", error.detail())]))
+            }
+            found => found.map(drop),
+        }
     }
 
     /// Who can read outputs made so far (or would, by grants on the output alone) and not those to come.

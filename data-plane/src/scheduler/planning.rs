@@ -18,6 +18,7 @@ use super::queries::{self, NewDatum, Planned, WorkRow};
 use super::{SELF, matches};
 use crate::failure::{Answer, Failure};
 use crate::plane::Plane;
+use crate::secrets;
 use crate::worker::protocol::TaskInput;
 use crate::worker::queries::encode_inputs;
 
@@ -55,13 +56,34 @@ pub async fn inputs(plane: &Plane, job: Uuid, work: &WorkRow) -> Answer<Inputs> 
             trees[position] = TreeRef::from_bytes(&root.ok_or_else(gone)?)?;
         }
     }
-    let code_digest = work.code_digest.as_slice().try_into();
+    let code_digest: [u8; 32] = digest(&work.code_digest)?;
+    let versions = secrets::versions(&mut conn, &spec).await?;
     Ok(Inputs {
         spec,
         domains,
         trees,
-        code_digest: code_digest.map_err(|_| Failure::internal("a stored code digest is no digest"))?,
+        code_digest: secrets::counted_in(code_digest, &versions),
     })
+}
+
+fn digest(stored: &[u8]) -> Answer<[u8; 32]> {
+    stored
+        .try_into()
+        .map_err(|_| Failure::internal("a stored digest is none"))
+}
+
+/// Another version of a secret makes other datums, so what was made with the one before is no base.
+async fn count_secrets(conn: &mut sqlx::PgConnection, job: JobId, work: &mut WorkRow) -> Answer<()> {
+    if work.spec.0.pointer("/transform/secrets").is_none() {
+        return Ok(());
+    }
+    let spec = PipelineSpec::parse(&work.spec.0, &work.project.parse()?)
+        .map_err(|errors| Failure::internal(format!("a stored spec is not valid any more: {errors:?}")))?;
+    let versions = secrets::versions(conn, &spec).await?;
+    let counted = secrets::counted_in(digest(&work.plan_digest)?, &versions);
+    queries::update_plan_digest(conn, &SELF, job, &counted).await?;
+    work.plan_digest = counted.to_vec();
+    Ok(())
 }
 
 fn gone() -> Failure {
@@ -136,9 +158,10 @@ struct Difference {
 /// When the database or storage is away: try again. When something stored is damaged: the job cannot run.
 pub async fn plan(plane: &Plane, job: JobId) -> Answer<()> {
     let mut conn = plane.pool.acquire().await?;
-    let Some(work) = queries::find_work(&mut conn, &SELF, job).await? else {
+    let Some(mut work) = queries::find_work(&mut conn, &SELF, job).await? else {
         return Ok(());
     };
+    count_secrets(&mut conn, job, &mut work).await?;
     let base = if work.reprocess {
         None
     } else {

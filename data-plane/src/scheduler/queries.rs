@@ -145,7 +145,7 @@ pub struct WorkRow {
 /// A job as planning and finishing need it.
 pub async fn find_work(conn: &mut PgConnection, _: &System, job: JobId) -> Answer<Option<WorkRow>> {
     let row = sqlx::query_as(
-        "select j.pipeline_id, p.name as project, j.seq, j.state, j.output_commit_id, j.reprocess, j.plan_digest,
+        "select j.pipeline_id, p.name as project, j.seq, j.state, j.output_commit_id, j.reprocess, v.plan_digest,
                 j.base_job_id, j.removed_keys, v.spec, v.code_digest
            from jobs j join pipeline_versions v on v.pipeline_id = j.pipeline_id and v.version = j.version
            join repos r on r.id = j.pipeline_id join projects p on p.id = r.project_id
@@ -191,6 +191,16 @@ pub async fn find_base(conn: &mut PgConnection, _: &System, work: &WorkRow) -> A
     .fetch_optional(conn)
     .await?;
     Ok(row)
+}
+
+/// Gives a starting job another plan digest: what it counts is known only now.
+pub async fn update_plan_digest(conn: &mut PgConnection, _: &System, job: JobId, digest: &[u8; 32]) -> Answer<()> {
+    sqlx::query("update jobs set plan_digest = $2 where id = $1 and state = 'starting'")
+        .bind(job.uuid())
+        .bind(&digest[..])
+        .execute(conn)
+        .await?;
+    Ok(())
 }
 
 /// Datums of a job that `err_cmd` took care of: key, inputs.

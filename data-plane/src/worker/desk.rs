@@ -214,6 +214,8 @@ mod tests {
             network: false,
             parallelism: Some(1),
             inputs: Vec::new(),
+            secrets: Vec::new(),
+            refused: None,
         };
         JobShared::new(task, Vec::new())
     }

@@ -2,11 +2,15 @@
 
 use super::desk::JobShared;
 use super::protocol::{DatumTask, TaskInput};
+use super::secrets;
 
 /// The variables of a datum. Those of the spec come first: ours win.
 pub fn variables(job: &JobShared, datum: &DatumTask) -> Vec<(String, String)> {
     let task = &job.task;
     let mut all = task.env.clone();
+    let secrets = secrets::variables(&task.secrets);
+    all.retain(|(name, _)| secrets.iter().all(|(secret, _)| secret != name));
+    all.extend(secrets);
     let mut set = |name: String, value: String| {
         all.retain(|(known, _)| *known != name);
         all.push((name, value));

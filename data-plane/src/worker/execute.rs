@@ -17,6 +17,7 @@ use super::environment::variables;
 use super::inputs::{self, Place, Seen};
 use super::output::{Outbox, RunLog};
 use super::protocol::{DatumTask, JobTask, WorkerConfig};
+use super::secrets;
 
 /// What all datums of a worker share.
 pub struct Bench {
@@ -78,6 +79,8 @@ pub struct Ran {
     pub place: Place,
     /// What it saw.
     pub seen: Vec<Seen>,
+    /// What is shown elsewhere than below `/pfs`.
+    pub shown: Vec<(PathBuf, String)>,
     /// How it ended.
     pub end: RunEnd,
     /// Exit code of the command.
@@ -118,6 +121,7 @@ pub async fn run(bench: &Bench, launcher: &Arc<Launcher>, queued: Queued) -> Ran
         stop: stop.clone(),
         place,
         seen: Vec::new(),
+        shown: Vec::new(),
         end: RunEnd::Succeeded,
         exit_code: None,
         download: Duration::ZERO,
@@ -144,7 +148,21 @@ async fn lay_out(bench: &Bench, ran: &mut Ran) -> Result<(), inputs::InputError>
     ran.seen = inputs::seen(&bench.storage, &ran.job.trees, &ran.datum).await?;
     // Without namespaces user code could change the cache through a link.
     let copy = bench.isolation == Isolation::Plain;
-    inputs::lay_out(&bench.cache, &ran.place, &names(&ran.job, &ran.datum), &ran.seen, copy).await
+    inputs::lay_out(&bench.cache, &ran.place, &names(&ran.job, &ran.datum), &ran.seen, copy).await?;
+    let root = &ran.place.root;
+    let disk = |source| inputs::InputError::Disk {
+        path: root.join("secrets"),
+        source,
+    };
+    ran.shown = secrets::lay_out(&ran.job.task.secrets, root, user(bench)).map_err(disk)?;
+    ran.shown.extend(code(ran));
+    Ok(())
+}
+
+/// Whom user code runs as, if that is somebody else.
+fn user(bench: &Bench) -> Option<u32> {
+    let root = bench.isolation == Isolation::Root || nix::unistd::geteuid().is_root();
+    root.then_some(bench.config.sandbox_uid)
 }
 
 /// The inputs that the datum has, each once.
@@ -194,7 +212,10 @@ async fn command(bench: &Bench, launcher: &Arc<Launcher>, ran: &mut Ran) -> RunE
     let (cmd, stdin) = (task.cmd.clone(), task.stdin.clone());
     let (err_cmd, err_stdin) = (task.err_cmd.clone(), task.err_stdin.clone());
     let log_datum = ran.datum.clone();
-    let log = RunLog::new(&bench.outbox, &bench.environment, &log_datum);
+    let log = RunLog::new(&bench.outbox, &bench.environment, &log_datum).hiding(secrets::masks(&task.secrets));
+    if let Some(reason) = &task.refused {
+        return RunEnd::Failed(reason.clone());
+    }
     let outcome = match start((bench, launcher), ran, cmd, &stdin, &log).await {
         Ok(outcome) => outcome,
         Err(reason) => return RunEnd::Lost(reason),
@@ -302,7 +323,6 @@ async fn start(
 fn sandbox_run(bench: &Bench, ran: &Ran, command: Vec<String>, stdin: &[String]) -> Run {
     let task = &ran.job.task;
     let config = &bench.config;
-    let root = bench.isolation == Isolation::Root || nix::unistd::geteuid().is_root();
     Run {
         command,
         stdin: if stdin.is_empty() {
@@ -321,9 +341,9 @@ fn sandbox_run(bench: &Bench, ran: &Ran, command: Vec<String>, stdin: &[String])
         working_dir: task.working_dir.clone(),
         pfs: ran.place.pfs.clone(),
         inputs: below_pfs(ran),
-        shown: code(ran).into_iter().collect(),
+        shown: ran.shown.clone(),
         scratch: ran.place.scratch.clone(),
-        uid_gid: root.then_some((config.sandbox_uid, config.sandbox_uid)),
+        uid_gid: user(bench).map(|id| (id, id)),
         masked: config.masked.clone(),
         visible: Vec::new(),
         network: if task.network { Network::Host } else { Network::None },

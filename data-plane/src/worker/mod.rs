@@ -18,4 +18,5 @@ pub mod protocol;
 pub mod queries;
 mod report;
 pub mod routes;
+mod secrets;
 pub mod supervisor;

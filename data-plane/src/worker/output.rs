@@ -11,6 +11,7 @@ use chassis::Environment;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 
 use super::protocol::{DatumTask, SentLine};
+use super::secrets;
 
 /// A longer line is cut into pieces of this size.
 const LINE_BYTES_MAX: u64 = 8 << 10;
@@ -88,6 +89,7 @@ pub struct RunLog<'a> {
     environment: &'a Environment,
     datum: &'a DatumTask,
     so_far: Mutex<(i32, usize)>,
+    masks: Vec<String>,
 }
 
 impl<'a> RunLog<'a> {
@@ -98,7 +100,14 @@ impl<'a> RunLog<'a> {
             environment,
             datum,
             so_far: Mutex::new((0, 0)),
+            masks: Vec::new(),
         }
+    }
+
+    /// Keeps no line with one of these texts: something else stands in their place.
+    pub fn hiding(mut self, masks: Vec<String>) -> Self {
+        self.masks = masks;
+        self
     }
 
     /// Keeps a line, or a note instead of the first one that is too much.
@@ -151,7 +160,7 @@ impl<'a> RunLog<'a> {
                 Ok(0) | Err(_) => return,
                 Ok(_) => {}
             }
-            let text = String::from_utf8_lossy(&line);
+            let text = secrets::masked(String::from_utf8_lossy(&line).into_owned(), &self.masks);
             self.line(stream, text.trim_end_matches(['\n', '\r']));
         }
     }

@@ -99,6 +99,52 @@ pub struct JobTask {
     pub parallelism: Option<u32>,
     /// The inputs by position.
     pub inputs: Vec<InputTree>,
+    /// What user code gets of secrets.
+    #[serde(default)]
+    pub secrets: Vec<SecretFor>,
+    /// Why no datum can be run: a secret is not there any more.
+    #[serde(default)]
+    pub refused: Option<String>,
+}
+
+/// A text that no log shows.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Hidden(pub String);
+
+impl std::fmt::Debug for Hidden {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("hidden")
+    }
+}
+
+/// Values of a secret for user code, by their keys.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SecretFor {
+    /// One value, as a variable.
+    Variable {
+        /// Its name.
+        name: String,
+        /// The value.
+        values: Vec<(String, Hidden)>,
+    },
+    /// Values, as files.
+    Files {
+        /// The directory.
+        path: String,
+        /// The values.
+        values: Vec<(String, Hidden)>,
+    },
+}
+
+impl SecretFor {
+    /// The values.
+    pub fn values(&self) -> &[(String, Hidden)] {
+        match self {
+            Self::Variable { values, .. } | Self::Files { values, .. } => values,
+        }
+    }
 }
 
 /// The tree that an input reads.

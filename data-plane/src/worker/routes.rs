@@ -26,6 +26,7 @@ use super::queries::{self, Added, HeldRow, NewClaim, ReportedJob, Results, Settl
 use crate::failure::{Answer, Failure};
 use crate::permissions::System;
 use crate::plane::{Plane, Tx};
+use crate::secrets;
 
 const WORKERS: System = System::because("workers act for the plane, which checked the rights when the job was made");
 /// A lease runs out when nothing was heard of its worker for that long.
@@ -112,7 +113,7 @@ async fn claim_now(plane: &Plane, body: &ClaimRequest) -> Answer<Claimed> {
         .into_iter()
         .collect();
     queries::update_isolation(&mut tx, &WORKERS, &ids, &body.isolation).await?;
-    let jobs = tasks(&mut tx, &ids).await?;
+    let jobs = tasks(plane, &mut tx, &ids).await?;
     tx.commit().await?;
     let datums = rows.into_iter().map(|row| DatumTask {
         job: JobId::from_uuid(row.job_id),
@@ -137,7 +138,7 @@ async fn claim_now(plane: &Plane, body: &ClaimRequest) -> Answer<Claimed> {
     })
 }
 
-async fn tasks(tx: &mut Tx, ids: &[Uuid]) -> Answer<Vec<JobTask>> {
+async fn tasks(plane: &Plane, tx: &mut Tx, ids: &[Uuid]) -> Answer<Vec<JobTask>> {
     let inputs = queries::list_inputs(tx, &WORKERS, ids).await?;
     let rows = queries::list_tasks(tx, &WORKERS, ids).await?;
     let task = |row: queries::TaskRow| {
@@ -167,9 +168,19 @@ async fn tasks(tx: &mut Tx, ids: &[Uuid]) -> Answer<Vec<JobTask>> {
             })
         });
         let inputs = trees.collect::<Answer<Vec<_>>>()?;
-        Ok(job_task(&row, &spec, inputs))
+        Ok::<_, Failure>((job_task(&row, &spec, inputs), spec))
     };
-    rows.into_iter().map(task).collect()
+    let mut all = Vec::new();
+    for found in rows.into_iter().map(task) {
+        let (mut task, spec) = found?;
+        match secrets::of_job(plane, tx, &spec).await {
+            Ok(secrets) => task.secrets = secrets,
+            Err(error) if error.kind() == ProblemKind::Invalid => task.refused = Some(error.detail().to_owned()),
+            Err(error) => return Err(error),
+        }
+        all.push(task);
+    }
+    Ok(all)
 }
 
 fn job_task(row: &queries::TaskRow, spec: &PipelineSpec, inputs: Vec<InputTree>) -> JobTask {
@@ -195,6 +206,8 @@ fn job_task(row: &queries::TaskRow, spec: &PipelineSpec, inputs: Vec<InputTree>)
         network: spec.network == Network::Internet,
         parallelism: spec.parallelism,
         inputs,
+        secrets: Vec::new(),
+        refused: None,
     }
 }
 

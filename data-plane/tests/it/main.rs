@@ -34,6 +34,7 @@ mod jobs_purges;
 mod jobs_random;
 mod jobs_releases;
 mod jobs_rig;
+mod jobs_secrets;
 mod jobs_sets;
 mod jobs_worker;
 mod model;

@@ -3,6 +3,7 @@
 use chrono::{DateTime, Utc};
 use contract::claims::{AccessClaims, Scope};
 use contract::ids::{DomainId, ReleaseId, TokenId};
+use contract::names::ProjectName;
 use contract::policy::{Permission, Principal};
 
 use super::policy::Policy;
@@ -206,6 +207,18 @@ pub(super) struct Weighed {
 /// repo, managing it, seeing its name). Reading content is `read`.
 pub fn can(policy: &Policy, subject: &Subject, permission: Permission, domain: DomainId) -> bool {
     standing(policy, subject).is_none() && holds(policy, subject, permission, domain)
+}
+
+/// Whether the subject has that permission on a project as a whole: for what belongs to no domain of it.
+pub fn can_in_project(policy: &Policy, subject: &Subject, permission: Permission, project: &ProjectName) -> bool {
+    let covers = |scope: &Scope| {
+        let resource = scope.resource.strip_prefix("project:");
+        (scope.verb == "*" || scope.verb == permission.as_str())
+            && (scope.resource == "*" || resource == Some(project.as_str()))
+    };
+    standing(policy, subject).is_none()
+        && policy.rights_in_project(subject.principal, project).has(permission)
+        && (subject.scopes.is_empty() || subject.scopes.iter().any(covers))
 }
 
 /// Decides, and on a yes gives the proof.

@@ -9,7 +9,7 @@ mod policy;
 mod questions;
 
 pub use cache::DecisionCache;
-pub use decide::{Access, Cause, Denial, Permit, Readable, Subject, Verb, can, decide, read};
+pub use decide::{Access, Cause, Denial, Permit, Readable, Subject, Verb, can, can_in_project, decide, read};
 pub use explain::{Lineage, LineageNode, explain, in_words, shown_name};
 pub use policy::{PermissionSet, Policy};
 pub use questions::{Loss, guard, impact, required_for_egress, required_for_new_pipeline, who_can_read};

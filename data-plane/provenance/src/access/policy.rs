@@ -152,6 +152,16 @@ impl Policy {
         all
     }
 
+    /// What the principal was granted on a project as a whole, or on the organization.
+    pub fn rights_in_project(&self, principal: Principal, project: &ProjectName) -> PermissionSet {
+        let mut all = PermissionSet::default();
+        if let Some(rights) = self.rights.get(&principal) {
+            all.add(rights.organization);
+            all.add(rights.projects.get(project).copied().unwrap_or_default());
+        }
+        all
+    }
+
     /// Names of those who can grant on the domain: its owners, teams as `team NAME`; where nobody owns it, those who
     /// manage the organization. Sorted.
     pub fn owners(&self, domain: DomainId) -> Vec<String> {

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::fields::join;
-use super::{InputSpec, MaxOrigins, PfsInput, PipelineSpec, Resources, TriggerInput, quantity};
+use super::{InputSpec, MaxOrigins, PfsInput, PipelineSpec, Resources, Transform, TriggerInput, quantity, secrets};
 
 /// JSON with sorted keys and no spaces: equal values have equal bytes, whatever order their fields were written in.
 pub fn canonical_json(value: &Value) -> String {
@@ -53,6 +53,9 @@ fn differ(old: &Value, new: &Value, pointer: String, found: &mut Vec<String>) {
 pub(super) fn whole(spec: &PipelineSpec) -> Value {
     let mut value = decisive(spec);
     value["description"] = json!(spec.description);
+    if !spec.transform.image_pull_secrets.is_empty() {
+        value["transform"]["image_pull_secrets"] = json!(spec.transform.image_pull_secrets);
+    }
     value["autoscaling"] = json!(spec.autoscaling);
     if let Some(n) = spec.parallelism {
         value["parallelism_spec"] = json!({ "constant": n });
@@ -114,6 +117,9 @@ fn decisive(spec: &PipelineSpec) -> Value {
             value["transform"][name] = json!(text);
         }
     }
+    if let Some(secrets) = used_secrets(transform) {
+        value["transform"]["secrets"] = secrets;
+    }
     if let Some(code) = &transform.code {
         value["transform"]["code"] =
             json!({ "project": code.project, "repo": code.repo, "branch": code.branch, "path": code.path });
@@ -157,6 +163,12 @@ fn input(spec: &InputSpec) -> Value {
             json!({ "pfs": pfs })
         }
     }
+}
+
+/// What it gets of secrets; their versions count where datums are planned.
+fn used_secrets(transform: &Transform) -> Option<Value> {
+    let all: Vec<Value> = transform.secrets.iter().map(secrets::written).collect();
+    (!all.is_empty()).then(|| json!(all))
 }
 
 /// The input as the spec has it: without the code, which is a part of the transform there.
@@ -204,7 +216,7 @@ pub(super) fn spec(spec: &PipelineSpec, image_digest: Option<&str>) -> [u8; 32] 
 
 pub(super) fn code(spec: &PipelineSpec, image_digest: Option<&str>) -> [u8; 32] {
     let transform = &spec.transform;
-    let code = json!({
+    let mut code = json!({
         // An image that was not resolved counts by its name.
         "image": image_digest.or(transform.image.as_deref()),
         "cmd": transform.cmd,
@@ -218,6 +230,9 @@ pub(super) fn code(spec: &PipelineSpec, image_digest: Option<&str>) -> [u8; 32] 
         "network": spec.network.as_str(),
         "salt": spec.salt,
     });
+    if let Some(secrets) = used_secrets(transform) {
+        code["secrets"] = secrets;
+    }
     seal("howdah code v1", &code)
 }
 

@@ -6,6 +6,7 @@ mod fields;
 mod input;
 mod quantity;
 mod read;
+mod secrets;
 #[cfg(test)]
 mod tests;
 
@@ -13,7 +14,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use contract::names::{BranchName, ProjectName, RepoName};
+use contract::names::{BranchName, ProjectName, RepoName, SecretName};
 use contract::problem::FieldError;
 use serde_json::Value;
 
@@ -84,8 +85,32 @@ pub struct Transform {
     pub user: Option<String>,
     /// Where it runs; the directory is made if it does not exist.
     pub working_dir: Option<String>,
+    /// Secrets of the pipeline's project that user code gets.
+    pub secrets: Vec<SecretUse>,
+    /// Secrets by which the image is pulled, for executors that pull it themselves.
+    pub image_pull_secrets: Vec<SecretName>,
     /// The repo of ours that the code is in. It is the last leaf of the whole spec's input too.
     pub code: Option<CodeInput>,
+}
+
+/// A secret that user code gets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SecretUse {
+    /// Its name.
+    pub name: SecretName,
+    /// Which of its values; `None` = all.
+    pub key: Option<String>,
+    /// How.
+    pub target: SecretTarget,
+}
+
+/// How user code gets a secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SecretTarget {
+    /// As this variable of its environment.
+    Variable(String),
+    /// As files named by the keys, in this directory.
+    Files(String),
 }
 
 /// An input, freely nested.

@@ -9,7 +9,7 @@ use contract::reference::RepoRef;
 use serde_json::Value;
 
 use super::fields::{At, Errors, Fields, join, kind, string};
-use super::{MaxOrigins, Network, PipelineSpec, Reprocess, Resources, Transform, input, quantity};
+use super::{MaxOrigins, Network, PipelineSpec, Reprocess, Resources, Transform, input, quantity, secrets};
 
 /// Fields of a whole spec that a later release carries out.
 const NOT_YET: &[&str] = &[
@@ -163,17 +163,10 @@ fn transform(fields: &mut Fields<'_>, project: &ProjectName, errors: &mut Errors
         user: inner.string("user", errors),
         working_dir: inner.string("working_dir", errors),
         code: input::code(&mut inner, project, errors),
+        secrets: secrets::read(&mut inner, errors),
+        image_pull_secrets: secrets::pull(&mut inner, errors),
     };
-    inner.not_yet(
-        &[
-            "secrets",
-            "image_pull_secrets",
-            "dockerfile",
-            "memory_volume",
-            "datum_batching",
-        ],
-        errors,
-    );
+    inner.not_yet(&["dockerfile", "memory_volume", "datum_batching"], errors);
     inner.finish(errors);
     if transform.cmd.first().is_none_or(String::is_empty) {
         errors.add(

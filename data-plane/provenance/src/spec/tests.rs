@@ -161,10 +161,6 @@ fn fields_of_later_releases_are_refused_and_never_ignored() {
         let found = mistakes("input", json!({ "pfs": { "repo": "a", "glob": "/", field: true } }));
         assert!(found[0].1.contains("not supported yet"), "{field}: {found:?}");
     }
-    for field in ["secrets", "image_pull_secrets"] {
-        let found = mistakes("transform", json!({ "cmd": ["a"], field: [] }));
-        assert!(found[0].1.contains("not supported yet"), "{field}: {found:?}");
-    }
 }
 
 #[test]
@@ -266,6 +262,63 @@ fn code_of_a_repo_is_one_more_input_and_stands_in_the_transform() {
     assert_eq!(found[0].0, "/transform/code/path");
     value["input"]["pfs"]["name"] = json!("code");
     assert!(PipelineSpec::parse(&value, &project()).is_err());
+}
+
+#[test]
+fn secrets_are_variables_or_files_and_count_as_code() {
+    let mut value = minimal();
+    value["transform"]["secrets"] = json!([
+        { "name": "db", "envVar": "PGPASSWORD", "key": "password" }, { "name": "tls", "mount_path": "/secrets/tls/" },
+    ]);
+    let with_pull = |mut value: Value| {
+        value["transform"]["image_pull_secrets"] = json!(["registry"]);
+        value
+    };
+    let spec = parse(&with_pull(value.clone()));
+    assert_eq!(
+        spec.transform.secrets[1].target,
+        SecretTarget::Files("/secrets/tls".to_owned())
+    );
+    assert_eq!(parse(&spec.to_value()), spec);
+    assert_eq!(
+        spec.code_digest(None),
+        parse(&value).code_digest(None),
+        "how an image is pulled changes no datum"
+    );
+    assert_ne!(spec.code_digest(None), parse(&minimal()).code_digest(None));
+    for (secret, pointer) in [
+        (json!({ "name": "db" }), "/transform/secrets/0"),
+        (json!({ "env_var": "A", "key": "k" }), "/transform/secrets/0"),
+        (json!({ "name": "db", "env_var": "A" }), "/transform/secrets/0"),
+        (
+            json!({ "name": "db", "env_var": "A=B", "key": "k" }),
+            "/transform/secrets/0/env_var",
+        ),
+        (
+            json!({ "name": "db", "mount_path": "/pfs/out" }),
+            "/transform/secrets/0/mount_path",
+        ),
+        (
+            json!({ "name": "db", "mount_path": "/etc/db" }),
+            "/transform/secrets/0/mount_path",
+        ),
+        (
+            json!({ "name": "db", "mount_path": "/a/../b" }),
+            "/transform/secrets/0/mount_path",
+        ),
+        (
+            json!({ "name": "db", "mount_path": "/a", "env_var": "A", "key": "k" }),
+            "/transform/secrets/0",
+        ),
+    ] {
+        let found = mistakes("transform", json!({ "cmd": ["a"], "secrets": [secret] }));
+        assert_eq!(found[0].0, pointer, "{found:?}");
+    }
+    let nested = json!([{ "name": "a", "mount_path": "/s" }, { "name": "b", "mount_path": "/s/b" }]);
+    assert_eq!(
+        mistakes("transform", json!({ "cmd": ["a"], "secrets": nested }))[0].0,
+        "/transform/secrets/1"
+    );
 }
 
 #[test]

@@ -1,0 +1,139 @@
+//! `/v1/projects/{p}/secrets`.
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::{get, put};
+use chassis::http::{Json, Path, Query};
+use contract::api::{NewSecret, Page, Secret};
+use contract::ids::ProjectId;
+use contract::names::{ProjectName, SecretName};
+use contract::policy::Permission;
+use contract::problem::ProblemKind;
+use provenance::access::can_in_project;
+use serde::Deserialize;
+use sqlx::PgConnection;
+
+use super::queries::{self, SecretRow};
+use crate::call::Call;
+use crate::cursor;
+use crate::failure::{Answer, Failure};
+use crate::permissions::System;
+use crate::plane::Plane;
+use crate::projects;
+
+const ADMIN: System = System::because("the caller is admin of the project, or manages the organization");
+/// A secret may have so many bytes, and so many keys.
+const BYTES_MAX: usize = 64 << 10;
+const KEYS_MAX: usize = 100;
+
+/// The routes.
+pub fn router() -> Router<Plane> {
+    Router::new()
+        .route("/v1/projects/{project}/secrets", get(list))
+        .route("/v1/projects/{project}/secrets/{name}", put(set).delete(remove))
+}
+
+#[derive(Deserialize)]
+struct ListQuery {
+    limit: Option<u32>,
+    cursor: Option<String>,
+}
+
+/// The project, for who may manage its secrets.
+async fn managed(call: &Call, conn: &mut PgConnection, project: &ProjectName) -> Answer<ProjectId> {
+    let rights = call.rights();
+    let admin = can_in_project(&rights.policy, &rights.subject, Permission::Admin, project);
+    if !admin && call.manages("manage secrets").is_err() {
+        return Err(Failure::new(
+            ProblemKind::NotAllowed,
+            format!("you may not manage the secrets of project `{project}`"),
+        )
+        .hint(format!("ask for the role owner on `project:{project}`")));
+    }
+    let found = projects::queries::find_project(conn, &ADMIN, project).await?;
+    Ok(found.ok_or_else(Failure::not_found)?.id)
+}
+
+fn view(project: &ProjectName, row: SecretRow) -> Answer<Secret> {
+    Ok(Secret {
+        name: row.name.parse()?,
+        project: project.clone(),
+        version: u32::try_from(row.version).unwrap_or(0),
+        keys: row.keys,
+        actor: row.actor.0,
+        updated_at: row.updated_at,
+    })
+}
+
+fn check(body: &NewSecret) -> Answer<()> {
+    let bytes: usize = body.values.iter().map(|(key, value)| key.len() + value.len()).sum();
+    if body.values.is_empty() || body.values.len() > KEYS_MAX || bytes > BYTES_MAX {
+        return Err(Failure::invalid(format!(
+            "a secret has 1 to {KEYS_MAX} keys and at most {BYTES_MAX} bytes, not {} and {bytes}",
+            body.values.len()
+        )));
+    }
+    let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    let wrong = |key: &&String| key.is_empty() || key.len() > 253 || key.starts_with('.') || !key.chars().all(plain);
+    if let Some(key) = body.values.keys().find(wrong) {
+        return Err(Failure::invalid(format!(
+            "`{}` is no key: use letters, digits, `_`, `-` and `.`, which may not be the first",
+            key.chars().take(80).collect::<String>()
+        )));
+    }
+    if body.values.values().any(|value| value.contains('\0')) {
+        return Err(Failure::invalid(
+            "a value has a NUL, which no environment variable can have",
+        ));
+    }
+    Ok(())
+}
+
+async fn set(
+    State(plane): State<Plane>,
+    call: Call,
+    Path((project, name)): Path<(ProjectName, SecretName)>,
+    Json(body): Json<NewSecret>,
+) -> Answer<Json<Secret>> {
+    let mut tx = plane.begin().await?;
+    let id = managed(&call, &mut tx, &project).await?;
+    check(&body)?;
+    let version = queries::next_version(&mut tx, &ADMIN, id, &name, &call.actor(), plane.now()).await?;
+    let sealed = super::seal(&plane, (id, &name, version), &body.values)?;
+    let keys: Vec<String> = body.values.into_keys().collect();
+    queries::update_values(&mut tx, &ADMIN, (id, &name), &keys, Some(&sealed)).await?;
+    let row = queries::find(&mut tx, &ADMIN, &project, &name).await?;
+    tx.commit().await?;
+    Ok(Json(view(&project, row.ok_or_else(Failure::not_found)?)?))
+}
+
+async fn list(
+    State(plane): State<Plane>,
+    call: Call,
+    Path(project): Path<ProjectName>,
+    Query(query): Query<ListQuery>,
+) -> Answer<Json<Page<Secret>>> {
+    let limit = cursor::limit(query.limit)?;
+    let mut conn = plane.pool.acquire().await?;
+    let id = managed(&call, &mut conn, &project).await?;
+    let list = format!("secrets {project}");
+    let after: Option<String> = call.position(&list, query.cursor.as_deref())?;
+    let rows = queries::list(&mut conn, &ADMIN, id, after.as_deref(), limit as i64 + 1).await?;
+    let items: Answer<Vec<Secret>> = rows.into_iter().map(|row| view(&project, row)).collect();
+    Ok(Json(call.page(&list, items?, limit, |s: &Secret| s.name.to_string())?))
+}
+
+async fn remove(
+    State(plane): State<Plane>,
+    call: Call,
+    Path((project, name)): Path<(ProjectName, SecretName)>,
+) -> Answer<StatusCode> {
+    let mut tx = plane.begin().await?;
+    let id = managed(&call, &mut tx, &project).await?;
+    if !queries::update_values(&mut tx, &ADMIN, (id, &name), &[], None).await? {
+        return Err(Failure::not_found());
+    }
+    tx.commit().await?;
+    Ok(StatusCode::NO_CONTENT)
+}
