@@ -8,6 +8,7 @@ mod client;
 mod clock;
 mod commit;
 mod credentials;
+mod defaults;
 mod doctor;
 mod embedded;
 mod failure;
@@ -93,6 +94,8 @@ enum Command {
     Access(access::Access),
     #[command(subcommand)]
     Release(release::Release),
+    #[command(subcommand)]
+    Defaults(defaults::Defaults),
     #[command(subcommand)]
     Secret(secret::Secret),
     #[command(subcommand)]
@@ -233,6 +236,7 @@ async fn ask(command: Command, client: &Client, output: Output) -> Outcome {
         Command::Grant(command) => grant::run(command, client, output).await,
         Command::Access(command) => access::run(command, client, output).await,
         Command::Release(command) => release::run(command, client, output).await,
+        Command::Defaults(command) => defaults::run(command, client, output).await,
         Command::Secret(command) => secret::run(command, client, output).await,
         Command::Project(command) => project::run(command, client, output).await,
         Command::Repo(command) => project::run_repo(command, client, output).await,

@@ -12,6 +12,7 @@ pub mod commits;
 pub mod control;
 pub mod cron;
 pub mod cursor;
+pub mod defaults;
 pub mod failure;
 pub mod files;
 pub mod fsck;

@@ -17,8 +17,8 @@ use tokio::net::TcpListener;
 
 use crate::plane::Plane;
 use crate::{
-    branches, commits, files, fsck, garbage, history, imports, jobs, lineage, permissions, pipelines, policy, projects,
-    repos, scheduler, secrets, statistics, stores, uploads, worker,
+    branches, commits, defaults, files, fsck, garbage, history, imports, jobs, lineage, permissions, pipelines, policy,
+    projects, repos, scheduler, secrets, statistics, stores, uploads, worker,
 };
 
 /// How long running requests may go on after the plane was asked to stop.
@@ -45,6 +45,7 @@ pub fn router(plane: Plane) -> Router {
         .merge(statistics::routes::router())
         .merge(pipelines::routes::router())
         .merge(secrets::routes::router())
+        .merge(defaults::routes::router())
         .merge(jobs::routes::router())
         .layer(axum::middleware::from_fn_with_state(plane.clone(), busy))
         .merge(worker::routes::router())

@@ -15,6 +15,7 @@ use crate::branches::triggers;
 use crate::call::Call;
 use crate::commits::lock::lock_dag;
 use crate::cron;
+use crate::defaults::{self, Defaults};
 use crate::failure::{Answer, Failure};
 use crate::permissions::System;
 use crate::plane::{Plane, Tx};
@@ -33,7 +34,8 @@ const SPECS_MAX: usize = 1000;
 /// missing, `already-exists`. Then nothing was applied.
 pub async fn apply(call: &Call, body: ApplyPipelines) -> Answer<Vec<AppliedPipeline>> {
     let plane = &call.plane;
-    let specs = parse(plane, &body)?;
+    let defaults = defaults::load(&mut *plane.pool.acquire().await?).await?;
+    let specs = parse(plane, &defaults, &body)?;
     let mut ids: Vec<DomainId> = specs.iter().map(|_| plane.id()).collect();
     let look = async || -> Answer<Vec<Examined>> {
         let mut tx = plane.begin().await?;
@@ -89,7 +91,7 @@ fn makes_repo(examined: &Examined) -> bool {
     examined.new_repo || examined.crons.iter().any(|c| c.new)
 }
 
-fn parse(plane: &Plane, body: &ApplyPipelines) -> Answer<Vec<Parsed>> {
+fn parse(plane: &Plane, defaults: &Defaults, body: &ApplyPipelines) -> Answer<Vec<Parsed>> {
     if body.specs.is_empty() || body.specs.len() > SPECS_MAX {
         return Err(Failure::invalid(format!(
             "send 1 to {SPECS_MAX} pipeline specs at once, not {}",
@@ -106,6 +108,7 @@ fn parse(plane: &Plane, body: &ApplyPipelines) -> Answer<Vec<Parsed>> {
                 transform.insert("image".to_owned(), serde_json::json!(image));
             }
         }
+        value = defaults.below(&value);
         match PipelineSpec::parse(&value, &ProjectName::default_project()) {
             Ok(spec) if spec.transform.user.is_some() => errors.push(field(index, "/transform/user", NO_USER)),
             Ok(spec) => {

@@ -10,6 +10,7 @@ mod control;
 mod crashes;
 mod crons;
 mod dedup;
+mod defaults;
 mod deltas;
 mod direct;
 mod direct_client;

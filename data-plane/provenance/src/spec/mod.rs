@@ -1,6 +1,7 @@
 //! The pipeline spec: what people write, read into types that cannot hold a mistake. Everything wrong with a spec is
 //! reported at once, each at its place. Fields that this release does not carry out are refused, never ignored.
 
+mod defaults;
 mod digest;
 mod fields;
 mod input;
@@ -20,6 +21,7 @@ use serde_json::Value;
 
 use crate::glob::Glob;
 
+pub use defaults::{check_defaults, merged, project_named};
 pub use digest::{canonical_json, differences};
 pub(crate) use quantity::duration;
 

@@ -1,0 +1,78 @@
+//! `/v1/defaults`.
+
+use axum::Router;
+use axum::extract::State;
+use axum::routing::get;
+use chassis::http::{Json, Query};
+use contract::ids::ProjectId;
+use contract::names::ProjectName;
+use contract::policy::Permission;
+use contract::problem::{Problem, ProblemKind};
+use provenance::access::can_in_project;
+use provenance::spec::check_defaults;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use sqlx::PgConnection;
+
+use super::queries;
+use crate::call::Call;
+use crate::failure::{Answer, Failure};
+use crate::permissions::System;
+use crate::plane::Plane;
+use crate::projects;
+
+const MEMBER: System = System::because("every member may know what specs begin with");
+
+/// The routes.
+pub fn router() -> Router<Plane> {
+    Router::new().route("/v1/defaults", get(show).put(set))
+}
+
+#[derive(Deserialize)]
+struct Of {
+    /// None: the organization.
+    project: Option<ProjectName>,
+}
+
+async fn project(conn: &mut PgConnection, of: &Of) -> Answer<Option<ProjectId>> {
+    let Some(name) = &of.project else {
+        return Ok(None);
+    };
+    let found = projects::queries::find_project(conn, &MEMBER, name).await?;
+    Ok(Some(found.ok_or_else(Failure::not_found)?.id))
+}
+
+async fn show(State(plane): State<Plane>, _: Call, Query(of): Query<Of>) -> Answer<Json<Value>> {
+    let mut conn = plane.pool.acquire().await?;
+    let project = project(&mut conn, &of).await?;
+    let found = queries::find(&mut conn, &MEMBER, project).await?;
+    Ok(Json(found.unwrap_or_else(|| json!({}))))
+}
+
+async fn set(
+    State(plane): State<Plane>,
+    call: Call,
+    Query(of): Query<Of>,
+    Json(body): Json<Value>,
+) -> Answer<Json<Value>> {
+    let rights = call.rights();
+    let admin = |name: &ProjectName| can_in_project(&rights.policy, &rights.subject, Permission::Admin, name);
+    if !of.project.as_ref().is_some_and(admin) {
+        call.manages("set what pipeline specs begin with")?;
+    }
+    if let Err(errors) = check_defaults(&body) {
+        let first = errors
+            .first()
+            .map(|e| format!("{}: {}", e.pointer, e.message))
+            .unwrap_or_default();
+        let mut problem = Problem::new(ProblemKind::Invalid, format!("no spec can begin with this: {first}"))
+            .with_hint("nothing was changed; correct it and set it again");
+        problem.errors = errors;
+        return Err(problem.into());
+    }
+    let mut tx = plane.begin().await?;
+    let project = project(&mut tx, &of).await?;
+    queries::set(&mut tx, &MEMBER, project, &body, &call.actor(), plane.now()).await?;
+    tx.commit().await?;
+    Ok(Json(body))
+}
