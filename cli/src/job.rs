@@ -2,17 +2,20 @@
 
 use std::time::{Duration, Instant};
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use contract::api::{
-    Commit, CommitState, Datum as DatumView, DatumState, Job as JobView, JobState, LogLine, Page, RemovedHow,
-    WaitAnswer,
+    Commit, CommitState, CriticalPath, Datum as DatumView, DatumState, Job as JobView, JobState, JobStatistics,
+    LogLine, Page, RemovedHow, WaitAnswer,
 };
 use contract::ids::{CommitSetId, JobId};
+
+use serde::Serialize;
 
 use crate::client::{Client, Request, segment};
 use crate::failure::{Exit, Failure, Outcome};
 use crate::output::{Output, or_dash, time};
 use crate::references::{commit, duration, full_repo};
+use crate::times;
 
 /// Jobs
 #[derive(Debug, Subcommand)]
@@ -23,15 +26,24 @@ pub enum Job {
         /// Of that pipeline only
         #[arg(long, value_name = "PIPELINE")]
         pipeline: Option<String>,
+        /// In that state only: created, starting, running, egressing, finishing, success, failure, killed or unrunnable
+        #[arg(long, value_name = "STATE", value_parser = job_state)]
+        state: Option<JobState>,
         /// At most so many
         #[arg(short = 'n', long, value_name = "N", default_value = "50")]
         limit: usize,
     },
-    /// Show a job
+    /// Show a job: where its time went, its slowest datums, what could make it faster
     #[command(after_help = "Example: howdah job show job_…")]
     Show {
         /// Its id
         job: String,
+    },
+    /// Show the chain of jobs that a commit set waited for
+    #[command(after_help = "Example: howdah job critical-path score-red@main")]
+    CriticalPath {
+        /// A reference, a commit set's id or a job's id
+        target: String,
     },
     /// Stop a job; its output commit is errored
     #[command(after_help = "Example: howdah job stop job_…")]
@@ -50,9 +62,54 @@ pub enum Datum {
         /// The job's id
         job: String,
         /// pending, running, succeeded, skipped, failed or recovered
-        #[arg(long)]
-        state: Option<String>,
+        #[arg(long, value_parser = datum_state)]
+        state: Option<DatumState>,
+        /// In which order: as planned, or those that took longest first (of those only that were run)
+        #[arg(long, value_enum, default_value = "position")]
+        sort: Sort,
+        /// At most so many
+        #[arg(short = 'n', long, value_name = "N")]
+        limit: Option<usize>,
     },
+    /// Show a datum: what it read, what it took, how it ended
+    #[command(after_help = "Example: howdah datum show job_… 4f1c09ab")]
+    Show {
+        /// The job's id
+        job: String,
+        /// The datum's id, or 8 digits of its beginning at the least
+        datum: String,
+    },
+}
+
+/// The order of datums.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Sort {
+    /// As they were planned
+    Position,
+    /// Those that took longest first
+    Slowest,
+}
+
+impl Sort {
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Position => "position",
+            Self::Slowest => "slowest",
+        }
+    }
+}
+
+fn datum_state(text: &str) -> Result<DatumState, String> {
+    let found = DatumState::ALL.into_iter().find(|state| state.as_str() == text);
+    found.ok_or_else(|| "one of pending, running, succeeded, skipped, failed, recovered is wanted".to_owned())
+}
+
+fn job_state(text: &str) -> Result<JobState, String> {
+    let found = JobState::ALL.into_iter().find(|state| state.as_str() == text);
+    found.ok_or_else(|| {
+        let words: Vec<&str> = JobState::ALL.iter().map(|state| state.as_str()).collect();
+        format!("one of {} is wanted", words.join(", "))
+    })
 }
 
 /// Show what the code of a job printed.
@@ -86,8 +143,8 @@ pub struct Wait {
 /// What the service answers.
 pub async fn run(command: Job, client: &Client, output: Output) -> Outcome {
     match command {
-        Job::List { pipeline, limit } => {
-            let items = jobs(client, pipeline.as_deref(), limit).await?;
+        Job::List { pipeline, state, limit } => {
+            let items = jobs(client, pipeline.as_deref(), state, limit).await?;
             output.list(&items, &["id", "pipeline", "state", "datums", "made", "reason"], |j| {
                 vec![
                     j.id.to_string(),
@@ -100,10 +157,19 @@ pub async fn run(command: Job, client: &Client, output: Output) -> Outcome {
             })
         }
         Job::Show { job } => {
-            let found: JobView = client
-                .plane(Request::get(format!("/v1/jobs/{}", segment(&job))))
-                .await?;
-            output.result(&found, || describe(&found))
+            let path = format!("/v1/jobs/{}", segment(&job));
+            let found = Shown {
+                job: client.plane(Request::get(&path)).await?,
+                statistics: client.plane(Request::get(format!("{path}/statistics"))).await?,
+            };
+            output.result(&found, || {
+                format!("{}\n{}", describe(&found.job), times::of_job(&found.statistics))
+            })
+        }
+        Job::CriticalPath { target } => {
+            let request = Request::get("/v1/critical-path").query("target", wanted(&target, client)?);
+            let found: CriticalPath = client.plane(request).await?;
+            output.result(&found, || times::critical_path(&found))
         }
         Job::Stop { job } => {
             let found: JobView = client
@@ -114,10 +180,23 @@ pub async fn run(command: Job, client: &Client, output: Output) -> Outcome {
     }
 }
 
-async fn jobs(client: &Client, pipeline: Option<&str>, limit: usize) -> Outcome<Vec<JobView>> {
+/// A job with where its time went.
+#[derive(Serialize)]
+struct Shown {
+    #[serde(flatten)]
+    job: JobView,
+    statistics: JobStatistics,
+}
+
+async fn jobs(client: &Client, pipeline: Option<&str>, state: Option<JobState>, limit: usize) -> Outcome<Vec<JobView>> {
     let pipeline = pipeline.map(|p| full_repo(p, &client.settings.project)).transpose()?;
     client
-        .plane_list(Request::get("/v1/jobs").query_if("pipeline", pipeline), Some(limit))
+        .plane_list(
+            Request::get("/v1/jobs")
+                .query_if("pipeline", pipeline)
+                .query_if("state", state.map(JobState::as_str)),
+            Some(limit),
+        )
         .await
 }
 
@@ -134,7 +213,6 @@ fn counts(job: &JobView) -> String {
 }
 
 fn describe(job: &JobView) -> String {
-    let t = &job.timings;
     let mut lines = vec![
         format!("job         {}", job.id),
         format!("pipeline    {}/{} version {}", job.project, job.pipeline, job.version),
@@ -146,10 +224,6 @@ fn describe(job: &JobView) -> String {
     lines.push(format!("output      {}@{}", job.pipeline, job.output_commit));
     lines.push(format!("commit set  {}", job.commit_set));
     lines.push(format!("datums      {}", counts(job)));
-    lines.push(format!(
-        "time        queue {:.2} s, download {:.2} s, process {:.2} s, upload {:.2} s",
-        t.queue_s, t.download_s, t.process_s, t.upload_s
-    ));
     if let Some(isolation) = &job.isolation {
         lines.push(format!("isolation   {isolation}"));
     }
@@ -163,41 +237,42 @@ fn describe(job: &JobView) -> String {
 /// # Errors
 /// What the service answers.
 pub async fn run_datum(command: Datum, client: &Client, output: Output) -> Outcome {
-    let Datum::List { job, state } = command;
-    let request = Request::get(format!("/v1/jobs/{}/datums", segment(&job)))
-        .query_if("state", state)
-        .query("limit", 200);
-    let mut cursor: Option<String> = None;
-    loop {
-        let page: Page<DatumView> = client.plane_page(request.clone().query_if("cursor", cursor)).await?;
-        for datum in &page.items {
-            output.streamed(datum, || {
-                let reason = datum.reason.as_ref().map_or_else(String::new, |r| format!("  {r}"));
-                let id = short(&datum.id);
-                format!("{id}  {:9}  {}{reason}", word(datum.state), datum.inputs.join(" "))
-            })?;
+    let (job, state, sort, limit) = match command {
+        Datum::List {
+            job,
+            state,
+            sort,
+            limit,
+        } => (job, state, sort, limit),
+        Datum::Show { job, datum } => {
+            let path = format!("/v1/jobs/{}/datums/{}", segment(&job), segment(&datum));
+            let found: DatumView = client.plane(Request::get(path)).await?;
+            return output.result(&found, || times::of_datum(&found));
         }
+    };
+    let mut left = limit.unwrap_or(usize::MAX);
+    let request = Request::get(format!("/v1/jobs/{}/datums", segment(&job)))
+        .query_if("state", state.map(DatumState::as_str))
+        .query("sort", sort.word());
+    let mut cursor: Option<String> = None;
+    while left > 0 {
+        let asked = request.clone().query("limit", left.min(200));
+        let page: Page<DatumView> = client.plane_page(asked.query_if("cursor", cursor)).await?;
+        for datum in &page.items {
+            output.streamed(datum, || times::datum_line(datum))?;
+        }
+        left = left.saturating_sub(page.items.len());
         cursor = page.next_cursor;
         if cursor.is_none() {
             return Ok(());
         }
     }
+    Ok(())
 }
 
 /// As much of a datum's id as tells it from others, and as `logs --datum` takes.
-fn short(id: &str) -> &str {
+pub fn short(id: &str) -> &str {
     id.get(..16).unwrap_or(id)
-}
-
-fn word(state: DatumState) -> &'static str {
-    match state {
-        DatumState::Pending => "pending",
-        DatumState::Running => "running",
-        DatumState::Succeeded => "succeeded",
-        DatumState::Skipped => "skipped",
-        DatumState::Failed => "failed",
-        DatumState::Recovered => "recovered",
-    }
 }
 
 /// `howdah logs`.
@@ -208,7 +283,7 @@ pub async fn logs(arguments: Logs, client: &Client, output: Output) -> Outcome {
     let job = if arguments.job.starts_with("job_") {
         arguments.job
     } else {
-        let newest = jobs(client, Some(&arguments.job), 1).await?;
+        let newest = jobs(client, Some(&arguments.job), None, 1).await?;
         newest.first().map(|j| j.id.to_string()).ok_or_else(|| {
             Failure::new(
                 "not found",
@@ -236,17 +311,21 @@ pub async fn logs(arguments: Logs, client: &Client, output: Output) -> Outcome {
         .await
 }
 
+/// A job, a commit set or a reference as the service reads it.
+fn wanted(text: &str, client: &Client) -> Outcome<String> {
+    if text.parse::<JobId>().is_ok() || text.parse::<CommitSetId>().is_ok() {
+        return Ok(text.to_owned());
+    }
+    commit(text, &client.settings.project)
+}
+
 /// `howdah wait`.
 ///
 /// # Errors
 /// Exit code 5 when a job failed, 1 when it took too long.
 pub async fn wait(arguments: Wait, client: &Client, output: Output) -> Outcome {
     let text = &arguments.target;
-    let target = if text.parse::<JobId>().is_ok() || text.parse::<CommitSetId>().is_ok() {
-        text.clone()
-    } else {
-        commit(text, &client.settings.project)?
-    };
+    let target = wanted(text, client)?;
     let began = Instant::now();
     let spinner = output.spinner(&format!("waiting for {text}"));
     loop {

@@ -33,6 +33,7 @@ mod secret;
 mod settings;
 mod team;
 mod template;
+mod times;
 
 use std::process::ExitCode;
 

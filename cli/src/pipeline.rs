@@ -4,13 +4,21 @@ use std::io::Read;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use contract::api::{AppliedPipeline, ApplyPipelines, Page, Pipeline as PipelineView, PipelineState};
+use contract::api::{
+    AppliedPipeline, ApplyPipelines, Page, Pipeline as PipelineView, PipelineState, PipelineStatistics,
+};
+
+use serde::Serialize;
 
 use crate::client::{Client, Request};
 use crate::failure::{Failure, Outcome, io};
 use crate::output::{Output, or_dash, time};
 use crate::references::{full_repo, repo};
 use crate::template::{Setting, set_project, setting, specs};
+use crate::times;
+
+/// So many of the last jobs are shown.
+const RUNS: usize = 10;
 
 /// Pipelines
 #[derive(Debug, Subcommand)]
@@ -20,7 +28,7 @@ pub enum Pipeline {
     /// List the pipelines
     #[command(after_help = "Example: howdah pipeline list")]
     List,
-    /// Show a pipeline with its spec
+    /// Show a pipeline with its spec and its last jobs
     #[command(after_help = "Example: howdah pipeline show score-red --json")]
     Show(Name),
     /// Delete a pipeline; its output stays
@@ -91,8 +99,15 @@ pub async fn run(command: Pipeline, client: &Client, output: Output) -> Outcome 
         Pipeline::List => list(Request::get("/v1/pipelines"), client, output).await,
         Pipeline::History(name) => list(Request::get(path(&name, "/history")?), client, output).await,
         Pipeline::Show(name) => {
-            let found: PipelineView = client.plane(Request::get(path(&name, "")?)).await?;
-            output.result(&found, || describe(&found))
+            let runs = Request::get(path(&name, "/statistics")?).query("limit", RUNS);
+            let found = Shown {
+                pipeline: client.plane(Request::get(path(&name, "")?)).await?,
+                statistics: client.plane(runs).await?,
+            };
+            output.result(&found, || {
+                let runs = times::of_pipeline(&found.statistics);
+                format!("{}\n{runs}", describe(&found.pipeline))
+            })
         }
         Pipeline::Delete { name, force } => {
             client
@@ -105,6 +120,14 @@ pub async fn run(command: Pipeline, client: &Client, output: Output) -> Outcome 
         Pipeline::Start(name) => act(path(&name, "/start")?, "started", client, output).await,
         Pipeline::Run(name) => act(path(&name, "/run")?, "running", client, output).await,
     }
+}
+
+/// A pipeline with its last jobs.
+#[derive(Serialize)]
+struct Shown {
+    #[serde(flatten)]
+    pipeline: PipelineView,
+    statistics: PipelineStatistics,
 }
 
 async fn act(path: String, word: &str, client: &Client, output: Output) -> Outcome {

@@ -7,6 +7,7 @@ mod data;
 mod history;
 mod pipelines;
 mod secrets;
+mod statistics;
 
 pub use access::*;
 pub use accounts::*;
@@ -14,3 +15,4 @@ pub use data::*;
 pub use history::*;
 pub use pipelines::*;
 pub use secrets::*;
+pub use statistics::*;

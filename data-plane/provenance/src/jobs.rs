@@ -74,14 +74,7 @@ pub fn datum_step(from: DatumState, to: DatumState) -> Result<DatumState, Illega
 
 /// The word of a datum's state.
 pub const fn datum_word(state: DatumState) -> &'static str {
-    match state {
-        DatumState::Pending => "pending",
-        DatumState::Running => "running",
-        DatumState::Succeeded => "succeeded",
-        DatumState::Skipped => "skipped",
-        DatumState::Failed => "failed",
-        DatumState::Recovered => "recovered",
-    }
+    state.as_str()
 }
 
 /// How one attempt at a datum ended.

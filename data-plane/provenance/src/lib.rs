@@ -9,4 +9,5 @@ pub mod origins;
 pub mod propagation;
 pub mod spec;
 pub mod ticks;
+pub mod timing;
 pub mod triggers;

@@ -13,6 +13,7 @@ use contract::ids::JobId;
 use contract::problem::ProblemKind;
 use serde::Deserialize;
 
+use super::datums::{self, DatumRow};
 use super::{queries, state_of};
 use crate::call::{Call, Standing};
 use crate::commits::origins;
@@ -57,7 +58,7 @@ pub(super) async fn stream(
     call.job(&mut conn, id).await?;
     let datum = match &query.datum {
         None => None,
-        Some(text) => Some(find_datum(&mut conn, id, text).await?),
+        Some(text) => Some(find_datum(&mut conn, id, text).await?.key),
     };
     let reading = Reading {
         standing: call.keep(),
@@ -83,14 +84,14 @@ pub(super) async fn stream(
 }
 
 /// The datum of a job whose id begins like that.
-async fn find_datum(conn: &mut sqlx::PgConnection, job: JobId, text: &str) -> Answer<Vec<u8>> {
+pub(super) async fn find_datum(conn: &mut sqlx::PgConnection, job: JobId, text: &str) -> Answer<DatumRow> {
     let digits = text.to_ascii_lowercase();
     if !(PREFIX_LEAST..=64).contains(&digits.len()) || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
         return Err(Failure::invalid(format!(
             "`{text}` is no datum id: it has {PREFIX_LEAST} to 64 hexadecimal digits"
         )));
     }
-    let mut found = queries::list_keys(conn, &READABLE, job, &digits).await?;
+    let mut found = datums::find(conn, &READABLE, job, &digits).await?;
     match (found.pop(), found.is_empty()) {
         (Some(only), true) => Ok(only),
         (Some(_), false) => Err(Failure::invalid(format!(

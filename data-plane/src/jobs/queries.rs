@@ -1,8 +1,9 @@
 //! SQL of jobs, datums and logs as people see them. Lists take the origin sets that the caller may read.
 
 use chrono::{DateTime, Utc};
+use contract::api::JobState;
 use contract::ids::JobId;
-use sqlx::{FromRow, PgConnection};
+use sqlx::{FromRow, PgConnection, Postgres, QueryBuilder};
 use uuid::Uuid;
 
 use crate::failure::Answer;
@@ -51,8 +52,22 @@ pub struct JobRow {
     pub process_ms: i64,
     /// Storing outputs.
     pub upload_ms: i64,
+    /// Bytes that its datums read.
+    pub bytes_in: i64,
+    /// Bytes that its datums made.
+    pub bytes_out: i64,
+    /// Peak memory.
+    pub memory_bytes: i64,
+    /// Processor time.
+    pub cpu_ms: i64,
+    /// What it did not have to do again.
+    pub saved_ms: i64,
     /// What its code runs under.
     pub isolation: Option<String>,
+    /// When its datums were known.
+    pub planned_at: Option<DateTime<Utc>>,
+    /// When its datums were done.
+    pub settled_at: Option<DateTime<Utc>>,
     /// When it was made.
     pub created_at: DateTime<Utc>,
     /// When it was planned.
@@ -67,7 +82,8 @@ macro_rules! select_jobs {
             "select j.id, j.seq, j.pipeline_id, p.name as project, r.name, j.version, j.state, j.reason, j.output_commit_id,
                     j.commit_set, c.origin_set_id, j.datums_total, j.datums_succeeded, j.datums_skipped,
                     j.datums_recovered, j.datums_failed, j.queue_ms, j.download_ms, j.process_ms, j.upload_ms,
-                    j.isolation, j.created_at, j.started_at, j.finished_at
+                    j.bytes_in, j.bytes_out, j.memory_bytes, j.cpu_ms, j.saved_ms, j.isolation, j.planned_at,
+                    j.settled_at, j.created_at, j.started_at, j.finished_at
                from jobs j join commits c on c.id = j.output_commit_id
                join repos r on r.id = j.pipeline_id join projects p on p.id = r.project_id ",
             $tail
@@ -84,26 +100,36 @@ pub async fn find(conn: &mut PgConnection, _: &System, id: JobId) -> Answer<Opti
     Ok(row)
 }
 
-/// Jobs older than `before`, newest first, of a pipeline or of all, with these origins.
-pub async fn list(
-    conn: &mut PgConnection,
-    _: &System,
-    pipeline: Option<Uuid>,
-    sets: &[i64],
-    before: Option<JobId>,
-    limit: i64,
-) -> Answer<Vec<JobRow>> {
-    let rows = sqlx::query_as(select_jobs!(
-        "where ($1::uuid is null or j.pipeline_id = $1) and c.origin_set_id = any($2)
-           and ($3::uuid is null or j.seq < (select seq from jobs where id = $3)) order by j.seq desc limit $4"
-    ))
-    .bind(pipeline)
-    .bind(sets)
-    .bind(before.map(JobId::uuid))
-    .bind(limit)
-    .fetch_all(conn)
-    .await?;
-    Ok(rows)
+/// Which jobs a list holds.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted<'a> {
+    /// Of a pipeline only.
+    pub pipeline: Option<Uuid>,
+    /// In a state only.
+    pub state: Option<JobState>,
+    /// With these origins only.
+    pub sets: &'a [i64],
+    /// Made before that one.
+    pub before: Option<JobId>,
+}
+
+/// Jobs, newest first.
+pub async fn list(conn: &mut PgConnection, _: &System, wanted: Wanted<'_>, limit: i64) -> Answer<Vec<JobRow>> {
+    // Put together, so that each combination has a plan of its own that walks the index that fits.
+    let mut query = QueryBuilder::<Postgres>::new(select_jobs!("where c.origin_set_id = any("));
+    query.push_bind(wanted.sets).push(")");
+    if let Some(pipeline) = wanted.pipeline {
+        query.push(" and j.pipeline_id = ").push_bind(pipeline);
+    }
+    if let Some(state) = wanted.state {
+        query.push(" and j.state = ").push_bind(state.as_str());
+    }
+    if let Some(before) = wanted.before {
+        query.push(" and j.seq < (select seq from jobs where id = ");
+        query.push_bind(before.uuid()).push(")");
+    }
+    query.push(" order by j.seq desc limit ").push_bind(limit);
+    Ok(query.build_query_as().fetch_all(conn).await?)
 }
 
 /// The jobs that make these commits.
@@ -163,50 +189,6 @@ pub async fn end_job(
     Ok(row)
 }
 
-/// A row of `datums`.
-#[derive(Debug, Clone, FromRow)]
-pub struct DatumRow {
-    /// Its place.
-    pub position: i64,
-    /// Its key.
-    pub key: Vec<u8>,
-    /// What it reads.
-    pub inputs: Vec<u8>,
-    /// Its state.
-    pub state: String,
-    /// Runs of user code.
-    pub attempts: i32,
-    /// Why it failed.
-    pub reason: Option<String>,
-    /// Exit code of the last run.
-    pub exit_code: Option<i32>,
-    /// User code.
-    pub process_ms: i64,
-}
-
-/// Datums of a job behind `after`, in order.
-pub async fn list_datums(
-    conn: &mut PgConnection,
-    _: &System,
-    job: JobId,
-    state: Option<&str>,
-    after: Option<i64>,
-    limit: i64,
-) -> Answer<Vec<DatumRow>> {
-    let rows = sqlx::query_as(
-        "select position, key, inputs, state, attempts, reason, exit_code, process_ms from datums
-          where job_id = $1 and ($2::text is null or state = $2) and position > coalesce($3, -1)
-          order by position limit $4",
-    )
-    .bind(job.uuid())
-    .bind(state)
-    .bind(after)
-    .bind(limit)
-    .fetch_all(conn)
-    .await?;
-    Ok(rows)
-}
-
 /// Name of each leaf of a job's spec by the commits that it reads: position, input name.
 pub async fn input_names(conn: &mut PgConnection, _: &System, job: JobId) -> Answer<Vec<(i32, String)>> {
     let rows = sqlx::query_as("select position, name from job_inputs where job_id = $1 order by position")
@@ -237,18 +219,6 @@ pub async fn inputs(conn: &mut PgConnection, _: &System, job: JobId) -> Answer<V
     .fetch_all(conn)
     .await?;
     Ok(rows)
-}
-
-/// Two at most of a job's datum keys that begin with these hexadecimal digits.
-pub async fn list_keys(conn: &mut PgConnection, _: &System, job: JobId, digits: &str) -> Answer<Vec<Vec<u8>>> {
-    let keys = sqlx::query_scalar(
-        "select distinct key from datums where job_id = $1 and starts_with(encode(key, 'hex'), $2) limit 2",
-    )
-    .bind(job.uuid())
-    .bind(digits)
-    .fetch_all(conn)
-    .await?;
-    Ok(keys)
 }
 
 /// A line of a log.

@@ -4,13 +4,14 @@ use axum::Router;
 use axum::extract::State;
 use axum::routing::{get, post};
 use chassis::http::{Json, Path, Query};
-use contract::api::{Datum, Job, JobState, Page};
+use contract::api::{Datum, DatumState, Job, JobState, Page};
 use contract::ids::JobId;
 use contract::policy::Permission;
 use contract::reference::RepoRef;
 use serde::Deserialize;
 
-use super::{end, logs, queries, views, wait};
+use super::datums as rows;
+use super::{end, logs, queries, statistics, views, wait};
 use crate::call::Call;
 use crate::cursor;
 use crate::failure::{Answer, Failure};
@@ -28,6 +29,13 @@ pub fn router() -> Router<Plane> {
         .route("/v1/jobs/{id}", get(show))
         .route("/v1/jobs/{id}/stop", post(stop))
         .route("/v1/jobs/{id}/datums", get(datums))
+        .route("/v1/jobs/{id}/datums/{datum}", get(datum))
+        .route("/v1/jobs/{id}/statistics", get(statistics::of_job))
+        .route(
+            "/v1/pipelines/{project}/{name}/statistics",
+            get(statistics::of_pipeline),
+        )
+        .route("/v1/critical-path", get(statistics::critical_path))
         .route("/v1/jobs/{id}/logs", get(logs::stream))
         .route("/v1/wait", get(wait::wait))
 }
@@ -35,15 +43,29 @@ pub fn router() -> Router<Plane> {
 #[derive(Deserialize)]
 struct ListQuery {
     pipeline: Option<String>,
+    state: Option<JobState>,
     limit: Option<u32>,
     cursor: Option<String>,
 }
 
 #[derive(Deserialize)]
 struct DatumsQuery {
-    state: Option<String>,
+    state: Option<DatumState>,
+    #[serde(default)]
+    sort: Sort,
     limit: Option<u32>,
     cursor: Option<String>,
+}
+
+/// The order of datums.
+#[derive(Debug, Default, Clone, Copy, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Sort {
+    /// As they were planned.
+    #[default]
+    Position,
+    /// Those that took longest first; of those only that were run.
+    Slowest,
 }
 
 async fn list(State(plane): State<Plane>, call: Call, Query(query): Query<ListQuery>) -> Answer<Json<Page<Job>>> {
@@ -53,12 +75,19 @@ async fn list(State(plane): State<Plane>, call: Call, Query(query): Query<ListQu
         None => None,
         Some(text) => Some(call.repo(&mut conn, &text.parse::<RepoRef>()?).await?.id.uuid()),
     };
-    let name = format!("jobs {}", query.pipeline.as_deref().unwrap_or_default());
+    let state = query.state.map_or("", JobState::as_str);
+    let name = format!("jobs {} {state}", query.pipeline.as_deref().unwrap_or_default());
     // Not its place among all jobs: that would tell how many others there are.
     let before: Option<JobId> = call.position(&name, query.cursor.as_deref())?;
     let sets = queries::origin_sets(&mut conn, &FILTERED, pipeline).await?;
     let sets = call.readable_among(&mut conn, sets).await?;
-    let rows = queries::list(&mut conn, &FILTERED, pipeline, &sets, before, limit as i64 + 1).await?;
+    let wanted = queries::Wanted {
+        pipeline,
+        state: query.state,
+        sets: &sets,
+        before,
+    };
+    let rows = queries::list(&mut conn, &FILTERED, wanted, limit as i64 + 1).await?;
     let page = call.page(&name, rows, limit, |row| JobId::from_uuid(row.id))?;
     Ok(Json(Page {
         items: views::show_all(&call, &mut conn, page.items).await?,
@@ -81,12 +110,16 @@ async fn datums(
     let limit = cursor::limit(query.limit)?;
     let mut conn = plane.pool.acquire().await?;
     call.job(&mut conn, id).await?;
-    let list = format!("datums {id} {}", query.state.as_deref().unwrap_or_default());
-    let after: Option<i64> = call.position(&list, query.cursor.as_deref())?;
+    let state = query.state;
+    let list = format!("datums {id} {} {:?}", state.map_or("", DatumState::as_str), query.sort);
+    let after: Option<rows::Place> = call.position(&list, query.cursor.as_deref())?;
     let leaves = views::Leaves::of(&call, &mut conn, id).await?;
-    let state = query.state.as_deref();
-    let rows = queries::list_datums(&mut conn, &READABLE, id, state, after, limit as i64 + 1).await?;
-    let page = call.page(&list, rows, limit, |row| row.position)?;
+    let most = limit as i64 + 1;
+    let rows = match query.sort {
+        Sort::Position => rows::list(&mut conn, &READABLE, id, state, after, most).await?,
+        Sort::Slowest => rows::list_slowest(&mut conn, &READABLE, id, state, after, most).await?,
+    };
+    let page = call.page(&list, rows, limit, rows::DatumRow::place)?;
     Ok(Json(Page {
         items: page
             .items
@@ -95,6 +128,14 @@ async fn datums(
             .collect(),
         next_cursor: page.next_cursor,
     }))
+}
+
+async fn datum(State(plane): State<Plane>, call: Call, Path((id, text)): Path<(JobId, String)>) -> Answer<Json<Datum>> {
+    let mut conn = plane.pool.acquire().await?;
+    call.job(&mut conn, id).await?;
+    let row = logs::find_datum(&mut conn, id, &text).await?;
+    let leaves = views::Leaves::of(&call, &mut conn, id).await?;
+    Ok(Json(views::show_datum(&call, id, row, &leaves)))
 }
 
 async fn stop(State(plane): State<Plane>, call: Call, Path(id): Path<JobId>) -> Answer<Json<Job>> {

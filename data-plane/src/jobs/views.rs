@@ -9,7 +9,8 @@ use provenance::origins::OriginSet;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::queries::{self, DatumRow, InputRow, JobRow};
+use super::datums::DatumRow;
+use super::queries::{self, InputRow, JobRow};
 use super::{reasons, state_of};
 use crate::call::Call;
 use crate::commits::origins;
@@ -58,8 +59,35 @@ impl Call {
     }
 }
 
-fn number(n: i64) -> u64 {
+/// A count of the database.
+pub fn number(n: i64) -> u64 {
     u64::try_from(n).unwrap_or(0)
+}
+
+/// Milliseconds of the database as seconds.
+pub fn seconds(ms: i64) -> f64 {
+    ms as f64 / 1000.0
+}
+
+/// The datums of a job.
+pub fn counts(row: &JobRow) -> DatumCounts {
+    DatumCounts {
+        total: number(row.datums_total),
+        succeeded: number(row.datums_succeeded),
+        skipped: number(row.datums_skipped),
+        recovered: number(row.datums_recovered),
+        failed: number(row.datums_failed),
+    }
+}
+
+/// What the datums of a job took.
+pub fn timings(row: &JobRow) -> Timings {
+    Timings {
+        queue_s: seconds(row.queue_ms),
+        download_s: seconds(row.download_ms),
+        process_s: seconds(row.process_ms),
+        upload_s: seconds(row.upload_ms),
+    }
 }
 
 /// Shows jobs whose outputs the caller may read.
@@ -92,7 +120,7 @@ pub async fn show(call: &Call, conn: &mut PgConnection, row: JobRow) -> Answer<J
 }
 
 fn view(row: JobRow) -> Answer<Job> {
-    let seconds = |ms: i64| ms as f64 / 1000.0;
+    let (datums, timings) = (counts(&row), timings(&row));
     Ok(Job {
         id: JobId::from_uuid(row.id),
         pipeline: row.name.parse()?,
@@ -102,19 +130,8 @@ fn view(row: JobRow) -> Answer<Job> {
         reason: row.reason,
         output_commit: CommitId::from_uuid(row.output_commit_id),
         commit_set: CommitSetId::from_uuid(row.commit_set),
-        datums: DatumCounts {
-            total: number(row.datums_total),
-            succeeded: number(row.datums_succeeded),
-            skipped: number(row.datums_skipped),
-            recovered: number(row.datums_recovered),
-            failed: number(row.datums_failed),
-        },
-        timings: Timings {
-            queue_s: seconds(row.queue_ms),
-            download_s: seconds(row.download_ms),
-            process_s: seconds(row.process_ms),
-            upload_s: seconds(row.upload_ms),
-        },
+        datums,
+        timings,
         isolation: row.isolation,
         created_at: row.created_at,
         started_at: row.started_at,
@@ -147,6 +164,11 @@ impl Leaves {
         })
     }
 
+    /// Whether nothing of what the job reads is hidden from the caller.
+    pub fn are_open(&self) -> bool {
+        self.hidden.is_empty()
+    }
+
     fn labels(&self, inputs: &[worker::protocol::TaskInput]) -> Vec<String> {
         let hidden = |at: u32| self.hidden.iter().any(|h| u32::try_from(*h) == Ok(at));
         let label = |input: &worker::protocol::TaskInput| match hidden(input.position) {
@@ -163,19 +185,25 @@ pub fn show_datum(call: &Call, job: JobId, row: DatumRow, leaves: &Leaves) -> Da
     Datum {
         id: hex::encode(row.key),
         job,
-        state: match row.state.as_str() {
-            "running" => DatumState::Running,
-            "succeeded" => DatumState::Succeeded,
-            "skipped" => DatumState::Skipped,
-            "failed" => DatumState::Failed,
-            "recovered" => DatumState::Recovered,
-            _ => DatumState::Pending,
-        },
+        state: DatumState::ALL
+            .into_iter()
+            .find(|state| state.as_str() == row.state)
+            .unwrap_or(DatumState::Pending),
         inputs: leaves.labels(&inputs),
         attempts: u32::try_from(row.attempts).unwrap_or(0),
-        reason: reasons::told(call.rights(), row.reason, leaves.hidden.is_empty()),
+        reason: reasons::told(call.rights(), row.reason, leaves.are_open()),
         exit_code: row.exit_code,
-        process_s: row.process_ms as f64 / 1000.0,
+        process_s: seconds(row.process_ms),
+        queue_s: seconds(row.queue_ms),
+        download_s: seconds(row.download_ms),
+        upload_s: seconds(row.upload_ms),
+        bytes_in: leaves.are_open().then(|| number(row.bytes_in)),
+        bytes_out: number(row.bytes_out),
+        memory_bytes: number(row.memory_bytes),
+        cpu_s: seconds(row.cpu_ms),
+        gpu_s: None,
+        started_at: row.started_at,
+        finished_at: row.finished_at,
     }
 }
 

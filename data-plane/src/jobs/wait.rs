@@ -36,9 +36,13 @@ fn default_timeout() -> u64 {
     30
 }
 
-enum Target {
+/// What is asked about.
+pub(super) enum Target {
+    /// A job.
     Job(JobId),
+    /// A commit set.
     Set(CommitSetId),
+    /// A commit.
     Commit(CommitId),
 }
 
@@ -71,7 +75,7 @@ pub(super) async fn wait(
     }
 }
 
-async fn target(call: &Call, conn: &mut PgConnection, text: &str) -> Answer<Target> {
+pub(super) async fn target(call: &Call, conn: &mut PgConnection, text: &str) -> Answer<Target> {
     if text.starts_with(JobId::PREFIX) {
         return Ok(Target::Job(text.parse()?));
     }

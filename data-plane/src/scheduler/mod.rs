@@ -172,7 +172,7 @@ impl Scheduler {
     /// All datums of a running job are settled: it failed, or its output can be put together.
     async fn settled(&self, job: JobId) -> Answer<bool> {
         let mut tx = self.plane.begin().await?;
-        let Some(counts) = queries::lock_settled(&mut tx, &SELF, job).await? else {
+        let Some(counts) = queries::lock_settled(&mut tx, &SELF, job, self.plane.now()).await? else {
             return Ok(false);
         };
         let failed = if counts.failed > 0 {

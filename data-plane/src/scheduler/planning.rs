@@ -2,7 +2,7 @@
 //! difference of the input trees is looked at, so one new file in a large repo costs what one file costs. The plan is
 //! written in one transaction; planning that was cut off begins again.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use contract::ids::{DomainId, JobId};
@@ -190,10 +190,12 @@ pub async fn plan(plane: &Plane, job: JobId) -> Answer<()> {
         inputs: inputs.clone(),
         skipped: false,
     }));
+    let mut saved_ms = 0;
     if !work.reprocess {
-        skip_known(plane, &work, &mut rows).await?;
+        saved_ms += skip_known(plane, &work, &mut rows).await?;
     }
-    write(plane, job, base, total_before, difference, rows).await
+    let plan = (difference, rows, saved_ms);
+    write(plane, (job, work.pipeline_id), base, total_before, plan).await
 }
 
 impl Difference {
@@ -281,45 +283,54 @@ fn datums(datums: &[Datum], code_digest: &[u8; 32]) -> Vec<NewDatum> {
 }
 
 /// The skip rule: what succeeded before in any job of this pipeline is not run again.
-async fn skip_known(plane: &Plane, work: &WorkRow, rows: &mut [NewDatum]) -> Answer<()> {
+/// Answers what user code took when these results were made, milliseconds.
+async fn skip_known(plane: &Plane, work: &WorkRow, rows: &mut [NewDatum]) -> Answer<i64> {
     let mut conn = plane.pool.acquire().await?;
+    let mut saved_ms = 0;
     for chunk in rows.chunks_mut(CHUNK) {
         let keys: Vec<Vec<u8>> = chunk.iter().map(|r| r.key.clone()).collect();
-        let known: HashSet<Vec<u8>> = queries::known(&mut conn, &SELF, work.pipeline_id, &keys)
+        let known: HashMap<Vec<u8>, i64> = queries::known(&mut conn, &SELF, work.pipeline_id, &keys)
             .await?
             .into_iter()
             .collect();
         for row in chunk {
-            row.skipped = known.contains(&row.key);
+            if let Some(ms) = known.get(&row.key) {
+                row.skipped = true;
+                saved_ms += ms;
+            }
         }
     }
-    Ok(())
+    Ok(saved_ms)
 }
 
 async fn write(
     plane: &Plane,
-    job: JobId,
+    (job, pipeline): (JobId, Uuid),
     base: Option<Uuid>,
     total_before: i64,
-    difference: Difference,
-    rows: Vec<NewDatum>,
+    (difference, rows, saved_ms): (Difference, Vec<NewDatum>, i64),
 ) -> Answer<()> {
     let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
     let total = total_before - count(difference.gone) + count(difference.added.len());
     let open = count(rows.iter().filter(|r| !r.skipped).count());
-    let planned = Planned {
+    let now = plane.now();
+    let mut planned = Planned {
         base,
         removed: difference.removed.into_iter().map(|k| k.to_vec()).collect(),
         total,
         skipped: total - open,
         open,
+        saved_ms,
+        at: now,
     };
     let mut tx = plane.begin().await?;
+    if let Some(base) = base {
+        planned.saved_ms += queries::kept_ms(&mut tx, &SELF, base, pipeline, &planned.removed).await?;
+    }
     // First, so that it is the only one that writes rows.
     if !queries::update_planned(&mut tx, &SELF, job, &planned).await? {
         return Ok(());
     }
-    let now = plane.now();
     for (at, chunk) in rows.chunks(CHUNK).enumerate() {
         queries::insert_datums(&mut tx, &SELF, job, count(at * CHUNK), chunk, now).await?;
     }

@@ -80,12 +80,18 @@ pub async fn update_state(conn: &mut PgConnection, _: &System, job: JobId, state
 }
 
 /// Locks a running job without open datums; its counts.
-pub async fn lock_settled(conn: &mut PgConnection, _: &System, job: JobId) -> Answer<Option<DatumCounts>> {
+pub async fn lock_settled(
+    conn: &mut PgConnection,
+    _: &System,
+    job: JobId,
+    at: DateTime<Utc>,
+) -> Answer<Option<DatumCounts>> {
     let row = sqlx::query_as::<_, (i64, i64, i64, i64, i64)>(
-        "select datums_total, datums_succeeded, datums_skipped, datums_recovered, datums_failed from jobs
-          where id = $1 and state = 'running' and datums_open <= 0 for update",
+        "update jobs set settled_at = $2 where id = $1 and state = 'running' and datums_open <= 0
+         returning datums_total, datums_succeeded, datums_skipped, datums_recovered, datums_failed",
     )
     .bind(job.uuid())
+    .bind(at)
     .fetch_optional(conn)
     .await?;
     let number = |n: i64| u64::try_from(n).unwrap_or(0);
@@ -213,14 +219,39 @@ pub async fn recovered(conn: &mut PgConnection, _: &System, job: Uuid) -> Answer
     Ok(rows)
 }
 
-/// Of these keys, those that succeeded before in this pipeline.
-pub async fn known(conn: &mut PgConnection, _: &System, pipeline: Uuid, keys: &[Vec<u8>]) -> Answer<Vec<Vec<u8>>> {
-    let rows = sqlx::query_scalar("select key from datum_results where pipeline_id = $1 and key = any($2)")
+/// Of these keys, those that succeeded before in this pipeline, with what user code took then.
+pub async fn known(
+    conn: &mut PgConnection,
+    _: &System,
+    pipeline: Uuid,
+    keys: &[Vec<u8>],
+) -> Answer<Vec<(Vec<u8>, i64)>> {
+    let rows = sqlx::query_as("select key, process_ms from datum_results where pipeline_id = $1 and key = any($2)")
         .bind(pipeline)
         .bind(keys)
         .fetch_all(conn)
         .await?;
     Ok(rows)
+}
+
+/// What user code took for the results of a base, without those of these keys, milliseconds.
+pub async fn kept_ms(
+    conn: &mut PgConnection,
+    _: &System,
+    base: Uuid,
+    pipeline: Uuid,
+    removed: &[Vec<u8>],
+) -> Answer<i64> {
+    let ms = sqlx::query_scalar(
+        "select greatest(0, b.results_ms - (select coalesce(sum(process_ms), 0)::bigint from datum_results
+                                             where pipeline_id = $2 and key = any($3))) from jobs b where b.id = $1",
+    )
+    .bind(base)
+    .bind(pipeline)
+    .bind(removed)
+    .fetch_optional(conn)
+    .await?;
+    Ok(ms.unwrap_or(0))
 }
 
 /// A planned datum.
@@ -273,13 +304,17 @@ pub struct Planned {
     pub skipped: i64,
     /// Those that run.
     pub open: i64,
+    /// What user code took for the results that are taken, milliseconds.
+    pub saved_ms: i64,
+    /// Now.
+    pub at: DateTime<Utc>,
 }
 
 /// Writes down the plan of a starting job; answers whether it was still starting.
 pub async fn update_planned(conn: &mut PgConnection, _: &System, job: JobId, plan: &Planned) -> Answer<bool> {
     let done = sqlx::query(
         "update jobs set state = 'running', base_job_id = $2, removed_keys = $3, datums_total = $4, datums_skipped = $5,
-                datums_open = $6 where id = $1 and state = 'starting'",
+                datums_open = $6, saved_ms = $7, results_ms = $7, planned_at = $8 where id = $1 and state = 'starting'",
     )
     .bind(job.uuid())
     .bind(plan.base)
@@ -287,6 +322,8 @@ pub async fn update_planned(conn: &mut PgConnection, _: &System, job: JobId, pla
     .bind(plan.total)
     .bind(plan.skipped)
     .bind(plan.open)
+    .bind(plan.saved_ms)
+    .bind(plan.at)
     .execute(conn)
     .await?;
     Ok(done.rows_affected() == 1)
@@ -297,7 +334,8 @@ pub async fn update_planned(conn: &mut PgConnection, _: &System, job: JobId, pla
 pub async fn plan_again(conn: &mut PgConnection, _: &System, job: JobId) -> Answer<bool> {
     let done = sqlx::query(
         "update jobs set state = 'starting', base_job_id = null, removed_keys = '{}', datums_total = 0,
-                datums_succeeded = 0, datums_skipped = 0, datums_recovered = 0, datums_failed = 0, datums_open = 0
+                datums_succeeded = 0, datums_skipped = 0, datums_recovered = 0, datums_failed = 0, datums_open = 0,
+                planned_at = null, settled_at = null
           where id = $1 and state = 'finishing'",
     )
     .bind(job.uuid())

@@ -244,9 +244,13 @@ async fn command(bench: &Bench, launcher: &Arc<Launcher>, ran: &mut Ran) -> RunE
         Ok(Outcome {
             exit: Exit::Code(0),
             wall,
+            cpu,
+            max_rss_bytes,
             ..
         }) => {
             ran.process += wall;
+            ran.cpu += cpu;
+            ran.memory_bytes = ran.memory_bytes.max(max_rss_bytes);
             RunEnd::Recovered
         }
         Ok(_) => RunEnd::Failed(reason),

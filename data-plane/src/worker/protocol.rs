@@ -284,6 +284,10 @@ pub struct DatumReport {
     pub memory_bytes: u64,
     /// Processor time, milliseconds.
     pub cpu_ms: i64,
+    /// Bytes of what it reads.
+    pub bytes_in: u64,
+    /// Bytes of what it made.
+    pub bytes_out: u64,
 }
 
 /// Brings results and the log lines that belong to them.

@@ -6,7 +6,7 @@ use sqlx::types::Json;
 use sqlx::{FromRow, PgConnection};
 use uuid::Uuid;
 
-use super::protocol::{SentLine, TaskInput};
+use super::protocol::{DatumReport, SentLine, TaskInput};
 use crate::failure::Answer;
 use crate::permissions::System;
 
@@ -324,26 +324,36 @@ pub struct Settled {
     pub process_ms: Vec<i64>,
     /// Storing outputs.
     pub upload_ms: Vec<i64>,
-    /// Peak memory and processor time.
-    pub details: Vec<serde_json::Value>,
+    /// Waiting.
+    pub queue_ms: Vec<i64>,
+    /// Bytes of what they read.
+    pub bytes_in: Vec<i64>,
+    /// Bytes of what they made.
+    pub bytes_out: Vec<i64>,
+    /// Peak memory.
+    pub memory_bytes: Vec<i64>,
+    /// Processor time.
+    pub cpu_ms: Vec<i64>,
     /// Now.
     pub at: Option<DateTime<Utc>>,
 }
 
 /// Writes down how datums ended or that they wait again.
 pub async fn update_datums(conn: &mut PgConnection, _: &System, settled: &Settled) -> Answer<()> {
-    let details: Vec<Json<&serde_json::Value>> = settled.details.iter().map(Json).collect();
     sqlx::query(
         "update datums d set state = r.state, attempts = d.attempts + r.attempts,
                 lost = d.lost + 1 - r.attempts, failures = r.failures,
                 reason = r.reason, exit_code = r.exit_code, download_ms = d.download_ms + r.download_ms,
-                process_ms = d.process_ms + r.process_ms, upload_ms = d.upload_ms + r.upload_ms, details = r.details,
-                lease_id = null, finished_at = case when r.state = 'pending' then null else $12 end,
-                not_before = r.not_before
+                process_ms = d.process_ms + r.process_ms, upload_ms = d.upload_ms + r.upload_ms,
+                lease_id = null, finished_at = case when r.state = 'pending' then null else $11 end,
+                not_before = r.not_before, queue_ms = d.queue_ms + r.queue_ms, bytes_in = r.bytes_in,
+                bytes_out = r.bytes_out, memory_bytes = greatest(d.memory_bytes, r.memory_bytes),
+                cpu_ms = d.cpu_ms + r.cpu_ms, queued_at = case when r.state = 'pending' then $11 else d.queued_at end
            from unnest($1::uuid[], $2::bigint[], $3::text[], $4::int[], $5::int[], $6::text[], $7::int[],
-                       $8::bigint[], $9::bigint[], $10::bigint[], $11::jsonb[], $13::timestamptz[])
+                       $8::bigint[], $9::bigint[], $10::bigint[], $12::timestamptz[], $13::bigint[], $14::bigint[],
+                       $15::bigint[], $16::bigint[], $17::bigint[])
              as r (job_id, position, state, attempts, failures, reason, exit_code, download_ms, process_ms, upload_ms,
-                   details, not_before)
+                   not_before, queue_ms, bytes_in, bytes_out, memory_bytes, cpu_ms)
           where d.job_id = r.job_id and d.position = r.position",
     )
     .bind(&settled.jobs)
@@ -356,9 +366,13 @@ pub async fn update_datums(conn: &mut PgConnection, _: &System, settled: &Settle
     .bind(&settled.download_ms)
     .bind(&settled.process_ms)
     .bind(&settled.upload_ms)
-    .bind(details)
     .bind(settled.at)
     .bind(&settled.not_before)
+    .bind(&settled.queue_ms)
+    .bind(&settled.bytes_in)
+    .bind(&settled.bytes_out)
+    .bind(&settled.memory_bytes)
+    .bind(&settled.cpu_ms)
     .execute(conn)
     .await?;
     Ok(())
@@ -419,6 +433,35 @@ pub struct Added {
     pub process_ms: i64,
     /// Storing outputs.
     pub upload_ms: i64,
+    /// User code that gave results.
+    pub results_ms: i64,
+    /// Bytes that were read.
+    pub bytes_in: i64,
+    /// Bytes that were made.
+    pub bytes_out: i64,
+    /// Peak memory.
+    pub memory_bytes: i64,
+    /// Processor time.
+    pub cpu_ms: i64,
+}
+
+impl Added {
+    /// Adds what an attempt took.
+    pub fn add(&mut self, row: &HeldRow, report: &DatumReport) {
+        self.queue_ms += waited_ms(row, report);
+        self.download_ms += report.download_ms;
+        self.process_ms += report.process_ms;
+        self.upload_ms += report.upload_ms;
+        self.bytes_in = self.bytes_in.saturating_add(signed(report.bytes_in));
+        self.bytes_out = self.bytes_out.saturating_add(signed(report.bytes_out));
+        self.memory_bytes = self.memory_bytes.max(signed(report.memory_bytes));
+        self.cpu_ms += report.cpu_ms;
+    }
+}
+
+/// A number as the database has it.
+pub fn signed(n: u64) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
 }
 
 /// Adds to a job's counts; answers how many of its datums are not settled yet.
@@ -426,7 +469,9 @@ pub async fn count(conn: &mut PgConnection, _: &System, job: Uuid, added: Added)
     let open = sqlx::query_scalar(
         "update jobs set datums_succeeded = datums_succeeded + $2, datums_recovered = datums_recovered + $3,
                 datums_failed = datums_failed + $4, datums_open = datums_open - $2 - $3 - $4, queue_ms = queue_ms + $5,
-                download_ms = download_ms + $6, process_ms = process_ms + $7, upload_ms = upload_ms + $8
+                download_ms = download_ms + $6, process_ms = process_ms + $7, upload_ms = upload_ms + $8,
+                results_ms = results_ms + $9, bytes_in = bytes_in + $10, bytes_out = bytes_out + $11,
+                memory_bytes = greatest(memory_bytes, $12), cpu_ms = cpu_ms + $13
           where id = $1 returning datums_open",
     )
     .bind(job)
@@ -437,6 +482,11 @@ pub async fn count(conn: &mut PgConnection, _: &System, job: Uuid, added: Added)
     .bind(added.download_ms)
     .bind(added.process_ms)
     .bind(added.upload_ms)
+    .bind(added.results_ms)
+    .bind(added.bytes_in)
+    .bind(added.bytes_out)
+    .bind(added.memory_bytes)
+    .bind(added.cpu_ms)
     .fetch_one(conn)
     .await?;
     Ok(open)
@@ -528,9 +578,9 @@ pub async fn list_inputs(
     Ok(rows)
 }
 
-/// How long the datum waited, for the job's sums.
-pub fn waited_ms(row: &HeldRow, started_at: DateTime<Utc>) -> i64 {
-    (started_at - row.queued_at).num_milliseconds().max(0)
+/// How long the datum waited until its inputs were fetched.
+pub fn waited_ms(row: &HeldRow, report: &DatumReport) -> i64 {
+    ((report.started_at - row.queued_at).num_milliseconds() - report.download_ms).max(0)
 }
 
 /// The typed id of a job's column.

@@ -206,6 +206,8 @@ mod tests {
             started_at: chrono::DateTime::UNIX_EPOCH,
             memory_bytes: 0,
             cpu_ms: 0,
+            bytes_in: 0,
+            bytes_out: 0,
         }
     }
 

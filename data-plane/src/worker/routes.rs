@@ -330,10 +330,7 @@ fn settle(jobs: &[ReportedJob], held: &[HeldRow], reports: &[DatumReport], now: 
         };
         let after = after_attempt(end, tries, admitted);
         let counts = batch.counts.entry(job.id).or_default();
-        counts.queue_ms += queries::waited_ms(row, report.started_at);
-        counts.download_ms += report.download_ms;
-        counts.process_ms += report.process_ms;
-        counts.upload_ms += report.upload_ms;
+        counts.add(row, report);
         let (state, failures) = match after {
             AfterAttempt::Again { tries } => {
                 batch.again = true;
@@ -341,7 +338,10 @@ fn settle(jobs: &[ReportedJob], held: &[HeldRow], reports: &[DatumReport], now: 
             }
             AfterAttempt::Settled(state) => {
                 match end {
-                    AttemptEnd::Succeeded => counts.succeeded += 1,
+                    AttemptEnd::Succeeded => {
+                        counts.succeeded += 1;
+                        counts.results_ms += report.process_ms;
+                    }
                     AttemptEnd::Recovered => counts.recovered += 1,
                     _ => counts.failed += 1,
                 }
@@ -382,8 +382,9 @@ fn push(
     settled.download_ms.push(report.download_ms);
     settled.process_ms.push(report.process_ms);
     settled.upload_ms.push(report.upload_ms);
-    settled.details.push(serde_json::json!({
-        "memory_bytes": report.memory_bytes,
-        "cpu_ms": report.cpu_ms,
-    }));
+    settled.queue_ms.push(queries::waited_ms(row, report));
+    settled.bytes_in.push(queries::signed(report.bytes_in));
+    settled.bytes_out.push(queries::signed(report.bytes_out));
+    settled.memory_bytes.push(queries::signed(report.memory_bytes));
+    settled.cpu_ms.push(report.cpu_ms);
 }

@@ -1,7 +1,7 @@
 //! Releases at the edge into a pipeline (R9), made before and after the commits that they speak of, and the guard (R5).
 
 use chrono::Duration;
-use contract::api::{JobState, Pipeline};
+use contract::api::{JobState, JobStatistics, Pipeline};
 use contract::policy::{OrganizationRole, Release, Role};
 use serde_json::json;
 
@@ -71,7 +71,15 @@ async fn a_release_counts_for_commits_made_after_it_and_for_no_other_edge() {
     let jobs = rig.jobs(&bob, "score").await;
     assert_eq!(jobs.len(), 1);
     assert_eq!(rig.datums(&ada, jobs[0].id).await[0].inputs, ["found:/x"]);
-    assert_eq!(rig.datums(&bob, jobs[0].id).await[0].inputs, ["restricted"]);
+    let seen = &rig.datums(&bob, jobs[0].id).await[0];
+    assert_eq!(
+        (&seen.inputs[..], seen.bytes_in),
+        (&["restricted".to_owned()][..], None)
+    );
+    let path = format!("/v1/jobs/{}/statistics", jobs[0].id);
+    let told: [JobStatistics; 2] = [rig.get(&ada, &path).await, rig.get(&bob, &path).await];
+    assert_eq!((told[0].bytes_in, told[1].bytes_in), (Some(1), None));
+    assert_eq!(told[1].slowest[0].inputs, ["restricted"]);
 
     // Other code: the release is void for what that makes.
     let applied = rig

@@ -37,6 +37,7 @@ mod jobs_releases;
 mod jobs_rig;
 mod jobs_secrets;
 mod jobs_sets;
+mod jobs_statistics;
 mod jobs_worker;
 mod model;
 mod open_commits;

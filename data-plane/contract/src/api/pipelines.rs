@@ -33,6 +33,19 @@ pub enum JobState {
 }
 
 impl JobState {
+    /// All states.
+    pub const ALL: [Self; 9] = [
+        Self::Created,
+        Self::Starting,
+        Self::Running,
+        Self::Egressing,
+        Self::Finishing,
+        Self::Success,
+        Self::Failure,
+        Self::Killed,
+        Self::Unrunnable,
+    ];
+
     /// The state's word.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -134,6 +147,30 @@ pub enum DatumState {
     Recovered,
 }
 
+impl DatumState {
+    /// All states.
+    pub const ALL: [Self; 6] = [
+        Self::Pending,
+        Self::Running,
+        Self::Succeeded,
+        Self::Skipped,
+        Self::Failed,
+        Self::Recovered,
+    ];
+
+    /// The state's word.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Running => "running",
+            Self::Succeeded => "succeeded",
+            Self::Skipped => "skipped",
+            Self::Failed => "failed",
+            Self::Recovered => "recovered",
+        }
+    }
+}
+
 /// A datum of a job.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Datum {
@@ -151,8 +188,38 @@ pub struct Datum {
     pub reason: Option<String>,
     /// Exit code of the last attempt.
     pub exit_code: Option<i32>,
-    /// User code, seconds.
+    /// User code, seconds; as the other times, of all attempts together.
     pub process_s: f64,
+    /// Waiting for a worker, seconds.
+    #[serde(default)]
+    pub queue_s: f64,
+    /// Bringing inputs, seconds.
+    #[serde(default)]
+    pub download_s: f64,
+    /// Storing outputs, seconds.
+    #[serde(default)]
+    pub upload_s: f64,
+    /// Bytes that it reads; left out where an input is hidden from the caller.
+    #[serde(default)]
+    pub bytes_in: Option<u64>,
+    /// Bytes that it made.
+    #[serde(default)]
+    pub bytes_out: u64,
+    /// Peak memory of one process.
+    #[serde(default)]
+    pub memory_bytes: u64,
+    /// Processor time, seconds.
+    #[serde(default)]
+    pub cpu_s: f64,
+    /// GPU time, where an executor measures it.
+    #[serde(default)]
+    pub gpu_s: Option<f64>,
+    /// When a worker took it last.
+    #[serde(default)]
+    pub started_at: Option<DateTime<Utc>>,
+    /// When it was settled.
+    #[serde(default)]
+    pub finished_at: Option<DateTime<Utc>>,
 }
 
 /// A line that user code printed.
