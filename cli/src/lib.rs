@@ -18,6 +18,7 @@ mod fsck;
 mod gc;
 mod get;
 mod grant;
+mod graph;
 mod history;
 mod job;
 mod lineage;

@@ -6,6 +6,7 @@ use contract::names::RepoName;
 
 use crate::client::{Client, Request};
 use crate::failure::Outcome;
+use crate::graph::{self, Format, Way};
 use crate::output::{Output, or_dash};
 use crate::references::commit;
 
@@ -15,18 +16,26 @@ const RUN_SHOWN: usize = 5;
 
 /// Show everything that a commit was made from.
 #[derive(Debug, Args)]
-#[command(after_help = "Example: howdah provenance score-red@main")]
+#[command(after_help = "Example: howdah provenance score-red@main
+         howdah provenance score-red@main --format dot | dot -Tsvg > lineage.svg")]
 pub struct Provenance {
     /// Branch or commit
     reference: String,
+    /// How to print it
+    #[arg(long, value_enum, default_value = "text")]
+    format: Format,
 }
 
 /// Show everything that was made from a commit.
 #[derive(Debug, Args)]
-#[command(after_help = "Example: howdah impact images@main")]
+#[command(after_help = "Example: howdah impact images@main
+         howdah impact images@main --format mermaid")]
 pub struct Impact {
     /// Branch or commit
     reference: String,
+    /// How to print it
+    #[arg(long, value_enum, default_value = "text")]
+    format: Format,
 }
 
 /// `howdah provenance`.
@@ -34,7 +43,8 @@ pub struct Impact {
 /// # Errors
 /// What the service answers.
 pub async fn provenance(arguments: Provenance, client: &Client, output: Output) -> Outcome {
-    show("/v1/provenance", &arguments.reference, "made from", client, output).await
+    let question = ("/v1/provenance", Way::Up, "made from");
+    show(question, &arguments.reference, arguments.format, client, output).await
 }
 
 /// `howdah impact`.
@@ -42,13 +52,26 @@ pub async fn provenance(arguments: Provenance, client: &Client, output: Output) 
 /// # Errors
 /// What the service answers.
 pub async fn impact(arguments: Impact, client: &Client, output: Output) -> Outcome {
-    show("/v1/impact", &arguments.reference, "went into", client, output).await
+    let question = ("/v1/impact", Way::Down, "went into");
+    show(question, &arguments.reference, arguments.format, client, output).await
 }
 
-async fn show(address: &str, reference: &str, word: &str, client: &Client, output: Output) -> Outcome {
+async fn show(
+    (address, way, word): (&str, Way, &str),
+    reference: &str,
+    format: Format,
+    client: &Client,
+    output: Output,
+) -> Outcome {
     let request = Request::get(address).query("ref", commit(reference, &client.settings.project)?);
     let found: Lineage = client.plane(request).await?;
-    output.result(&found, || in_words(reference, word, &found))
+    match format {
+        Format::Text => output.result(&found, || in_words(reference, word, &found)),
+        Format::Json => Output { json: true }.result(&found, String::new),
+        // A graph is not JSON, whatever else was asked for.
+        Format::Dot => output.line(&graph::dot(reference, &found, way)),
+        Format::Mermaid => output.line(&graph::mermaid(reference, &found, way)),
+    }
 }
 
 fn in_words(reference: &str, word: &str, found: &Lineage) -> String {
