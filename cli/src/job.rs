@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use chrono::{DateTime, Utc};
 use clap::{Args, Subcommand, ValueEnum};
 use contract::api::{
     Commit, CommitState, CriticalPath, Datum as DatumView, DatumState, Job as JobView, JobState, JobStatistics,
@@ -114,7 +115,9 @@ fn job_state(text: &str) -> Result<JobState, String> {
 
 /// Show what the code of a job printed.
 #[derive(Debug, Args)]
-#[command(after_help = "Example: howdah logs job_… -f\n         howdah logs score-red")]
+#[command(
+    after_help = "Example: howdah logs job_… -f\n         howdah logs score-red --tail 100\n         howdah logs score-red --since 10m"
+)]
 pub struct Logs {
     /// A job's id, or a pipeline for its newest job
     job: String,
@@ -124,6 +127,25 @@ pub struct Logs {
     /// Go on until the job ends
     #[arg(short, long)]
     follow: bool,
+    /// Printed since then: a time, or how long ago (`10m`)
+    #[arg(long, value_name = "TIME", value_parser = since)]
+    since: Option<DateTime<Utc>>,
+    /// The last so many lines only
+    #[arg(long, value_name = "N")]
+    tail: Option<u32>,
+    /// At most so many lines
+    #[arg(short = 'n', long, value_name = "N")]
+    limit: Option<u32>,
+}
+
+fn since(text: &str) -> Result<DateTime<Utc>, String> {
+    if let Ok(at) = DateTime::parse_from_rfc3339(text) {
+        return Ok(at.to_utc());
+    }
+    let ago = duration(text)
+        .map_err(|_| format!("`{text}` is no time like 2026-11-26T10:00:00Z, and no duration like 10m"))?;
+    let ago = chrono::Duration::from_std(ago).map_err(|e| e.to_string())?;
+    Ok(crate::clock::now() - ago)
 }
 
 /// Wait for a commit, a commit set or a job.
@@ -295,7 +317,10 @@ pub async fn logs(arguments: Logs, client: &Client, output: Output) -> Outcome {
     };
     let request = Request::get(format!("/v1/jobs/{}/logs", segment(&job)))
         .query_if("datum", arguments.datum)
-        .query("follow", arguments.follow);
+        .query("follow", arguments.follow)
+        .query_if("since", arguments.since.map(|at| at.to_rfc3339()))
+        .query_if("tail", arguments.tail)
+        .query_if("limit", arguments.limit);
     client
         .lines(&request, |line: LogLine| {
             output.streamed(&line, || {

@@ -8,6 +8,7 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use chassis::http::{Path, Query};
+use chrono::{DateTime, Utc};
 use contract::api::{JobState, LogLine};
 use contract::ids::JobId;
 use contract::problem::ProblemKind;
@@ -36,15 +37,23 @@ pub(super) struct LogsQuery {
     datum: Option<String>,
     #[serde(default)]
     follow: bool,
+    /// Printed at that time or later.
+    since: Option<DateTime<Utc>>,
+    /// The last so many of those that are there, and what follows.
+    tail: Option<u32>,
+    /// At most so many.
+    limit: Option<u32>,
 }
 
 struct Reading {
     plane: Plane,
     standing: Standing,
     job: JobId,
-    datum: Option<Vec<u8>>,
+    wanted: queries::WantedLines,
     follow: bool,
     after: i64,
+    /// Lines that may be sent still.
+    left: i64,
     over: bool,
 }
 
@@ -60,13 +69,23 @@ pub(super) async fn stream(
         None => None,
         Some(text) => Some(find_datum(&mut conn, id, text).await?.key),
     };
+    let wanted = queries::WantedLines {
+        datum,
+        since: query.since,
+    };
+    let after = match query.tail {
+        None => 0,
+        Some(count) => queries::find_tail(&mut conn, &READABLE, id, &wanted, count.into()).await?,
+    };
+    let left = query.limit.map_or(i64::MAX, i64::from);
     let reading = Reading {
         standing: call.keep(),
         job: id,
-        datum,
+        wanted,
         follow: query.follow,
-        after: 0,
-        over: false,
+        after,
+        left,
+        over: left == 0,
         plane: plane.clone(),
     };
     let pages = futures::stream::try_unfold(reading, |mut reading| async move {
@@ -126,8 +145,8 @@ impl Reading {
             // The state first: what was printed before the end is there then.
             let job = queries::find(&mut conn, &READABLE, self.job).await?;
             let ended = job.is_none_or(|job| self.is_complete(&job));
-            let rows =
-                queries::list_lines(&mut conn, &READABLE, self.job, self.datum.as_deref(), self.after, PAGE).await?;
+            let most = self.left.min(PAGE);
+            let rows = queries::list_lines(&mut conn, &READABLE, self.job, &self.wanted, self.after, most).await?;
             // After the lines: a job that started in between may have more origins than when this began.
             let job = queries::find(&mut conn, &READABLE, self.job)
                 .await?
@@ -137,8 +156,9 @@ impl Reading {
             if !self.standing.may_still_read(&origins) {
                 return Ok(None);
             }
-            let full = rows.len() as i64 == PAGE;
-            self.over = !full && (ended || !self.follow);
+            let count = rows.len() as i64;
+            self.left = self.left.saturating_sub(count);
+            self.over = self.left == 0 || count < most && (ended || !self.follow);
             if let Some(last) = rows.last() {
                 self.after = last.seq;
                 return Ok(Some(lines(rows)));

@@ -236,24 +236,53 @@ pub struct LineRow {
     pub text: String,
 }
 
+/// Which lines of a job are wanted.
+#[derive(Debug, Clone, Default)]
+pub struct WantedLines {
+    /// Of a datum only.
+    pub datum: Option<Vec<u8>>,
+    /// Printed at that time or later.
+    pub since: Option<DateTime<Utc>>,
+}
+
+fn lines(select: &str, job: JobId, wanted: &WantedLines) -> QueryBuilder<Postgres> {
+    let mut query = QueryBuilder::new(format!("select {select} from datum_logs where job_id = "));
+    query.push_bind(job.uuid());
+    if let Some(datum) = &wanted.datum {
+        query.push(" and datum_key = ").push_bind(datum.as_slice());
+    }
+    if let Some(since) = wanted.since {
+        query.push(" and at >= ").push_bind(since);
+    }
+    query
+}
+
 /// Lines of a job behind `after`, in order.
 pub async fn list_lines(
     conn: &mut PgConnection,
     _: &System,
     job: JobId,
-    datum: Option<&[u8]>,
+    wanted: &WantedLines,
     after: i64,
     limit: i64,
 ) -> Answer<Vec<LineRow>> {
-    let rows = sqlx::query_as(
-        "select seq, datum_key, at, stream, text from datum_logs
-          where job_id = $1 and seq > $2 and ($3::bytea is null or datum_key = $3) order by seq limit $4",
-    )
-    .bind(job.uuid())
-    .bind(after)
-    .bind(datum)
-    .bind(limit)
-    .fetch_all(conn)
-    .await?;
-    Ok(rows)
+    let mut query = lines("seq, datum_key, at, stream, text", job, wanted);
+    query.push(" and seq > ").push_bind(after);
+    query.push(" order by seq limit ").push_bind(limit);
+    Ok(query.build_query_as().fetch_all(conn).await?)
+}
+
+/// The place behind which the last so many lines are; 0 when there are no more than that.
+pub async fn find_tail(
+    conn: &mut PgConnection,
+    _: &System,
+    job: JobId,
+    wanted: &WantedLines,
+    count: i64,
+) -> Answer<i64> {
+    let mut query = lines("seq", job, wanted);
+    query.push(" order by seq desc offset ").push_bind(count);
+    query.push(" limit 1");
+    let place = query.build_query_scalar().fetch_optional(conn).await?;
+    Ok(place.unwrap_or(0))
 }

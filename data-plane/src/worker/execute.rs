@@ -206,17 +206,25 @@ fn code(ran: &Ran) -> Option<(PathBuf, String)> {
     Some((shown, "/code".to_owned()))
 }
 
-/// The command, and `err_cmd` if that fails.
+/// The command, with all that it prints.
 async fn command(bench: &Bench, launcher: &Arc<Launcher>, ran: &mut Ran) -> RunEnd {
+    let log_datum = ran.datum.clone();
+    let masks = secrets::masks(&ran.job.task.secrets);
+    let log = RunLog::new(&bench.outbox, &bench.environment, &log_datum).hiding(masks);
+    let end = attempt((bench, launcher), ran, &log).await;
+    log.close();
+    end
+}
+
+/// One run of the command, and of `err_cmd` if that fails.
+async fn attempt((bench, launcher): (&Bench, &Arc<Launcher>), ran: &mut Ran, log: &RunLog<'_>) -> RunEnd {
     let task = &ran.job.task;
     let (cmd, stdin) = (task.cmd.clone(), task.stdin.clone());
     let (err_cmd, err_stdin) = (task.err_cmd.clone(), task.err_stdin.clone());
-    let log_datum = ran.datum.clone();
-    let log = RunLog::new(&bench.outbox, &bench.environment, &log_datum).hiding(secrets::masks(&task.secrets));
     if let Some(reason) = &task.refused {
         return RunEnd::Failed(reason.clone());
     }
-    let outcome = match start((bench, launcher), ran, cmd, &stdin, &log).await {
+    let outcome = match start((bench, launcher), ran, cmd, &stdin, log).await {
         Ok(outcome) => outcome,
         Err(reason) => return RunEnd::Lost(reason),
     };
@@ -240,7 +248,7 @@ async fn command(bench: &Bench, launcher: &Arc<Launcher>, ran: &mut Ran) -> RunE
     if err_cmd.is_empty() {
         return RunEnd::Failed(reason);
     }
-    match start((bench, launcher), ran, err_cmd, &err_stdin, &log).await {
+    match start((bench, launcher), ran, err_cmd, &err_stdin, log).await {
         Ok(Outcome {
             exit: Exit::Code(0),
             wall,

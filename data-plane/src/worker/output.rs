@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use chassis::Environment;
+use chrono::{DateTime, Utc};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 
 use super::protocol::{DatumTask, SentLine};
@@ -15,10 +16,16 @@ use super::secrets;
 
 /// A longer line is cut into pieces of this size.
 const LINE_BYTES_MAX: u64 = 8 << 10;
-/// So many lines of one run are kept.
-const LINES_MAX: i32 = 10_000;
-/// So many bytes of one run are kept.
-const BYTES_MAX: usize = 2 << 20;
+/// So much of the beginning of one run is kept, and sent while it runs.
+const FIRST: Room = Room {
+    lines: 8_000,
+    bytes: 1 << 20,
+};
+/// So much of its end, which is held here until it ends.
+const LAST: Room = Room {
+    lines: 2_000,
+    bytes: 512 << 10,
+};
 
 /// So many bytes of lines go into one request.
 const REQUEST_BYTES_MAX: usize = 4 << 20;
@@ -83,12 +90,81 @@ impl Outbox {
     }
 }
 
+/// How much of something is kept.
+#[derive(Debug, Clone, Copy)]
+struct Room {
+    lines: usize,
+    bytes: usize,
+}
+
+/// What one run printed: its beginning, which is sent at once, and its end, which is held back as long as more may come.
+struct Kept<T> {
+    first: Room,
+    last: Room,
+    /// Lines and bytes of the beginning.
+    begun: (usize, usize),
+    /// The beginning is over.
+    is_full: bool,
+    end: VecDeque<(T, usize)>,
+    end_bytes: usize,
+    /// Lines and bytes between the two, which are kept nowhere.
+    left_out: (u64, u64),
+}
+
+impl<T> Kept<T> {
+    fn new(first: Room, last: Room) -> Self {
+        Self {
+            first,
+            last,
+            begun: (0, 0),
+            is_full: false,
+            end: VecDeque::new(),
+            end_bytes: 0,
+            left_out: (0, 0),
+        }
+    }
+
+    /// Takes a line; answers it when it is one of the beginning.
+    fn take(&mut self, line: T, bytes: usize) -> Option<T> {
+        self.is_full |= self.begun.0 >= self.first.lines || self.begun.1 + bytes > self.first.bytes;
+        if !self.is_full {
+            self.begun.0 += 1;
+            self.begun.1 += bytes;
+            return Some(line);
+        }
+        self.end.push_back((line, bytes));
+        self.end_bytes += bytes;
+        while self.end.len() > self.last.lines || self.end_bytes > self.last.bytes {
+            let Some((_, bytes)) = self.end.pop_front() else { break };
+            self.end_bytes -= bytes;
+            self.left_out.0 += 1;
+            self.left_out.1 += bytes as u64;
+        }
+        None
+    }
+
+    /// What was held back, and how much was left out before it.
+    fn close(&mut self) -> ((u64, u64), Vec<T>) {
+        self.end_bytes = 0;
+        let end = std::mem::take(&mut self.end).into_iter().map(|(line, _)| line);
+        (std::mem::take(&mut self.left_out), end.collect())
+    }
+}
+
+/// A line without its number.
+struct Printed {
+    at: DateTime<Utc>,
+    stream: &'static str,
+    text: String,
+}
+
 /// The lines of one run, numbered over both streams.
 pub struct RunLog<'a> {
     outbox: &'a Outbox,
     environment: &'a Environment,
     datum: &'a DatumTask,
-    so_far: Mutex<(i32, usize)>,
+    /// What was kept, and the number of the next line.
+    state: Mutex<(Kept<Printed>, i32)>,
     masks: Vec<String>,
 }
 
@@ -99,7 +175,7 @@ impl<'a> RunLog<'a> {
             outbox,
             environment,
             datum,
-            so_far: Mutex::new((0, 0)),
+            state: Mutex::new((Kept::new(FIRST, LAST), 0)),
             masks: Vec::new(),
         }
     }
@@ -110,48 +186,60 @@ impl<'a> RunLog<'a> {
         self
     }
 
-    /// Keeps a line, or a note instead of the first one that is too much.
-    pub fn line(&self, stream: &str, text: &str) {
-        let number = {
-            let mut so_far = self.so_far.lock().unwrap_or_else(PoisonError::into_inner);
-            if so_far.0 > LINES_MAX {
-                return;
-            }
-            let number = so_far.0;
-            so_far.0 += 1;
-            so_far.1 += text.len();
-            if so_far.1 > BYTES_MAX {
-                so_far.0 = LINES_MAX + 1;
-            }
-            number
+    /// Keeps a line.
+    pub fn line(&self, stream: &'static str, text: &str) {
+        let line = Printed {
+            at: self.environment.now(),
+            stream,
+            // PostgreSQL's texts hold no NUL.
+            text: text.replace('\0', "\u{fffd}"),
         };
-        let full = number == LINES_MAX || number > 0 && self.is_full();
-        let (stream, text) = if full {
-            (
-                "system",
-                "more was printed than is kept of one run; write it to a file in /pfs/out instead",
-            )
-        } else {
-            (stream, text)
-        };
+        let bytes = line.text.len();
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let (kept, next) = &mut *state;
+        if let Some(line) = kept.take(line, bytes) {
+            self.send(next, line);
+        }
+    }
+
+    /// Nothing comes any more: what was held back is sent, behind a line that says how much is missing before it.
+    pub fn close(&self) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let (kept, next) = &mut *state;
+        let ((lines, bytes), end) = kept.close();
+        if lines > 0 {
+            let note = Printed {
+                at: self.environment.now(),
+                stream: "system",
+                text: format!(
+                    "{lines} lines with {bytes} bytes are left out here: of one run the first {} and the last {} lines are kept; \
+                     write more to a file in /pfs/out instead",
+                    FIRST.lines, LAST.lines
+                ),
+            };
+            self.send(next, note);
+        }
+        for line in end {
+            self.send(next, line);
+        }
+    }
+
+    fn send(&self, next: &mut i32, line: Printed) {
+        let number = *next;
+        *next += 1;
         self.outbox.push(SentLine {
             job: self.datum.job,
             key: self.datum.key.clone(),
             run: self.datum.run,
             line: number,
-            at: self.environment.now(),
-            stream: stream.to_owned(),
-            // PostgreSQL's texts hold no NUL.
-            text: text.replace('\0', "\u{fffd}"),
+            at: line.at,
+            stream: line.stream.to_owned(),
+            text: line.text,
         });
     }
 
-    fn is_full(&self) -> bool {
-        self.so_far.lock().unwrap_or_else(PoisonError::into_inner).0 > LINES_MAX
-    }
-
     /// Reads a stream to its end, line by line. What is not UTF-8 is shown with replacement characters.
-    pub async fn drain(&self, stream: &str, from: impl AsyncRead + Unpin) {
+    pub async fn drain(&self, stream: &'static str, from: impl AsyncRead + Unpin) {
         let mut from = BufReader::new(from);
         let mut line = Vec::new();
         loop {
@@ -163,5 +251,42 @@ impl<'a> RunLog<'a> {
             let text = secrets::masked(String::from_utf8_lossy(&line).into_owned(), &self.masks);
             self.line(stream, text.trim_end_matches(['\n', '\r']));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SMALL: Room = Room { lines: 3, bytes: 100 };
+
+    fn run(lines: impl IntoIterator<Item = usize>) -> (Vec<usize>, (u64, u64), Vec<usize>) {
+        let mut kept = Kept::new(SMALL, SMALL);
+        let sent = lines
+            .into_iter()
+            .enumerate()
+            .filter_map(|(n, bytes)| kept.take(n, bytes));
+        let sent: Vec<usize> = sent.collect();
+        let (left_out, end) = kept.close();
+        (sent, left_out, end)
+    }
+
+    #[test]
+    fn what_fits_is_kept_whole() {
+        assert_eq!(run([1, 1]), (vec![0, 1], (0, 0), vec![]));
+        assert_eq!(run([1; 6]), (vec![0, 1, 2], (0, 0), vec![3, 4, 5]));
+    }
+
+    #[test]
+    fn of_much_the_beginning_and_the_end_are_kept_and_the_rest_is_counted() {
+        assert_eq!(run([2; 10]), (vec![0, 1, 2], (4, 8), vec![7, 8, 9]));
+    }
+
+    #[test]
+    fn long_lines_fill_the_room_too() {
+        // The second does not fit; nothing comes before it afterwards.
+        assert_eq!(run([60, 60, 1, 60]), (vec![0], (1, 60), vec![2, 3]));
+        // A line longer than the room of the end is left out alone.
+        assert_eq!(run([60, 60, 101]), (vec![0], (2, 161), vec![]));
     }
 }

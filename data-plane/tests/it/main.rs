@@ -29,6 +29,7 @@ mod jobs_code;
 mod jobs_crashes;
 mod jobs_datums;
 mod jobs_inputs;
+mod jobs_logs;
 mod jobs_origins;
 mod jobs_pipelines;
 mod jobs_purges;
