@@ -222,7 +222,8 @@ async fn jobs(client: &Client, pipeline: Option<&str>, state: Option<JobState>, 
         .await
 }
 
-fn counts(job: &JobView) -> String {
+/// How many of a job's datums are where.
+pub fn counts(job: &JobView) -> String {
     let d = &job.datums;
     let mut text = format!("{} total, {} ran, {} skipped", d.total, d.succeeded, d.skipped);
     if d.failed > 0 {

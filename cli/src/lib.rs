@@ -30,6 +30,7 @@ mod project;
 mod put;
 mod references;
 mod release;
+mod reproduce;
 mod secret;
 mod settings;
 mod team;
@@ -120,6 +121,7 @@ enum Command {
     Diff(files::Diff),
     Provenance(lineage::Provenance),
     Impact(lineage::Impact),
+    Reproduce(reproduce::Reproduce),
     #[command(subcommand)]
     Pipeline(pipeline::Pipeline),
     #[command(subcommand)]
@@ -254,6 +256,7 @@ async fn ask(command: Command, client: &Client, output: Output) -> Outcome {
         Command::Diff(arguments) => files::diff(arguments, client, output).await,
         Command::Provenance(arguments) => lineage::provenance(arguments, client, output).await,
         Command::Impact(arguments) => lineage::impact(arguments, client, output).await,
+        Command::Reproduce(arguments) => reproduce::run(arguments, client, output).await,
         Command::Pipeline(command) => pipeline::run(command, client, output).await,
         Command::Job(command) => job::run(command, client, output).await,
         Command::Datum(command) => job::run_datum(command, client, output).await,

@@ -47,6 +47,7 @@ pub fn router(plane: Plane) -> Router {
         .merge(secrets::routes::router())
         .merge(defaults::routes::router())
         .merge(jobs::routes::router())
+        .merge(jobs::reproductions::router())
         .layer(axum::middleware::from_fn_with_state(plane.clone(), busy))
         .merge(worker::routes::router())
         .route("/healthz", get(|| async { "ok\n" }))

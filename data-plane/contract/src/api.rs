@@ -6,6 +6,7 @@ mod accounts;
 mod data;
 mod history;
 mod pipelines;
+mod reproductions;
 mod secrets;
 mod statistics;
 
@@ -14,5 +15,6 @@ pub use accounts::*;
 pub use data::*;
 pub use history::*;
 pub use pipelines::*;
+pub use reproductions::*;
 pub use secrets::*;
 pub use statistics::*;

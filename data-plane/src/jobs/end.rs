@@ -4,7 +4,7 @@
 use contract::api::JobState;
 use contract::ids::{CommitId, JobId};
 
-use super::queries;
+use super::{queries, reproductions};
 use crate::commits;
 use crate::failure::Answer;
 use crate::permissions::System;
@@ -24,7 +24,8 @@ pub async fn end(plane: &Plane, tx: &mut Tx, job: JobId, state: JobState, reason
     };
     let why = reason.unwrap_or("its job ended");
     commits::queries::update_errored(tx, &SELF, CommitId::from_uuid(commit), why, now).await?;
-    if state == JobState::Failure {
+    let reproduction = reproductions::ended(tx, &SELF, job).await?;
+    if state == JobState::Failure && !reproduction {
         pipelines::queries::update_outcome(tx, &SELF, pipeline, reason.map(|why| (job, why))).await?;
     }
     Ok(true)

@@ -6,6 +6,8 @@ pub mod end;
 pub mod logs;
 pub mod queries;
 pub mod reasons;
+pub mod reproductions;
+pub mod reproductions_queries;
 pub mod routes;
 pub mod statistics;
 pub mod statistics_queries;

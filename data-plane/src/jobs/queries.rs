@@ -116,7 +116,8 @@ pub struct Wanted<'a> {
 /// Jobs, newest first.
 pub async fn list(conn: &mut PgConnection, _: &System, wanted: Wanted<'_>, limit: i64) -> Answer<Vec<JobRow>> {
     // Put together, so that each combination has a plan of its own that walks the index that fits.
-    let mut query = QueryBuilder::<Postgres>::new(select_jobs!("where c.origin_set_id = any("));
+    let mut query =
+        QueryBuilder::<Postgres>::new(select_jobs!("where j.reproduces is null and c.origin_set_id = any("));
     query.push_bind(wanted.sets).push(")");
     if let Some(pipeline) = wanted.pipeline {
         query.push(" and j.pipeline_id = ").push_bind(pipeline);

@@ -59,7 +59,7 @@ pub async fn list_before(
     let rows = sqlx::query_as(
         "select j.id, b.id, b.finished_at, c.origin_set_id from jobs j cross join lateral (
              select id, finished_at, output_commit_id from jobs
-              where pipeline_id = j.pipeline_id and seq < j.seq order by seq desc limit 1) b
+              where pipeline_id = j.pipeline_id and reproduces is null and seq < j.seq order by seq desc limit 1) b
            join commits c on c.id = b.output_commit_id where j.id = any($1)",
     )
     .bind(jobs)

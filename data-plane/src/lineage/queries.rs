@@ -66,14 +66,16 @@ pub async fn list_earlier(conn: &mut PgConnection, _: &System, commits: &[Commit
     Ok(edges(rows))
 }
 
-/// What was made from these commits: the same edges, seen from the other end.
+/// What was made from these commits: the same edges, seen from the other end. What was made only to be compared is no part
+/// of it.
 pub async fn list_results(conn: &mut PgConnection, _: &System, commits: &[CommitId]) -> Answer<Edges> {
     let rows = sqlx::query_as(
         "with recursive line (made, source) as (
             select commit_id, input_id from commit_inputs where input_id = any($1)
             union
             select c.id, line.source from line join commits c on c.parent_id = line.made where c.pipeline_id is null
-         ) select distinct made, source from line",
+         ) select distinct made, source from line
+            where not exists (select from jobs j where j.output_commit_id = line.made and j.reproduces is not null)",
     )
     .bind(uuids(commits))
     .fetch_all(conn)

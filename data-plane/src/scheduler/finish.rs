@@ -11,6 +11,7 @@ use storage::{FilePath, StorageError, TreeChange, TreeRef, decode_entries};
 use super::SELF;
 use super::planning;
 use super::queries::{self, WorkRow};
+use super::reproduction;
 use crate::commits::finish::finish_in_transaction;
 use crate::failure::Answer;
 use crate::jobs;
@@ -31,8 +32,12 @@ pub async fn finish(plane: &Plane, job: JobId) -> Answer<()> {
     if work.state != "finishing" {
         return Ok(());
     }
+    let assembled = assemble(plane, job, &work).await?;
+    if let (Some(original), Assembled::Tree(tree)) = (work.reproduces, &assembled) {
+        return reproduction::finish(plane, job, &work, CommitId::from_uuid(original), tree).await;
+    }
     let mut tx;
-    match assemble(plane, job, &work).await? {
+    match assembled {
         Assembled::Stale => {
             tx = plane.begin().await?;
             if !queries::plan_again(&mut tx, &SELF, job).await? {
@@ -78,8 +83,8 @@ async fn assemble(plane: &Plane, job: JobId, work: &WorkRow) -> Answer<Assembled
         },
     };
     let names = jobs::queries::input_names(&mut conn, &SELF, job).await?;
-    let rows = queries::outputs(&mut conn, &SELF, job, work.pipeline_id).await?;
-    let leaving = queries::results(&mut conn, &SELF, work.pipeline_id, &work.removed_keys).await?;
+    let rows = queries::outputs(&mut conn, &SELF, job, work.results_of).await?;
+    let leaving = queries::results(&mut conn, &SELF, work.results_of, &work.removed_keys).await?;
     drop(conn);
     // Without its result nobody knows which files of the base a datum wrote.
     if leaving.len() < work.removed_keys.iter().collect::<HashSet<_>>().len() {
@@ -189,7 +194,7 @@ async fn owner(plane: &Plane, job: JobId, work: &WorkRow, path: &FilePath) -> An
     let keys: Vec<Vec<u8>> = by_key.keys().cloned().collect();
     let mut conn = plane.pool.acquire().await?;
     for chunk in keys.chunks(1000) {
-        for (key, outputs) in queries::results(&mut conn, &SELF, work.pipeline_id, chunk).await? {
+        for (key, outputs) in queries::results(&mut conn, &SELF, work.results_of, chunk).await? {
             if decode_entries(&outputs)?.iter().any(|(written, _)| written == path) {
                 return Ok(label(by_key.get(&key).map_or(&[], Vec::as_slice), &key));
             }

@@ -10,6 +10,7 @@ mod matches;
 mod planning;
 pub mod queries;
 pub mod releases;
+mod reproduction;
 mod start;
 
 use std::collections::HashMap;

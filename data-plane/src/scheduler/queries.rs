@@ -40,7 +40,7 @@ impl HeadJob {
     }
 }
 
-/// The first unfinished job of each pipeline.
+/// The first unfinished job of each pipeline, and the jobs that reproduce something: nothing waits for those.
 pub async fn heads(conn: &mut PgConnection, _: &System) -> Answer<Vec<HeadJob>> {
     let rows = sqlx::query_as(
         "select j.id, j.state, j.datums_open, j.started_at, v.job_timeout_ms,
@@ -50,7 +50,8 @@ pub async fn heads(conn: &mut PgConnection, _: &System) -> Answer<Vec<HeadJob>> 
                     select 'dom_' || replace(c.repo_id::text, '-', '') || '@' || replace(c.id::text, '-', '')
                       from job_inputs i join commits c on c.id = i.commit_id
                      where i.job_id = j.id and c.state in ('errored', 'removed') order by i.position limit 1) end as errored
-           from (select distinct on (pipeline_id) * from jobs where finished_at is null order by pipeline_id, seq) j
+           from (select distinct on (pipeline_id, reproduces) * from jobs where finished_at is null
+                  order by pipeline_id, reproduces, seq) j
            join pipeline_versions v on v.pipeline_id = j.pipeline_id and v.version = j.version
           order by j.seq",
     )
@@ -136,6 +137,10 @@ pub struct WorkRow {
     pub output_commit_id: Uuid,
     /// Run all datums.
     pub reprocess: bool,
+    /// The commit that it reproduces.
+    pub reproduces: Option<Uuid>,
+    /// What its datums' results are kept under: its pipeline, or, of a reproduction, itself.
+    pub results_of: Uuid,
     /// Code and inputs.
     pub plan_digest: Vec<u8>,
     /// The job whose output this one starts from.
@@ -152,6 +157,7 @@ pub struct WorkRow {
 pub async fn find_work(conn: &mut PgConnection, _: &System, job: JobId) -> Answer<Option<WorkRow>> {
     let row = sqlx::query_as(
         "select j.pipeline_id, p.name as project, j.seq, j.state, j.output_commit_id, j.reprocess, v.plan_digest,
+                j.reproduces, case when j.reproduces is null then j.pipeline_id else j.id end as results_of,
                 j.base_job_id, j.removed_keys, v.spec, v.code_digest
            from jobs j join pipeline_versions v on v.pipeline_id = j.pipeline_id and v.version = j.version
            join repos r on r.id = j.pipeline_id join projects p on p.id = r.project_id
@@ -182,12 +188,12 @@ pub async fn trees(conn: &mut PgConnection, _: &System, job: Uuid) -> Answer<Vec
 pub async fn find_base(conn: &mut PgConnection, _: &System, work: &WorkRow) -> Answer<Option<(Uuid, i64)>> {
     let row = sqlx::query_as(
         "select b.id, b.datums_total from jobs b
-          where b.pipeline_id = $1 and b.state = 'success' and b.plan_digest = $2 and b.seq < $3
+          where b.pipeline_id = $1 and b.reproduces is null and b.state = 'success' and b.plan_digest = $2 and b.seq < $3
             and not exists (select 1 from job_inputs i join commits c on c.id = i.commit_id
                              where i.job_id = b.id and c.root is null)
             and exists (select 1 from commits o where o.id = b.output_commit_id and o.root is not null)
             and b.seq > (select no_base_until from pipelines where id = $1)
-            and b.seq >= coalesce((select max(seq) from jobs where pipeline_id = $1 and reprocess and seq < $3
+            and b.seq >= coalesce((select max(seq) from jobs where pipeline_id = $1 and reprocess and reproduces is null and seq < $3
                                       and started_at is not null), 0)
           order by b.seq desc limit 1",
     )

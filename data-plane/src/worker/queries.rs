@@ -232,8 +232,8 @@ pub enum Gone {
 pub struct ReportedJob {
     /// Its id.
     pub id: Uuid,
-    /// Its pipeline.
-    pub pipeline_id: Uuid,
+    /// What its datums' results are kept under: its pipeline, or, of a reproduction, itself.
+    pub results_of: Uuid,
     /// How often user code may fail on a datum.
     pub datum_tries: i32,
     /// How many of its datums may run at once.
@@ -243,7 +243,7 @@ pub struct ReportedJob {
 /// Locks the running ones among these jobs, in order.
 pub async fn lock_running(conn: &mut PgConnection, _: &System, jobs: &[Uuid]) -> Answer<Vec<ReportedJob>> {
     let rows = sqlx::query_as(
-        "select id, pipeline_id, datum_tries, parallelism from jobs
+        "select id, case when reproduces is null then pipeline_id else id end as results_of, datum_tries, parallelism from jobs
           where id = any($1) and state = 'running' order by id for update",
     )
     .bind(jobs)

@@ -349,9 +349,9 @@ fn settle(jobs: &[ReportedJob], held: &[HeldRow], reports: &[DatumReport], now: 
             }
         };
         if let Ending::Succeeded { outputs } = &report.ending
-            && kept.insert((job.pipeline_id, &row.key))
+            && kept.insert((job.results_of, &row.key))
         {
-            batch.results.pipelines.push(job.pipeline_id);
+            batch.results.pipelines.push(job.results_of);
             batch.results.keys.push(row.key.clone());
             batch.results.jobs.push(job.id);
             batch.results.outputs.push(hex::decode(outputs).unwrap_or_default());

@@ -35,6 +35,7 @@ mod jobs_pipelines;
 mod jobs_purges;
 mod jobs_random;
 mod jobs_releases;
+mod jobs_reproductions;
 mod jobs_rig;
 mod jobs_secrets;
 mod jobs_sets;

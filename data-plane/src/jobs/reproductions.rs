@@ -1,0 +1,185 @@
+//! `/v1/reproductions`: runs the job of a derived commit again, from its recorded provenance, and compares what comes out.
+//!
+//! It is a job like any other, so leases, limits, logs and restarts are those of jobs, but for these: all datums run; their
+//! results are known to it alone; its commit is on no branch, starts nothing and is let go of when it was compared; jobs
+//! of the pipeline neither wait for it nor build on it, and it is in no list of them. Whoever may read the commit and may
+//! run its pipeline (`write`) may ask for one: it costs computing time, and tells nothing but of what he may read.
+
+use std::collections::BTreeSet;
+
+use axum::Router;
+use axum::extract::State;
+use axum::routing::{get, post};
+use chassis::http::{Json, Path};
+use contract::api::{Job, JobState, NewReproduction, Reproduction, ReproductionState};
+use contract::ids::{CommitId, JobId};
+use contract::policy::Permission;
+use contract::problem::ProblemKind;
+use contract::reference::CommitRef;
+use http::StatusCode;
+use provenance::access::in_words;
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::reproductions_queries as rows;
+use super::views;
+use crate::call::Call;
+use crate::commits::lock::lock_dag;
+use crate::commits::origins;
+use crate::failure::{Answer, Failure};
+use crate::permissions::System;
+use crate::pipelines;
+use crate::plane::{Plane, Tx};
+
+const READABLE: System = System::because("the caller may read the commit that is reproduced");
+
+/// The routes.
+pub fn router() -> Router<Plane> {
+    Router::new()
+        .route("/v1/reproductions", post(begin))
+        .route("/v1/reproductions/{id}", get(show))
+}
+
+async fn begin(
+    State(plane): State<Plane>,
+    call: Call,
+    Json(body): Json<NewReproduction>,
+) -> Answer<(StatusCode, Json<Reproduction>)> {
+    let reference: CommitRef = body.reference.parse()?;
+    let mut tx = plane.begin().await?;
+    lock_dag(&mut tx).await?;
+    let found = call.locate_readable(&mut tx, &reference).await?;
+    let (commit, name) = (found.commit, found.name);
+    commit.tree()?;
+    if commit.pipeline.is_none() {
+        return Err(Failure::invalid(format!(
+            "`{name}` was made by {}, not by a pipeline: there is nothing to run again",
+            commit.actor.name
+        )));
+    }
+    let allowed = call.allowed(&found.repo, Permission::Write)?;
+    if let Some(running) = rows::find_running(&mut tx, &READABLE, commit.id).await? {
+        return Ok((StatusCode::OK, Json(view(&call, &mut tx, running).await?)));
+    }
+    let maker = rows::find_maker(&mut tx, &READABLE, commit.id).await?;
+    let maker = maker.ok_or_else(|| cannot(&name, "the job that made it is not known any more"))?;
+    let inputs = rows::list_inputs(&mut tx, &READABLE, maker).await?;
+    are_there(&call, &mut tx, &name, &inputs).await?;
+    may_run(&call, &mut tx, &name, commit.origin_set, maker, &inputs).await?;
+    let new = rows::NewReproduction {
+        job: plane.id(),
+        maker,
+        original: commit.id,
+        scratch: plane.id(),
+        set: plane.id(),
+        actor: &call.actor(),
+        at: plane.now(),
+    };
+    rows::insert(&mut tx, &allowed, &new).await?;
+    let shown = view(&call, &mut tx, new.job).await?;
+    tx.commit().await?;
+    plane.signals.work_changed();
+    Ok((StatusCode::CREATED, Json(shown)))
+}
+
+fn cannot(name: &str, why: &str) -> Failure {
+    Failure::new(
+        ProblemKind::Deleted,
+        format!("`{name}` cannot be reproduced because {why}"),
+    )
+    .hint("its provenance still tells what it was made from: `howdah provenance`")
+}
+
+/// Demands that everything that was read has its content still.
+async fn are_there(call: &Call, tx: &mut Tx, name: &str, inputs: &[rows::InputRow]) -> Answer<()> {
+    let Some(gone) = inputs.iter().find(|input| !input.is_there) else {
+        return Ok(());
+    };
+    let readable = call.readable_among(tx, vec![gone.origin_set_id]).await?;
+    if readable.is_empty() {
+        return Err(cannot(name, "an input that you may not know of is not there any more"));
+    }
+    let how = gone.removed_how.as_deref().unwrap_or("deleted with its repo");
+    let commit = CommitId::from_uuid(gone.commit_id);
+    Err(cannot(
+        name,
+        &format!("its input `{}`, commit `{commit}`, was {how}", gone.name),
+    ))
+}
+
+/// Demands that the pipeline may run: it is not suspended (R8), and what its spec needs of origins holds (R5, R10).
+async fn may_run(
+    call: &Call,
+    tx: &mut Tx,
+    name: &str,
+    origin_set: i64,
+    maker: Uuid,
+    inputs: &[rows::InputRow],
+) -> Answer<()> {
+    let missing = || Failure::internal("a job lacks its pipeline's version");
+    let (_, run) = pipelines::queries::run_of_job(tx, &READABLE, JobId::from_uuid(maker))
+        .await?
+        .ok_or_else(missing)?;
+    let id = contract::ids::DomainId::from_uuid(run.id);
+    let pipeline = pipelines::queries::find(tx, &READABLE, id, true).await?;
+    if pipeline.is_some_and(|p| p.state == "suspended") {
+        return Err(Failure::new(
+            ProblemKind::Conflict,
+            format!("the pipeline of `{name}` is suspended, so it does not run"),
+        )
+        .hint("ask the owners of its inputs"));
+    }
+    let plane = &call.plane;
+    let output = origins::get(plane, tx, &READABLE, origin_set).await?;
+    let mut sets = Vec::new();
+    for set in inputs.iter().map(|i| i.origin_set_id).collect::<BTreeSet<_>>() {
+        sets.push(origins::get(plane, tx, &READABLE, set).await?);
+    }
+    match pipelines::conditions::refusal(plane, &run, &sets, &output)? {
+        None => Ok(()),
+        Some(reason) => {
+            let rights = call.rights();
+            let told = in_words(&rights.policy, &rights.subject, &reason);
+            Err(Failure::new(
+                ProblemKind::Conflict,
+                format!("`{name}` cannot be reproduced now: {told}"),
+            ))
+        }
+    }
+}
+
+async fn show(State(plane): State<Plane>, call: Call, Path(id): Path<JobId>) -> Answer<Json<Reproduction>> {
+    let mut conn = plane.pool.acquire().await?;
+    Ok(Json(view(&call, &mut conn, id).await?))
+}
+
+async fn view(call: &Call, conn: &mut PgConnection, id: JobId) -> Answer<Reproduction> {
+    let row = call.job(conn, id).await?.row;
+    let (commit, comparison) = rows::find(conn, &READABLE, id).await?.ok_or_else(Failure::not_found)?;
+    let job: Job = views::show(call, conn, row).await?;
+    let state = match (&comparison, job.state) {
+        (Some(found), JobState::Success) if found.difference.is_none() => ReproductionState::Identical,
+        (Some(_), JobState::Success) => ReproductionState::Different,
+        (_, state) if state.is_terminal() => ReproductionState::Failed,
+        _ => ReproductionState::Running,
+    };
+    Ok(Reproduction {
+        id,
+        commit,
+        state,
+        comparison,
+        job,
+    })
+}
+
+/// Whether a job reproduces something: it leaves no results and says nothing of its pipeline's state.
+///
+/// # Errors
+/// When the database is away.
+pub async fn ended(conn: &mut PgConnection, system: &System, job: JobId) -> Answer<bool> {
+    if rows::find(conn, system, job).await?.is_none() {
+        return Ok(false);
+    }
+    rows::delete_results(conn, system, job).await?;
+    Ok(true)
+}
