@@ -27,7 +27,8 @@ fn summary_match(touched: &Touched, summary: &SubtreeSummary) -> Option<Match> {
     })
 }
 
-async fn look_up(storage: &Storage, tree: &TreeRef, touched: &Touched) -> Answer<Option<Match>> {
+/// A match as it is in a tree, if it is there.
+pub async fn look_up(storage: &Storage, tree: &TreeRef, touched: &Touched) -> Answer<Option<Match>> {
     // As in `all`: an empty repo has no match, not even of `/`.
     if tree.is_empty() {
         return Ok(None);

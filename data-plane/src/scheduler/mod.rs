@@ -6,11 +6,13 @@
 //! run side by side. What is slow (planning, finishing) runs in tasks, so that one large job holds nothing up.
 
 mod finish;
+pub mod keys;
 mod matches;
 mod planning;
 pub mod queries;
 pub mod releases;
 mod reproduction;
+mod source;
 mod start;
 
 use std::collections::HashMap;

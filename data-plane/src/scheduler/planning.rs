@@ -1,20 +1,19 @@
 //! Works out the datums of a job. With a base (the pipeline's last success with the same code and inputs) only the
-//! difference of the input trees is looked at, so one new file in a large repo costs what one file costs. The plan is
-//! written in one transaction; planning that was cut off begins again.
+//! difference of the input trees is looked at, and what its keys and paths lead to, so one new file in a large repo costs
+//! what one file costs. The plan is written in one transaction; planning that was cut off begins again.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::Arc;
 
 use contract::ids::{DomainId, JobId};
 use contract::problem::ProblemKind;
-use provenance::datums::{
-    Datum, LeafChange, Match, enumerate, enumerate_changes, leaves_needed, size, size_of_changes,
-};
-use provenance::spec::PipelineSpec;
+use provenance::datums::{Datum, LeafChange, enumerate, enumerate_changes};
+use provenance::spec::{PfsInput, PipelineSpec};
 use storage::TreeRef;
 use uuid::Uuid;
 
+use super::keys::{Keys, Planning};
 use super::queries::{self, NewDatum, Planned, WorkRow};
+use super::source::{Refused, Source};
 use super::{SELF, matches};
 use crate::failure::{Answer, Failure};
 use crate::plane::Plane;
@@ -96,11 +95,7 @@ fn gone() -> Failure {
 /// # Errors
 /// When storage fails.
 pub async fn everything(plane: &Plane, inputs: &Inputs) -> Answer<Vec<Datum>> {
-    let all = full(plane, inputs, (0..inputs.trees.len()).collect::<Vec<_>>().as_slice()).await?;
-    size(&inputs.spec.input, &|leaf| length(&all, leaf)).admit()?;
-    Ok(enumerate(&inputs.spec.input, &inputs.domains, &|leaf| {
-        all.get(&leaf).cloned().unwrap_or_else(|| Arc::from([]))
-    }))
+    all(plane, inputs, Vec::new()).await
 }
 
 /// Without its code a job would have no datums, and succeed.
@@ -127,18 +122,20 @@ async fn code_is_there(plane: &Plane, inputs: &Inputs) -> Answer<()> {
     Ok(())
 }
 
-async fn full(plane: &Plane, inputs: &Inputs, wanted: &[usize]) -> Answer<BTreeMap<usize, Arc<[Match]>>> {
-    let leaves = inputs.spec.input.leaves();
-    let mut found = BTreeMap::new();
-    for leaf in wanted {
-        let all = matches::all(&plane.storage, &inputs.trees[*leaf], &leaves[*leaf].glob).await?;
-        found.insert(*leaf, Arc::from(all));
-    }
-    Ok(found)
+async fn all(plane: &Plane, inputs: &Inputs, keys: Vec<Keys>) -> Answer<Vec<Datum>> {
+    let (spec, domains) = (inputs.spec.input.clone(), inputs.domains.clone());
+    let asked = source(plane, inputs, keys).answer(move |matches| enumerate(&spec, &domains, matches));
+    Ok(asked.await?)
 }
 
-fn length(all: &BTreeMap<usize, Arc<[Match]>>, leaf: usize) -> u64 {
-    all.get(&leaf).map_or(0, |matches| matches.len() as u64)
+fn source(plane: &Plane, inputs: &Inputs, keys: Vec<Keys>) -> Source {
+    Source::new(plane, inputs.leaves(), inputs.trees.clone(), keys)
+}
+
+impl Inputs {
+    fn leaves(&self) -> Vec<PfsInput> {
+        self.spec.input.leaves().into_iter().cloned().collect()
+    }
 }
 
 /// What differs from the base.
@@ -171,16 +168,26 @@ pub async fn plan(plane: &Plane, job: JobId) -> Answer<()> {
     let inputs = inputs(plane, job.uuid(), &work).await?;
     code_is_there(plane, &inputs).await?;
     let code_digest = inputs.code_digest;
+    let keys = if work.reprocess {
+        Vec::new()
+    } else {
+        let planning = Planning {
+            plane,
+            job,
+            pipeline: work.pipeline_id,
+        };
+        planning.follow(&inputs.leaves(), &inputs.trees).await?
+    };
     let compared = match base {
         None => None,
-        Some((base, total)) => difference(plane, &inputs, &work, base)
+        Some((base, total)) => difference(plane, &inputs, &work, base, &keys)
             .await?
             .map(|difference| (base, total, difference)),
     };
     let (base, total_before, difference) = match compared {
         Some((base, total, difference)) => (Some(base), total, difference),
         None => {
-            let added = everything(plane, &inputs).await?;
+            let added = all(plane, &inputs, keys).await?;
             (None, 0, Difference::of(added))
         }
     };
@@ -212,7 +219,13 @@ impl Difference {
 
 /// How the datums of the job differ from those of its base; `None` where what the base read is gone, or both sides of that
 /// are too many to hold, though the job's own datums alone may not be: it is planned as if it had no base then, and what is known is not run again.
-async fn difference(plane: &Plane, new: &Inputs, work: &WorkRow, base: Uuid) -> Answer<Option<Difference>> {
+async fn difference(
+    plane: &Plane,
+    new: &Inputs,
+    work: &WorkRow,
+    base: Uuid,
+    keys: &[Keys],
+) -> Answer<Option<Difference>> {
     let old = match inputs(plane, base, work).await {
         // Squashed since the base was looked for.
         Err(failure) if failure.kind() == ProblemKind::Deleted => return Ok(None),
@@ -234,16 +247,13 @@ async fn difference(plane: &Plane, new: &Inputs, work: &WorkRow, base: Uuid) -> 
             changes.insert(at, change);
         }
     }
-    let moves = |leaf: usize| changes.get(&leaf).is_some_and(|c| !c.is_empty());
-    let needed: Vec<usize> = leaves_needed(&new.spec.input, &domains, &moves).into_iter().collect();
-    let all = full(plane, new, &needed).await?;
-    let size = size_of_changes(&new.spec.input, &domains, &changes, &|leaf| length(&all, leaf));
-    if size.admit().is_err() {
-        return Ok(None);
-    }
-    let found = enumerate_changes(&new.spec.input, &domains, &changes, &|leaf| {
-        all.get(&leaf).cloned().unwrap_or_else(|| Arc::from([]))
-    });
+    let spec = new.spec.input.clone();
+    let asked =
+        source(plane, new, keys.to_vec()).answer(move |matches| enumerate_changes(&spec, &domains, &changes, matches));
+    let found = match asked.await {
+        Err(Refused::TooMany(_)) => return Ok(None),
+        found => found?,
+    };
     let mut removed: Vec<[u8; 32]> = found.removed.iter().map(|d| d.key(&new.code_digest)).collect();
     let mut conn = plane.pool.acquire().await?;
     let mut again = queries::recovered(&mut conn, &SELF, base).await?;
@@ -269,7 +279,7 @@ fn datums(datums: &[Datum], code_digest: &[u8; 32]) -> Vec<NewDatum> {
             .map(|input| TaskInput {
                 position: u32::try_from(input.leaf).unwrap_or(u32::MAX),
                 path: input.path.clone(),
-                join_on: None,
+                join_on: input.join_on.clone(),
                 group_by: input.group_by.clone(),
             })
             .collect();

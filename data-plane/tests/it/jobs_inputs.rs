@@ -62,6 +62,44 @@ async fn a_group_runs_the_keys_that_changed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_join_runs_the_keys_that_changed_and_tells_code_its_key() {
+    let rig = Rig::start().await;
+    let ada = rig.member("ada").await;
+    rig.repo(&ada, "images").await;
+    rig.repo(&ada, "labels").await;
+    let images = [("a-1.tif", "1"), ("a-2.tif", "2"), ("b-1.tif", "3"), ("c-1.tif", "4")];
+    rig.put(&ada, "images", &images).await;
+    rig.put(&ada, "labels", &[("a.txt", "A"), ("b.txt", "B"), ("d.txt", "D")])
+        .await;
+    let input = json!({ "join": [
+        { "pfs": { "repo": "images", "glob": "/(*)-*.tif", "join_on": "$1", "outer_join": true } },
+        { "pfs": { "repo": "labels", "glob": "/(*).txt", "join_on": "$1" } },
+    ] });
+    let script = "test \"$HOWDAH_JOIN_ON_images\" = \"$PACH_DATUM_images_JOIN_ON\" || exit 1
+        cat /pfs/images/* $(ls /pfs/labels/* 2>/dev/null) > /pfs/out/$HOWDAH_JOIN_ON_images$(basename $images .tif)";
+    let applied = rig.apply(&ada, vec![spec("pair", &input, script)]).await;
+    let job = rig.job(&ada, applied[0].commit_set.unwrap(), "pair").await;
+    succeeded(&job, 4, 4, 0);
+    assert_eq!(rig.ls(&ada, "pair@main").await, ["/aa-1", "/aa-2", "/bb-1", "/cc-1"]);
+    assert_eq!(rig.cat(&ada, "pair@main", "/aa-2").await, "2A");
+    assert_eq!(rig.cat(&ada, "pair@main", "/cc-1").await, "4");
+
+    // A label comes: the image that was alone is not any more. One goes: its image is alone now.
+    let more = rig.put(&ada, "labels", &[("c.txt", "C")]).await;
+    succeeded(&rig.job(&ada, more.commit_set, "pair").await, 4, 1, 3);
+    assert_eq!(rig.cat(&ada, "pair@main", "/cc-1").await, "4C");
+    let less = rig.remove(&ada, "labels", "/b.txt").await;
+    succeeded(&rig.job(&ada, less.commit_set, "pair").await, 4, 1, 3);
+    assert_eq!(rig.cat(&ada, "pair@main", "/bb-1").await, "3");
+    let image = rig.put(&ada, "images", &[("a-3.tif", "5")]).await;
+    succeeded(&rig.job(&ada, image.commit_set, "pair").await, 5, 1, 4);
+    let gone = rig.remove(&ada, "images", "/a-1.tif").await;
+    succeeded(&rig.job(&ada, gone.commit_set, "pair").await, 4, 0, 4);
+    let names = ["/aa-2", "/aa-3", "/bb-1", "/cc-1"];
+    assert_eq!(rig.ls(&ada, "pair@main").await, names);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn directories_are_datums_and_a_rename_inside_is_a_change() {
     let rig = Rig::start().await;
     let ada = rig.member("ada").await;

@@ -32,6 +32,7 @@ mod jobs_inputs;
 mod jobs_logs;
 mod jobs_origins;
 mod jobs_pipelines;
+mod jobs_planning;
 mod jobs_purges;
 mod jobs_random;
 mod jobs_releases;

@@ -1,13 +1,17 @@
 //! The difference between the datums of two states of an input, at a cost in proportion to the difference: one new file
-//! beside a million old ones makes one datum, and the million is not looked at.
+//! beside a million old ones makes one datum, and the million is not looked at. Of a group or join the keys that changed are
+//! looked up, of a union the paths that changed in its other parts, of a cross the other factors, which its datums hold.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use contract::ids::DomainId;
 
-use super::combine::{Tree, all, distinct, product, tree};
-use super::{Datum, Match};
+use super::combine::{Tree, distinct, product, tree};
+use super::select::{Side, State, Within, may_coincide, owned, repeats};
+use super::sizes::Size;
+use super::{Datum, Identity, Match, Matches};
 use crate::spec::InputSpec;
 
 /// How the matches of one leaf changed. A match with another content is in both lists.
@@ -35,180 +39,158 @@ pub struct DatumChanges {
     pub added: Vec<Datum>,
 }
 
-/// The leaves whose full list of new matches `enumerate_changes` will ask for, given which leaves changed. Load them
-/// beforehand. Empty for a pfs input, and for a union of inputs whose names differ.
-pub fn leaves_needed(input: &InputSpec, domains: &[DomainId], changed: &dyn Fn(usize) -> bool) -> BTreeSet<usize> {
-    let mut needed = BTreeSet::new();
-    need(&tree(input, domains), changed, &mut needed);
-    needed
-}
-
-fn need(tree: &Tree<'_>, changed: &dyn Fn(usize) -> bool, needed: &mut BTreeSet<usize>) {
-    let moves = |t: &Tree<'_>| t.leaves().iter().any(|l| changed(l.number));
-    if !moves(tree) {
-        return;
-    }
-    let whole = match tree {
-        Tree::Leaf(_) => false,
-        Tree::Group(_) => true,
-        Tree::Union(parts) => may_coincide(parts),
-        Tree::Cross(parts) => parts.iter().filter(|p| moves(p)).count() > 1,
-    };
-    if whole {
-        needed.extend(tree.leaves().iter().map(|l| l.number));
-        return;
-    }
-    for part in tree.parts() {
-        if moves(part) {
-            need(part, changed, needed);
-        } else if matches!(tree, Tree::Cross(_)) {
-            needed.extend(part.leaves().iter().map(|l| l.number));
-        }
-    }
-}
-
-/// Whether two parts of a union can yield equal datums: only then must the others be looked at for each change.
-pub(super) fn may_coincide(parts: &[Tree<'_>]) -> bool {
-    let mut seen = BTreeSet::new();
-    let visible = |t: &Tree<'_>| -> BTreeSet<_> {
-        let leaves = t.leaves();
-        leaves
-            .iter()
-            .map(|l| (l.spec.name.clone(), l.domain, l.spec.empty_files))
-            .collect()
-    };
-    parts
-        .iter()
-        .map(visible)
-        .any(|names| names.into_iter().any(|name| !seen.insert(name)))
-}
-
 /// The datums that leave and those that come when the leaves change as `changes` says (by leaf number; a leaf that is
-/// not there is unchanged). `full` gives the full list of a leaf's matches in the new state, and is asked for
-/// `leaves_needed` only.
+/// not there is unchanged). `matches` tells of the new state; a whole list is asked for only where each of its matches is in
+/// a datum that changes.
 ///
 /// Equal to the difference of `enumerate` on both states, where a datum that now comes from another leaf is another one,
 /// so that its `leaf` always names a commit that has it; its key is the same.
-pub fn enumerate_changes(
+///
+/// # Errors
+/// [`TooMany`](super::TooMany) when they could not be held, told before they are made; whatever `matches` fails with.
+pub fn enumerate_changes<M: Matches + ?Sized>(
     input: &InputSpec,
     domains: &[DomainId],
     changes: &BTreeMap<usize, LeafChange>,
-    full: &dyn Fn(usize) -> Arc<[Match]>,
-) -> DatumChanges {
-    let state = State { changes, full };
-    let mut found = state.differ(&tree(input, domains));
+    matches: &M,
+) -> Result<DatumChanges, M::Error> {
+    let state = State::new(changes, matches);
+    let mut found = state.differ(&tree(input, domains))?;
     found.removed.sort();
     found.added.sort();
-    found
+    Ok(found)
 }
 
-struct State<'a> {
-    changes: &'a BTreeMap<usize, LeafChange>,
-    full: &'a dyn Fn(usize) -> Arc<[Match]>,
-}
-
-impl State<'_> {
+impl<M: Matches + ?Sized> State<'_, M> {
     fn moves(&self, tree: &Tree<'_>) -> bool {
-        let changed = |n: &usize| self.changes.get(n).is_some_and(|c| !c.is_empty());
-        tree.leaves().iter().any(|l| changed(&l.number))
+        tree.leaves().iter().any(|l| self.change(l.number).is_some())
     }
 
-    fn new_matches(&self, leaf: usize) -> Arc<[Match]> {
-        (self.full)(leaf)
-    }
-
-    /// The old matches, found from the new ones by undoing the change.
-    fn old_matches(&self, leaf: usize) -> Arc<[Match]> {
-        let new = (self.full)(leaf);
-        let Some(change) = self.changes.get(&leaf).filter(|c| !c.is_empty()) else {
-            return new;
-        };
-        let added: BTreeSet<&Match> = change.added.iter().collect();
-        new.iter()
-            .filter(|m| !added.contains(m))
-            .chain(&change.removed)
-            .cloned()
-            .collect()
-    }
-
-    fn differ(&self, tree: &Tree<'_>) -> DatumChanges {
+    fn differ(&self, tree: &Tree<'_>) -> Result<DatumChanges, M::Error> {
         if !self.moves(tree) {
-            return DatumChanges::default();
+            return Ok(DatumChanges::default());
         }
         match tree {
             Tree::Leaf(leaf) => {
-                let Some(change) = self.changes.get(&leaf.number) else {
-                    return DatumChanges::default();
+                let change = self.change(leaf.number);
+                let datums = |side: fn(&LeafChange) -> &Vec<Match>| {
+                    let matches = change.into_iter().flat_map(side);
+                    matches.filter_map(|m| leaf.datum(m)).collect()
                 };
-                cancelled(&DatumChanges {
-                    removed: change.removed.iter().filter_map(|m| leaf.datum(m)).collect(),
-                    added: change.added.iter().filter_map(|m| leaf.datum(m)).collect(),
-                })
+                Ok(cancelled(&DatumChanges {
+                    removed: datums(|c| &c.removed),
+                    added: datums(|c| &c.added),
+                }))
             }
-            Tree::Union(parts) if !may_coincide(parts) => {
-                let mut sum = DatumChanges::default();
-                for change in parts.iter().map(|p| self.differ(p)) {
-                    sum.removed.extend(change.removed);
-                    sum.added.extend(change.added);
+            Tree::Union(parts) => {
+                let sum = self.sum(parts)?;
+                if !may_coincide(parts) {
+                    return Ok(sum);
                 }
-                sum
+                self.resolve(tree, &sum)
             }
-            Tree::Cross(parts) => self.cross(parts),
-            Tree::Group(_) | Tree::Union(_) => cancelled(&DatumChanges {
-                removed: all(tree, &|leaf| self.old_matches(leaf)),
-                added: all(tree, &|leaf| self.new_matches(leaf)),
-            }),
+            Tree::Cross(parts) => self.cross_changes(parts),
+            Tree::Keyed(by, parts) => {
+                let sum = self.sum(parts)?;
+                let keys = sum.all().map(|d| owned(*by, d)).collect();
+                let found = DatumChanges {
+                    removed: self.cells(*by, parts, &keys, Side::Old)?,
+                    added: self.cells(*by, parts, &keys, Side::New)?,
+                };
+                if !repeats(tree) {
+                    return Ok(cancelled(&found));
+                }
+                self.resolve(tree, &found)
+            }
         }
     }
 
-    fn cross(&self, parts: &[Tree<'_>]) -> DatumChanges {
-        let changes: Vec<DatumChanges> = parts.iter().map(|p| self.differ(p)).collect();
-        let moving: Vec<usize> = (0..parts.len()).filter(|i| !changes[*i].is_nothing()).collect();
-        let full = |i: usize| all(&parts[i], &|leaf| self.new_matches(leaf));
-        if let [only] = moving[..] {
-            let side = |changed: &[Datum]| {
-                let factor = |i: usize| if i == only { changed.to_vec() } else { full(i) };
-                product((0..parts.len()).map(factor))
-            };
-            return DatumChanges {
-                removed: side(&changes[only].removed),
-                added: side(&changes[only].added),
-            };
-        }
-        // Several factors move: each combination is counted at the first factor that moved in it.
+    fn sum(&self, parts: &[Tree<'_>]) -> Result<DatumChanges, M::Error> {
         let mut sum = DatumChanges::default();
-        let news: Vec<Vec<Datum>> = if moving.is_empty() {
-            Vec::new()
-        } else {
-            (0..parts.len()).map(full).collect()
-        };
-        let stable: Vec<Vec<Datum>> = news
-            .iter()
-            .zip(&changes)
-            .map(|(new, c)| without(new, &c.added))
-            .collect();
-        for first in moving {
-            let before = |i: usize| stable[i].clone();
-            let added = (0..parts.len()).map(|i| match i.cmp(&first) {
-                std::cmp::Ordering::Less => before(i),
-                std::cmp::Ordering::Equal => changes[i].added.clone(),
-                std::cmp::Ordering::Greater => news[i].clone(),
-            });
-            sum.added.extend(product(added));
-            let removed = (0..parts.len()).map(|i| match i.cmp(&first) {
-                std::cmp::Ordering::Less => before(i),
-                std::cmp::Ordering::Equal => changes[i].removed.clone(),
-                std::cmp::Ordering::Greater => [stable[i].as_slice(), &changes[i].removed].concat(),
-            });
-            sum.removed.extend(product(removed));
+        for part in parts {
+            let change = self.differ(part)?;
+            sum.removed.extend(change.removed);
+            sum.added.extend(change.added);
+            Size::of(&sum.removed).plus(Size::of(&sum.added)).admit()?;
         }
-        sum
+        Ok(sum)
+    }
+
+    /// How what equals one of these datums changes, where there may be several equal ones of which one counts.
+    fn resolve(&self, tree: &Tree<'_>, found: &DatumChanges) -> Result<DatumChanges, M::Error> {
+        let identities: BTreeSet<Identity> = found.all().map(Datum::identity).collect();
+        let mut changes = DatumChanges::default();
+        for identity in identities {
+            let before = self.find(tree, &identity, Side::Old)?;
+            let after = self.find(tree, &identity, Side::New)?;
+            if before != after {
+                changes.removed.extend(before);
+                changes.added.extend(after);
+            }
+        }
+        Ok(changes)
+    }
+
+    /// Each combination that changed is counted at the first factor that moved in it. A factor is listed whole only where
+    /// another one moves: then each of its datums is in one that changes.
+    fn cross_changes(&self, parts: &[Tree<'_>]) -> Result<DatumChanges, M::Error> {
+        let changes: Vec<DatumChanges> = parts.iter().map(|p| self.differ(p)).collect::<Result<_, _>>()?;
+        let lists: Vec<OnceCell<Arc<[Datum]>>> = parts.iter().map(|_| OnceCell::new()).collect();
+        let new = |at: usize| -> Result<Arc<[Datum]>, M::Error> {
+            if let Some(known) = lists[at].get() {
+                return Ok(Arc::clone(known));
+            }
+            let all: Arc<[Datum]> = self.select(&parts[at], &Within::default(), Side::New)?.into();
+            Ok(Arc::clone(lists[at].get_or_init(|| all)))
+        };
+        let stable = |at: usize| -> Result<Arc<[Datum]>, M::Error> {
+            let all = new(at)?;
+            if changes[at].added.is_empty() {
+                return Ok(all);
+            }
+            Ok(without(&all, &changes[at].added).into())
+        };
+        let old = |at: usize| -> Result<Arc<[Datum]>, M::Error> {
+            if changes[at].is_nothing() {
+                return new(at);
+            }
+            Ok([&stable(at)?[..], &changes[at].removed].concat().into())
+        };
+        let mut sum = DatumChanges::default();
+        for (first, change) in changes.iter().enumerate() {
+            let combined = |moved: &[Datum], behind: &dyn Fn(usize) -> Result<Arc<[Datum]>, M::Error>| {
+                let mut factors: Vec<Arc<[Datum]>> = Vec::with_capacity(parts.len());
+                if moved.is_empty() {
+                    return Ok(Vec::new());
+                }
+                for at in 0..parts.len() {
+                    let factor = match at.cmp(&first) {
+                        std::cmp::Ordering::Less => stable(at)?,
+                        std::cmp::Ordering::Equal => moved.into(),
+                        std::cmp::Ordering::Greater => behind(at)?,
+                    };
+                    if factor.is_empty() {
+                        return Ok(Vec::new());
+                    }
+                    factors.push(factor);
+                }
+                Ok::<_, M::Error>(product(&factors)?)
+            };
+            sum.added.extend(combined(&change.added, &new)?);
+            sum.removed.extend(combined(&change.removed, &old)?);
+            Size::of(&sum.removed).plus(Size::of(&sum.added)).admit()?;
+        }
+        Ok(sum)
     }
 }
 
 impl DatumChanges {
     fn is_nothing(&self) -> bool {
         self.removed.is_empty() && self.added.is_empty()
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Datum> {
+        self.removed.iter().chain(&self.added)
     }
 }
 

@@ -5,12 +5,13 @@
 mod changes;
 mod collisions;
 mod combine;
+mod select;
 mod sizes;
+mod source;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use contract::api::FileKind;
 use contract::ids::DomainId;
@@ -19,9 +20,10 @@ use contract::names::RepoName;
 use crate::glob::{Captures, Glob};
 use crate::spec::InputSpec;
 
-pub use changes::{DatumChanges, LeafChange, enumerate_changes, leaves_needed};
+pub use changes::{DatumChanges, LeafChange, enumerate_changes};
 pub use collisions::{Collision, OutputPath, collision};
-pub use sizes::{INPUTS_MAX, Size, TooMany, size, size_of_changes};
+pub use sizes::{INPUTS_MAX, Size, TooMany};
+pub use source::{By, Lists, Matches};
 
 /// A path of a commit that a leaf's glob matched.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -82,6 +84,8 @@ pub struct DatumInput {
     pub size: u64,
     /// Files are shown empty.
     pub empty_files: bool,
+    /// The value of the leaf's `join_on`.
+    pub join_on: Option<String>,
     /// The value of the leaf's `group_by`.
     pub group_by: Option<String>,
     /// The leaf that it comes from: its place in `InputSpec::leaves`.
@@ -159,12 +163,22 @@ pub fn datum_key(code_digest: &[u8; 32], inputs: &[DatumInput]) -> [u8; 32] {
     *hasher.finalize().as_bytes()
 }
 
-/// Every datum of an input, ascending. `domains` has the domain of each leaf's repo, `matches` gives each leaf's matches
-/// in any order; leaves are numbered as in `InputSpec::leaves`.
-pub fn enumerate(input: &InputSpec, domains: &[DomainId], matches: &dyn Fn(usize) -> Arc<[Match]>) -> Vec<Datum> {
-    let mut datums = combine::all(&combine::tree(input, domains), matches);
+/// Every datum of an input, ascending. `domains` has the domain of each leaf's repo; leaves are numbered as in
+/// `InputSpec::leaves`, and only whole lists of their matches are asked for.
+///
+/// # Errors
+/// [`TooMany`] when they could not be held, told before they are made; whatever `matches` fails with.
+pub fn enumerate<M: Matches + ?Sized>(
+    input: &InputSpec,
+    domains: &[DomainId],
+    matches: &M,
+) -> Result<Vec<Datum>, M::Error> {
+    let none = BTreeMap::new();
+    let state = select::State::new(&none, matches);
+    let tree = combine::tree(input, domains);
+    let mut datums = state.select(&tree, &select::Within::default(), select::Side::New)?;
     datums.sort();
-    datums
+    Ok(datums)
 }
 
 /// A path that a leaf's glob matches and at or below which something changed.

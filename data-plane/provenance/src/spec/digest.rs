@@ -142,6 +142,7 @@ fn input(spec: &InputSpec) -> Value {
     match spec {
         InputSpec::Cross(parts) => json!({ "cross": all(parts) }),
         InputSpec::Union(parts) => json!({ "union": all(parts) }),
+        InputSpec::Join(parts) => json!({ "join": all(parts) }),
         InputSpec::Group(parts) => json!({ "group": all(parts) }),
         InputSpec::Pfs(leaf) if leaf.cron.is_some() => cron(leaf),
         InputSpec::Pfs(leaf) => {
@@ -153,8 +154,13 @@ fn input(spec: &InputSpec) -> Value {
                 "glob": leaf.glob.as_str(),
                 "empty_files": leaf.empty_files,
             });
-            if let Some(key) = &leaf.group_by {
-                pfs["group_by"] = json!(key);
+            for (field, key) in [("join_on", &leaf.join_on), ("group_by", &leaf.group_by)] {
+                if let Some(key) = key {
+                    pfs[field] = json!(key);
+                }
+            }
+            if leaf.outer_join {
+                pfs["outer_join"] = json!(true);
             }
             if let Some(follows) = &leaf.trigger {
                 pfs["branch"] = json!(follows.source);

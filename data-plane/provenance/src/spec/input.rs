@@ -30,13 +30,20 @@ pub(super) fn read(
         leaves: 0,
         errors,
     };
-    let spec = reader.node(value, pointer, 0, false)?;
+    let spec = reader.node(value, pointer, 0, Under::default())?;
     if reader.leaves > MAX_LEAVES {
         errors.add(pointer, format!("has more than {MAX_LEAVES} inputs"));
         return None;
     }
     unique_names(&spec, pointer, errors);
     Some(spec)
+}
+
+/// What an input stands under, at any depth.
+#[derive(Clone, Copy, Default)]
+struct Under {
+    group: bool,
+    join: bool,
 }
 
 struct Reader<'a> {
@@ -47,20 +54,21 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    fn node(&mut self, value: &Value, pointer: &str, nesting: usize, grouped: bool) -> Option<InputSpec> {
+    fn node(&mut self, value: &Value, pointer: &str, nesting: usize, under: Under) -> Option<InputSpec> {
         if nesting > MAX_NESTING {
             self.errors
                 .add(pointer, format!("is nested more than {MAX_NESTING} deep"));
             return None;
         }
         let mut fields = Fields::open(value, pointer, self.errors)?;
-        let taken = ["pfs", "cron", "cross", "union", "group"].map(|k| (k, fields.take(k)));
-        fields.not_yet(&["join"], self.errors);
+        let taken = ["pfs", "cron", "cross", "union", "join", "group"].map(|k| (k, fields.take(k)));
         fields.finish(self.errors);
         let mut given = taken.into_iter().filter_map(|(k, found)| found.map(|(v, p)| (k, v, p)));
         let Some((what, value, at)) = given.next() else {
-            self.errors
-                .add(pointer, "must have one of `pfs`, `cron`, `cross`, `union` or `group`");
+            self.errors.add(
+                pointer,
+                "must have one of `pfs`, `cron`, `cross`, `union`, `join` or `group`",
+            );
             return None;
         };
         if let Some((other, _, second)) = given.next() {
@@ -69,14 +77,15 @@ impl Reader<'_> {
             return None;
         }
         match what {
-            "pfs" => self
-                .leaf(value, &at, grouped)
-                .map(|leaf| InputSpec::Pfs(Box::new(leaf))),
-            "cron" => self.cron(value, &at).map(|leaf| InputSpec::Pfs(Box::new(leaf))),
-            "cross" => self.parts(value, &at, nesting, grouped).map(InputSpec::Cross),
-            "union" => self.parts(value, &at, nesting, grouped).map(InputSpec::Union),
+            "pfs" => self.leaf(value, &at, under).map(|leaf| InputSpec::Pfs(Box::new(leaf))),
+            "cron" => self.cron(value, &at, under).map(|leaf| InputSpec::Pfs(Box::new(leaf))),
+            "cross" => self.parts(value, &at, nesting, under).map(InputSpec::Cross),
+            "union" => self.parts(value, &at, nesting, under).map(InputSpec::Union),
+            "join" => self
+                .parts(value, &at, nesting, Under { join: true, ..under })
+                .map(InputSpec::Join),
             _ => {
-                let parts = self.parts(value, &at, nesting, true)?;
+                let parts = self.parts(value, &at, nesting, Under { group: true, ..under })?;
                 for (i, part) in parts.iter().enumerate() {
                     if !is_keyed(part) {
                         self.errors.add(
@@ -90,7 +99,7 @@ impl Reader<'_> {
         }
     }
 
-    fn parts(&mut self, value: &Value, pointer: &str, nesting: usize, grouped: bool) -> Option<Vec<InputSpec>> {
+    fn parts(&mut self, value: &Value, pointer: &str, nesting: usize, under: Under) -> Option<Vec<InputSpec>> {
         let Value::Array(items) = value else {
             self.errors
                 .add(pointer, format!("must be a list of inputs, not {}", kind(value)));
@@ -102,12 +111,12 @@ impl Reader<'_> {
         }
         let read = items.iter().enumerate();
         let read: Vec<_> = read
-            .map(|(i, v)| self.node(v, &join(pointer, &i.to_string()), nesting + 1, grouped))
+            .map(|(i, v)| self.node(v, &join(pointer, &i.to_string()), nesting + 1, under))
             .collect();
         read.into_iter().collect()
     }
 
-    fn leaf(&mut self, value: &Value, pointer: &str, grouped: bool) -> Option<PfsInput> {
+    fn leaf(&mut self, value: &Value, pointer: &str, under: Under) -> Option<PfsInput> {
         self.leaves += 1;
         let errors = &mut *self.errors;
         let mut fields = Fields::open(value, pointer, errors)?;
@@ -128,8 +137,10 @@ impl Reader<'_> {
             );
         }
         let empty_files = fields.bool("empty_files", errors).unwrap_or(false);
+        let join_on = fields.string("join_on", errors);
+        let outer_join = fields.bool("outer_join", errors).unwrap_or(false);
         let group_by = fields.string("group_by", errors);
-        for (off, name) in [(false, "lazy"), (false, "s3"), (false, "outer_join")] {
+        for (off, name) in [(false, "lazy"), (false, "s3")] {
             // Written out but switched off, as generated specs do, it asks for nothing.
             match fields.take(name) {
                 Some((v, _)) if *v == Value::Bool(off) => {}
@@ -138,7 +149,7 @@ impl Reader<'_> {
             }
         }
         let trigger = trigger(&mut fields, branch.as_ref(), errors);
-        fields.not_yet(&["join_on", "commit", "repo_type"], errors);
+        fields.not_yet(&["commit", "repo_type"], errors);
         let at = fields.pointer().to_owned();
         fields.finish(errors);
         let (repo, glob) = (repo?, glob?);
@@ -149,9 +160,19 @@ impl Reader<'_> {
                 "may not be `out`, which is where the output goes; give the input another `name`",
             );
         }
-        if let Some(key) = &group_by {
-            check_key(key, &glob, grouped, &join(&at, "group_by"), errors);
+        for (field, kind, key, meant) in [
+            ("group_by", "group", &group_by, under.group),
+            ("join_on", "join", &join_on, under.join),
+        ] {
+            let Some(key) = key else { continue };
+            let at = join(&at, field);
+            if !meant {
+                let message = format!("has a meaning under `{kind}` only: put the input into a `{kind}` or remove it");
+                errors.add(&at, message);
+            }
+            check_key(key, &glob, &at, errors);
         }
+        check_join(join_on.is_some(), outer_join, under, &at, errors);
         Some(PfsInput {
             project: project.unwrap_or_else(|| self.project.clone()),
             repo,
@@ -162,6 +183,8 @@ impl Reader<'_> {
             name,
             glob,
             empty_files,
+            join_on,
+            outer_join,
             group_by,
             cron: None,
             trigger,
@@ -170,9 +193,15 @@ impl Reader<'_> {
     }
 
     /// A cron input is a leaf on a repo of its own, whose files are the ticks.
-    fn cron(&mut self, value: &Value, pointer: &str) -> Option<PfsInput> {
+    fn cron(&mut self, value: &Value, pointer: &str, under: Under) -> Option<PfsInput> {
         self.leaves += 1;
         let errors = &mut *self.errors;
+        if under.join {
+            errors.add(
+                pointer,
+                "stands under a `join` and has no key: put it beside the join in a `cross`",
+            );
+        }
         let mut fields = Fields::open(value, pointer, errors)?;
         if value.get("name").is_none_or(Value::is_null) {
             errors.add(pointer, "must have a `name`: its files are at `/pfs/<name>`");
@@ -211,6 +240,8 @@ impl Reader<'_> {
             name,
             glob,
             empty_files: false,
+            join_on: None,
+            outer_join: false,
             group_by: None,
             cron: Some(CronInput { spec, overwrite, start }),
             trigger: None,
@@ -310,6 +341,8 @@ pub(super) fn with_code(input: InputSpec, code: &CodeInput, errors: &mut Errors)
         name,
         glob: glob.ok()?,
         empty_files: false,
+        join_on: None,
+        outer_join: false,
         group_by: None,
         cron: None,
         trigger: None,
@@ -318,13 +351,7 @@ pub(super) fn with_code(input: InputSpec, code: &CodeInput, errors: &mut Errors)
     Some(InputSpec::Cross(vec![input, InputSpec::Pfs(Box::new(leaf))]))
 }
 
-fn check_key(key: &str, glob: &Glob, grouped: bool, pointer: &str, errors: &mut Errors) {
-    if !grouped {
-        errors.add(
-            pointer,
-            "has a meaning under `group` only: put the input into a `group` or remove it",
-        );
-    }
+fn check_key(key: &str, glob: &Glob, pointer: &str, errors: &mut Errors) {
     match highest_group(key) {
         None => errors.add(
             pointer,
@@ -341,20 +368,42 @@ fn check_key(key: &str, glob: &Glob, grouped: bool, pointer: &str, errors: &mut 
     }
 }
 
+fn check_join(keyed: bool, outer: bool, under: Under, pointer: &str, errors: &mut Errors) {
+    if under.join && !keyed {
+        errors.add(
+            pointer,
+            "has no `join_on`: say which captures of its glob are the key, for example `join_on: $1`",
+        );
+    }
+    if outer && !under.join {
+        errors.add(
+            &join(pointer, "outer_join"),
+            "has a meaning under `join` only: put the input into a `join` or remove it",
+        );
+    }
+}
+
 /// Whether every datum of it has a key of its group.
 fn is_keyed(spec: &InputSpec) -> bool {
     match spec {
         InputSpec::Pfs(leaf) => leaf.group_by.is_some(),
         InputSpec::Union(parts) | InputSpec::Group(parts) => parts.iter().all(is_keyed),
         InputSpec::Cross(parts) => parts.iter().any(is_keyed),
+        // What an outer join keeps may be any of its outer inputs alone.
+        InputSpec::Join(parts) => parts.iter().any(is_keyed) && parts.iter().all(|p| is_keyed(p) || !has_outer(p)),
     }
 }
 
-/// What is in one datum must have different names: under cross and group.
+fn has_outer(spec: &InputSpec) -> bool {
+    spec.leaves().iter().any(|leaf| leaf.outer_join)
+}
+
+/// What is in one datum must have different names: under cross, join and group.
 fn unique_names(spec: &InputSpec, pointer: &str, errors: &mut Errors) -> Vec<RepoName> {
     let (kind, parts, exclusive) = match spec {
         InputSpec::Pfs(leaf) => return vec![leaf.name.clone()],
         InputSpec::Cross(parts) => ("cross", parts, true),
+        InputSpec::Join(parts) => ("join", parts, true),
         InputSpec::Group(parts) => ("group", parts, true),
         InputSpec::Union(parts) => ("union", parts, false),
     };

@@ -124,6 +124,8 @@ pub enum InputSpec {
     Cross(Vec<InputSpec>),
     /// The datums of all, equal ones once.
     Union(Vec<InputSpec>),
+    /// The combinations of one datum of each that have the same key; where one has none, those of the outer inputs alone.
+    Join(Vec<InputSpec>),
     /// One datum for each key, with everything of that key.
     Group(Vec<InputSpec>),
 }
@@ -143,6 +145,10 @@ pub struct PfsInput {
     pub glob: Glob,
     /// User code sees names only, every file is empty.
     pub empty_files: bool,
+    /// The key under a join, `$1` for the first capture of the glob.
+    pub join_on: Option<String>,
+    /// Kept by a join where another of its inputs has nothing of that key.
+    pub outer_join: bool,
     /// The key under a group, `$1` for the first capture of the glob.
     pub group_by: Option<String>,
     /// The repo is the pipeline's own and gets its files by a schedule.
@@ -197,7 +203,7 @@ impl InputSpec {
     pub fn leaves(&self) -> Vec<&PfsInput> {
         match self {
             Self::Pfs(leaf) => vec![leaf],
-            Self::Cross(parts) | Self::Union(parts) | Self::Group(parts) => {
+            Self::Cross(parts) | Self::Union(parts) | Self::Join(parts) | Self::Group(parts) => {
                 parts.iter().flat_map(Self::leaves).collect()
             }
         }

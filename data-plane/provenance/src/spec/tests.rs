@@ -41,6 +41,27 @@ fn a_minimal_spec_has_the_documented_defaults() {
     );
 }
 
+/// Fields that have two spellings.
+const LONG_NAMES: [&str; 17] = [
+    "err_cmd",
+    "err_stdin",
+    "accept_return_code",
+    "working_dir",
+    "empty_files",
+    "group_by",
+    "join_on",
+    "outer_join",
+    "output_branch",
+    "parallelism_spec",
+    "datum_timeout",
+    "datum_tries",
+    "job_timeout",
+    "reprocess_spec",
+    "resource_requests",
+    "resource_limits",
+    "max_origins",
+];
+
 #[test]
 fn both_spellings_of_every_field_are_read() {
     let snake = json!({
@@ -54,6 +75,7 @@ fn both_spellings_of_every_field_are_read() {
             { "pfs": { "repo": "a", "glob": "/", "empty_files": true, "branch": "b", "project": "other" } },
             { "union": [{ "pfs": { "repo": "c", "glob": "/*" } }, { "pfs": { "repo": "c", "glob": "/x*" } }] },
             { "group": [{ "pfs": { "repo": "e", "glob": "/(*)-*", "group_by": "$1" } }] },
+            { "join": [{ "pfs": { "repo": "f", "glob": "/(*)-*", "join_on": "$1", "outer_join": true } }] },
         ] },
         "output_branch": "o",
         "parallelism_spec": { "constant": 4 },
@@ -78,24 +100,7 @@ fn both_spellings_of_every_field_are_read() {
     assert_eq!(spec.resource_requests.cpu_millis, spec.resource_limits.cpu_millis);
     let camel: String = {
         let text = snake.to_string();
-        let fields = [
-            "err_cmd",
-            "err_stdin",
-            "accept_return_code",
-            "working_dir",
-            "empty_files",
-            "group_by",
-            "output_branch",
-            "parallelism_spec",
-            "datum_timeout",
-            "datum_tries",
-            "job_timeout",
-            "reprocess_spec",
-            "resource_requests",
-            "resource_limits",
-            "max_origins",
-        ];
-        fields.iter().fold(text, |text, field| {
+        LONG_NAMES.iter().fold(text, |text, field| {
             let mut parts = field.split('_');
             let mut name = parts.next().unwrap().to_owned();
             for part in parts {
@@ -151,13 +156,12 @@ fn fields_of_later_releases_are_refused_and_never_ignored() {
         ("tolerations", json!([])),
         ("pod_patch", json!("")),
         ("network", json!("data-plane")),
-        ("input", json!({ "join": [] })),
         ("resource_limits", json!({ "gpu": { "number": 1 } })),
     ] {
         let found = mistakes(field, value);
         assert!(found[0].1.contains("not supported yet"), "{field}: {found:?}");
     }
-    for field in ["lazy", "s3", "outer_join", "join_on"] {
+    for field in ["lazy", "s3"] {
         let found = mistakes("input", json!({ "pfs": { "repo": "a", "glob": "/", field: true } }));
         assert!(found[0].1.contains("not supported yet"), "{field}: {found:?}");
     }
@@ -396,6 +400,45 @@ fn a_group_wants_keys_that_exist() {
     );
     let outside = json!({ "pfs": { "repo": "a", "glob": "/(*)", "group_by": "$1" } });
     assert!(mistakes("input", outside)[0].1.contains("under `group` only"));
+}
+
+#[test]
+fn a_join_wants_keys_of_all_its_inputs_and_says_which_lacks_one() {
+    let leaf = |repo: &str, more: Value| {
+        let mut pfs = json!({ "repo": repo, "glob": "/(*)" });
+        for (name, value) in more.as_object().unwrap() {
+            pfs[name] = value.clone();
+        }
+        json!({ "pfs": pfs })
+    };
+    let keyed = leaf("a", json!({ "join_on": "$1" }));
+    let join = |second: Value| json!({ "join": [keyed, second] });
+    let found = mistakes("input", join(leaf("b", json!({}))));
+    assert_eq!(found[0].0, "/input/join/1/pfs");
+    assert!(found[0].1.contains("has no `join_on`"), "{found:?}");
+    let nested = json!({ "union": [leaf("b", json!({ "join_on": "$1" })), leaf("c", json!({}))] });
+    assert_eq!(mistakes("input", join(nested))[0].0, "/input/join/1/union/1/pfs");
+    let found = mistakes("input", join(leaf("b", json!({ "join_on": "$2" }))));
+    assert!(found[0].1.contains("names `$2`"), "{found:?}");
+    let found = mistakes("input", join(keyed.clone()));
+    assert!(found[0].1.contains("used by input 0 of this join too"), "{found:?}");
+    for field in [json!({ "join_on": "$1" }), json!({ "outer_join": true })] {
+        let found = mistakes("input", leaf("a", field));
+        assert!(found[0].1.contains("under `join` only"), "{found:?}");
+    }
+    // What stands alone in an outer join needs a key of the group around it.
+    let both = json!({ "join_on": "$1", "group_by": "$1" });
+    let group = |outer: bool| {
+        let second = leaf("b", json!({ "join_on": "$1", "outer_join": outer }));
+        json!({ "group": [{ "join": [leaf("a", both.clone()), second] }] })
+    };
+    assert!(mistakes("input", group(true))[0].1.contains("has no `group_by`"));
+    let mut spec = minimal();
+    spec["input"] = group(false);
+    let parsed = parse(&spec);
+    assert_eq!(parse(&parsed.to_value()), parsed);
+    spec["input"] = leaf("a", json!({ "outer_join": false }));
+    assert_eq!(parse(&spec).to_value()["input"]["pfs"].get("outer_join"), None);
 }
 
 #[test]

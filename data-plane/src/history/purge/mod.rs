@@ -36,6 +36,7 @@ use crate::files::samples;
 use crate::jobs;
 use crate::permissions::{System, Visible};
 use crate::plane::{Plane, Tx};
+use crate::scheduler::keys;
 use crate::worker;
 use queries::{Made, NewReceipt};
 use survey::{Survey, involved};
@@ -229,6 +230,9 @@ impl Purging<'_> {
         sources.extend(queries::list_removed(tx, &PURGE, self.repo.id).await?);
         let made = queries::list_made(tx, &PURGE, &sources).await?;
         done.jobs = self.stop(tx, &made).await?;
+        // Behind the end of jobs that may be writing them. They name paths, of what is made from it too.
+        let readers: Vec<DomainId> = made.iter().map(|m| m.pipeline).collect();
+        keys::queries::forget_pipelines(tx, &PURGE, &readers).await?;
         let involved = involved(&sources, &made);
         let Some(mut survey) = survey.complete(tx, &made, &involved, self.held).await? else {
             return Ok(None);
