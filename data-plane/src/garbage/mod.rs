@@ -28,7 +28,7 @@ use crate::files::change::{self, FileChange};
 use crate::files::samples;
 use crate::permissions::System;
 use crate::plane::Plane;
-use crate::scheduler::keys;
+use crate::scheduler::{appending, keys};
 use crate::uploads;
 
 const COLLECT: System = System::because("the plane looks for what nothing refers to");
@@ -101,6 +101,7 @@ pub async fn collect(plane: &Plane, grace: Duration, dry_run: bool) -> Answer<Co
         lock_dag(&mut tx).await?;
         queries::forget_deleted(&mut tx, &COLLECT).await?;
         keys::queries::forget_unusable(&mut tx, &COLLECT).await?;
+        appending::queries::forget_unusable(&mut tx, &COLLECT).await?;
         samples::forget_deleted(&mut tx, &COLLECT).await?;
         tx.commit().await?;
         uploads::forget_abandoned(plane).await?;

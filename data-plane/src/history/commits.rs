@@ -20,7 +20,7 @@ use crate::failure::{Answer, Failure};
 use crate::jobs;
 use crate::permissions::System;
 use crate::plane::Tx;
-use crate::scheduler::keys;
+use crate::scheduler::{appending, keys};
 
 const REMOVE: System = System::because("the caller was allowed to write to every repo that something goes in");
 /// So many commits of a repo are named in an answer.
@@ -207,6 +207,7 @@ pub async fn remove(call: &Call, tx: &mut Tx, mut ids: Vec<CommitId>, how: Remov
         };
         queries::update_removed(tx, &REMOVE, &remove).await?;
         keys::queries::forget_commits(tx, &REMOVE, page).await?;
+        appending::queries::forget_outputs(tx, &REMOVE, page).await?;
     }
     gone.branches = heads::move_back(tx, &ids, removed.at).await?;
     Ok(gone)

@@ -5,7 +5,7 @@ use contract::api::{AppliedPipeline, ApplyPipelines, RegisterDomain};
 use contract::ids::{CommitSetId, DomainId};
 use contract::names::ProjectName;
 use contract::problem::ProblemKind;
-use provenance::spec::PipelineSpec;
+use provenance::spec::{PathCollision, PipelineSpec};
 
 use super::examine::{Examined, Parsed, examine, field, invalid};
 use super::propagate::{self, Begun};
@@ -219,7 +219,7 @@ async fn save(call: &Call, tx: &mut Tx, one: &Examined, parsed: &Parsed, code_re
     followers::save(&call.plane, tx, one.id, &one.followers, &actor).await
 }
 
-/// Jobs with equal ones have datums that can be compared: the same code over the same globs of the same repos.
+/// Jobs with equal ones have datums and outputs that can be compared: the same code over the same globs of the same repos.
 fn plan_digest(spec: &PipelineSpec, code: &[u8; 32], inputs: &[(String, DomainId, String)]) -> [u8; 32] {
     let mut hasher = blake3::Hasher::new_derive_key("howdah plan v1");
     hasher.update(code);
@@ -231,6 +231,9 @@ fn plan_digest(spec: &PipelineSpec, code: &[u8; 32], inputs: &[(String, DomainId
     // The same repo may have the code elsewhere.
     if let Some(code) = &spec.transform.code {
         hasher.update(code.path.as_bytes());
+    }
+    if spec.path_collision == PathCollision::Append {
+        hasher.update(b"append");
     }
     *hasher.finalize().as_bytes()
 }

@@ -2,13 +2,15 @@
 //! that are new. Costs what changed. The tree is made without any lock; one transaction then finishes the commit and ends
 //! the job, so readers see all of it or nothing.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use contract::ids::{CommitId, JobId};
 use provenance::datums::{OutputPath, collision};
-use storage::{FilePath, StorageError, TreeChange, TreeRef, decode_entries};
+use provenance::spec::PathCollision;
+use storage::{FilePath, StorageError, TreeChange, TreeRef, Writer, decode_entries};
 
 use super::SELF;
+use super::appending::{self, Appending, Piece};
 use super::planning;
 use super::queries::{self, WorkRow};
 use super::reproduction;
@@ -33,7 +35,7 @@ pub async fn finish(plane: &Plane, job: JobId) -> Answer<()> {
         return Ok(());
     }
     let assembled = assemble(plane, job, &work).await?;
-    if let (Some(original), Assembled::Tree(tree)) = (work.reproduces, &assembled) {
+    if let (Some(original), Assembled::Tree(tree, _)) = (work.reproduces, &assembled) {
         return reproduction::finish(plane, job, &work, CommitId::from_uuid(original), tree).await;
     }
     let mut tx;
@@ -44,11 +46,14 @@ pub async fn finish(plane: &Plane, job: JobId) -> Answer<()> {
                 return Ok(());
             }
         }
-        Assembled::Tree(tree) => {
+        Assembled::Tree(tree, appending) => {
             tx = plane.begin().await?;
             let now = plane.now();
             if !queries::succeed(&mut tx, &SELF, job, now).await? {
                 return Ok(());
+            }
+            if let Some(appending) = appending {
+                appending.keep(&mut tx, work.pipeline_id, job).await?;
             }
             let commit = CommitId::from_uuid(work.output_commit_id);
             finish_in_transaction(plane, &mut tx, &SELF, commit, &tree, now).await?;
@@ -65,8 +70,8 @@ pub async fn finish(plane: &Plane, job: JobId) -> Answer<()> {
 
 /// What came of putting an output together.
 enum Assembled {
-    /// The tree.
-    Tree(TreeRef),
+    /// The tree, and what is kept of it where outputs are appended to each other.
+    Tree(TreeRef, Option<Appending>),
     /// It cannot be put together.
     Collision(String),
     /// What the job was planned on, its base or the result of a datum, was given up meanwhile.
@@ -90,54 +95,123 @@ async fn assemble(plane: &Plane, job: JobId, work: &WorkRow) -> Answer<Assembled
     if leaving.len() < work.removed_keys.iter().collect::<HashSet<_>>().len() {
         return Ok(Assembled::Stale);
     }
-    let mut changes = Vec::new();
-    let mut freed: HashSet<FilePath> = HashSet::new();
+    let mut freed: BTreeSet<FilePath> = BTreeSet::new();
     for (_, outputs) in leaving {
-        for (path, _) in decode_entries(&outputs)? {
-            if freed.insert(path.clone()) {
-                changes.push(TreeChange::Delete(path));
-            }
-        }
+        freed.extend(decode_entries(&outputs)?.into_iter().map(|(path, _)| path));
     }
     let mut arriving = Vec::new();
     for (key, inputs, outputs) in rows {
         let Some(outputs) = outputs else {
             return Ok(Assembled::Stale);
         };
-        let label = label(&jobs::views::labels(&decode_inputs(&inputs), &names), &key);
+        let inputs = decode_inputs(&inputs);
+        let label = label(&jobs::views::labels(&inputs, &names), &key);
+        let place = appending::place(&key, &inputs, &names);
         for (path, entry) in decode_entries(&outputs)? {
-            arriving.push((label.clone(), path, entry));
+            let place = place.clone();
+            arriving.push((label.clone(), Piece { place, path, entry }));
         }
     }
-    if let Some(reason) = collide(&arriving) {
-        return Ok(Assembled::Collision(reason));
+    let assembly = Assembly {
+        plane,
+        job,
+        work,
+        base,
+        writer: plane.storage.writer(),
+    };
+    match planning::spec(work)?.path_collision {
+        PathCollision::Fail => assembly.apart(freed, arriving).await,
+        PathCollision::Append => assembly.together(freed, arriving).await,
     }
-    if let Some((label, path)) = taken(plane, &base, &freed, &arriving).await? {
-        return owner(plane, job, work, &path)
-            .await
-            .map(|other| Assembled::Collision(both(&other, &label, path.as_str())));
-    }
-    changes.extend(
-        arriving
-            .into_iter()
-            .map(|(_, path, entry)| TreeChange::Put(path, entry)),
-    );
-    if changes.is_empty() {
-        return Ok(Assembled::Tree(base));
-    }
-    let writer = plane.storage.writer();
-    match plane.storage.apply(&writer, &base, changes).await {
-        Ok(tree) => {
-            writer.flush().await?;
-            Ok(Assembled::Tree(tree))
+}
+
+/// A file that a datum of the job wrote, and the datum for people.
+type Arriving = (String, Piece);
+
+struct Assembly<'a> {
+    plane: &'a Plane,
+    job: JobId,
+    work: &'a WorkRow,
+    base: TreeRef,
+    writer: Writer,
+}
+
+impl Assembly<'_> {
+    /// Where no two datums may write one path.
+    async fn apart(&self, freed: BTreeSet<FilePath>, arriving: Vec<Arriving>) -> Answer<Assembled> {
+        if let Some(reason) = collide(&arriving) {
+            return Ok(Assembled::Collision(reason));
         }
-        Err(StorageError::PathConflict { path, file }) => {
-            let first = owner(plane, job, work, &file).await?;
-            Ok(Assembled::Collision(format!(
-                "`{path}` can't be put together: the datum {first} writes the file `{file}`, which would be a directory too"
-            )))
+        if let Some((label, path)) = taken(self.plane, &self.base, &freed, &arriving).await? {
+            let other = self.owner(&path).await?;
+            return Ok(Assembled::Collision(both(&other, &label, path.as_str())));
         }
-        Err(error) => Err(error.into()),
+        let mut changes: Vec<TreeChange> = freed.into_iter().map(TreeChange::Delete).collect();
+        let come = arriving.into_iter().map(|(_, piece)| piece);
+        changes.extend(come.map(|piece| TreeChange::Put(piece.path, piece.entry)));
+        self.apply(changes, None).await
+    }
+
+    /// Where what they write to one path stands one after the other.
+    async fn together(&self, freed: BTreeSet<FilePath>, mut arriving: Vec<Arriving>) -> Answer<Assembled> {
+        let mut seen = HashSet::new();
+        let firsts = arriving.iter().filter(|(_, piece)| seen.insert(&piece.path));
+        if let Some(reason) = collide(firsts) {
+            return Ok(Assembled::Collision(reason));
+        }
+        arriving.sort_by(|(_, a), (_, b)| a.place.cmp(&b.place));
+        let come: Vec<Piece> = arriving.into_iter().map(|(_, piece)| piece).collect();
+        let change = appending::Change {
+            come: &come,
+            freed,
+            gone: &self.work.removed_keys,
+        };
+        let base = self.work.base_job_id.map(|base| (base, &self.base));
+        let work = (self.work.pipeline_id, self.job);
+        match appending::put_together(self.plane, &self.writer, work, base, change).await? {
+            None => Ok(Assembled::Stale),
+            Some((changes, appending)) => self.apply(changes, Some(appending)).await,
+        }
+    }
+
+    async fn apply(&self, changes: Vec<TreeChange>, appending: Option<Appending>) -> Answer<Assembled> {
+        if changes.is_empty() {
+            return Ok(Assembled::Tree(self.base.clone(), appending));
+        }
+        match self.plane.storage.apply(&self.writer, &self.base, changes).await {
+            Ok(tree) => {
+                self.writer.flush().await?;
+                Ok(Assembled::Tree(tree, appending))
+            }
+            Err(StorageError::PathConflict { path, file }) => {
+                let first = self.owner(&file).await?;
+                Ok(Assembled::Collision(format!(
+                    "`{path}` can't be put together: the datum {first} writes the file `{file}`, which would be a directory too"
+                )))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The datum that wrote a path, or one of them. Looks at all of them: it is asked for only when the job fails.
+    async fn owner(&self, path: &FilePath) -> Answer<String> {
+        let (plane, work) = (self.plane, self.work);
+        let inputs = planning::inputs(plane, self.job.uuid(), work).await?;
+        let datums = planning::everything(plane, &inputs).await?;
+        let by_key: BTreeMap<Vec<u8>, Vec<String>> = datums
+            .iter()
+            .map(|d| (d.key(&inputs.code_digest).to_vec(), d.labels()))
+            .collect();
+        let keys: Vec<Vec<u8>> = by_key.keys().cloned().collect();
+        let mut conn = plane.pool.acquire().await?;
+        for chunk in keys.chunks(1000) {
+            for (key, outputs) in queries::results(&mut conn, &SELF, work.results_of, chunk).await? {
+                if decode_entries(&outputs)?.iter().any(|(written, _)| written == path) {
+                    return Ok(label(by_key.get(&key).map_or(&[], Vec::as_slice), &key));
+                }
+            }
+        }
+        Ok("of an earlier job".to_owned())
     }
 }
 
@@ -147,12 +221,12 @@ fn label(inputs: &[String], key: &[u8]) -> String {
 }
 
 /// Two of the new outputs in each other's way.
-fn collide(arriving: &[(String, FilePath, storage::FileEntry)]) -> Option<String> {
-    let paths: Vec<String> = arriving.iter().map(|(_, path, _)| format!("/{path}")).collect();
-    let outputs = arriving
-        .iter()
-        .zip(&paths)
-        .map(|((datum, ..), path)| OutputPath { datum, path });
+fn collide<'a>(arriving: impl IntoIterator<Item = &'a Arriving>) -> Option<String> {
+    let paths: Vec<(&str, String)> = arriving
+        .into_iter()
+        .map(|(datum, piece)| (datum.as_str(), format!("/{}", piece.path)))
+        .collect();
+    let outputs = paths.iter().map(|(datum, path)| OutputPath { datum, path });
     collision(outputs).map(|found| found.to_string())
 }
 
@@ -169,36 +243,16 @@ fn both(first: &str, second: &str, path: &str) -> String {
 async fn taken(
     plane: &Plane,
     base: &TreeRef,
-    freed: &HashSet<FilePath>,
-    arriving: &[(String, FilePath, storage::FileEntry)],
+    freed: &BTreeSet<FilePath>,
+    arriving: &[Arriving],
 ) -> Answer<Option<(String, FilePath)>> {
     if base.is_empty() {
         return Ok(None);
     }
-    for (label, path, _) in arriving {
-        if !freed.contains(path) && plane.storage.get(base, path).await?.is_some() {
-            return Ok(Some((label.clone(), path.clone())));
+    for (label, piece) in arriving {
+        if !freed.contains(&piece.path) && plane.storage.get(base, &piece.path).await?.is_some() {
+            return Ok(Some((label.clone(), piece.path.clone())));
         }
     }
     Ok(None)
-}
-
-/// The datum of the base that wrote a path. Looks at all of them: it is asked for only when the job fails.
-async fn owner(plane: &Plane, job: JobId, work: &WorkRow, path: &FilePath) -> Answer<String> {
-    let inputs = planning::inputs(plane, job.uuid(), work).await?;
-    let datums = planning::everything(plane, &inputs).await?;
-    let by_key: BTreeMap<Vec<u8>, Vec<String>> = datums
-        .iter()
-        .map(|d| (d.key(&inputs.code_digest).to_vec(), d.labels()))
-        .collect();
-    let keys: Vec<Vec<u8>> = by_key.keys().cloned().collect();
-    let mut conn = plane.pool.acquire().await?;
-    for chunk in keys.chunks(1000) {
-        for (key, outputs) in queries::results(&mut conn, &SELF, work.results_of, chunk).await? {
-            if decode_entries(&outputs)?.iter().any(|(written, _)| written == path) {
-                return Ok(label(by_key.get(&key).map_or(&[], Vec::as_slice), &key));
-            }
-        }
-    }
-    Ok("of an earlier job".to_owned())
 }

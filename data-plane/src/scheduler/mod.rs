@@ -5,6 +5,7 @@
 //! Jobs of one pipeline run in order, since the outputs of the one before are the base of the next; different pipelines
 //! run side by side. What is slow (planning, finishing) runs in tasks, so that one large job holds nothing up.
 
+pub mod appending;
 mod finish;
 pub mod keys;
 mod matches;

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use contract::ids::{DomainId, JobId};
 use contract::problem::ProblemKind;
 use provenance::datums::{Datum, LeafChange, enumerate, enumerate_changes};
-use provenance::spec::{PfsInput, PipelineSpec};
+use provenance::spec::{PathCollision, PfsInput, PipelineSpec};
 use storage::TreeRef;
 use uuid::Uuid;
 
@@ -36,14 +36,22 @@ pub struct Inputs {
     pub code_digest: [u8; 32],
 }
 
+/// The spec of a job's version.
+///
+/// # Errors
+/// When it is not valid any more.
+pub fn spec(work: &WorkRow) -> Answer<PipelineSpec> {
+    PipelineSpec::parse(&work.spec.0, &work.project.parse()?)
+        .map_err(|errors| Failure::internal(format!("a stored spec is not valid any more: {errors:?}")))
+}
+
 /// Reads what a job reads.
 ///
 /// # Errors
 /// `deleted` when the content of an input was given up; when the database is away or something stored does not decode.
 pub async fn inputs(plane: &Plane, job: Uuid, work: &WorkRow) -> Answer<Inputs> {
     let mut conn = plane.pool.acquire().await?;
-    let spec = PipelineSpec::parse(&work.spec.0, &work.project.parse()?)
-        .map_err(|errors| Failure::internal(format!("a stored spec is not valid any more: {errors:?}")))?;
+    let spec = spec(work)?;
     let leaves = spec.input.leaves().len();
     // A leaf whose branch had no commit yet matches nothing, in no repo.
     let mut domains = vec![DomainId::from_uuid(Uuid::nil()); leaves];
@@ -159,10 +167,11 @@ pub async fn plan(plane: &Plane, job: JobId) -> Answer<()> {
         return Ok(());
     };
     count_secrets(&mut conn, job, &mut work).await?;
+    let appends = spec(&work)?.path_collision == PathCollision::Append;
     let base = if work.reprocess {
         None
     } else {
-        queries::find_base(&mut conn, &SELF, &work).await?
+        queries::find_base(&mut conn, &SELF, &work, appends).await?
     };
     drop(conn);
     let inputs = inputs(plane, job.uuid(), &work).await?;

@@ -184,8 +184,14 @@ pub async fn trees(conn: &mut PgConnection, _: &System, job: Uuid) -> Answer<Vec
 }
 
 /// The job to start from: the last one that succeeded with the same code and inputs, unless everything was run again
-/// since; then results of some datums are newer than its output. Answers its id and number of datums.
-pub async fn find_base(conn: &mut PgConnection, _: &System, work: &WorkRow) -> Answer<Option<(Uuid, i64)>> {
+/// since; then results of some datums are newer than its output. Where outputs are appended to each other, one whose pieces
+/// are kept. Answers its id and number of datums.
+pub async fn find_base(
+    conn: &mut PgConnection,
+    _: &System,
+    work: &WorkRow,
+    appends: bool,
+) -> Answer<Option<(Uuid, i64)>> {
     let row = sqlx::query_as(
         "select b.id, b.datums_total from jobs b
           where b.pipeline_id = $1 and b.reproduces is null and b.state = 'success' and b.plan_digest = $2 and b.seq < $3
@@ -195,11 +201,13 @@ pub async fn find_base(conn: &mut PgConnection, _: &System, work: &WorkRow) -> A
             and b.seq > (select no_base_until from pipelines where id = $1)
             and b.seq >= coalesce((select max(seq) from jobs where pipeline_id = $1 and reprocess and reproduces is null and seq < $3
                                       and started_at is not null), 0)
+            and (not $4 or exists (select 1 from append_states s where s.job_id = b.id and s.whole))
           order by b.seq desc limit 1",
     )
     .bind(work.pipeline_id)
     .bind(&work.plan_digest)
     .bind(work.seq)
+    .bind(appends)
     .fetch_optional(conn)
     .await?;
     Ok(row)

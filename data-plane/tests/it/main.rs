@@ -24,6 +24,7 @@ mod guards;
 mod handovers;
 mod history;
 mod imports;
+mod jobs_appends;
 mod jobs_branches;
 mod jobs_code;
 mod jobs_crashes;

@@ -3,7 +3,9 @@
 use serde_json::{Map, Value, json};
 
 use super::fields::join;
-use super::{InputSpec, MaxOrigins, PfsInput, PipelineSpec, Resources, Transform, TriggerInput, quantity, secrets};
+use super::{
+    InputSpec, MaxOrigins, PathCollision, PfsInput, PipelineSpec, Resources, Transform, TriggerInput, quantity, secrets,
+};
 
 /// JSON with sorted keys and no spaces: equal values have equal bytes, whatever order their fields were written in.
 pub fn canonical_json(value: &Value) -> String {
@@ -128,6 +130,9 @@ fn decisive(spec: &PipelineSpec) -> Value {
         if let Some(limit) = limit {
             value[name] = json!(quantity::duration_text(limit));
         }
+    }
+    if spec.path_collision == PathCollision::Append {
+        value["path_collision"] = json!("append");
     }
     match &spec.max_origins {
         Some(MaxOrigins::Count(count)) => value["max_origins"] = json!(count),

@@ -64,6 +64,8 @@ pub struct PipelineSpec {
     pub max_origins: Option<MaxOrigins>,
     /// What user code can reach.
     pub network: Network,
+    /// What becomes of a path that several datums write.
+    pub path_collision: PathCollision,
 }
 
 /// What runs for each datum.
@@ -228,6 +230,16 @@ impl Reprocess {
             Self::EveryJob => "every_job",
         }
     }
+}
+
+/// What becomes of a path that several datums write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PathCollision {
+    /// The job fails.
+    #[default]
+    Fail,
+    /// Their contents stand in it one after the other, in the order of the datums.
+    Append,
 }
 
 /// What user code can reach.

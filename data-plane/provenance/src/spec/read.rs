@@ -9,7 +9,9 @@ use contract::reference::RepoRef;
 use serde_json::Value;
 
 use super::fields::{At, Errors, Fields, join, kind, string};
-use super::{MaxOrigins, Network, PipelineSpec, Reprocess, Resources, Transform, input, quantity, secrets};
+use super::{
+    MaxOrigins, Network, PathCollision, PipelineSpec, Reprocess, Resources, Transform, input, quantity, secrets,
+};
 
 /// Fields of a whole spec that a later release carries out.
 const NOT_YET: &[&str] = &[
@@ -22,7 +24,6 @@ const NOT_YET: &[&str] = &[
     "spout",
     "egress",
     "s3_out",
-    "path_collision",
     "distributed",
     "sidecar_resource_limits",
     "sidecar_resource_requests",
@@ -71,6 +72,8 @@ fn whole(value: &Value, default_project: &ProjectName, errors: &mut Errors) -> O
     let metadata = metadata(&mut fields, errors);
     let max_origins = max_origins(&mut fields, &project, errors);
     let network = network(&mut fields, errors);
+    let collisions = [("fail", PathCollision::Fail), ("append", PathCollision::Append)];
+    let path_collision = fields.word("path_collision", &collisions, errors).unwrap_or_default();
     fields.not_yet(NOT_YET, errors);
     fields.finish(errors);
     let (project, name) = named?;
@@ -97,6 +100,7 @@ fn whole(value: &Value, default_project: &ProjectName, errors: &mut Errors) -> O
         metadata,
         max_origins,
         network,
+        path_collision,
     })
 }
 

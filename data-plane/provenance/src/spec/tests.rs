@@ -42,7 +42,7 @@ fn a_minimal_spec_has_the_documented_defaults() {
 }
 
 /// Fields that have two spellings.
-const LONG_NAMES: [&str; 17] = [
+const LONG_NAMES: [&str; 18] = [
     "err_cmd",
     "err_stdin",
     "accept_return_code",
@@ -59,6 +59,7 @@ const LONG_NAMES: [&str; 17] = [
     "reprocess_spec",
     "resource_requests",
     "resource_limits",
+    "path_collision",
     "max_origins",
 ];
 
@@ -87,6 +88,7 @@ fn both_spellings_of_every_field_are_read() {
         "max_origins": ["images", "other/x"],
         "network": "internet",
         "autoscaling": true,
+        "path_collision": "append",
     });
     let spec = parse(&snake);
     assert_eq!(
@@ -149,7 +151,6 @@ fn fields_of_later_releases_are_refused_and_never_ignored() {
         ("egress", json!({ "url": "s3://x" })),
         ("s3_out", json!(true)),
         ("s3Out", json!(true)),
-        ("path_collision", json!("append")),
         ("distributed", json!({ "nodes": 2 })),
         ("datum_set_spec", json!({ "number": 2 })),
         ("scheduling_spec", json!({})),
@@ -478,6 +479,11 @@ fn parallelism_and_memory_change_no_digest_and_code_and_data_do() {
         assert_ne!(other.code_digest(None), base.code_digest(None), "{field}");
         assert_ne!(other.spec_digest(None), base.spec_digest(None), "{field}");
     }
+    // It decides what the output is and nothing that code does.
+    let append = with("path_collision", json!("append"));
+    assert_eq!(append.code_digest(None), base.code_digest(None));
+    assert_ne!(append.spec_digest(None), base.spec_digest(None));
+    assert_eq!(digests(&with("path_collision", json!("fail"))), digests(&base));
     let glob = with("input", json!({ "pfs": { "repo": "images", "glob": "/" } }));
     assert_eq!(glob.code_digest(None), base.code_digest(None));
     assert_ne!(glob.spec_digest(None), base.spec_digest(None));

@@ -36,7 +36,7 @@ use crate::files::samples;
 use crate::jobs;
 use crate::permissions::{System, Visible};
 use crate::plane::{Plane, Tx};
-use crate::scheduler::keys;
+use crate::scheduler::{appending, keys};
 use crate::worker;
 use queries::{Made, NewReceipt};
 use survey::{Survey, involved};
@@ -233,6 +233,7 @@ impl Purging<'_> {
         // Behind the end of jobs that may be writing them. They name paths, of what is made from it too.
         let readers: Vec<DomainId> = made.iter().map(|m| m.pipeline).collect();
         keys::queries::forget_pipelines(tx, &PURGE, &readers).await?;
+        appending::queries::forget_pipelines(tx, &PURGE, &readers).await?;
         let involved = involved(&sources, &made);
         let Some(mut survey) = survey.complete(tx, &made, &involved, self.held).await? else {
             return Ok(None);
