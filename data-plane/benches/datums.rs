@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use jobs_rig::{Person, Rig};
 use sandbox::{Exit, Isolation, Run};
-use serde_json::json;
+use serde_json::{Value, json};
 
 const DATUMS: usize = 1000;
 const SLOTS: usize = 2;
@@ -116,9 +116,17 @@ fn archive(files: usize) -> Vec<u8> {
 }
 
 /// What finds one new file among the others: the kind of input and the input.
-fn inputs(repo: &str) -> [(&'static str, serde_json::Value); 5] {
+fn inputs(repo: &str) -> [(&'static str, Value); 5] {
     let pfs = |repo: &str, glob: &str| json!({ "pfs": { "repo": repo, "name": "n", "glob": glob } });
-    let keyed = |repo: &str, name: &str, by: &str, glob: &str| json!({ "pfs": { "repo": repo, "name": name, "glob": glob, by: "$1" } });
+    let keyed = |repo: &str, grouped: bool| {
+        let mut pfs = json!({ "repo": repo, "glob": "/(*)", "join_on": "$1" });
+        if grouped {
+            pfs["group_by"] = json!("$1");
+        }
+        json!({ "pfs": pfs })
+    };
+    // Every file has a key, and few of them one that makes a datum.
+    let join = |grouped: bool| json!({ "join": [keyed(repo, grouped), keyed("new", grouped)] });
     [
         // Nothing that globs begin with narrows the listing.
         ("pfs", pfs(repo, "/?ew*")),
@@ -127,12 +135,8 @@ fn inputs(repo: &str) -> [(&'static str, serde_json::Value); 5] {
             "cross",
             json!({ "cross": [pfs(repo, "/?ew*"), { "pfs": { "repo": "new", "glob": "/0*" } }] }),
         ),
-        // A hundred files in each.
-        ("group", json!({ "group": [keyed(repo, "n", "group_by", "/(?????)*")] })),
-        (
-            "join",
-            json!({ "join": [keyed(repo, "n", "join_on", "/(*)"), keyed("new", "m", "join_on", "/(*)")] }),
-        ),
+        ("join", join(false)),
+        ("group", json!({ "group": [join(true)] })),
     ]
 }
 
@@ -140,7 +144,10 @@ async fn planning() {
     let rig = Rig::start().await;
     let ada = rig.member("ada").await;
     rig.repo(&ada, "new").await;
-    let labels: Vec<String> = (0..ROUNDS).map(|round| format!("newjoin{round}")).collect();
+    let labels: Vec<String> = ["join", "group"]
+        .iter()
+        .flat_map(|kind| (0..ROUNDS).map(move |round| format!("new{kind}{round}")))
+        .collect();
     let labels: Vec<(&str, &str)> = labels
         .iter()
         .map(|name| (name.as_str(), ""))
@@ -169,14 +176,10 @@ async fn planning() {
             rig.job(&ada, set, &name).await;
             let mut best = f64::MAX;
             for round in 0..ROUNDS {
-                let file = if kind == "group" {
-                    format!("f0000new{round}")
-                } else {
-                    format!("new{kind}{round}")
-                };
+                let file = format!("new{kind}{round}");
                 best = best.min(one(&rig, &ada, &repo, &name, &file).await);
             }
-            let _: serde_json::Value = rig
+            let _: Value = rig
                 .post(&ada, &format!("/v1/pipelines/default/{name}/stop"), json!({}))
                 .await;
             times.push(best);
