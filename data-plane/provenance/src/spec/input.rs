@@ -160,18 +160,11 @@ impl Reader<'_> {
                 "may not be `out`, which is where the output goes; give the input another `name`",
             );
         }
-        for (field, kind, key, meant) in [
+        let keys = [
             ("group_by", "group", &group_by, under.group),
             ("join_on", "join", &join_on, under.join),
-        ] {
-            let Some(key) = key else { continue };
-            let at = join(&at, field);
-            if !meant {
-                let message = format!("has a meaning under `{kind}` only: put the input into a `{kind}` or remove it");
-                errors.add(&at, message);
-            }
-            check_key(key, &glob, &at, errors);
-        }
+        ];
+        check_keys(keys, &glob, &at, errors);
         check_join(join_on.is_some(), outer_join, under, &at, errors);
         Some(PfsInput {
             project: project.unwrap_or_else(|| self.project.clone()),
@@ -349,6 +342,18 @@ pub(super) fn with_code(input: InputSpec, code: &CodeInput, errors: &mut Errors)
         is_code: true,
     };
     Some(InputSpec::Cross(vec![input, InputSpec::Pfs(Box::new(leaf))]))
+}
+
+fn check_keys(keys: [(&str, &str, &Option<String>, bool); 2], glob: &Glob, at: &str, errors: &mut Errors) {
+    for (field, kind, key, meant) in keys {
+        let Some(key) = key else { continue };
+        let at = join(at, field);
+        if !meant {
+            let message = format!("has a meaning under `{kind}` only: put the input into a `{kind}` or remove it");
+            errors.add(&at, message);
+        }
+        check_key(key, glob, &at, errors);
+    }
 }
 
 fn check_key(key: &str, glob: &Glob, pointer: &str, errors: &mut Errors) {
