@@ -372,7 +372,7 @@ pub async fn wait(arguments: Wait, client: &Client, output: Output) -> Outcome {
                 "wait again with a longer --timeout, or see `howdah job list`",
             ));
         }
-        let running = answer.jobs.iter().find(|j| !j.state.is_terminal());
+        let running = answer.jobs.iter().find(|j| !j.state.is_terminal() && !j.serving);
         if let Some(job) = running {
             spinner.set_message(format!("{} {}: {}", job.pipeline, job.state.as_str(), counts(job)));
         }
@@ -393,7 +393,7 @@ fn in_words(answer: &WaitAnswer) -> String {
 }
 
 fn verdict(answer: &WaitAnswer) -> Outcome {
-    let failed = answer.jobs.iter().find(|j| j.state != JobState::Success);
+    let failed = answer.jobs.iter().find(|j| j.state != JobState::Success && !j.serving);
     // One that was squashed since was finished before.
     let gone = |c: &Commit| c.removed.as_ref().is_some_and(|r| r.how != RemovedHow::Squashed);
     let errored = answer

@@ -23,6 +23,7 @@ mod history;
 mod job;
 mod lineage;
 mod mount;
+mod open;
 mod organization;
 mod output;
 mod pipeline;
@@ -129,6 +130,7 @@ enum Command {
     #[command(subcommand)]
     Datum(job::Datum),
     Logs(job::Logs),
+    Open(open::Open),
     Wait(job::Wait),
     Doctor(doctor::Doctor),
     Fsck(fsck::Fsck),
@@ -260,6 +262,7 @@ async fn ask(command: Command, client: &Client, output: Output) -> Outcome {
         Command::Pipeline(command) => pipeline::run(command, client, output).await,
         Command::Job(command) => job::run(command, client, output).await,
         Command::Datum(command) => job::run_datum(command, client, output).await,
+        Command::Open(arguments) => open::run(arguments, client, output).await,
         Command::Logs(arguments) => job::logs(arguments, client, output).await,
         Command::Wait(arguments) => job::wait(arguments, client, output).await,
         Command::Fsck(arguments) => fsck::run(&arguments, client, output).await,

@@ -139,13 +139,16 @@ async fn list(request: Request, client: &Client, output: Output) -> Outcome {
     let items: Vec<PipelineView> = client.plane_list(request, None).await?;
     output.list(
         &items,
-        &["project", "name", "version", "state", "applied", "by", "reason"],
+        &[
+            "project", "name", "version", "state", "service", "applied", "by", "reason",
+        ],
         |p| {
             vec![
                 p.project.to_string(),
                 p.name.to_string(),
                 p.version.to_string(),
                 state(p.state).to_owned(),
+                or_dash(p.service.as_ref().map(|s| s.state.as_str())),
                 time(&p.created_at),
                 p.actor.name.clone(),
                 p.reason.clone().unwrap_or_default(),
@@ -174,9 +177,17 @@ async fn apply(arguments: Apply, client: &Client, output: Output) -> Outcome {
         code_revision: arguments.code_revision,
         reprocess: arguments.reprocess,
     };
-    let applied: Page<AppliedPipeline> = client.plane(Request::post("/v1/pipelines").body(&body)?).await?;
+    send(&body, client, output).await
+}
+
+/// Applies specs and says what came of it.
+///
+/// # Errors
+/// What the service answers.
+pub async fn send(body: &ApplyPipelines, client: &Client, output: Output) -> Outcome {
+    let applied: Page<AppliedPipeline> = client.plane(Request::post("/v1/pipelines").body(body)?).await?;
     output.result(&applied, || {
-        let lines: Vec<String> = applied.items.iter().map(|p| outcome(p, arguments.dry_run)).collect();
+        let lines: Vec<String> = applied.items.iter().map(|p| outcome(p, body.dry_run)).collect();
         lines.join("\n")
     })
 }
@@ -207,14 +218,25 @@ fn state(state: PipelineState) -> &'static str {
         PipelineState::Paused => "paused",
         PipelineState::Suspended => "suspended",
         PipelineState::Failure => "failure",
+        PipelineState::Crashing => "crashing",
     }
 }
 
 fn describe(found: &PipelineView) -> String {
     let reason = found.reason.as_ref().map_or_else(String::new, |r| format!(": {r}"));
     let spec = serde_json::to_string_pretty(&found.spec).unwrap_or_default();
+    let service = found.service.as_ref().map_or_else(String::new, |service| {
+        format!(
+            "service {} at port {}, job {}; `howdah open {}/{}` leads there\n",
+            service.state.as_str(),
+            service.internal_port,
+            service.job,
+            found.project,
+            found.name
+        )
+    });
     format!(
-        "{}/{} version {}, {}{reason}\napplied {} by {}\nspec digest {}\n{spec}",
+        "{}/{} version {}, {}{reason}\n{service}applied {} by {}\nspec digest {}\n{spec}",
         found.project,
         found.name,
         found.version,

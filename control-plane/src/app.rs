@@ -1,7 +1,7 @@
 //! The service: what all handlers share, how it is put together from its configuration, and its router.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use anyhow::Context;
 use axum::Router;
@@ -23,10 +23,11 @@ use crate::gateway::PlaneClient;
 use crate::planes::Planes;
 use crate::policy::Announcer;
 use crate::rate_limits::{Limiters, RateLimits};
+use crate::serving::Hosts;
 use crate::vault::Vault;
 use crate::{
     access_requests, access_tokens, accounts, database, domains, gateway, grants, invitations, keys, members,
-    organizations, planes, policy, releases, service_accounts, sessions, teams, tokens,
+    organizations, planes, policy, releases, service_accounts, serving, sessions, teams, tokens,
 };
 
 /// What all handlers share.
@@ -55,6 +56,8 @@ pub struct App {
     pub plane_client: PlaneClient,
     /// What people reach the service by; the issuer of its tokens.
     pub public_url: String,
+    /// The address of services, once it is listened on.
+    pub hosts: OnceLock<Hosts>,
     /// A plane that nobody needs for that long is stopped.
     pub idle_seconds: u64,
     /// The process's shutdown.
@@ -91,6 +94,7 @@ impl App {
             planes: Arc::new(planes),
             plane_client: gateway::client(),
             public_url,
+            hosts: OnceLock::new(),
             idle_seconds: config.idle_seconds,
             environment,
             shutdown,
@@ -123,6 +127,7 @@ pub fn router(app: Arc<App>) -> Router {
         .merge(access_tokens::router())
         .merge(keys::router())
         .merge(planes::router())
+        .merge(serving::router())
         .route("/healthz", get(|| async { StatusCode::NO_CONTENT }))
         .route("/readyz", get(ready))
         .route("/problems/{slug}", get(problem_page))

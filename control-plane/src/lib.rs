@@ -21,6 +21,7 @@ pub mod invitations;
 pub mod members;
 pub mod organizations;
 pub mod service_accounts;
+pub mod serving;
 pub mod sessions;
 pub mod teams;
 pub mod tokens;

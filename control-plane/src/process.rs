@@ -8,15 +8,17 @@ use std::time::Duration;
 use anyhow::Context;
 use chassis::Environment;
 use chassis::process::Shutdown;
-use contract::config::ControlPlaneConfig;
+use contract::config::{ControlPlaneConfig, ServicesConfig};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection, PgConnection};
 use tokio::net::TcpListener;
 
 use crate::app::{self, App};
+use crate::authz::System;
 use crate::planes::local::{LocalCloud, LocalSettings};
 use crate::planes::reconciler::Reconciler;
 use crate::rate_limits::RateLimits;
+use crate::serving::{self, Hosts};
 
 /// Any number that only this service uses: the advisory lock of the one reconciler.
 const RECONCILER_LOCK: i64 = 0x686f_7764_6168;
@@ -64,12 +66,49 @@ pub async fn serve(
         drop(lease);
     });
     spawn_forgetting(&app);
+    if let Some(services) = config.services.clone() {
+        shutdown.spawn("services", serve_services(Arc::clone(&app), services));
+    }
     ready(&app.public_url);
     let served = app::serve(Arc::clone(&app), listener).await;
     shutdown.begin();
     shutdown.finished().await;
     app.pool.close().await;
     served
+}
+
+/// Serves services until the shutdown. An address that cannot be listened on is tried again: the API does not depend on it.
+async fn serve_services(app: Arc<App>, services: ServicesConfig) {
+    while !app.shutdown.has_begun() {
+        let served = match listen_for_services(&app, &services).await {
+            Ok(listener) => serving::serve(Arc::clone(&app), listener).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = served {
+            tracing::warn!("services are not reached, which is tried again: {error:#}");
+        }
+        tokio::select! {
+            () = app.shutdown.begun() => return,
+            () = tokio::time::sleep(Duration::from_secs(1)) => {}
+        }
+    }
+}
+
+/// Takes the address of services; port 0 is replaced in what browsers are told.
+async fn listen_for_services(app: &App, services: &ServicesConfig) -> anyhow::Result<TcpListener> {
+    let listener = TcpListener::bind(&services.listen).await.with_context(|| {
+        format!(
+            "the address of services `{}` cannot be listened on; choose another with `--services-listen`",
+            services.listen
+        )
+    })?;
+    let url = match services.url.strip_suffix(":0") {
+        Some(host) => format!("{host}:{}", listener.local_addr()?.port()),
+        None => services.url.clone(),
+    };
+    let hosts = Hosts::parse(&url).map_err(|error| anyhow::anyhow!("{}", error.0.detail))?;
+    let _ = app.hosts.set(hosts);
+    Ok(listener)
 }
 
 fn cloud(config: &ControlPlaneConfig, app: &Arc<App>, control_url: String) -> anyhow::Result<LocalCloud> {
@@ -129,7 +168,13 @@ fn spawn_forgetting(app: &Arc<App>) {
         loop {
             tokio::select! {
                 () = shutdown.begun() => return,
-                _ = timer.tick() => app.limiters.forget_old(),
+                _ = timer.tick() => {
+                    app.limiters.forget_old();
+                    let proof = System::because("what is over is nobody's any more");
+                    if let Err(error) = serving::forget_expired(&app.pool, &proof, app.environment.now()).await {
+                        tracing::debug!("old entries of services are forgotten later: {error}");
+                    }
+                }
             }
         }
     });

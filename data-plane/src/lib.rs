@@ -30,6 +30,7 @@ pub mod repos;
 pub mod scheduler;
 pub mod secrets;
 pub mod server;
+pub mod serving;
 pub mod statistics;
 pub mod stores;
 pub mod uploads;

@@ -24,6 +24,7 @@ use crate::failure::{Answer, Failure};
 use crate::files::upload::BATCHES_OF_ALL_MAX;
 use crate::imports::Importer;
 use crate::policy::PolicyHolder;
+use crate::serving::Doors;
 use crate::uploads::handover::Handovers;
 use crate::uploads::packs::{Digests, TAKEN_AT_ONCE};
 
@@ -71,6 +72,8 @@ pub struct Parts {
     pub packs_taken: Semaphore,
     /// Digests of files that arrive in such packs.
     pub digests: Digests,
+    /// Where services that answer are reached.
+    pub doors: Doors,
     /// What fetches files from elsewhere.
     pub importer: Importer,
     /// Who may wait for the lock of the DAG with a connection in hand.
@@ -160,6 +163,7 @@ impl Plane {
             turns: Turns::default(),
             naming: Mutex::default(),
             handovers: Handovers::default(),
+            doors: Doors::default(),
             upload_batches: Arc::new(Semaphore::new(BATCHES_OF_ALL_MAX)),
             packs_taken: Semaphore::new(TAKEN_AT_ONCE),
             digests: Digests::default(),

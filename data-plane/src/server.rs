@@ -18,7 +18,7 @@ use tokio::net::TcpListener;
 use crate::plane::Plane;
 use crate::{
     branches, commits, defaults, files, fsck, garbage, history, imports, jobs, lineage, permissions, pipelines, policy,
-    projects, repos, scheduler, secrets, statistics, stores, uploads, worker,
+    projects, repos, scheduler, secrets, serving, statistics, stores, uploads, worker,
 };
 
 /// How long running requests may go on after the plane was asked to stop.
@@ -48,6 +48,7 @@ pub fn router(plane: Plane) -> Router {
         .merge(defaults::routes::router())
         .merge(jobs::routes::router())
         .merge(jobs::reproductions::router())
+        .merge(serving::routes::router())
         .layer(axum::middleware::from_fn_with_state(plane.clone(), busy))
         .merge(worker::routes::router())
         .route("/healthz", get(|| async { "ok\n" }))

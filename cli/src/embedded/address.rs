@@ -49,6 +49,35 @@ pub(super) fn probe(address: SocketAddr) -> Outcome<SocketAddr> {
         })
 }
 
+/// Where the service listens.
+#[derive(Debug, Clone)]
+pub(super) struct Addresses {
+    /// The API.
+    pub(super) listen: String,
+    /// Services of pipelines; `None`: beside the API.
+    pub(super) services_listen: Option<String>,
+}
+
+/// From here on ports are handed out by the system.
+const EPHEMERAL_LEAST: u16 = 32_768;
+
+/// The address of services: the port behind that of the API, or any free one.
+///
+/// # Errors
+/// When there is none.
+pub(super) fn beside(api: SocketAddr) -> Outcome<SocketAddr> {
+    let next = (api.port() < EPHEMERAL_LEAST).then(|| SocketAddr::new(api.ip(), api.port() + 1));
+    match next.map(probe) {
+        Some(Ok(address)) => Ok(address),
+        _ => probe(SocketAddr::new(api.ip(), 0)),
+    }
+}
+
+/// By what browsers on this machine reach services: they know that names below `localhost` are this machine.
+pub(super) fn services_url(address: SocketAddr) -> String {
+    format!("http://*.localhost:{}", address.port())
+}
+
 /// What people on this machine reach that address by.
 pub(super) fn public_url(address: SocketAddr) -> String {
     if address.ip().is_unspecified() {

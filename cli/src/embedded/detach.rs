@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use super::address::Addresses;
 use super::control_plane::answers;
 use super::home::{Home, Service, State};
 use crate::failure::{Exit, Failure, Outcome, io};
@@ -27,7 +28,7 @@ pub(super) struct Refusal {
 ///
 /// # Errors
 /// What the supervisor could not do.
-pub(super) async fn start(home: &Home, listen: &str, output: Output) -> Outcome<Service> {
+pub(super) async fn start(home: &Home, at: &Addresses, output: Output) -> Outcome<Service> {
     let _ = std::fs::remove_file(home.failure());
     let log = home.log("supervisor");
     let out = std::fs::OpenOptions::new()
@@ -46,7 +47,12 @@ pub(super) async fn start(home: &Home, listen: &str, output: Output) -> Outcome<
     };
     let own = std::env::current_exe().map_err(failed)?;
     let child = Command::new(own)
-        .args(["up", "--detached", "--listen", listen])
+        .args(["up", "--detached", "--listen", &at.listen])
+        .args(
+            at.services_listen
+                .iter()
+                .flat_map(|listen| ["--services-listen", listen]),
+        )
         .env("HOWDAH_HOME", &home.path)
         .current_dir("/")
         .stdin(Stdio::null())

@@ -36,6 +36,12 @@ pub struct Service {
     pub url: String,
     /// Where it listens.
     pub listen: String,
+    /// Where services of pipelines are reached, a host for each in the place of the star.
+    #[serde(default)]
+    pub services_url: String,
+    /// Where that is listened.
+    #[serde(default)]
+    pub services_listen: String,
     /// How far it is.
     pub state: State,
     /// The supervisor's process.

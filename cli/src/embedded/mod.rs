@@ -19,6 +19,7 @@ pub(crate) use database::External;
 use crate::failure::{Failure, Outcome};
 use crate::output::{Output, time};
 use crate::settings::Settings;
+use address::Addresses;
 use home::{Home, Service, State};
 
 const LONGEST_STOP: Duration = Duration::from_secs(90);
@@ -26,7 +27,7 @@ const LONGEST_STOP: Duration = Duration::from_secs(90);
 /// Start the service on this machine.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Example: howdah up --detach\n         howdah up --listen 127.0.0.1:8000\n\nHOWDAH_IMPORT_ALLOW=HOST,NETWORK,… lets `howdah put … https://…` and `s3://…` reach these hosts (`*.example.org`: all below it)\nand networks (`10.1.0.0/16`) on any port. Without it only public addresses on ports 80 and 443 are fetched from."
+    after_help = "Example: howdah up --detach\n         howdah up --listen 127.0.0.1:8000\n\nHOWDAH_IMPORT_ALLOW=HOST,NETWORK,… lets `howdah put … https://…` and `s3://…` reach these hosts (`*.example.org`: all below it)\nand networks (`10.1.0.0/16`) on any port. Without it only public addresses on ports 80 and 443 are fetched from.\n\nHOWDAH_SERVICES_URL=https://*.services.example.org says by what browsers reach services (`howdah open`), each at a host of its own\nin the place of the star, where that is not this machine: a wildcard name that leads to --services-listen."
 )]
 pub struct Up {
     /// Return as soon as the service answers, and leave it running
@@ -35,6 +36,9 @@ pub struct Up {
     /// Where to listen; port 0 takes any free one
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7433")]
     pub listen: String,
+    /// Where services of pipelines (`howdah open`) listen [default: the port behind that of --listen, or any free one]
+    #[arg(long, value_name = "ADDR")]
+    pub services_listen: Option<String>,
     /// The detached process itself
     #[arg(long, hide = true)]
     pub detached: bool,
@@ -59,18 +63,22 @@ pub async fn up(arguments: &Up, settings: &Settings, output: Output) -> Outcome 
     home.prepare()?;
     // Said before anything is started.
     supervisor::import_allow()?;
+    let at = Addresses {
+        listen: arguments.listen.clone(),
+        services_listen: arguments.services_listen.clone(),
+    };
     if arguments.detached {
-        return supervisor::run_detached(&home, &arguments.listen).await;
+        return supervisor::run_detached(&home, &at).await;
     }
     if home.is_supervised() {
         let service = detach::wait_until_running(&home, None, output).await?;
         return output.result(&service, || format!("already running at {}", service.url));
     }
     if arguments.detach {
-        let service = detach::start(&home, &arguments.listen, output).await?;
+        let service = detach::start(&home, &at, output).await?;
         return output.result(&service, || format!("running at {}", service.url));
     }
-    supervisor::run(&home, &arguments.listen, output).await
+    supervisor::run(&home, &at, output).await
 }
 
 /// `howdah down`.
@@ -195,6 +203,7 @@ fn describe(status: &Status) -> String {
         format!("home           {}", status.home),
     ];
     if let Some(service) = &status.service {
+        lines.push(format!("services       {}", service.services_url));
         lines.push(format!("since          {}", time(&service.started_at)));
         lines.push(format!("supervisor     process {}", service.pid));
         if let Some(pid) = service.control_plane {

@@ -5,16 +5,17 @@ use std::fs::File;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use contract::config::{ControlPlaneConfig, ImportConfig};
+use contract::config::{ControlPlaneConfig, ImportConfig, ServicesConfig};
 use contract::reach::Reach;
 use private_postgres::Cluster;
 use tokio::process::{Child, ChildStdin};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::address::{self, Addresses};
 use super::control_plane::{self, Programs, answers, tail};
 use super::detach::Refusal;
 use super::home::{Home, Service, State};
-use super::{address, database, processes};
+use super::{database, processes};
 use crate::clock;
 use crate::failure::{Exit, Failure, Outcome};
 use crate::files_of_ours::write_json;
@@ -30,10 +31,10 @@ const LONGEST_STOP: Duration = Duration::from_secs(30);
 ///
 /// # Errors
 /// When the service cannot be started.
-pub(super) async fn run(home: &Home, listen: &str, output: Output) -> Outcome {
+pub(super) async fn run(home: &Home, at: &Addresses, output: Output) -> Outcome {
     let signals = Signals::listen()?;
     let spinner = output.spinner("starting PostgreSQL (the first start makes its cluster)");
-    let supervisor = Supervisor::start(home, listen).await;
+    let supervisor = Supervisor::start(home, at).await;
     spinner.finish_and_clear();
     let mut supervisor = supervisor?;
     let ready = supervisor.wait_until_ready().await;
@@ -52,9 +53,9 @@ pub(super) async fn run(home: &Home, listen: &str, output: Output) -> Outcome {
 ///
 /// # Errors
 /// When the service cannot be started.
-pub(super) async fn run_detached(home: &Home, listen: &str) -> Outcome {
+pub(super) async fn run_detached(home: &Home, at: &Addresses) -> Outcome {
     let _ = nix::unistd::setsid();
-    let done = run(home, listen, Output { json: true }).await;
+    let done = run(home, at, Output { json: true }).await;
     if let Err(failure) = &done {
         let refusal = Refusal {
             what: failure.what.clone(),
@@ -109,7 +110,7 @@ struct Supervisor {
 }
 
 impl Supervisor {
-    async fn start(home: &Home, listen: &str) -> Outcome<Self> {
+    async fn start(home: &Home, at: &Addresses) -> Outcome<Self> {
         let lock = home.try_lock()?.ok_or_else(|| {
             Failure::new(
                 "the service is running already",
@@ -120,15 +121,21 @@ impl Supervisor {
         })?;
         processes::adopt_orphans();
         let programs = Programs::find()?;
-        let wanted = address::parse(listen)?;
+        let wanted = address::parse(&at.listen)?;
         if let Some(pid) = home.service().and_then(|s| s.control_plane) {
             processes::stop_left_over(&[pid]).await;
         }
         processes::stop_left_over(&processes::working_in(&home.path)).await;
         let address = free_soon(wanted).await?;
+        let services = match at.services_listen.as_deref() {
+            Some(wanted) => free_soon(address::parse(wanted)?).await?,
+            None => address::beside(address)?,
+        };
         let mut service = Service {
             url: address::public_url(address),
             listen: address.to_string(),
+            services_url: variable("HOWDAH_SERVICES_URL").unwrap_or_else(|| address::services_url(services)),
+            services_listen: services.to_string(),
             state: State::Starting,
             pid: std::process::id(),
             control_plane: None,
@@ -309,6 +316,10 @@ async fn launch(
         sandbox_binary: programs.sandbox.clone(),
         idle_seconds: idle.unwrap_or(300),
         imports,
+        services: Some(ServicesConfig {
+            listen: service.services_listen.clone(),
+            url: service.services_url.clone(),
+        }),
     };
     let (child, pipe) = control_plane::start(&programs.control_plane, &config, &home.log("control-plane")).await?;
     service.control_plane = child.id();

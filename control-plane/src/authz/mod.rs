@@ -241,10 +241,33 @@ pub async fn authenticate(pool: &PgPool, secret: &str, now: DateTime<Utc>) -> Re
         signed_out(&format!("the token in the request is not usable: {e}"))
     })?;
     let found = match token.kind() {
-        TokenKind::Session => queries::find_session(pool, &token).await?,
-        TokenKind::Personal | TokenKind::ServiceAccount => queries::find_api_token(pool, &token).await?,
+        TokenKind::Session => queries::find_session(pool, queries::By::Secret(&token)).await?,
+        TokenKind::Personal | TokenKind::ServiceAccount => {
+            queries::find_api_token(pool, queries::By::Secret(&token)).await?
+        }
         TokenKind::Ci | TokenKind::Invitation | TokenKind::Agent => None,
     };
+    standing(pool, found, now).await
+}
+
+/// Who holds the session or API token of that id: for what was begun with it and goes on.
+///
+/// # Errors
+/// As [`authenticate`].
+pub async fn authenticate_again(pool: &PgPool, token: TokenId, now: DateTime<Utc>) -> Result<Actor, Refusal> {
+    let by = queries::By::Id(token);
+    let found = match queries::find_session(pool, by).await? {
+        None => queries::find_api_token(pool, by).await?,
+        found => found,
+    };
+    standing(pool, found, now).await
+}
+
+async fn standing(
+    pool: &PgPool,
+    found: Option<(Actor, queries::TokenState)>,
+    now: DateTime<Utc>,
+) -> Result<Actor, Refusal> {
     let (actor, state) = found.ok_or_else(|| signed_out("the token is not known here, or was revoked"))?;
     if state.revoked {
         return Err(signed_out("the token is not known here, or was revoked"));

@@ -27,15 +27,36 @@ type SessionRow = (
     Option<DateTime<Utc>>,
 );
 
-pub(super) async fn find_session(
-    pool: &PgPool,
-    token: &SecretToken,
-) -> Result<Option<(Actor, TokenState)>, sqlx::Error> {
+/// What a session or token is looked for by.
+#[derive(Clone, Copy)]
+pub(super) enum By<'a> {
+    Secret(&'a SecretToken),
+    Id(TokenId),
+}
+
+impl By<'_> {
+    fn digest(self) -> Option<Vec<u8>> {
+        match self {
+            Self::Secret(token) => Some(token.sha256().to_vec()),
+            Self::Id(_) => None,
+        }
+    }
+
+    fn id(self) -> Option<String> {
+        match self {
+            Self::Secret(_) => None,
+            Self::Id(id) => Some(id.to_string()),
+        }
+    }
+}
+
+pub(super) async fn find_session(pool: &PgPool, by: By<'_>) -> Result<Option<(Actor, TokenState)>, sqlx::Error> {
     let row: Option<SessionRow> = sqlx::query_as(
         "select s.id, s.account_id, a.email, s.expires_at, s.revoked_at, s.last_used_at
-         from sessions s join accounts a on a.id = s.account_id where s.secret_sha256 = $1",
+         from sessions s join accounts a on a.id = s.account_id where s.secret_sha256 = $1 or s.id = $2",
     )
-    .bind(token.sha256().as_slice())
+    .bind(by.digest())
+    .bind(by.id())
     .fetch_optional(pool)
     .await?;
     Ok(row.map(|(id, account, email, expires_at, revoked_at, last_used_at)| {
@@ -67,18 +88,16 @@ type TokenRow = (
     Option<DateTime<Utc>>,
 );
 
-pub(super) async fn find_api_token(
-    pool: &PgPool,
-    token: &SecretToken,
-) -> Result<Option<(Actor, TokenState)>, sqlx::Error> {
+pub(super) async fn find_api_token(pool: &PgPool, by: By<'_>) -> Result<Option<(Actor, TokenState)>, sqlx::Error> {
     let row: Option<TokenRow> = sqlx::query_as(
         "select t.id, t.principal, t.organization_id, coalesce(a.email, s.name), t.scopes, t.expires_at, t.revoked_at, t.last_used_at
          from api_tokens t
          left join accounts a on a.id = t.principal
          left join service_accounts s on s.id = t.principal and s.deleted_at is null
-         where t.secret_sha256 = $1",
+         where t.secret_sha256 = $1 or t.id = $2",
     )
-    .bind(token.sha256().as_slice())
+    .bind(by.digest())
+    .bind(by.id())
     .fetch_optional(pool)
     .await?;
     let Some((id, principal, organization, Some(name), scopes, expires_at, revoked_at, last_used_at)) = row else {

@@ -3,7 +3,7 @@
 use http::{HeaderMap, HeaderName, header};
 
 /// Removes them, those that `Connection` names included.
-pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
+pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     let named: Vec<HeaderName> = headers
         .get_all(header::CONNECTION)
         .iter()

@@ -2,7 +2,7 @@
 //! signature is verified here too, before anything is looked up, so that a stranger neither wakes a plane nor learns
 //! which organizations exist. Bodies stream both ways; nothing is buffered.
 
-mod headers;
+pub(crate) mod headers;
 
 use std::sync::Arc;
 
@@ -71,6 +71,8 @@ async fn forward(State(app): State<Arc<App>>, mut request: Request) -> Result<Re
         .map_err(|_| Refusal::new(ProblemKind::Malformed, "the address of the request cannot be forwarded"))?;
     headers::strip_hop_by_hop(request.headers_mut());
     request.headers_mut().remove(http::header::HOST);
+    // Services have an address of their own.
+    request.headers_mut().remove(contract::serving::HEADER);
     *request.version_mut() = http::Version::HTTP_11;
     match app.plane_client.request(request).await {
         Ok(answer) => {
@@ -83,33 +85,37 @@ async fn forward(State(app): State<Arc<App>>, mut request: Request) -> Result<Re
             });
             Ok(Response::from_parts(parts, Body::new(body)))
         }
-        Err(error) if error.is_connect() => {
-            tracing::warn!(organization.id = %claims.org, "a data plane does not answer: {error}");
-            app.planes.signal(claims.org);
-            Err(Refusal::new(
-                ProblemKind::PlaneStarting,
-                "the data plane does not answer, it is being started again",
-            )
-            .hint("repeat the request in a second"))
-        }
-        Err(error) => {
-            tracing::warn!(organization.id = %claims.org, "a request to a data plane broke off: {error}");
-            Err(Refusal::new(
-                ProblemKind::Overloaded,
-                "the connection to the data plane broke off; whether the request was carried out is not known",
-            )
-            .hint("look whether it was, then repeat it"))
-        }
+        Err(error) => Err(broken(&app, claims.org, &error)),
     }
 }
 
-fn hold(app: &Arc<App>, organization: OrganizationId) -> InFlight {
+/// The answer when a plane gave none. One that cannot be reached is looked at by the reconciler.
+pub(crate) fn broken(app: &App, organization: OrganizationId, error: &hyper_util::client::legacy::Error) -> Refusal {
+    if error.is_connect() {
+        tracing::warn!(organization.id = %organization, "a data plane does not answer: {error}");
+        app.planes.signal(organization);
+        return Refusal::new(
+            ProblemKind::PlaneStarting,
+            "the data plane does not answer, it is being started again",
+        )
+        .hint("repeat the request in a second");
+    }
+    tracing::warn!(organization.id = %organization, "a request to a data plane broke off: {error}");
+    Refusal::new(
+        ProblemKind::Overloaded,
+        "the connection to the data plane broke off; whether the request was carried out is not known",
+    )
+    .hint("look whether it was, then repeat it")
+}
+
+/// Keeps the plane from falling asleep until it is dropped.
+pub(crate) fn hold(app: &Arc<App>, organization: OrganizationId) -> InFlight {
     let environment = app.environment.clone();
     app.planes.hold(organization, move || environment.now())
 }
 
 /// Believes a token for whichever plane it names; the audience must be that of its own organization.
-fn verify(app: &App, request: &Request) -> Result<AccessClaims, Refusal> {
+pub(crate) fn verify(app: &App, request: &Request) -> Result<AccessClaims, Refusal> {
     let token = chassis::http::bearer(request.headers())?;
     let refused = |error: VerifyError| {
         let kind = match error {
@@ -143,7 +149,8 @@ fn named_organization(token: &str) -> Option<OrganizationId> {
     serde_json::from_slice::<Named>(&bytes).ok().map(|named| named.org)
 }
 
-async fn check_name(app: &App, organization: OrganizationId, name: &str) -> Result<(), Refusal> {
+/// Whether the organization of a verified token has that name.
+pub(crate) async fn check_name(app: &App, organization: OrganizationId, name: &str) -> Result<(), Refusal> {
     let proof = crate::authz::System::because("a verified token names the organization");
     let found = planes::queries::find_name(&app.pool, &proof, organization).await?;
     match found {

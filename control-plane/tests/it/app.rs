@@ -106,6 +106,7 @@ impl TestApp {
             sandbox_binary: "/nonexistent".into(),
             idle_seconds: 300,
             imports: contract::config::ImportConfig::default(),
+            services: None,
         };
         let shutdown = Shutdown::new();
         let (app, signals) = App::open(&config, url.clone(), environment.clone(), &limits, shutdown.clone())

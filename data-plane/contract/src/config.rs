@@ -37,6 +37,19 @@ pub struct ControlPlaneConfig {
     /// What the data planes fetch, and from where.
     #[serde(default)]
     pub imports: ImportConfig,
+    /// Where services of pipelines are reached, a listener of its own; nowhere when absent.
+    #[serde(default)]
+    pub services: Option<ServicesConfig>,
+}
+
+/// The address of services.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServicesConfig {
+    /// Where to listen, `127.0.0.1:7434`.
+    pub listen: String,
+    /// What browsers reach it by, a host per service in the place of the star: `http://*.localhost:7434`.
+    pub url: String,
 }
 
 fn default_idle_seconds() -> u64 {

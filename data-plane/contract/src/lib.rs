@@ -11,5 +11,6 @@ pub mod policy;
 pub mod problem;
 pub mod reach;
 pub mod reference;
+pub mod serving;
 pub mod token;
 pub mod upload;

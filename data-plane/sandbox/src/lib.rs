@@ -8,6 +8,7 @@
 //!   `Run::pfs` need not be open, except under `Isolation::Plain`.
 //! - Started by an ordinary user, the command keeps that user's supplementary groups, which only root can give up.
 //! - `Network::Host` brings the host's abstract sockets and its loopback along.
+//! - A `Run` with a `port` needs a network namespace: neither `Network::Host` nor `Isolation::Bubblewrap` or `Plain`.
 //!
 //! Not done: limits of processor time share and of disk space (only of each file's size), a filter of system calls,
 //! session keyrings, and exact memory limits for ordinary users (measured every 20 ms instead; `/dev/shm` is limited by
@@ -18,11 +19,13 @@ pub mod inside;
 mod isolation;
 mod outputs;
 mod plain;
+mod port;
 mod run;
 mod running;
 mod wire;
 
 pub use isolation::{Examination, Isolation, examine, probe};
 pub use outputs::{Output, OutputError, OutputKind, OutputLimits, collect_outputs, discard, open_output};
-pub use run::{Exit, Limits, Network, Outcome, Run, Stdin};
+pub use port::connect;
+pub use run::{Exit, Limits, Network, Outcome, Port, Run, Stdin};
 pub use running::{Killer, Launcher, Running, SpawnError, spawn};

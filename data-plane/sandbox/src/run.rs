@@ -31,7 +31,18 @@ pub struct Run {
     /// nothing of the host is shown at. Without namespaces they cannot be.
     pub shown: Vec<(PathBuf, String)>,
     pub network: Network,
+    /// A port that the command listens at, to be reached from outside by `connect`.
+    pub port: Option<Port>,
     pub limits: Limits,
+}
+
+/// A port inside, and where outside connections to it are handed out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Port {
+    /// The port of the command's own loopback.
+    pub number: u16,
+    /// Host path of the socket that is made; its directory must be one that the command does not see.
+    pub socket: PathBuf,
 }
 
 /// Where the command's standard input comes from.

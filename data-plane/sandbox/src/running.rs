@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use crate::inside::Shape;
 use crate::isolation::Isolation;
-use crate::run::{Exit, Outcome, Run, Stdin};
+use crate::run::{Exit, Network, Outcome, Run, Stdin};
 use crate::wire::{self, End, Report, Spec, StdinSpec};
 use crate::{inside, plain};
 
@@ -289,7 +289,19 @@ fn can_show(isolation: Isolation, run: &Run) -> Result<(), SpawnError> {
                 .to_owned(),
         ));
     }
-    Ok(())
+    check_port(isolation, run)
+}
+
+/// A port is told apart from those of the host by a network of its own only.
+fn check_port(isolation: Isolation, run: &Run) -> Result<(), SpawnError> {
+    let own_network = matches!(isolation, Isolation::Root | Isolation::UserNamespace) && run.network == Network::None;
+    if run.port.is_none() || own_network {
+        return Ok(());
+    }
+    Err(SpawnError::BadRun(format!(
+        "a port is reached in a network of its own, which isolation `{}` or the network of the spec does not give: `howdah doctor` says what this machine allows",
+        isolation.as_str()
+    )))
 }
 
 /// Checks a `Run` and makes its paths absolute.
@@ -335,8 +347,6 @@ fn specify(isolation: Isolation, run: &Run) -> Result<(Spec, Vec<u8>), SpawnErro
         path.canonicalize()
             .map_err(|source| bad(format!("cannot use directory `{}`: {source}", path.display())))
     };
-    let pfs = absolute(&run.pfs)?;
-    let scratch = absolute(&run.scratch)?;
     let (stdin, mut bytes) = match &run.stdin {
         Stdin::Empty => (StdinSpec::Empty, Vec::new()),
         Stdin::Bytes(bytes) => (StdinSpec::Inline(bytes.len() as u64), bytes.clone()),
@@ -354,9 +364,10 @@ fn specify(isolation: Isolation, run: &Run) -> Result<(Spec, Vec<u8>), SpawnErro
         shown: run.shown.clone(),
         visible: run.visible.iter().filter_map(|path| path.canonicalize().ok()).collect(),
         network: run.network,
+        port: run.port.clone(),
         limits: run.limits,
-        pfs,
-        scratch,
+        pfs: absolute(&run.pfs)?,
+        scratch: absolute(&run.scratch)?,
     };
     if isolation == Isolation::Plain {
         bytes = without_namespaces(&mut spec, &bytes);

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::run::{Limits, Network};
+use crate::run::{Limits, Network, Port};
 
 /// Largest specification read; far above what command lines and environments may hold.
 const SPEC_BYTES_MAX: u32 = 64 << 20;
@@ -27,6 +27,7 @@ pub(crate) struct Spec {
     pub visible: Vec<PathBuf>,
     pub shown: Vec<(PathBuf, String)>,
     pub network: Network,
+    pub port: Option<Port>,
     pub limits: Limits,
 }
 

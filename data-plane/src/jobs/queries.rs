@@ -62,6 +62,8 @@ pub struct JobRow {
     pub cpu_ms: i64,
     /// What it did not have to do again.
     pub saved_ms: i64,
+    /// It is the one that its pipeline serves now.
+    pub serving: bool,
     /// What its code runs under.
     pub isolation: Option<String>,
     /// When its datums were known.
@@ -82,7 +84,8 @@ macro_rules! select_jobs {
             "select j.id, j.seq, j.pipeline_id, p.name as project, r.name, j.version, j.state, j.reason, j.output_commit_id,
                     j.commit_set, c.origin_set_id, j.datums_total, j.datums_succeeded, j.datums_skipped,
                     j.datums_recovered, j.datums_failed, j.queue_ms, j.download_ms, j.process_ms, j.upload_ms,
-                    j.bytes_in, j.bytes_out, j.memory_bytes, j.cpu_ms, j.saved_ms, j.isolation, j.planned_at,
+                    j.bytes_in, j.bytes_out, j.memory_bytes, j.cpu_ms, j.saved_ms,
+                    exists (select 1 from services s where s.job_id = j.id) as serving, j.isolation, j.planned_at,
                     j.settled_at, j.created_at, j.started_at, j.finished_at
                from jobs j join commits c on c.id = j.output_commit_id
                join repos r on r.id = j.pipeline_id join projects p on p.id = r.project_id ",
@@ -185,8 +188,12 @@ pub async fn end_job(
     .bind(state)
     .bind(reason)
     .bind(at)
-    .fetch_optional(conn)
+    .fetch_optional(&mut *conn)
     .await?;
+    sqlx::query("delete from services where job_id = $1")
+        .bind(job.uuid())
+        .execute(conn)
+        .await?;
     Ok(row)
 }
 

@@ -132,6 +132,7 @@ fn view(row: JobRow) -> Answer<Job> {
         commit_set: CommitSetId::from_uuid(row.commit_set),
         datums,
         timings,
+        serving: row.serving,
         isolation: row.isolation,
         created_at: row.created_at,
         started_at: row.started_at,

@@ -1,4 +1,4 @@
-//! `wait`: a long poll for a commit, a commit set or a job. It answers for what the caller may read, and is done when
+//! `wait`: a long poll for a commit, a commit set or a job; a service's job is waited for until it runs. It answers for what the caller may read, and is done when
 //! that is done: what is hidden shows neither in the answer nor in its time. Rights are asked anew at each look (R6).
 
 use std::time::Duration;
@@ -131,7 +131,8 @@ async fn look(plane: &Plane, call: &Call, target: &Target) -> Answer<WaitAnswer>
     let ids: Vec<Uuid> = rows.iter().map(|c| c.id.uuid()).collect();
     let jobs = queries::of_commits(&mut conn, &FILTERED, &ids).await?;
     let jobs = views::show_all(call, &mut conn, jobs).await?;
-    let done = rows.iter().all(|c| c.state != CommitState::Open) && jobs.iter().all(|j| j.state.is_terminal());
+    let done =
+        rows.iter().all(|c| c.state != CommitState::Open) && jobs.iter().all(|j| j.state.is_terminal() || j.serving);
     let commits = commits::views::show_all(&mut conn, call, rows).await?;
     Ok(WaitAnswer { done, commits, jobs })
 }

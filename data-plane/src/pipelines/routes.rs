@@ -24,6 +24,7 @@ use crate::files::stored::Stored;
 use crate::jobs;
 use crate::permissions::{System, Visible};
 use crate::plane::{Plane, Tx};
+use crate::serving;
 
 const VISIBLE: System = System::because("the caller may know of the pipeline's repo");
 const ALLOWED: System = System::because("the caller may write to the pipeline's repo, so may decide when it runs");
@@ -150,8 +151,11 @@ async fn stop(call: Call, Path((project, name)): Path<(ProjectName, RepoName)>) 
     let (mut tx, repo, _) = locked(&call, project, name, Permission::Write).await?;
     let reason = format!("stopped by {}", call.actor().name);
     queries::update_state(&mut tx, &ALLOWED, repo.id, "paused", Some(&reason)).await?;
+    serving::begin::end(&call.plane, &mut tx, repo.id.uuid(), &reason).await?;
     let shown = one(&call, &mut tx, repo.id).await?;
     tx.commit().await?;
+    call.plane.signals.work_changed();
+    call.plane.signals.commits_changed();
     Ok(shown)
 }
 

@@ -19,6 +19,8 @@ use crate::failure::Answer;
 use crate::jobs::reasons;
 use crate::permissions::System;
 use crate::repos;
+use crate::serving;
+use crate::serving::queries::ServiceRow;
 
 const SHOW: System = System::because("what the caller may not know of is left out below");
 /// Fields that may name an input or tell what is done with it, in both spellings.
@@ -36,6 +38,7 @@ pub async fn show_all(conn: &mut PgConnection, call: &Call, rows: Vec<PipelineRo
     }
     let failed: Vec<Uuid> = rows.iter().filter_map(|r| r.reason_output).collect();
     let open = reasons::open_to(call, conn, &failed).await?;
+    let services = serving::queries::of_pipelines(conn, &SHOW, &ids).await?;
     let mut names = Names {
         call,
         known: HashMap::new(),
@@ -48,7 +51,14 @@ pub async fn show_all(conn: &mut PgConnection, call: &Call, rows: Vec<PipelineRo
             Some(inputs) => inputs.iter().all(|d| call.rights().can(Permission::Discover, *d)),
             None => names.of_spec(conn, &row).await?,
         };
-        shown.push(view(row, named)?);
+        let service = services
+            .iter()
+            .find(|s| s.pipeline_id == row.id && row.version == row.newest);
+        let mut pipeline = view(row, named)?;
+        if let Some(service) = service {
+            show_service(call, conn, service, &mut pipeline).await?;
+        }
+        shown.push(pipeline);
     }
     Ok(shown)
 }
@@ -73,6 +83,39 @@ async fn reason(
         call.rights(),
         row.reason.clone().filter(|_| readable),
         true,
+    ))
+}
+
+/// What is served, for whom may reach it; that it ends again and again for all.
+async fn show_service(call: &Call, conn: &mut PgConnection, service: &ServiceRow, shown: &mut Pipeline) -> Answer<()> {
+    let crashes = service.failures > 0 && service.state != "answering";
+    let crashing = crashes && shown.state == PipelineState::Running;
+    if crashing {
+        shown.state = PipelineState::Crashing;
+    }
+    if call.readable_among(conn, vec![service.origin_set_id]).await?.is_empty() {
+        return Ok(());
+    }
+    shown.service = Some(serving::routes::view(service));
+    if crashing {
+        shown.reason = crash(call, conn, service).await?;
+    }
+    Ok(())
+}
+
+/// Why a service ends again and again, for whom may read its log.
+async fn crash(call: &Call, conn: &mut PgConnection, service: &ServiceRow) -> Answer<Option<String>> {
+    let open = reasons::open_to(call, conn, &[service.output_commit_id]).await?;
+    let job = contract::ids::JobId::from_uuid(service.job_id);
+    let reason = format!(
+        "the service ended {} times in a row, last: {}; it is started again with growing pauses: look at `howdah logs {job}`",
+        service.failures,
+        service.reason.as_deref().unwrap_or("its machine stopped")
+    );
+    Ok(reasons::told(
+        call.rights(),
+        Some(reason),
+        open.contains(&service.output_commit_id),
     ))
 }
 
@@ -128,5 +171,6 @@ fn view(row: PipelineRow, named: bool) -> Answer<Pipeline> {
         code_revision: row.code_revision,
         actor: row.actor.0,
         created_at: row.created_at,
+        service: None,
     })
 }

@@ -9,7 +9,7 @@ pub mod appending;
 mod finish;
 pub mod keys;
 mod matches;
-mod planning;
+pub mod planning;
 pub mod queries;
 pub mod releases;
 mod reproduction;

@@ -18,6 +18,7 @@ use super::{SELF, matches};
 use crate::failure::{Answer, Failure};
 use crate::plane::Plane;
 use crate::secrets;
+use crate::serving;
 use crate::worker::protocol::TaskInput;
 use crate::worker::queries::encode_inputs;
 
@@ -176,6 +177,13 @@ pub async fn plan(plane: &Plane, job: JobId) -> Answer<()> {
     drop(conn);
     let inputs = inputs(plane, job.uuid(), &work).await?;
     code_is_there(plane, &inputs).await?;
+    if let Some(service) = inputs.spec.service {
+        if work.reproduces.is_some() {
+            let detail = "a service makes nothing that could be compared";
+            return Err(Failure::new(ProblemKind::Conflict, detail));
+        }
+        return serving::begin::begin(plane, job, &work, &inputs, service).await;
+    }
     let code_digest = inputs.code_digest;
     let keys = if work.reprocess {
         Vec::new()
@@ -211,7 +219,14 @@ pub async fn plan(plane: &Plane, job: JobId) -> Answer<()> {
         saved_ms += skip_known(plane, &work, &mut rows).await?;
     }
     let plan = (difference, rows, saved_ms);
-    write(plane, (job, work.pipeline_id), base, total_before, plan).await
+    write(
+        plane,
+        (job, work.pipeline_id, work.reproduces.is_none()),
+        base,
+        total_before,
+        plan,
+    )
+    .await
 }
 
 impl Difference {
@@ -280,23 +295,22 @@ async fn difference(
     }))
 }
 
+/// What a datum reads, as a worker is told.
+pub fn task_inputs(datum: &Datum) -> Vec<TaskInput> {
+    let input = datum.inputs.iter().map(|input| TaskInput {
+        position: u32::try_from(input.leaf).unwrap_or(u32::MAX),
+        path: input.path.clone(),
+        join_on: input.join_on.clone(),
+        group_by: input.group_by.clone(),
+    });
+    input.collect()
+}
+
 fn datums(datums: &[Datum], code_digest: &[u8; 32]) -> Vec<NewDatum> {
-    let row = |datum: &Datum| {
-        let inputs: Vec<TaskInput> = datum
-            .inputs
-            .iter()
-            .map(|input| TaskInput {
-                position: u32::try_from(input.leaf).unwrap_or(u32::MAX),
-                path: input.path.clone(),
-                join_on: input.join_on.clone(),
-                group_by: input.group_by.clone(),
-            })
-            .collect();
-        NewDatum {
-            key: datum.key(code_digest).to_vec(),
-            inputs: encode_inputs(&inputs),
-            skipped: false,
-        }
+    let row = |datum: &Datum| NewDatum {
+        key: datum.key(code_digest).to_vec(),
+        inputs: encode_inputs(&task_inputs(datum)),
+        skipped: false,
     };
     datums.iter().map(row).collect()
 }
@@ -324,7 +338,7 @@ async fn skip_known(plane: &Plane, work: &WorkRow, rows: &mut [NewDatum]) -> Ans
 
 async fn write(
     plane: &Plane,
-    (job, pipeline): (JobId, Uuid),
+    (job, pipeline, replaces): (JobId, Uuid, bool),
     base: Option<Uuid>,
     total_before: i64,
     (difference, rows, saved_ms): (Difference, Vec<NewDatum>, i64),
@@ -349,6 +363,10 @@ async fn write(
     // First, so that it is the only one that writes rows.
     if !queries::update_planned(&mut tx, &SELF, job, &planned).await? {
         return Ok(());
+    }
+    if replaces {
+        // One of an earlier version, which was a service.
+        serving::begin::end(plane, &mut tx, pipeline, "replaced by a newer version").await?;
     }
     for (at, chunk) in rows.chunks(CHUNK).enumerate() {
         queries::insert_datums(&mut tx, &SELF, job, count(at * CHUNK), chunk, now).await?;

@@ -40,7 +40,8 @@ impl HeadJob {
     }
 }
 
-/// The first unfinished job of each pipeline, and the jobs that reproduce something: nothing waits for those.
+/// The first unfinished job of each pipeline, besides the one that serves, which stands in nobody's way, and the jobs that
+/// reproduce something: nothing waits for those.
 pub async fn heads(conn: &mut PgConnection, _: &System) -> Answer<Vec<HeadJob>> {
     let rows = sqlx::query_as(
         "select j.id, j.state, j.datums_open, j.started_at, v.job_timeout_ms,
@@ -51,6 +52,7 @@ pub async fn heads(conn: &mut PgConnection, _: &System) -> Answer<Vec<HeadJob>> 
                       from job_inputs i join commits c on c.id = i.commit_id
                      where i.job_id = j.id and c.state in ('errored', 'removed') order by i.position limit 1) end as errored
            from (select distinct on (pipeline_id, reproduces) * from jobs where finished_at is null
+                    and not exists (select 1 from services s where s.job_id = jobs.id)
                   order by pipeline_id, reproduces, seq) j
            join pipeline_versions v on v.pipeline_id = j.pipeline_id and v.version = j.version
           order by j.seq",

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use chassis::Environment;
 use chrono::{DateTime, Utc};
 use contract::ids::LeaseId;
-use sandbox::{Exit, Isolation, Launcher, Limits, Network, Outcome, Run, Stdin};
+use sandbox::{Exit, Isolation, Launcher, Limits, Network, Outcome, Run, Running, Stdin};
 use storage::Storage;
 
 use super::cache::Cache;
@@ -149,14 +149,23 @@ async fn lay_out(bench: &Bench, ran: &mut Ran) -> Result<(), inputs::InputError>
     // Without namespaces user code could change the cache through a link.
     let copy = bench.isolation == Isolation::Plain;
     inputs::lay_out(&bench.cache, &ran.place, &names(&ran.job, &ran.datum), &ran.seen, copy).await?;
-    let root = &ran.place.root;
+    ran.shown = shown(bench, &ran.job, &ran.place)?;
+    Ok(())
+}
+
+/// What is shown elsewhere than below `/pfs`: secrets, and code of a repo.
+pub(super) fn shown(
+    bench: &Bench,
+    job: &JobShared,
+    place: &Place,
+) -> Result<Vec<(PathBuf, String)>, inputs::InputError> {
     let disk = |source| inputs::InputError::Disk {
-        path: root.join("secrets"),
+        path: place.root.join("secrets"),
         source,
     };
-    ran.shown = secrets::lay_out(&ran.job.task.secrets, root, user(bench)).map_err(disk)?;
-    ran.shown.extend(code(ran));
-    Ok(())
+    let mut shown = secrets::lay_out(&job.task.secrets, &place.root, user(bench)).map_err(disk)?;
+    shown.extend(code(job, place));
+    Ok(shown)
 }
 
 /// Whom user code runs as, if that is somebody else.
@@ -166,7 +175,7 @@ fn user(bench: &Bench) -> Option<u32> {
 }
 
 /// The inputs that the datum has, each once.
-fn names(job: &JobShared, datum: &DatumTask) -> Vec<String> {
+pub(super) fn names(job: &JobShared, datum: &DatumTask) -> Vec<String> {
     let mut names: Vec<String> = datum
         .inputs
         .iter()
@@ -178,27 +187,23 @@ fn names(job: &JobShared, datum: &DatumTask) -> Vec<String> {
     names
 }
 
+/// Whether an input is shown at `/code`.
+pub(super) fn is_code(job: &JobShared, name: &str) -> bool {
+    job.trees.iter().any(|tree| tree.code.is_some() && tree.name == name)
+}
+
 /// The names of the inputs that are shown below `/pfs`.
-fn below_pfs(ran: &Ran) -> Vec<String> {
-    let is_code = |name: &String| {
-        ran.job
-            .trees
-            .iter()
-            .any(|tree| tree.code.is_some() && tree.name == *name)
-    };
-    let mut names = names(&ran.job, &ran.datum);
+fn below_pfs(job: &JobShared, datum: &DatumTask) -> Vec<String> {
+    let mut names = names(job, datum);
+    let is_code = |name: &String| is_code(job, name);
     names.retain(|name| !is_code(name));
     names
 }
 
 /// What is shown at `/code`: the directory of the spec, or of the file that it names.
-fn code(ran: &Ran) -> Option<(PathBuf, String)> {
-    let (tree, path) = ran
-        .job
-        .trees
-        .iter()
-        .find_map(|tree| Some((tree, tree.code.as_ref()?)))?;
-    let laid_out = ran.place.pfs.join(&tree.name).join(path.trim_start_matches('/'));
+fn code(job: &JobShared, place: &Place) -> Option<(PathBuf, String)> {
+    let (tree, path) = job.trees.iter().find_map(|tree| Some((tree, tree.code.as_ref()?)))?;
+    let laid_out = place.pfs.join(&tree.name).join(path.trim_start_matches('/'));
     let shown = match laid_out.is_dir() {
         true => laid_out,
         false => laid_out.parent()?.to_owned(),
@@ -267,7 +272,7 @@ async fn attempt((bench, launcher): (&Bench, &Arc<Launcher>), ran: &mut Ran, log
 }
 
 /// Why user code failed, in words, or (as the error) why it was not its fault.
-fn failure(exit: &Exit, job: &JobShared) -> Result<String, String> {
+pub(super) fn failure(exit: &Exit, job: &JobShared) -> Result<String, String> {
     let task: &JobTask = &job.task;
     match exit {
         Exit::Code(126 | 127) => Ok(format!(
@@ -302,10 +307,23 @@ async fn start(
     if ran.stop.is_over() {
         return Err(OVER.to_owned());
     }
-    let run = sandbox_run(bench, ran, cmd, stdin);
+    let mut run = sandbox_run(bench, (&ran.job, &ran.datum, &ran.place), cmd, stdin);
+    run.shown.clone_from(&ran.shown);
     let launcher = Arc::clone(launcher);
     let spawned = tokio::task::spawn_blocking(move || launcher.spawn(&run)).await;
-    let mut running = spawned.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;
+    let running = spawned.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;
+    attend(running, log, ran.stop.over()).await
+}
+
+/// Waits until nothing of a command is left and everything that it printed is kept; kills it when `over` returns.
+///
+/// # Errors
+/// When it cannot be waited for.
+pub(super) async fn attend(
+    mut running: Running,
+    log: &RunLog<'_>,
+    over: impl Future<Output = ()>,
+) -> Result<Outcome, String> {
     // What cannot be killed must not run: it is dropped here, which ends it.
     let killer = running.killer().map_err(|e| e.to_string())?;
     let (stdout, stderr) = (running.stdout.take(), running.stderr.take());
@@ -324,7 +342,7 @@ async fn start(
     tokio::pin!(all);
     let (ended, (), ()) = tokio::select! {
         ended = &mut all => ended,
-        () = ran.stop.over() => {
+        () = over => {
             killer.kill();
             all.await
         }
@@ -332,8 +350,14 @@ async fn start(
     ended.map_err(|e| e.to_string())
 }
 
-fn sandbox_run(bench: &Bench, ran: &Ran, command: Vec<String>, stdin: &[String]) -> Run {
-    let task = &ran.job.task;
+/// A command over a datum, as the sandbox is told.
+pub(super) fn sandbox_run(
+    bench: &Bench,
+    (job, datum, place): (&JobShared, &DatumTask, &Place),
+    command: Vec<String>,
+    stdin: &[String],
+) -> Run {
+    let task = &job.task;
     let config = &bench.config;
     Run {
         command,
@@ -349,20 +373,21 @@ fn sandbox_run(bench: &Bench, ran: &Ran, command: Vec<String>, stdin: &[String])
                     .collect(),
             )
         },
-        env: variables(&ran.job, &ran.datum),
+        env: variables(job, datum),
         working_dir: task.working_dir.clone(),
-        pfs: ran.place.pfs.clone(),
-        inputs: below_pfs(ran),
-        shown: ran.shown.clone(),
-        scratch: ran.place.scratch.clone(),
+        pfs: place.pfs.clone(),
+        inputs: below_pfs(job, datum),
+        shown: Vec::new(),
+        scratch: place.scratch.clone(),
         uid_gid: user(bench).map(|id| (id, id)),
         masked: config.masked.clone(),
         visible: Vec::new(),
         network: if task.network { Network::Host } else { Network::None },
+        port: None,
         limits: Limits {
             wall: task.datum_timeout_ms.map(Duration::from_millis),
             memory: task.memory_bytes,
-            file_size: Some(ran.job.disk_bytes_max()),
+            file_size: Some(job.disk_bytes_max()),
             ..Limits::default()
         },
     }

@@ -19,4 +19,5 @@ pub mod queries;
 mod report;
 pub mod routes;
 mod secrets;
+mod serving;
 pub mod supervisor;

@@ -27,6 +27,12 @@ const LAST: Room = Room {
     bytes: 512 << 10,
 };
 
+/// The beginning of what a service prints, which has no end.
+const LASTING: Room = Room {
+    lines: 1_000_000,
+    bytes: 256 << 20,
+};
+
 /// So many bytes of lines go into one request.
 const REQUEST_BYTES_MAX: usize = 4 << 20;
 /// What a line takes in a request besides its text.
@@ -177,6 +183,14 @@ impl<'a> RunLog<'a> {
             datum,
             state: Mutex::new((Kept::new(FIRST, LAST), 0)),
             masks: Vec::new(),
+        }
+    }
+
+    /// An empty log of a service.
+    pub fn lasting(outbox: &'a Outbox, environment: &'a Environment, datum: &'a DatumTask) -> Self {
+        Self {
+            state: Mutex::new((Kept::new(LASTING, LAST), 0)),
+            ..Self::new(outbox, environment, datum)
         }
     }
 

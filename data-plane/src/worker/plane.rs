@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 
 use super::protocol::{
     ClaimRequest, Claimed, CompleteAnswer, CompleteRequest, HeartbeatAnswer, HeartbeatRequest, SECRET_HEADER,
+    ServicesAnswer, ServicesRequest,
 };
 
 /// So many bytes of a refusal are shown.
@@ -111,6 +112,11 @@ impl Plane {
     /// Renews leases.
     pub async fn heartbeat(&self, request: &HeartbeatRequest) -> Result<HeartbeatAnswer, Refusal> {
         self.post("heartbeat", request).await
+    }
+
+    /// Says which services run, and asks which should.
+    pub async fn services(&self, request: &ServicesRequest) -> Result<ServicesAnswer, Refusal> {
+        self.post("services", request).await
     }
 
     /// Brings results.

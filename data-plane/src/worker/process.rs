@@ -20,6 +20,7 @@ use super::inputs;
 use super::plane::Plane;
 use super::protocol::{ClaimRequest, Claimed, HeartbeatRequest, WorkerConfig};
 use super::report::Reporter;
+use super::serving;
 
 /// At most so many datums are claimed or delivered at a time.
 const BATCH_MAX: usize = 64;
@@ -34,7 +35,7 @@ const TRIAL_PAUSE: Duration = Duration::from_millis(500);
 const RETRY: Duration = Duration::from_millis(200);
 
 struct Worker {
-    bench: Bench,
+    bench: Arc<Bench>,
     plane: Plane,
     desk: Mutex<Desk>,
     /// There is something to run.
@@ -63,7 +64,7 @@ pub async fn run(config: WorkerConfig, storage: Storage, shutdown: Shutdown) -> 
     let slots = config.slots.max(1);
     let worker = Arc::new(Worker {
         plane: Plane::new(&config.plane_url, &config.secret)?,
-        bench: Bench {
+        bench: Arc::new(Bench {
             config,
             isolation,
             storage,
@@ -71,7 +72,7 @@ pub async fn run(config: WorkerConfig, storage: Storage, shutdown: Shutdown) -> 
             outbox: super::output::Outbox::default(),
             environment: Environment::system(),
             datums,
-        },
+        }),
         desk: Mutex::default(),
         runnable: Notify::new(),
         room: Notify::new(),
@@ -81,6 +82,7 @@ pub async fn run(config: WorkerConfig, storage: Storage, shutdown: Shutdown) -> 
     tasks.spawn(Arc::clone(&worker).claim_loop(slots));
     tasks.spawn(Arc::clone(&worker).heartbeat_loop());
     tasks.spawn(Arc::clone(&worker).log_loop());
+    tasks.spawn(serving::keep(Arc::clone(&worker.bench), worker.plane.clone()));
     tasks.spawn(Arc::clone(&worker).deliver_loop(results));
     for _ in 0..slots {
         tasks.spawn(Arc::clone(&worker).run_loop(ran.clone()));

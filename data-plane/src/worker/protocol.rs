@@ -307,3 +307,63 @@ pub struct CompleteAnswer {
     /// How many results counted; the others' leases had run out.
     pub accepted: u64,
 }
+
+/// Says which services a worker keeps running, and asks which it should.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ServicesRequest {
+    /// Who.
+    pub worker: Uuid,
+    /// All that it runs, and those that ended since it was last told to run them.
+    pub services: Vec<ServiceReport>,
+    /// How long the plane may wait for something else to be wanted, milliseconds.
+    pub wait_ms: u64,
+}
+
+/// A run of a service.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ServiceReport {
+    /// Its job.
+    pub job: JobId,
+    /// The run.
+    pub run: i32,
+    /// How it is.
+    pub standing: ServiceStanding,
+}
+
+/// How a run of a service is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum ServiceStanding {
+    /// Nothing listens at its port yet.
+    Starting,
+    /// It does.
+    Answering {
+        /// The socket on this machine that hands out connections to it (`sandbox::connect`).
+        door: PathBuf,
+    },
+    /// It ended by itself.
+    Ended {
+        /// Why, for people.
+        reason: String,
+        /// With which code.
+        exit_code: Option<i32>,
+    },
+}
+
+/// All services that a worker should keep running, and no others.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct ServicesAnswer {
+    /// Those.
+    pub services: Vec<ServiceTask>,
+}
+
+/// A service to run.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ServiceTask {
+    /// Its job.
+    pub job: JobTask,
+    /// Its one datum; its `run` tells starts apart.
+    pub datum: DatumTask,
+    /// The port that it listens at inside.
+    pub port: u16,
+}

@@ -42,10 +42,15 @@ pub fn router() -> Router<Plane> {
         .route("/internal/v1/worker/claim", post(claim))
         .route("/internal/v1/worker/heartbeat", post(heartbeat))
         .route("/internal/v1/worker/complete", post(complete))
+        .route("/internal/v1/worker/services", post(crate::serving::desk::services))
         .layer(axum::extract::DefaultBodyLimit::max(256 << 20))
 }
 
-fn admit(plane: &Plane, headers: &HeaderMap) -> Answer<()> {
+/// Lets a worker in.
+///
+/// # Errors
+/// `signed-out` for everybody else.
+pub fn admit(plane: &Plane, headers: &HeaderMap) -> Answer<()> {
     let given = headers.get(SECRET_HEADER).map_or(&b""[..], |v| v.as_bytes());
     // Digests are compared, so that the time tells nothing of the secret.
     if blake3::hash(given) == blake3::hash(plane.worker_secret.as_bytes()) {
@@ -138,7 +143,11 @@ async fn claim_now(plane: &Plane, body: &ClaimRequest) -> Answer<Claimed> {
     })
 }
 
-async fn tasks(plane: &Plane, tx: &mut Tx, ids: &[Uuid]) -> Answer<Vec<JobTask>> {
+/// What the datums of each of these jobs have in common.
+///
+/// # Errors
+/// When the database is away or something stored is damaged.
+pub async fn tasks(plane: &Plane, tx: &mut Tx, ids: &[Uuid]) -> Answer<Vec<JobTask>> {
     let inputs = queries::list_inputs(tx, &WORKERS, ids).await?;
     let rows = queries::list_tasks(tx, &WORKERS, ids).await?;
     let task = |row: queries::TaskRow| {

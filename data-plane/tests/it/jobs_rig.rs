@@ -40,6 +40,12 @@ pub struct Person {
     token: String,
 }
 
+impl Person {
+    pub fn token(&self) -> &str {
+        &self.token
+    }
+}
+
 pub fn binary(name: &str) -> PathBuf {
     let plane = Path::new(env!("CARGO_BIN_EXE_howdah-data-plane"));
     let found = plane.with_file_name(name);
@@ -118,6 +124,10 @@ impl Rig {
         let ready: DataPlaneReady = serde_json::from_str(&ready).unwrap_or_else(|e| panic!("{e}: `{ready}`"));
         self.url = ready.url;
         self.child = Some(child);
+    }
+
+    pub fn url(&self) -> &str {
+        &self.url
     }
 
     pub fn pid(&self) -> u32 {

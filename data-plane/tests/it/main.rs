@@ -40,6 +40,7 @@ mod jobs_releases;
 mod jobs_reproductions;
 mod jobs_rig;
 mod jobs_secrets;
+mod jobs_services;
 mod jobs_sets;
 mod jobs_statistics;
 mod jobs_worker;

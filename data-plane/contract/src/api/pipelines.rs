@@ -118,6 +118,9 @@ pub struct Job {
     pub datums: DatumCounts,
     /// Where the time went.
     pub timings: Timings,
+    /// It is a service's that runs: it has no end by itself, and its output commit is finished.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub serving: bool,
     /// What its code runs under (`namespaces`, `user-namespaces`, `bubblewrap`, `none`), once a worker took it.
     #[serde(default)]
     pub isolation: Option<String>,
@@ -247,6 +250,55 @@ pub enum PipelineState {
     Suspended,
     /// Its last job failed.
     Failure,
+    /// Its service ends again and again.
+    Crashing,
+}
+
+/// State of a service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ServiceState {
+    /// Nothing listens at its port yet.
+    Starting,
+    /// It does.
+    Answering,
+    /// It ended, and waits to be started again.
+    Waiting,
+}
+
+impl ServiceState {
+    /// The state's word.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Answering => "answering",
+            Self::Waiting => "waiting",
+        }
+    }
+}
+
+/// What a pipeline serves now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceView {
+    /// The job, with its log.
+    pub job: JobId,
+    /// The port that its command listens at.
+    pub internal_port: u16,
+    /// Its state.
+    pub state: ServiceState,
+    /// How often in a row it ended by itself.
+    pub restarts: u32,
+}
+
+/// The address at which a person reaches a service.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct OpenedService {
+    /// For a browser: good once, and for a minute.
+    pub url: String,
+    /// For programs, with `Authorization: Bearer`: an access token.
+    pub api_url: String,
+    /// How the service is.
+    pub service: ServiceView,
 }
 
 /// A pipeline.
@@ -276,6 +328,9 @@ pub struct Pipeline {
     pub actor: Actor,
     /// When that version was applied.
     pub created_at: DateTime<Utc>,
+    /// What it serves now, if its spec says `service` and it is not stopped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<ServiceView>,
 }
 
 /// What `pipeline apply` sends.

@@ -110,6 +110,11 @@ impl Datum {
         self.inputs.iter().map(|i| format!("{}:{}", i.name, i.path)).collect()
     }
 
+    /// All inputs of these as one datum.
+    pub fn together(datums: impl IntoIterator<Item = Self>) -> Self {
+        Self::new(datums.into_iter().flat_map(|datum| datum.inputs).collect())
+    }
+
     /// Bytes of all inputs.
     pub fn size(&self) -> u64 {
         self.inputs.iter().map(|i| i.size).sum()

@@ -139,7 +139,15 @@ fn decisive(spec: &PipelineSpec) -> Value {
         Some(MaxOrigins::Named(names)) => value["max_origins"] = json!(names),
         None => {}
     }
+    service(spec, &mut value);
     value
+}
+
+/// Absent where there is none: digests of other specs stay what they were.
+fn service(spec: &PipelineSpec, value: &mut Value) {
+    if let Some(service) = spec.service {
+        value["service"] = json!({ "internal_port": service.internal_port });
+    }
 }
 
 fn input(spec: &InputSpec) -> Value {
@@ -244,6 +252,7 @@ pub(super) fn code(spec: &PipelineSpec, image_digest: Option<&str>) -> [u8; 32] 
     if let Some(secrets) = used_secrets(transform) {
         code["secrets"] = secrets;
     }
+    service(spec, &mut code);
     seal("howdah code v1", &code)
 }
 

@@ -5,6 +5,7 @@ mod defaults;
 mod digest;
 mod fields;
 mod input;
+mod port;
 mod quantity;
 mod read;
 mod secrets;
@@ -66,6 +67,15 @@ pub struct PipelineSpec {
     pub network: Network,
     /// What becomes of a path that several datums write.
     pub path_collision: PathCollision,
+    /// The command runs until it is replaced and answers at a port.
+    pub service: Option<Service>,
+}
+
+/// A command that answers at a port of its own loopback.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Service {
+    /// The port.
+    pub internal_port: u16,
 }
 
 /// What runs for each datum.

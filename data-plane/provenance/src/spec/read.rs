@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::fields::{At, Errors, Fields, join, kind, string};
 use super::{
-    MaxOrigins, Network, PathCollision, PipelineSpec, Reprocess, Resources, Transform, input, quantity, secrets,
+    MaxOrigins, Network, PathCollision, PipelineSpec, Reprocess, Resources, Transform, input, port, quantity, secrets,
 };
 
 /// Fields of a whole spec that a later release carries out.
@@ -20,7 +20,6 @@ const NOT_YET: &[&str] = &[
     "tolerations",
     "pod_patch",
     "pod_spec",
-    "service",
     "spout",
     "egress",
     "s3_out",
@@ -74,6 +73,7 @@ fn whole(value: &Value, default_project: &ProjectName, errors: &mut Errors) -> O
     let network = network(&mut fields, errors);
     let collisions = [("fail", PathCollision::Fail), ("append", PathCollision::Append)];
     let path_collision = fields.word("path_collision", &collisions, errors).unwrap_or_default();
+    let service = port::read(&mut fields, errors);
     fields.not_yet(NOT_YET, errors);
     fields.finish(errors);
     let (project, name) = named?;
@@ -81,7 +81,7 @@ fn whole(value: &Value, default_project: &ProjectName, errors: &mut Errors) -> O
     if let Some(code) = &transform.code {
         input = input::with_code(input, code, errors)?;
     }
-    Some(PipelineSpec {
+    let spec = PipelineSpec {
         project,
         name,
         description,
@@ -101,7 +101,10 @@ fn whole(value: &Value, default_project: &ProjectName, errors: &mut Errors) -> O
         max_origins,
         network,
         path_collision,
-    })
+        service,
+    };
+    port::check(&spec, errors);
+    Some(spec)
 }
 
 fn name(fields: &mut Fields<'_>, default: &ProjectName, errors: &mut Errors) -> Option<(ProjectName, RepoName)> {

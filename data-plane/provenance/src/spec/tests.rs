@@ -146,7 +146,6 @@ fn an_unknown_field_names_the_nearest_known_one_and_its_place() {
 #[test]
 fn fields_of_later_releases_are_refused_and_never_ignored() {
     for (field, value) in [
-        ("service", json!({})),
         ("spout", json!({})),
         ("egress", json!({ "url": "s3://x" })),
         ("s3_out", json!(true)),
@@ -489,6 +488,58 @@ fn parallelism_and_memory_change_no_digest_and_code_and_data_do() {
     assert_ne!(glob.spec_digest(None), base.spec_digest(None));
     assert_ne!(base.code_digest(Some("sha256:1")), base.code_digest(Some("sha256:2")));
     assert_ne!(base.spec_digest(Some("sha256:1")), base.spec_digest(None));
+}
+
+#[test]
+fn a_service_names_its_port_and_changes_what_the_code_is() {
+    let base = parse(&minimal());
+    let with = |value| {
+        let mut spec = minimal();
+        spec["service"] = value;
+        spec
+    };
+    let service = parse(&with(json!({ "internalPort": 8888, "type": "ClusterIP" })));
+    assert_eq!(service.service, Some(Service { internal_port: 8888 }));
+    assert_eq!(parse(&service.to_value()), service);
+    assert_ne!(service.code_digest(None), base.code_digest(None));
+    assert_ne!(service.spec_digest(None), base.spec_digest(None));
+    for (value, at, text) in [
+        (json!({}), "/service", "must have an `internal_port`"),
+        (json!({ "internal_port": 80 }), "/service/internal_port", "from 1024"),
+        (
+            json!({ "internal_port": 70000 }),
+            "/service/internal_port",
+            "at most 65535",
+        ),
+        (
+            json!({ "internal_port": 8888, "type": "Own" }),
+            "/service/type",
+            "not known",
+        ),
+        (
+            json!({ "internal_port": 8888, "external_port": 30888 }),
+            "/service/external_port",
+            "howdah open",
+        ),
+        (
+            json!({ "internal_port": 8888, "ip": "10.0.0.1" }),
+            "/service/ip",
+            "howdah open",
+        ),
+    ] {
+        let found = mistakes("service", value);
+        assert!(found[0].0 == at && found[0].1.contains(text), "{found:?}");
+    }
+    for (field, value) in [
+        ("network", json!("internet")),
+        ("datum_timeout", json!("1m")),
+        ("job_timeout", json!("1m")),
+    ] {
+        let mut spec = with(json!({ "internal_port": 8888 }));
+        spec[field] = value;
+        let found = PipelineSpec::parse(&spec, &"default".parse().unwrap()).unwrap_err();
+        assert_eq!(found[0].pointer, format!("/{field}"), "{found:?}");
+    }
 }
 
 #[test]

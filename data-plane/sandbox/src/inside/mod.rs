@@ -27,6 +27,7 @@ use nix::unistd::{Gid, Uid};
 
 use self::supervise::{Scope, Supervisor};
 use crate::isolation::{self, Isolation};
+use crate::port;
 use crate::run::Network;
 use crate::wire::{self, Report, Spec, StdinSpec};
 
@@ -275,6 +276,14 @@ fn run_as_init(socket: &UnixStream, root: bool, no_network: bool) -> Setup<()> {
     // Only now: what the worker mounted since this process was started must be in the copy.
     unshare(CloneFlags::CLONE_NEWNS).step(|| "make a mount namespace".to_owned())?;
     let input = supervise::open_input(&spec.stdin, stdin)?;
+    // While the host's directories are visible.
+    let port = match &spec.port {
+        Some(port) => Some((
+            port::listen(&port.socket).step(|| "listen for callers".to_owned())?,
+            port.number,
+        )),
+        None => None,
+    };
     if root {
         identity::give_directories(&spec)?;
     }
@@ -287,6 +296,9 @@ fn run_as_init(socket: &UnixStream, root: bool, no_network: bool) -> Setup<()> {
     // Changing ids forgets the wish to die with the parent.
     die_with_parent()?;
     let supervisor = Supervisor::new(&spec, input, Scope::Namespace, socket)?;
+    if let Some((listener, number)) = port {
+        supervise::background(move || port::serve(&listener, number))?;
+    }
     limits::apply(&spec.limits, nested)?;
     supervisor.run(&spec)
 }

@@ -251,7 +251,7 @@ fn watch(limits: Limits, scope: Scope, socket: &UnixStream, killed: &Arc<AtomicU
     Ok(begin)
 }
 
-fn background(body: impl FnOnce() + Send + 'static) -> Setup<()> {
+pub(super) fn background(body: impl FnOnce() + Send + 'static) -> Setup<()> {
     let thread = thread::Builder::new().stack_size(WATCHER_STACK_BYTES).spawn(body);
     thread.map(drop).step(|| "start a thread".to_owned())
 }

@@ -8,4 +8,5 @@ mod fallback;
 mod limits;
 mod ordinary_user;
 mod outputs;
+mod ports;
 mod view;
