@@ -23,6 +23,7 @@ mod history;
 mod job;
 mod lineage;
 mod mount;
+mod notebook;
 mod open;
 mod organization;
 mod output;

@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use crate::client::{Client, Request};
 use crate::failure::{Failure, Outcome, io};
+use crate::notebook::{self, FromNotebook};
 use crate::output::{Output, or_dash, time};
 use crate::references::{full_repo, repo};
 use crate::template::{Setting, set_project, setting, specs};
@@ -25,6 +26,7 @@ const RUNS: usize = 10;
 pub enum Pipeline {
     /// Make the pipelines what a file says; all of them or none
     Apply(Apply),
+    FromNotebook(FromNotebook),
     /// List the pipelines
     #[command(after_help = "Example: howdah pipeline list")]
     List,
@@ -96,6 +98,7 @@ pub async fn run(command: Pipeline, client: &Client, output: Output) -> Outcome 
     };
     match command {
         Pipeline::Apply(arguments) => apply(arguments, client, output).await,
+        Pipeline::FromNotebook(arguments) => notebook::run(arguments, client, output).await,
         Pipeline::List => list(Request::get("/v1/pipelines"), client, output).await,
         Pipeline::History(name) => list(Request::get(path(&name, "/history")?), client, output).await,
         Pipeline::Show(name) => {

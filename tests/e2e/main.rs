@@ -10,6 +10,7 @@ mod harness;
 mod imports;
 mod mount;
 mod mount_as_another;
+mod notebooks;
 mod services;
 mod tenancy;
 mod uploads;
