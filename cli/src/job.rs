@@ -247,6 +247,9 @@ fn describe(job: &JobView) -> String {
     lines.push(format!("output      {}@{}", job.pipeline, job.output_commit));
     lines.push(format!("commit set  {}", job.commit_set));
     lines.push(format!("datums      {}", counts(job)));
+    if let Some(executor) = &job.executor {
+        lines.push(format!("executor    {executor}"));
+    }
     if let Some(isolation) = &job.isolation {
         lines.push(format!("isolation   {isolation}"));
     }

@@ -18,6 +18,7 @@ pub mod files;
 pub mod fsck;
 pub mod garbage;
 pub mod history;
+pub mod images;
 pub mod imports;
 pub mod jobs;
 pub mod lineage;

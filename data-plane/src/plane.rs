@@ -22,6 +22,7 @@ use crate::commits::turns::Turns;
 use crate::control::ControlPlane;
 use crate::failure::{Answer, Failure};
 use crate::files::upload::BATCHES_OF_ALL_MAX;
+use crate::images::Images;
 use crate::imports::Importer;
 use crate::policy::PolicyHolder;
 use crate::serving::Doors;
@@ -76,6 +77,8 @@ pub struct Parts {
     pub doors: Doors,
     /// What fetches files from elsewhere.
     pub importer: Importer,
+    /// What finds the images that pipelines run from.
+    pub images: Images,
     /// Who may wait for the lock of the DAG with a connection in hand.
     changes: Semaphore,
     /// Held while garbage is collected.
@@ -159,6 +162,7 @@ impl Plane {
             policy: PolicyHolder::new(&config)?,
             control: ControlPlane::new(&config)?,
             importer: Importer::new(&config.imports)?,
+            images: Images::new(&config.imports)?,
             origin_sets: OriginSets::default(),
             turns: Turns::default(),
             naming: Mutex::default(),

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use sandbox::{Exit, Isolation, Launcher, Network, Run, examine, spawn};
+use sandbox::{Exit, Image, Isolation, Launcher, Network, Run, discard, examine, prepare_rootfs, spawn};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_howdah-sandbox");
 
@@ -46,6 +46,7 @@ fn main() {
     if examination.chosen == Isolation::Root {
         variants(rounds, plain, &run);
     }
+    in_image(rounds, plain, (examination.chosen, &run), directory.path());
     measure("howdah-sandbox, no namespaces", rounds, Some(plain), || {
         once(Isolation::Plain, &run);
     });
@@ -90,6 +91,32 @@ fn variants(rounds: usize, base: Duration, run: &Run) {
     };
     measure("howdah-sandbox, host network", rounds, Some(base), || {
         once(Isolation::Root, &open);
+    });
+}
+
+/// In an image of one program, where there is one that needs no libraries.
+fn in_image(rounds: usize, base: Duration, (isolation, run): (Isolation, &Run), directory: &Path) {
+    let programs = ["/bin/busybox", "/usr/bin/busybox"].map(Path::new);
+    let namespaces = matches!(isolation, Isolation::Root | Isolation::UserNamespace);
+    let Some(program) = programs.into_iter().find(|path| namespaces && path.exists()) else {
+        return;
+    };
+    let (rootfs, writes) = (directory.join("rootfs"), directory.join("writes"));
+    fs::create_dir_all(rootfs.join("bin")).expect("an image");
+    fs::copy(program, rootfs.join("bin/true")).expect("a program");
+    prepare_rootfs(&rootfs, None).expect("prepare the image");
+    let run = Run {
+        image: Some(Image {
+            rootfs,
+            writes: writes.clone(),
+            user: (0, 0),
+        }),
+        ..run.clone()
+    };
+    measure("howdah-sandbox, in an image", rounds, Some(base), || {
+        fs::create_dir(&writes).expect("a directory");
+        once(isolation, &run);
+        discard(&writes).expect("discard what was written");
     });
 }
 

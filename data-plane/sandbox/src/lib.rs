@@ -1,7 +1,8 @@
 //! How user code of a pipeline runs on one Linux machine: `/pfs/<name>` read-only, `/pfs/out` writable, and nothing
-//! else of the host but its programs. The library is what a worker calls (`spawn`, `Running`, `collect_outputs`); the
-//! binary `howdah-sandbox` is what it starts per datum, because a threaded daemon can neither be forked nor enter a
-//! user namespace. Both are synchronous, and the specification travels over a socket, never in arguments or variables.
+//! else of the host but its programs, or the files of an image instead of these. The library is what a worker calls
+//! (`spawn`, `Running`, `collect_outputs`); the binary `howdah-sandbox` is what it starts per datum, because a threaded
+//! daemon can neither be forked nor enter a user namespace. Both are synchronous, and the specification travels over a
+//! socket, never in arguments or variables.
 //!
 //! Callers must know:
 //! - Started by root, the command runs as `Run::uid_gid`: input files must be readable to others. Directories above
@@ -15,6 +16,7 @@
 //! itself). Under `bwrap` the command can make user namespaces of its own, in which it finds nothing new. Without
 //! namespaces a command survives the `kill -9` of its supervisor, though not that of the worker.
 
+mod image;
 pub mod inside;
 mod isolation;
 mod outputs;
@@ -24,8 +26,9 @@ mod run;
 mod running;
 mod wire;
 
+pub use image::{overlay_trial, prepare_rootfs};
 pub use isolation::{Examination, Isolation, examine, probe};
 pub use outputs::{Output, OutputError, OutputKind, OutputLimits, collect_outputs, discard, open_output};
 pub use port::connect;
-pub use run::{Exit, Limits, Network, Outcome, Port, Run, Stdin};
+pub use run::{Exit, Image, Limits, Network, Outcome, Port, Run, Stdin};
 pub use running::{Killer, Launcher, Running, SpawnError, spawn};

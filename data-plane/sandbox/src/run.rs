@@ -34,6 +34,20 @@ pub struct Run {
     /// A port that the command listens at, to be reached from outside by `connect`.
     pub port: Option<Port>,
     pub limits: Limits,
+    /// The root directory that the command sees instead of the host's programs; then nothing can be `visible`.
+    pub image: Option<Image>,
+}
+
+/// The unpacked file system of a container image, which any number of runs may share.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Image {
+    /// Prepared by `prepare_rootfs`, and owned by the id that the code runs as. Never written to.
+    pub rootfs: PathBuf,
+    /// Host directory that keeps what the command writes anywhere but below `/tmp` and `/pfs/out`; must be empty and of this
+    /// datum alone. Where the kernel makes no overlay of the two the command cannot write there.
+    pub writes: PathBuf,
+    /// The user and group id that the command sees itself as; outside it is `Run::uid_gid` or the ordinary user.
+    pub user: (u32, u32),
 }
 
 /// A port inside, and where outside connections to it are handed out.

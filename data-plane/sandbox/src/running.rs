@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use crate::inside::Shape;
 use crate::isolation::Isolation;
-use crate::run::{Exit, Network, Outcome, Run, Stdin};
+use crate::run::{Exit, Image, Network, Outcome, Run, Stdin};
 use crate::wire::{self, End, Report, Spec, StdinSpec};
 use crate::{inside, plain};
 
@@ -343,10 +343,8 @@ fn specify(isolation: Isolation, run: &Run) -> Result<(Spec, Vec<u8>), SpawnErro
             OWN_DIRECTORIES.join(", ")
         )));
     }
-    let absolute = |path: &Path| {
-        path.canonicalize()
-            .map_err(|source| bad(format!("cannot use directory `{}`: {source}", path.display())))
-    };
+    let pfs = absolute(&run.pfs)?;
+    let scratch = absolute(&run.scratch)?;
     let (stdin, mut bytes) = match &run.stdin {
         Stdin::Empty => (StdinSpec::Empty, Vec::new()),
         Stdin::Bytes(bytes) => (StdinSpec::Inline(bytes.len() as u64), bytes.clone()),
@@ -366,13 +364,39 @@ fn specify(isolation: Isolation, run: &Run) -> Result<(Spec, Vec<u8>), SpawnErro
         network: run.network,
         port: run.port.clone(),
         limits: run.limits,
-        pfs: absolute(&run.pfs)?,
-        scratch: absolute(&run.scratch)?,
+        image: image_of(isolation, run)?,
+        pfs,
+        scratch,
     };
     if isolation == Isolation::Plain {
         bytes = without_namespaces(&mut spec, &bytes);
     }
     Ok((spec, bytes))
+}
+
+fn absolute(path: &Path) -> Result<PathBuf, SpawnError> {
+    path.canonicalize()
+        .map_err(|source| SpawnError::BadRun(format!("cannot use directory `{}`: {source}", path.display())))
+}
+
+/// Checks a run in an image and makes its paths absolute.
+fn image_of(isolation: Isolation, run: &Run) -> Result<Option<Image>, SpawnError> {
+    let Some(image) = &run.image else { return Ok(None) };
+    if !matches!(isolation, Isolation::Root | Isolation::UserNamespace) {
+        return Err(SpawnError::BadRun(format!(
+            "an image needs namespaces, and this machine allows isolation `{}` only: see `howdah doctor`",
+            isolation.as_str()
+        )));
+    }
+    if !run.visible.is_empty() {
+        let why = "nothing of the host can be made visible in an image";
+        return Err(SpawnError::BadRun(why.to_owned()));
+    }
+    Ok(Some(Image {
+        rootfs: absolute(&image.rootfs)?,
+        writes: absolute(&image.writes)?,
+        user: image.user,
+    }))
 }
 
 /// Points a specification at the host's directories, and returns standard input rewritten likewise.

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::run::{Limits, Network, Port};
+use crate::run::{Image, Limits, Network, Port};
 
 /// Largest specification read; far above what command lines and environments may hold.
 const SPEC_BYTES_MAX: u32 = 64 << 20;
@@ -29,6 +29,7 @@ pub(crate) struct Spec {
     pub network: Network,
     pub port: Option<Port>,
     pub limits: Limits,
+    pub image: Option<Image>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

@@ -30,11 +30,7 @@ impl Resolve for Resolver {
 }
 
 /// Makes the client. It gives up where nothing comes for `idle`: what asks for several pages at once has no other time-out.
-pub(super) fn client(
-    reachable: &Arc<Reachable>,
-    connect: Duration,
-    idle: Duration,
-) -> reqwest::Result<reqwest::Client> {
+pub fn client(reachable: &Arc<Reachable>, connect: Duration, idle: Duration) -> reqwest::Result<reqwest::Client> {
     reqwest::Client::builder()
         .dns_resolver(Arc::new(Resolver(Arc::clone(reachable))))
         .redirect(reqwest::redirect::Policy::none())

@@ -70,6 +70,8 @@ pub struct JobRow {
     pub planned_at: Option<DateTime<Utc>>,
     /// When its datums were done.
     pub settled_at: Option<DateTime<Utc>>,
+    /// What ran its code.
+    pub executor: Option<String>,
     /// When it was made.
     pub created_at: DateTime<Utc>,
     /// When it was planned.
@@ -85,7 +87,7 @@ macro_rules! select_jobs {
                     j.commit_set, c.origin_set_id, j.datums_total, j.datums_succeeded, j.datums_skipped,
                     j.datums_recovered, j.datums_failed, j.queue_ms, j.download_ms, j.process_ms, j.upload_ms,
                     j.bytes_in, j.bytes_out, j.memory_bytes, j.cpu_ms, j.saved_ms,
-                    exists (select 1 from services s where s.job_id = j.id) as serving, j.isolation, j.planned_at,
+                    exists (select 1 from services s where s.job_id = j.id) as serving, j.isolation, j.executor, j.planned_at,
                     j.settled_at, j.created_at, j.started_at, j.finished_at
                from jobs j join commits c on c.id = j.output_commit_id
                join repos r on r.id = j.pipeline_id join projects p on p.id = r.project_id ",

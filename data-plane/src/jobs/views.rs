@@ -134,6 +134,7 @@ fn view(row: JobRow) -> Answer<Job> {
         timings,
         serving: row.serving,
         isolation: row.isolation,
+        executor: row.executor,
         created_at: row.created_at,
         started_at: row.started_at,
         finished_at: row.finished_at,

@@ -22,8 +22,8 @@ use crate::plane::{Plane, Tx};
 use crate::repos;
 
 const APPLY: System = System::because("the rights on inputs and output were checked by `examine` in this transaction");
-const NO_USER: &str = "can't be chosen here: code runs as a process of this machine under a user id of the organization's own; \
-                       remove it";
+const NO_USER: &str = "is a user of an image, and there is none: code runs as a process of this machine under a user id of the \
+                       organization's own; remove it, or name an `image`";
 /// At most so many specs in one request.
 const SPECS_MAX: usize = 1000;
 
@@ -35,7 +35,8 @@ const SPECS_MAX: usize = 1000;
 pub async fn apply(call: &Call, body: ApplyPipelines) -> Answer<Vec<AppliedPipeline>> {
     let plane = &call.plane;
     let defaults = defaults::load(&mut *plane.pool.acquire().await?).await?;
-    let specs = parse(plane, &defaults, &body)?;
+    let mut specs = parse(plane, &defaults, &body)?;
+    super::images::resolve(plane, &mut specs).await?;
     let mut ids: Vec<DomainId> = specs.iter().map(|_| plane.id()).collect();
     let look = async || -> Answer<Vec<Examined>> {
         let mut tx = plane.begin().await?;
@@ -110,20 +111,15 @@ fn parse(plane: &Plane, defaults: &Defaults, body: &ApplyPipelines) -> Answer<Ve
         }
         value = defaults.below(&value);
         match PipelineSpec::parse(&value, &ProjectName::default_project()) {
-            Ok(spec) if spec.transform.user.is_some() => errors.push(field(index, "/transform/user", NO_USER)),
-            Ok(spec) => {
-                let image = spec.transform.image.as_deref();
-                let image_digest = image
-                    .and_then(|i| i.split_once('@'))
-                    .map(|(_, digest)| digest.to_owned());
-                let leaves = spec.input.leaves().len();
-                specs.push(Parsed {
-                    cron_ids: (0..leaves).map(|_| plane.id()).collect(),
-                    image_digest: image_digest.filter(|d| d.starts_with("sha256:")),
-                    spec,
-                    value,
-                });
+            Ok(spec) if spec.transform.user.is_some() && spec.transform.image.is_none() => {
+                errors.push(field(index, "/transform/user", NO_USER));
             }
+            Ok(spec) => specs.push(Parsed {
+                cron_ids: spec.input.leaves().iter().map(|_| plane.id()).collect(),
+                image_digest: None,
+                spec,
+                value,
+            }),
             Err(found) => errors.extend(found.into_iter().map(|e| field(index, &e.pointer, e.message))),
         }
     }

@@ -34,7 +34,7 @@ pub struct Parsed {
     pub value: serde_json::Value,
     /// As understood.
     pub spec: PipelineSpec,
-    /// From `transform.image`, if it names a digest.
+    /// What `transform.image` stands for now.
     pub image_digest: Option<String>,
     /// The domains of cron inputs' repos that are not there yet, one for each leaf, used or not.
     pub cron_ids: Vec<DomainId>,

@@ -6,6 +6,7 @@ pub mod apply;
 pub mod conditions;
 mod examine;
 mod followers;
+mod images;
 pub mod propagate;
 pub mod queries;
 pub mod routes;

@@ -201,6 +201,7 @@ mod tests {
             job: JobId::from_uuid(Uuid::from_u128(number)),
             pipeline: "default/p".to_owned(),
             output_commit: CommitId::from_uuid(Uuid::nil()),
+            image: None,
             cmd: Vec::new(),
             stdin: Vec::new(),
             err_cmd: Vec::new(),

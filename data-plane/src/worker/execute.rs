@@ -14,10 +14,12 @@ use storage::Storage;
 use super::cache::Cache;
 use super::desk::{JobShared, Queued, Stop};
 use super::environment::variables;
+use super::image::{self, InImage};
 use super::inputs::{self, Place, Seen};
 use super::output::{Outbox, RunLog};
 use super::protocol::{DatumTask, JobTask, WorkerConfig};
 use super::secrets;
+use crate::images::Store;
 
 /// What all datums of a worker share.
 pub struct Bench {
@@ -29,6 +31,8 @@ pub struct Bench {
     pub storage: Storage,
     /// Inputs on this machine.
     pub cache: Arc<Cache>,
+    /// Images on this machine.
+    pub images: Arc<Store>,
     /// Lines to send.
     pub outbox: Outbox,
     /// The clock.
@@ -130,18 +134,34 @@ pub async fn run(bench: &Bench, launcher: &Arc<Launcher>, queued: Queued) -> Ran
         cpu: Duration::ZERO,
     };
     let began = Instant::now();
+    let log_datum = ran.datum.clone();
+    let masks = secrets::masks(&ran.job.task.secrets);
+    let log = RunLog::new(&bench.outbox, &bench.environment, &log_datum).hiding(masks);
     let laid_out = tokio::select! {
         biased;
-        () = stop.over() => Err(OVER.to_owned()),
-        laid_out = lay_out(bench, &mut ran) => laid_out.map_err(|error| error.to_string()),
+        () = stop.over() => Err(RunEnd::Lost(OVER.to_owned())),
+        laid_out = prepare(bench, &mut ran, &log) => laid_out,
     };
     ran.download = began.elapsed();
     ran.started_at = bench.environment.now();
     ran.end = match laid_out {
-        Ok(()) => command(bench, launcher, &mut ran).await,
-        Err(reason) => RunEnd::Lost(reason),
+        Ok(image) => command((bench, launcher), &mut ran, image.as_ref(), &log).await,
+        Err(end) => end,
     };
+    log.close();
     ran
+}
+
+/// The image and the inputs.
+async fn prepare(bench: &Bench, ran: &mut Ran, log: &RunLog<'_>) -> Result<Option<InImage>, RunEnd> {
+    let image = match &ran.job.task.image {
+        Some(task) => Some(image::prepare(bench, &ran.job.task, task, log).await?),
+        None => None,
+    };
+    lay_out(bench, ran)
+        .await
+        .map_err(|error| RunEnd::Lost(error.to_string()))?;
+    Ok(image)
 }
 
 async fn lay_out(bench: &Bench, ran: &mut Ran) -> Result<(), inputs::InputError> {
@@ -211,25 +231,20 @@ fn code(job: &JobShared, place: &Place) -> Option<(PathBuf, String)> {
     Some((shown, "/code".to_owned()))
 }
 
-/// The command, with all that it prints.
-async fn command(bench: &Bench, launcher: &Arc<Launcher>, ran: &mut Ran) -> RunEnd {
-    let log_datum = ran.datum.clone();
-    let masks = secrets::masks(&ran.job.task.secrets);
-    let log = RunLog::new(&bench.outbox, &bench.environment, &log_datum).hiding(masks);
-    let end = attempt((bench, launcher), ran, &log).await;
-    log.close();
-    end
-}
-
-/// One run of the command, and of `err_cmd` if that fails.
-async fn attempt((bench, launcher): (&Bench, &Arc<Launcher>), ran: &mut Ran, log: &RunLog<'_>) -> RunEnd {
+/// The command, and `err_cmd` if that fails.
+async fn command(
+    (bench, launcher): (&Bench, &Arc<Launcher>),
+    ran: &mut Ran,
+    image: Option<&InImage>,
+    log: &RunLog<'_>,
+) -> RunEnd {
     let task = &ran.job.task;
-    let (cmd, stdin) = (task.cmd.clone(), task.stdin.clone());
+    let (cmd, stdin) = (image.map_or(&task.cmd, |image| &image.cmd).clone(), task.stdin.clone());
     let (err_cmd, err_stdin) = (task.err_cmd.clone(), task.err_stdin.clone());
     if let Some(reason) = &task.refused {
         return RunEnd::Failed(reason.clone());
     }
-    let outcome = match start((bench, launcher), ran, cmd, &stdin, log).await {
+    let outcome = match start((bench, launcher), (ran, image), cmd, &stdin, log).await {
         Ok(outcome) => outcome,
         Err(reason) => return RunEnd::Lost(reason),
     };
@@ -253,7 +268,7 @@ async fn attempt((bench, launcher): (&Bench, &Arc<Launcher>), ran: &mut Ran, log
     if err_cmd.is_empty() {
         return RunEnd::Failed(reason);
     }
-    match start((bench, launcher), ran, err_cmd, &err_stdin, log).await {
+    match start((bench, launcher), (ran, image), err_cmd, &err_stdin, log).await {
         Ok(Outcome {
             exit: Exit::Code(0),
             wall,
@@ -276,8 +291,13 @@ pub(super) fn failure(exit: &Exit, job: &JobShared) -> Result<String, String> {
     let task: &JobTask = &job.task;
     match exit {
         Exit::Code(126 | 127) => Ok(format!(
-            "`{}` could not be started: look at its log, and check that the program exists on this machine",
-            task.cmd.first().map_or("", String::as_str)
+            "`{}` could not be started: look at its log, and check that the program exists {}",
+            task.cmd.first().map_or("what the image runs", String::as_str),
+            if task.image.is_some() {
+                "in the image"
+            } else {
+                "on this machine"
+            }
         )),
         // A shell says so of the program that it ran.
         Exit::Signal(FILE_TOO_LARGE) | Exit::Code(SHELL_FILE_TOO_LARGE) => Ok(format!(
@@ -299,7 +319,7 @@ pub(super) fn failure(exit: &Exit, job: &JobShared) -> Result<String, String> {
 /// any more is not started, or killed.
 async fn start(
     (bench, launcher): (&Bench, &Arc<Launcher>),
-    ran: &Ran,
+    (ran, image): (&Ran, Option<&InImage>),
     cmd: Vec<String>,
     stdin: &[String],
     log: &RunLog<'_>,
@@ -307,7 +327,7 @@ async fn start(
     if ran.stop.is_over() {
         return Err(OVER.to_owned());
     }
-    let mut run = sandbox_run(bench, (&ran.job, &ran.datum, &ran.place), cmd, stdin);
+    let mut run = sandbox_run(bench, (&ran.job, &ran.datum, &ran.place), image, cmd, stdin);
     run.shown.clone_from(&ran.shown);
     let launcher = Arc::clone(launcher);
     let spawned = tokio::task::spawn_blocking(move || launcher.spawn(&run)).await;
@@ -354,6 +374,7 @@ pub(super) async fn attend(
 pub(super) fn sandbox_run(
     bench: &Bench,
     (job, datum, place): (&JobShared, &DatumTask, &Place),
+    image: Option<&InImage>,
     command: Vec<String>,
     stdin: &[String],
 ) -> Run {
@@ -373,8 +394,11 @@ pub(super) fn sandbox_run(
                     .collect(),
             )
         },
-        env: variables(job, datum),
-        working_dir: task.working_dir.clone(),
+        env: {
+            let image = image.map(InImage::env).unwrap_or_default();
+            image.into_iter().chain(variables(job, datum)).collect()
+        },
+        working_dir: task.working_dir.clone().or_else(|| image.map(InImage::working_dir)),
         pfs: place.pfs.clone(),
         inputs: below_pfs(job, datum),
         shown: Vec::new(),
@@ -390,5 +414,6 @@ pub(super) fn sandbox_run(
             file_size: Some(job.disk_bytes_max()),
             ..Limits::default()
         },
+        image: image.map(|image| image.root(place)),
     }
 }

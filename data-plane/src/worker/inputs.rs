@@ -121,6 +121,8 @@ pub struct Place {
     pub pfs: PathBuf,
     /// What becomes `/tmp`.
     pub scratch: PathBuf,
+    /// What code writes into its image.
+    pub writes: PathBuf,
 }
 
 impl Place {
@@ -130,6 +132,7 @@ impl Place {
         Self {
             pfs: root.join("pfs"),
             scratch: root.join("tmp"),
+            writes: root.join("writes"),
             root,
         }
     }
@@ -147,7 +150,7 @@ pub async fn lay_out(
         let path = path.to_owned();
         move |source| InputError::Disk { path, source }
     };
-    for directory in [&place.pfs.join("out"), &place.scratch] {
+    for directory in [&place.pfs.join("out"), &place.scratch, &place.writes] {
         std::fs::create_dir_all(directory).map_err(disk(directory))?;
     }
     for name in names {

@@ -10,6 +10,7 @@ mod deliver;
 mod desk;
 mod environment;
 mod execute;
+mod image;
 mod inputs;
 mod output;
 mod plane;

@@ -21,6 +21,7 @@ use super::plane::Plane;
 use super::protocol::{ClaimRequest, Claimed, HeartbeatRequest, WorkerConfig};
 use super::report::Reporter;
 use super::serving;
+use crate::images::{Images, Store};
 
 /// At most so many datums are claimed or delivered at a time.
 const BATCH_MAX: usize = 64;
@@ -62,6 +63,10 @@ pub async fn run(config: WorkerConfig, storage: Storage, shutdown: Shutdown) -> 
         isolation.as_str()
     );
     let slots = config.slots.max(1);
+    let owner = nix::unistd::geteuid()
+        .is_root()
+        .then_some((config.sandbox_uid, config.sandbox_uid));
+    let images = Store::open(config.home.join("images"), owner, Images::new(&config.imports)?)?;
     let worker = Arc::new(Worker {
         plane: Plane::new(&config.plane_url, &config.secret)?,
         bench: Arc::new(Bench {
@@ -69,6 +74,7 @@ pub async fn run(config: WorkerConfig, storage: Storage, shutdown: Shutdown) -> 
             isolation,
             storage,
             cache: Arc::new(cache),
+            images: Arc::new(images),
             outbox: super::output::Outbox::default(),
             environment: Environment::system(),
             datums,

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use uuid::Uuid;
 
-use contract::config::StoreConfig;
+use contract::config::{ImportConfig, StoreConfig};
 
 /// The header by which a worker shows the secret of this boot of the plane.
 pub const SECRET_HEADER: &str = "howdah-worker-secret";
@@ -38,6 +38,8 @@ pub struct WorkerConfig {
     pub sandbox_uid: u32,
     /// Bytes that the cache of inputs may take.
     pub cache_bytes_max: u64,
+    /// Who may be reached for images.
+    pub imports: ImportConfig,
 }
 
 /// Asks for work; answered when there is some or after a while.
@@ -73,7 +75,9 @@ pub struct JobTask {
     pub pipeline: String,
     /// The commit that it makes.
     pub output_commit: CommitId,
-    /// Program and arguments.
+    /// The image that the code runs in; `None` = among the programs of the machine.
+    pub image: Option<ImageTask>,
+    /// Program and arguments; empty = as the image says.
     pub cmd: Vec<String>,
     /// Lines for its standard input.
     pub stdin: Vec<String>,
@@ -145,6 +149,17 @@ impl SecretFor {
             Self::Variable { values, .. } | Self::Files { values, .. } => values,
         }
     }
+}
+
+/// The image of a job.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ImageTask {
+    /// Its name, as in the spec.
+    pub name: String,
+    /// What that stood for when the pipeline was applied.
+    pub digest: String,
+    /// Who runs the code, when the spec says so.
+    pub user: Option<String>,
 }
 
 /// The tree that an input reads.

@@ -20,7 +20,7 @@ use uuid::Uuid;
 
 use super::protocol::{
     ClaimRequest, Claimed, CompleteAnswer, CompleteRequest, DatumReport, DatumTask, Ending, HeartbeatAnswer,
-    HeartbeatRequest, InputTree, JobTask, SECRET_HEADER,
+    HeartbeatRequest, ImageTask, InputTree, JobTask, SECRET_HEADER,
 };
 use super::queries::{self, Added, HeldRow, NewClaim, ReportedJob, Results, Settled};
 use crate::failure::{Answer, Failure};
@@ -194,10 +194,17 @@ pub async fn tasks(plane: &Plane, tx: &mut Tx, ids: &[Uuid]) -> Answer<Vec<JobTa
 
 fn job_task(row: &queries::TaskRow, spec: &PipelineSpec, inputs: Vec<InputTree>) -> JobTask {
     let transform = spec.transform.clone();
+    // A version that was applied before images were resolved has no digest, and ran among the machine's programs.
+    let image = transform.image.zip(row.image_digest.clone());
     JobTask {
         job: JobId::from_uuid(row.id),
         pipeline: format!("{}/{}", row.project, row.name),
         output_commit: CommitId::from_uuid(row.output_commit_id),
+        image: image.map(|(name, digest)| ImageTask {
+            name,
+            digest,
+            user: transform.user,
+        }),
         cmd: transform.cmd,
         stdin: transform.stdin,
         err_cmd: transform.err_cmd,

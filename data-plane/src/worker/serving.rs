@@ -12,7 +12,8 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::desk::JobShared;
-use super::execute::{Bench, attend, failure, is_code, sandbox_run, shown};
+use super::execute::{Bench, RunEnd, attend, failure, is_code, sandbox_run, shown};
+use super::image::{self, InImage};
 use super::inputs::{self, Place};
 use super::output::RunLog;
 use super::plane::Plane;
@@ -127,6 +128,16 @@ async fn run(bench: Arc<Bench>, services: Arc<Services>, task: ServiceTask, stop
     services.stands(job, run, ServiceStanding::Ended { reason, exit_code });
 }
 
+/// The image that it runs in, if the spec names one.
+async fn in_image(bench: &Bench, job: &JobShared, log: &RunLog<'_>) -> Result<Option<InImage>, String> {
+    let Some(task) = &job.task.image else { return Ok(None) };
+    match image::prepare(bench, &job.task, task, log).await {
+        Ok(image) => Ok(Some(image)),
+        Err(RunEnd::Failed(reason) | RunEnd::Lost(reason)) => Err(reason),
+        Err(RunEnd::Succeeded | RunEnd::Recovered) => Err("its image could not be prepared".to_owned()),
+    }
+}
+
 /// Runs it to its end; answers why it ended.
 async fn serve(
     bench: &Bench,
@@ -155,9 +166,14 @@ async fn serve(
         Ok(laid_out) => laid_out,
         Err(error) => return lost(&error),
     };
+    let image = match in_image(bench, &shared, &log).await {
+        Ok(image) => image,
+        Err(reason) => return (reason, None),
+    };
     let door = place.root.join("door");
-    let (cmd, stdin) = (shared.task.cmd.clone(), shared.task.stdin.clone());
-    let mut run = sandbox_run(bench, (&shared, &datum, place), cmd, &stdin);
+    let cmd = image.as_ref().map_or(&shared.task.cmd, |image| &image.cmd).clone();
+    let stdin = shared.task.stdin.clone();
+    let mut run = sandbox_run(bench, (&shared, &datum, place), image.as_ref(), cmd, &stdin);
     run.inputs = names;
     run.shown = elsewhere;
     run.port = Some(Port {

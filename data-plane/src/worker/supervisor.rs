@@ -70,6 +70,7 @@ async fn start(plane: &Plane, binary: &PathBuf, url: &str, worker: Uuid) -> std:
         slots: plane.config.slots,
         sandbox_uid: plane.config.sandbox_uid,
         cache_bytes_max: CACHE_BYTES_MAX,
+        imports: plane.config.imports.clone(),
     };
     let mut child = Command::new(binary)
         .arg("worker")

@@ -124,6 +124,9 @@ pub struct Job {
     /// What its code runs under (`namespaces`, `user-namespaces`, `bubblewrap`, `none`), once a worker took it.
     #[serde(default)]
     pub isolation: Option<String>,
+    /// What ran its code: `process` = among the programs of a machine, `container` = in an image.
+    #[serde(default)]
+    pub executor: Option<String>,
     /// When it was made.
     pub created_at: DateTime<Utc>,
     /// When its first datum was planned.

@@ -81,7 +81,7 @@ pub struct Service {
 /// What runs for each datum.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Transform {
-    /// The image; the process executor needs none.
+    /// The image; without one the code runs among the programs of a machine.
     pub image: Option<String>,
     /// The command with its arguments, never empty.
     pub cmd: Vec<String>,

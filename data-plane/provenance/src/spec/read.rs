@@ -175,10 +175,11 @@ fn transform(fields: &mut Fields<'_>, project: &ProjectName, errors: &mut Errors
     };
     inner.not_yet(&["dockerfile", "memory_volume", "datum_batching"], errors);
     inner.finish(errors);
-    if transform.cmd.first().is_none_or(String::is_empty) {
+    let by_image = transform.cmd.is_empty() && transform.image.is_some();
+    if transform.cmd.first().is_none_or(String::is_empty) && !by_image {
         errors.add(
             &join(&pointer, "cmd"),
-            "must name the command to run, for example `[\"python3\", \"detect.py\"]`",
+            "must name the command to run, for example `[\"python3\", \"detect.py\"]`, unless an `image` does",
         );
     }
     let nul = |text: &String| text.contains('\0');

@@ -4,6 +4,7 @@
 
 mod cgroup;
 mod identity;
+mod image_root;
 mod limits;
 mod loopback;
 mod new_root;
@@ -284,14 +285,16 @@ fn run_as_init(socket: &UnixStream, root: bool, no_network: bool) -> Setup<()> {
         )),
         None => None,
     };
+    image_root::make_directories(&spec)?;
     if root {
         identity::give_directories(&spec)?;
     }
-    new_root::enter(&spec)?;
+    new_root::enter(&spec, root)?;
+    let inside = spec.image.as_ref().map(|image| image.user);
     let nested = if root {
-        identity::become_user(spec.uid_gid)?
+        identity::become_user(spec.uid_gid, inside.unwrap_or(spec.uid_gid))?
     } else {
-        identity::become_nobody_in_particular()?
+        identity::become_nobody_in_particular(inside)?
     };
     // Changing ids forgets the wish to die with the parent.
     die_with_parent()?;

@@ -18,20 +18,26 @@ const STAGING: &str = "/proc";
 /// Size of the tmpfs under `/dev/shm` when there is no memory limit to take for it.
 const SHARED_MEMORY_BYTES: u64 = 1 << 30;
 
-/// Builds the new root and makes it this process's root.
-pub(super) fn enter(spec: &Spec) -> Setup<()> {
+/// Builds the new root and makes it this process's root. `root_of_host`: no user namespace is around it.
+pub(super) fn enter(spec: &Spec, root_of_host: bool) -> Setup<()> {
     let none = None::<&str>;
     let quiet = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).step(|| "make mounts private".to_owned())?;
     // Read before the staging area covers /proc.
     let mount_points = mount_points();
-    mount(Some("tmpfs"), STAGING, Some("tmpfs"), quiet, Some("size=1m,mode=755")).step(|| "mount a root".to_owned())?;
     let root = Path::new(STAGING);
     let tree = Tree { root, mount_points };
-    tree.programs(spec)?;
-    tree.devices(spec)?;
-    tree.data(spec)?;
-    tree.directory("/proc")?;
+    let writable = match &spec.image {
+        Some(image) => tree.image(image, spec, root_of_host)?,
+        None => {
+            small_tmpfs(root)?;
+            tree.programs(spec)?;
+            tree.devices(spec)?;
+            tree.data(spec)?;
+            tree.directory("/proc")?;
+            false
+        }
+    };
     let inner = root.join("proc");
     mount(Some("proc"), &inner, Some("proc"), quiet | MsFlags::MS_NOEXEC, none).step(|| "mount /proc".to_owned())?;
     nix::unistd::chdir(root).step(|| "enter the new root".to_owned())?;
@@ -39,19 +45,33 @@ pub(super) fn enter(spec: &Spec) -> Setup<()> {
     // The old root lies on top of the new one now; without it nothing of the host is reachable.
     umount2(".", MntFlags::MNT_DETACH).step(|| "let go of the host's root".to_owned())?;
     nix::unistd::chdir("/").step(|| "enter the root".to_owned())?;
-    let frozen = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY | quiet;
-    mount(none, "/", none, frozen, none).step(|| "make the root read-only".to_owned())
+    if writable { Ok(()) } else { freeze(Path::new("/")) }
 }
 
-struct Tree<'a> {
-    root: &'a Path,
+/// A file system for a few directories, links and mount points.
+pub(super) fn small_tmpfs(target: &Path) -> Setup<()> {
+    let quiet = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    let options = Some("size=1m,mode=755");
+    mount(Some("tmpfs"), target, Some("tmpfs"), quiet, options).step(|| format!("mount `{}`", target.display()))
+}
+
+/// Makes a mount read-only, not those below it.
+pub(super) fn freeze(target: &Path) -> Setup<()> {
+    let none = None::<&str>;
+    let quiet = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    let frozen = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY | quiet;
+    mount(none, target, none, frozen, none).step(|| format!("make `{}` read-only", target.display()))
+}
+
+pub(super) struct Tree<'a> {
+    pub(super) root: &'a Path,
     /// Of the host, to find what lies below a directory that is bound.
     mount_points: Vec<PathBuf>,
 }
 
 impl Tree<'_> {
     /// A path of the new root while it is staged.
-    fn staged(&self, path: &str) -> PathBuf {
+    pub(super) fn staged(&self, path: &str) -> PathBuf {
         self.root.join(path.trim_start_matches('/'))
     }
 
@@ -116,7 +136,7 @@ impl Tree<'_> {
         masked.step(|| format!("hide `{}`", path.display()))
     }
 
-    fn devices(&self, spec: &Spec) -> Setup<()> {
+    pub(super) fn devices(&self, spec: &Spec) -> Setup<()> {
         self.directory("/dev")?;
         for name in DEVICES {
             let path = format!("/dev/{name}");
@@ -145,17 +165,22 @@ impl Tree<'_> {
         self.bind(&spec.scratch, "/tmp", Access::Write)?;
         self.directory("/var")?;
         self.link("../tmp", "/var/tmp")?;
-        for name in &spec.inputs {
-            self.bind(&spec.pfs.join(name), &format!("/pfs/{name}"), Access::Read)?;
-        }
         for (source, path) in &spec.shown {
             self.bind(source, path, Access::Read)?;
+        }
+        self.pfs(spec)
+    }
+
+    /// The inputs and `out`.
+    pub(super) fn pfs(&self, spec: &Spec) -> Setup<()> {
+        for name in &spec.inputs {
+            self.bind(&spec.pfs.join(name), &format!("/pfs/{name}"), Access::Read)?;
         }
         self.bind(&spec.pfs.join("out"), "/pfs/out", Access::Write)
     }
 
     /// Shows `source` at `path`, with the mounts below it.
-    fn bind(&self, source: &Path, path: &str, access: Access) -> Setup<()> {
+    pub(super) fn bind(&self, source: &Path, path: &str, access: Access) -> Setup<()> {
         let target = self.staged(path);
         let what = || format!("show `{}` at `{path}`", source.display());
         if source.is_dir() {
@@ -193,13 +218,13 @@ impl Tree<'_> {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Access {
+pub(super) enum Access {
     Read,
     Write,
 }
 
 /// Sets the flags of one bound mount. What a host mount forbids stays forbidden, else the kernel refuses the change.
-fn restrict(target: &Path, access: Access) -> nix::Result<()> {
+pub(super) fn restrict(target: &Path, access: Access) -> nix::Result<()> {
     let mut flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
     let host = statvfs(target)?.flags();
     if access == Access::Read || host.contains(FsFlags::ST_RDONLY) {

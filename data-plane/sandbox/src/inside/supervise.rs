@@ -159,6 +159,10 @@ fn start(spec: &Spec, stdin: Stdio) -> Setup<Started> {
         let _ = writeln!(std::io::stderr(), "howdah: {message}");
         Ok(Started::Refused(code))
     };
+    if spec.image.is_some() {
+        // As engines do; what may not be made is told below.
+        let _ = fs::create_dir_all(&spec.working_dir);
+    }
     if !Path::new(&spec.working_dir).is_dir() {
         return refuse(
             126,

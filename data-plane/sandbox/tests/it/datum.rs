@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use sandbox::{Exit, Isolation, Network, Outcome, Run, Running, examine, spawn};
+use sandbox::{Exit, Image, Isolation, Network, Outcome, Run, Running, examine, spawn};
 use tempfile::TempDir;
 
 /// Names another copy of `howdah-sandbox` than the one Cargo built, for a user who cannot reach that.
@@ -15,6 +15,26 @@ pub const BINARY_VARIABLE: &str = "HOWDAH_SANDBOX_UNDER_TEST";
 
 /// Names an isolation that the probe takes only where better ones are refused.
 pub const ISOLATION_VARIABLE: &str = "HOWDAH_SANDBOX_TEST_ISOLATION";
+
+/// Names the unpacked image that all commands run in; without it they run among the programs of the host.
+pub const IMAGE_VARIABLE: &str = "HOWDAH_SANDBOX_TEST_IMAGE";
+
+/// The id of user code, where root runs the tests.
+pub const OWNER: (u32, u32) = (20_017, 20_018);
+
+/// The image that is tested.
+pub fn image() -> Option<PathBuf> {
+    std::env::var_os(IMAGE_VARIABLE).map(PathBuf::from)
+}
+
+/// Whether a test is of the host's programs alone; says so when it is not its turn.
+pub fn among_the_hosts_programs() -> bool {
+    let among = image().is_none();
+    if !among {
+        println!("this is a test of the host's programs: nothing to test in an image");
+    }
+    among
+}
 
 pub fn binary() -> PathBuf {
     std::env::var_os(BINARY_VARIABLE).map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_howdah-sandbox")), PathBuf::from)
@@ -70,11 +90,17 @@ impl Datum {
             pfs: directory.path().join("pfs"),
             inputs: vec!["in".to_owned()],
             scratch: directory.path().join("scratch"),
-            uid_gid: Some((20_017, 20_018)),
+            uid_gid: Some(OWNER),
             network: Network::None,
+            image: image().map(|rootfs| Image {
+                rootfs,
+                writes: directory.path().join("writes"),
+                user: (1000, 1000),
+            }),
             ..Run::default()
         };
-        for path in [run.pfs.join("in"), run.pfs.join("out"), run.scratch.clone()] {
+        let writes = directory.path().join("writes");
+        for path in [run.pfs.join("in"), run.pfs.join("out"), run.scratch.clone(), writes] {
             fs::create_dir_all(path).expect("directories of the datum");
         }
         fs::write(run.pfs.join("in/a"), "input").expect("an input file");

@@ -36,10 +36,11 @@ fn a_command_that_cannot_be_run_says_why() {
     assert_eq!(directory.outcome.exit, Exit::Code(126));
     assert!(directory.stderr.contains("`/usr`"), "{}", directory.stderr);
     let mut nowhere = Datum::new(&["true"]);
-    nowhere.run.working_dir = Some("/nowhere".to_owned());
+    // Where none can be made, in an image too.
+    nowhere.run.working_dir = Some("/proc/nowhere".to_owned());
     let nowhere = nowhere.run();
     assert_eq!(nowhere.outcome.exit, Exit::Code(126));
-    assert!(nowhere.stderr.contains("`/nowhere`"), "{}", nowhere.stderr);
+    assert!(nowhere.stderr.contains("`/proc/nowhere`"), "{}", nowhere.stderr);
 }
 
 #[test]
