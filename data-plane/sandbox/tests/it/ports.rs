@@ -7,14 +7,17 @@ use sandbox::{Isolation, Network, Port, SpawnError, connect, spawn};
 
 use crate::datum::{Datum, binary, eventually, isolation};
 
+/// Without modules, which are not where this runs in an image.
 const ECHO: &str = "
-import socket, sys
-listener = socket.create_server(('127.0.0.1', 8000))
-while True:
-    connection, _ = listener.accept()
-    data = connection.recv(100)
-    connection.sendall(open('/pfs/in/a').read().encode() + b':' + data)
-    connection.close()
+socket(my $listener, 2, 1, 0) or die;
+bind($listener, pack('S n C4 x8', 2, 8000, 127, 0, 0, 1)) or die;
+listen($listener, 5) or die;
+while (accept(my $connection, $listener)) {
+    sysread($connection, my $data, 100);
+    open(my $file, '<', '/pfs/in/a') or die;
+    syswrite($connection, <$file> . ':' . $data);
+    close($connection);
+}
 ";
 
 fn has_network_of_its_own() -> bool {
@@ -42,7 +45,7 @@ fn a_port_of_a_network_of_its_own_is_reached_through_its_door() {
     if !has_network_of_its_own() {
         return;
     }
-    let datum = with_port(&["/usr/bin/python3", "-c", ECHO]);
+    let datum = with_port(&["/usr/bin/perl", "-e", ECHO]);
     let door = datum.run.port.clone().expect("a port").socket;
     let running = datum.start();
     eventually("somebody to listen", || connect(&door).is_ok());
