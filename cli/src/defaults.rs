@@ -16,8 +16,9 @@ use crate::template;
 pub enum Defaults {
     /// Set them, for the organization or a project; they count for what is applied from then on
     #[command(
-        after_help = "Example: echo '{datum_tries: 1, transform: {image: \"python:3\"}}' > defaults.yaml; \
+        after_help = "Example: echo '{datum_tries: 1, resource_limits: {memory: 4Gi}}' > defaults.yaml; \
                             howdah defaults set --project vision -f defaults.yaml\n\
+                            They say with what means code runs (tries, timeouts, resources, parallelism, metadata), never what runs.\n\
                             An empty object, `{}`, takes them away. In a spec, `null` takes a default away."
     )]
     Set {

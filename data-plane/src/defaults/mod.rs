@@ -7,7 +7,7 @@ pub mod routes;
 use std::collections::HashMap;
 
 use contract::names::ProjectName;
-use provenance::spec::{merged, project_named};
+use provenance::spec::{check_defaults, merged, project_named};
 use serde_json::Value;
 use sqlx::PgConnection;
 
@@ -30,6 +30,14 @@ pub struct Defaults {
 pub async fn load(conn: &mut PgConnection) -> Answer<Defaults> {
     let mut defaults = Defaults::default();
     for (project, spec) in queries::list(conn, &APPLY).await? {
+        // Set when more could have a default: it counts no more.
+        if check_defaults(&spec).is_err() {
+            tracing::warn!(
+                project,
+                "defaults are left out that are not valid any more: set them again"
+            );
+            continue;
+        }
         match project {
             None => defaults.organization = Some(spec),
             Some(project) => drop(defaults.projects.insert(project.parse()?, spec)),

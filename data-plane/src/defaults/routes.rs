@@ -42,7 +42,12 @@ async fn project(conn: &mut PgConnection, of: &Of) -> Answer<Option<ProjectId>> 
     Ok(Some(found.ok_or_else(Failure::not_found)?.id))
 }
 
-async fn show(State(plane): State<Plane>, _: Call, Query(of): Query<Of>) -> Answer<Json<Value>> {
+async fn show(State(plane): State<Plane>, call: Call, Query(of): Query<Of>) -> Answer<Json<Value>> {
+    let reached = projects::routes::in_scope(&call);
+    let hidden = |name: &ProjectName| reached.is_some_and(|known| !known.iter().any(|k| k == name.as_str()));
+    if of.project.as_ref().is_some_and(hidden) {
+        return Err(Failure::not_found());
+    }
     let mut conn = plane.pool.acquire().await?;
     let project = project(&mut conn, &of).await?;
     let found = queries::find(&mut conn, &MEMBER, project).await?;

@@ -123,11 +123,13 @@ fn parse(plane: &Plane, defaults: &Defaults, body: &ApplyPipelines) -> Answer<Ve
             Err(found) => errors.extend(found.into_iter().map(|e| field(index, &e.pointer, e.message))),
         }
     }
-    if errors.is_empty() {
-        Ok(specs)
-    } else {
-        Err(invalid(errors))
+    if !errors.is_empty() {
+        return Err(invalid(errors));
     }
+    if specs.len() != body.specs.len() {
+        return Err(Failure::internal("a spec was neither read nor refused"));
+    }
+    Ok(specs)
 }
 
 async fn write(

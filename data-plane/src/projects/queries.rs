@@ -74,8 +74,17 @@ pub async fn insert_project(conn: &mut PgConnection, _: &System, project: &Proje
     Ok(())
 }
 
-/// Deletes a project that never had a repo. Answers whether it could.
+/// Deletes a project that never had a repo, with its secrets and defaults. Answers whether it could; what it did is for a
+/// transaction that is not committed then.
 pub async fn delete_project(conn: &mut PgConnection, _: &System, id: ProjectId) -> Answer<bool> {
+    sqlx::query("delete from secrets where project_id = $1")
+        .bind(id.uuid())
+        .execute(&mut *conn)
+        .await?;
+    sqlx::query("delete from pipeline_defaults where project_id = $1")
+        .bind(id.uuid())
+        .execute(&mut *conn)
+        .await?;
     let done = sqlx::query(
         "delete from projects p where p.id = $1 and not exists (select 1 from repos r where r.project_id = p.id)",
     )

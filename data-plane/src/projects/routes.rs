@@ -80,7 +80,7 @@ async fn list(State(plane): State<Plane>, call: Call, Query(query): Query<ListQu
 }
 
 /// The projects that the token's scopes reach; `None` = all.
-fn in_scope(call: &Call) -> Option<Vec<String>> {
+pub fn in_scope(call: &Call) -> Option<Vec<String>> {
     let scopes = &call.claims().scopes;
     if scopes.is_empty() || scopes.iter().any(|s| s.resource == "*") {
         return None;

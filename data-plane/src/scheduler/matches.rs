@@ -27,6 +27,20 @@ fn summary_match(touched: &Touched, summary: &SubtreeSummary) -> Option<Match> {
     })
 }
 
+/// What stands at the one path that a glob matches.
+fn literal_match(glob: &Glob, path: &str, found: &SubtreeSummary) -> Option<Match> {
+    let kind = match found.kind {
+        EntryKind::File => Kind::File,
+        EntryKind::Directory => Kind::Directory,
+    };
+    let touched = Touched {
+        path: path.to_owned(),
+        kind,
+        captures: glob.matches(path, kind == Kind::Directory)?,
+    };
+    summary_match(&touched, found)
+}
+
 /// A match as it is in a tree, if it is there.
 pub async fn look_up(storage: &Storage, tree: &TreeRef, touched: &Touched) -> Answer<Option<Match>> {
     // As in `all`: an empty repo has no match, not even of `/`.
@@ -42,7 +56,8 @@ pub async fn look_up(storage: &Storage, tree: &TreeRef, touched: &Touched) -> An
     Ok(summary.and_then(|summary| summary_match(touched, &summary)))
 }
 
-/// All matches of a glob in a tree. Costs a listing of what the glob's literal beginning admits.
+/// All matches of a glob in a tree. Costs a listing of what the glob's literal beginning admits, and one look-up where that
+/// is all of it.
 pub async fn all(storage: &Storage, tree: &TreeRef, glob: &Glob) -> Answer<Vec<Match>> {
     if tree.is_empty() {
         return Ok(Vec::new());
@@ -54,6 +69,13 @@ pub async fn all(storage: &Storage, tree: &TreeRef, glob: &Glob) -> Answer<Vec<M
             captures: glob.matches("/", true).unwrap_or_default(),
         };
         return Ok(look_up(storage, tree, &root).await?.into_iter().collect());
+    }
+    if let Some(path) = glob.literal() {
+        let summary = storage.subtree_digest(tree, Some(&FilePath::parse(path)?)).await?;
+        return Ok(summary
+            .and_then(|found| literal_match(glob, path, &found))
+            .into_iter()
+            .collect());
     }
     let directory = glob
         .literal_prefix()

@@ -36,6 +36,7 @@ struct Compiled {
     program: Program,
     root: bool,
     directories_only: bool,
+    literal: bool,
     prefix: String,
     depth: Option<usize>,
     groups: usize,
@@ -132,6 +133,7 @@ impl Glob {
                 program: Program::compile(&parsed.nodes),
                 root: parsed.root,
                 directories_only: parsed.directories_only,
+                literal: parse::is_literal(&parsed.nodes),
                 prefix: parse::literal_prefix(&parsed.nodes),
                 depth: parse::depth(&parsed.nodes)
                     .filter(|_| !parsed.root)
@@ -177,6 +179,11 @@ impl Glob {
     /// The text that every match begins with: seek there in a sorted list of paths. At least `/`.
     pub fn literal_prefix(&self) -> &str {
         &self.compiled.prefix
+    }
+
+    /// The one path that it matches, if there is but one.
+    pub fn literal(&self) -> Option<&str> {
+        (self.compiled.literal && !self.compiled.root).then_some(self.compiled.prefix.as_str())
     }
 
     /// The number of parts of every match, if it is the same for all: `/*` has 1, `/` has 0, `/**` has none.

@@ -314,6 +314,11 @@ pub(super) fn literal_prefix(nodes: &[Node]) -> String {
     literal.collect()
 }
 
+/// Whether there is nothing but literal text.
+pub(super) fn is_literal(nodes: &[Node]) -> bool {
+    nodes.iter().all(|n| matches!(n, Node::Literal(_)))
+}
+
 /// The number of `/`, if it is the same in every match.
 pub(super) fn depth(nodes: &[Node]) -> Option<usize> {
     let alike = |alternatives: &[Vec<Node>]| {

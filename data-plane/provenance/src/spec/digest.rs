@@ -256,6 +256,13 @@ pub(super) fn code(spec: &PipelineSpec, image_digest: Option<&str>) -> [u8; 32] 
     seal("howdah code v1", &code)
 }
 
+pub(super) fn with_code(spec_digest: &[u8], code: &[u8; 32]) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new_derive_key("howdah spec with its code v1");
+    hasher.update(spec_digest);
+    hasher.update(code);
+    *hasher.finalize().as_bytes()
+}
+
 fn seal(context: &str, value: &Value) -> [u8; 32] {
     blake3::derive_key(context, canonical_json(value).as_bytes())
 }

@@ -40,7 +40,7 @@ impl<'a> Fields<'a> {
         };
         let mut left = BTreeMap::new();
         for (name, value) in object {
-            if let Some((first, _)) = left.insert(snake_case(name), (name.as_str(), value)) {
+            if let Some((first, _)) = left.insert(field_name(name), (name.as_str(), value)) {
                 errors.add(
                     &join(pointer, name),
                     format!("is the same field as `{first}`: keep one of them"),
@@ -228,7 +228,29 @@ pub(super) fn join(pointer: &str, name: &str) -> String {
     format!("{pointer}/{}", name.replace('~', "~0").replace('/', "~1"))
 }
 
-pub(super) fn snake_case(name: &str) -> String {
+/// What a written name is as a field: snake case and lower camel case are the same one. Any other spelling stays as it is,
+/// and is no field: what looks into a spec without reading it as a whole must not miss what the reader takes.
+pub(super) fn field_name(name: &str) -> String {
+    let snake = snake_case(name);
+    let mut camel = String::new();
+    let mut raised = false;
+    for c in snake.chars() {
+        match c {
+            '_' => raised = true,
+            c if raised => {
+                camel.push(c.to_ascii_uppercase());
+                raised = false;
+            }
+            c => camel.push(c),
+        }
+    }
+    match name == snake || name == camel {
+        true => snake,
+        false => name.to_owned(),
+    }
+}
+
+fn snake_case(name: &str) -> String {
     let mut out = String::new();
     for c in name.chars() {
         if c.is_ascii_uppercase() && !out.is_empty() && !out.ends_with('_') {

@@ -170,7 +170,7 @@ impl Reader<'_> {
             project: project.unwrap_or_else(|| self.project.clone()),
             repo,
             branch: match &trigger {
-                Some(_) => follower(self.pipeline?, self.leaves)?,
+                Some(_) => follower(self.pipeline?, self.leaves, &join(&at, "trigger"), errors)?,
                 None => branch.unwrap_or_else(BranchName::main),
             },
             name,
@@ -222,7 +222,9 @@ impl Reader<'_> {
         }
         let repo = format!("{}_{name}", self.pipeline?);
         let named = |error| {
-            let message = format!("makes the repo `{repo}`, which can't be named so: {error}");
+            let message = format!(
+                "makes the repo `{repo}`, which can't be named so: {error}; give the input or the pipeline a shorter name"
+            );
             errors.add(&join(pointer, "name"), message);
         };
         let glob = Glob::from_str("/*").ok()?;
@@ -277,8 +279,15 @@ fn trigger(fields: &mut Fields<'_>, named: Option<&BranchName>, errors: &mut Err
 }
 
 /// The branch of the pipeline's own that its input of that number reads.
-fn follower(pipeline: &RepoName, number: usize) -> Option<BranchName> {
-    BranchName::from_str(&format!("{pipeline}-trigger-{number}")).ok()
+fn follower(pipeline: &RepoName, number: usize, pointer: &str, errors: &mut Errors) -> Option<BranchName> {
+    let branch = format!("{pipeline}-trigger-{number}");
+    let read = BranchName::from_str(&branch);
+    read.map_err(|error| {
+        let message =
+            format!("makes the branch `{branch}`, which can't be named so: {error}; give the pipeline a shorter name");
+        errors.add(pointer, message);
+    })
+    .ok()
 }
 
 /// `transform.code`.

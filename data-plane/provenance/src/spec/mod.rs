@@ -326,6 +326,12 @@ impl PipelineSpec {
         digest::spec(self, image_digest)
     }
 
+    /// What a release names of a spec whose code stands in a repo of ours: that code too, so that other code is not what
+    /// was released. `code` is the digest of what stands at its path.
+    pub fn digest_with_code(spec_digest: &[u8], code: &[u8; 32]) -> [u8; 32] {
+        digest::with_code(spec_digest, code)
+    }
+
     /// The code's part of a datum's key: image, commands, environment, salt, network.
     pub fn code_digest(&self, image_digest: Option<&str>) -> [u8; 32] {
         digest::code(self, image_digest)

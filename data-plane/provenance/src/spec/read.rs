@@ -37,7 +37,15 @@ pub(super) fn spec(value: &Value, default_project: &ProjectName) -> Result<Pipel
     let read = whole(value, default_project, &mut errors);
     match read {
         Some(spec) if errors.0.is_empty() => Ok(spec),
-        _ => Err(errors.0),
+        _ => {
+            if errors.0.is_empty() {
+                errors.add(
+                    "",
+                    "can't be read, and no mistake was found in it: that is a mistake of ours, tell us of it",
+                );
+            }
+            Err(errors.0)
+        }
     }
 }
 
@@ -79,6 +87,7 @@ fn whole(value: &Value, default_project: &ProjectName, errors: &mut Errors) -> O
     let (project, name) = named?;
     let (transform, mut input) = (transform?, input?);
     if let Some(code) = &transform.code {
+        closed(&transform, network, errors);
         input = input::with_code(input, code, errors)?;
     }
     let spec = PipelineSpec {
@@ -105,6 +114,24 @@ fn whole(value: &Value, default_project: &ProjectName, errors: &mut Errors) -> O
     };
     port::check(&spec, errors);
     Some(spec)
+}
+
+/// What code may reach is answered for by whoever applies the spec, and code of a repo changes without him.
+fn closed(transform: &Transform, network: Network, errors: &mut Errors) {
+    let why = "with `transform.code` whoever writes to that repo decides what runs";
+    let instead = "put the code into the image or the command, or leave this to another pipeline that reads the output";
+    if !transform.secrets.is_empty() {
+        errors.add(
+            "/transform/secrets",
+            format!("can't be given to code of a repo: {why}, and would have the secrets; {instead}"),
+        );
+    }
+    if network != Network::None {
+        errors.add(
+            "/network",
+            format!("must be `none` for code of a repo: {why}, and could send the inputs away; {instead}"),
+        );
+    }
 }
 
 fn name(fields: &mut Fields<'_>, default: &ProjectName, errors: &mut Errors) -> Option<(ProjectName, RepoName)> {
