@@ -78,9 +78,9 @@ pub struct NewReproduction<'a> {
 pub async fn insert(conn: &mut PgConnection, _: &Allowed, new: &NewReproduction<'_>) -> Answer<()> {
     sqlx::query(
         "insert into commits (id, repo_id, branch, commit_set, state, origin_set_id, message, actor, pipeline_id,
-                              pipeline_version, image_digest, code_revision, started_at)
+                              pipeline_version, image_digest, code_revision, release_digest, started_at)
          select $1, repo_id, branch, $2, 'open', origin_set_id, 'a reproduction, made to be compared', $3, pipeline_id,
-                pipeline_version, image_digest, code_revision, $4 from commits where id = $5",
+                pipeline_version, image_digest, code_revision, release_digest, $4 from commits where id = $5",
     )
     .bind(new.scratch.uuid())
     .bind(new.set.uuid())

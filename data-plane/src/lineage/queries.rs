@@ -95,21 +95,22 @@ pub async fn list_commits(conn: &mut PgConnection, _: &System, commits: &[Commit
     Ok(rows)
 }
 
-/// The spec digest, hex, of each version of these pipelines.
-pub async fn list_spec_digests(
+/// What a release of each of these commits has to name, hex; none of those that no pipeline made.
+pub async fn list_release_digests(
     conn: &mut PgConnection,
     _: &System,
-    pipelines: &[DomainId],
-) -> Answer<Vec<(DomainId, i32, String)>> {
-    let ids: Vec<Uuid> = pipelines.iter().map(|p| p.uuid()).collect();
-    let rows = sqlx::query_as::<_, (Uuid, i32, Vec<u8>)>(
-        "select pipeline_id, version, spec_digest from pipeline_versions where pipeline_id = any($1)",
+    commits: &[CommitId],
+) -> Answer<Vec<(CommitId, String)>> {
+    let rows = sqlx::query_as::<_, (Uuid, Vec<u8>)>(
+        "select c.id, coalesce(c.release_digest, v.spec_digest) from commits c
+           join pipeline_versions v on v.pipeline_id = c.pipeline_id and v.version = c.pipeline_version
+          where c.id = any($1)",
     )
-    .bind(ids)
+    .bind(uuids(commits))
     .fetch_all(conn)
     .await?;
     Ok(rows
         .into_iter()
-        .map(|(id, version, digest)| (DomainId::from_uuid(id), version, hex::encode(digest)))
+        .map(|(id, digest)| (CommitId::from_uuid(id), hex::encode(digest)))
         .collect())
 }

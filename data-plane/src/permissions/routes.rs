@@ -8,7 +8,7 @@ use axum::extract::State;
 use axum::routing::get;
 use chassis::http::{Json, Query};
 use contract::api::{Explanation, Page, Reader};
-use contract::ids::{CommitId, DomainId};
+use contract::ids::CommitId;
 use contract::policy::{Permission, Principal};
 use contract::problem::ProblemKind;
 use contract::reference::{Base, CommitRef};
@@ -147,16 +147,13 @@ async fn lineage_of(call: &Call, conn: &mut PgConnection, commit: CommitRow) -> 
     let object = commit.id;
     let mut commits = found.commits;
     commits.push(commit);
-    let pipelines: Vec<DomainId> = commits
-        .iter()
-        .filter_map(|c| c.pipeline.as_ref().map(|p| p.id))
-        .collect();
-    let digests = lineage::queries::list_spec_digests(conn, &EXPLAIN, &pipelines).await?;
-    let digests: HashMap<(DomainId, i32), String> = digests.into_iter().map(|(p, v, d)| ((p, v), d)).collect();
+    let ids: Vec<CommitId> = commits.iter().map(|c| c.id).collect();
+    let digests = lineage::queries::list_release_digests(conn, &EXPLAIN, &ids).await?;
+    let digests: HashMap<CommitId, String> = digests.into_iter().collect();
     let policy = &call.rights().policy;
     let node = |commit: &CommitRow| {
         let pipeline = commit.pipeline.as_ref();
-        let digest = pipeline.and_then(|p| digests.get(&(p.id, p.version)).map(|d| (p.id, d)));
+        let digest = pipeline.and_then(|p| digests.get(&commit.id).map(|d| (p.id, d)));
         LineageNode {
             domain: commit.repo,
             pipeline: pipeline.map(|p| p.id),

@@ -14,7 +14,7 @@ use sqlx::PgConnection;
 
 use super::queries::{self, RunRow};
 use crate::call::Call;
-use crate::failure::{Answer, Failure};
+use crate::failure::Answer;
 use crate::permissions::{System, Visible};
 use crate::plane::Plane;
 use crate::secrets;
@@ -97,19 +97,18 @@ pub async fn may_feed(
     Err(lacks_derive(call, &policy, &what, &missing, " (the commit was made from it)").into())
 }
 
+/// A spec that an earlier release took, and this one refuses.
+const OUTDATED: &str =
+    "SpecNotValid: this version of the spec is not valid any more; apply it again, and what is wrong with it is said";
+
 /// Why a job may not run whose output would have these origins, if it may not.
 ///
 /// # Errors
-/// When the stored spec is damaged.
+/// When the stored name of its project is damaged.
 pub fn refusal(plane: &Plane, run: &RunRow, inputs: &[Arc<OriginSet>], output: &OriginSet) -> Answer<Option<String>> {
-    // Most specs have none of these, and need not be read.
-    let asked = ["max_origins", "maxOrigins", "network"];
-    let secret = run.spec.0.pointer("/transform/secrets").is_some();
-    if !secret && asked.iter().all(|field| run.spec.0.get(field).is_none()) {
-        return Ok(None);
-    }
-    let spec = PipelineSpec::parse(&run.spec.0, &run.project.parse()?)
-        .map_err(|errors| Failure::internal(format!("a stored spec is not valid any more: {errors:?}")))?;
+    let Ok(spec) = PipelineSpec::parse(&run.spec.0, &run.project.parse()?) else {
+        return Ok(Some(OUTDATED.to_owned()));
+    };
     let Some(policy) = plane.policy.last_known() else {
         return Ok(None);
     };

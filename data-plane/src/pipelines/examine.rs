@@ -17,6 +17,7 @@ use sqlx::PgConnection;
 use super::conditions;
 use super::followers::{self, Follower};
 use super::queries::{self, PipelineRow};
+use super::released;
 use crate::call::Call;
 use crate::commits::{self, origins};
 use crate::cron::{self, CronRepo};
@@ -158,8 +159,9 @@ impl Examination<'_> {
         let (inputs, heads) = self.inputs(id).await?;
         self.check_cycle(id, &inputs, dag)?;
         self.check_rights(&inputs, &heads)?;
+        let digest = self.release_digest(parsed, &inputs).await?;
         let own: Vec<(&OriginSet, _)> = {
-            let digest = hex::encode(self.spec.spec_digest(parsed.image_digest.as_deref()));
+            let digest = hex::encode(digest);
             let edge = matching_releases(self.policy, id, &digest, self.call.plane.now());
             heads.iter().map(|set| (set.as_ref(), edge.clone())).collect()
         };
@@ -190,6 +192,19 @@ impl Examination<'_> {
             impact,
             origins,
         })
+    }
+
+    /// What a release of what it would make now has to name.
+    async fn release_digest(&mut self, parsed: &Parsed, inputs: &[(String, DomainId, String)]) -> Answer<Vec<u8>> {
+        let digest = self.spec.spec_digest(parsed.image_digest.as_deref());
+        let code = self.spec.input.leaves().iter().position(|leaf| leaf.is_code);
+        let commit = match code.and_then(|leaf| inputs.get(leaf)) {
+            None => return Ok(digest.to_vec()),
+            Some((_, repo, branch)) => commits::queries::find_head(self.conn, &DECIDE, *repo, &branch.parse()?).await?,
+        };
+        let commit = commit.flatten().map(|head| head.id);
+        let with_code = released::digest(&self.call.plane, self.conn, (self.spec, &digest), commit).await?;
+        Ok(with_code.unwrap_or_else(|| digest.to_vec()))
     }
 
     /// The repo that the pipeline writes, and the pipeline that is there.

@@ -9,6 +9,7 @@ mod followers;
 mod images;
 pub mod propagate;
 pub mod queries;
+pub mod released;
 pub mod routes;
 pub mod views;
 

@@ -1,17 +1,18 @@
 //! From a moved head to jobs: the open output commits and jobs of everything downstream, inserted in the transaction that
 //! moved the head and under its lock, so that a commit set is whole or not there.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use contract::ids::{CommitId, CommitSetId, DomainId, JobId};
 use contract::problem::ProblemKind;
 use provenance::origins::{OriginSet, matching_releases};
 use provenance::propagation::{BranchOf, Dag, NewOutputCommit, PipelineNode, plan};
+use provenance::spec::PipelineSpec;
 use uuid::Uuid;
 
 use super::queries::{self, NewJob, RunRow};
-use super::{MovedHead, conditions};
+use super::{MovedHead, conditions, released};
 use crate::commits::{self, NewCommit, PipelineStamp, origins};
 use crate::failure::{Answer, Failure};
 use crate::jobs;
@@ -108,6 +109,7 @@ pub async fn begin(
         sets: HashMap::new(),
         heads,
         leaf_names: leaf_names(tx, &ids).await?,
+        unsure: HashSet::new(),
     };
     let mut begun = Vec::new();
     for commit in planned {
@@ -162,13 +164,16 @@ struct Making<'a> {
     sets: HashMap<CommitId, Arc<OriginSet>>,
     heads: BTreeMap<BranchOf, CommitId>,
     leaf_names: HashMap<(Uuid, usize), String>,
+    /// Commits of which it is not known yet what releases excuse.
+    unsure: HashSet<CommitId>,
 }
 
 impl Making<'_> {
     async fn make(&mut self, tx: &mut Tx, run: &RunRow, new: &NewOutputCommit) -> Answer<Begun> {
         let plane = self.plane;
         let now = plane.now();
-        let set = Arc::new(self.origins(tx, run, new).await?);
+        let released = self.release_digest(tx, run, new).await?;
+        let set = Arc::new(self.origins(tx, (run, released.as_deref()), new).await?);
         let interned = origins::intern(tx, &SELF, &set).await?;
         let name = |leaf: usize| self.leaf_names.get(&(run.id, leaf)).cloned().unwrap_or_default();
         let branch = BranchOf {
@@ -194,6 +199,9 @@ impl Making<'_> {
             started_at: now,
         };
         commits::queries::insert_commit(tx, &SELF, &commit).await?;
+        if let Some(digest) = &released {
+            queries::update_release_digest(tx, &SELF, new.commit, digest).await?;
+        }
         let job = NewJob {
             id: plane.id(),
             run,
@@ -213,7 +221,11 @@ impl Making<'_> {
             .iter()
             .filter_map(|(_, c)| self.sets.get(c).cloned())
             .collect();
-        if let Some(reason) = conditions::refusal(plane, run, &inputs, &set)? {
+        // Code that is being made may be what was released: its job asks again when it starts.
+        let unsure = |commit: &CommitId| self.unsure.contains(commit);
+        if released.is_some_and(|digest| digest.is_empty()) || new.inputs.iter().any(|(_, c)| unsure(c)) {
+            self.unsure.insert(new.commit);
+        } else if let Some(reason) = conditions::refusal(plane, run, &inputs, &set)? {
             jobs::end::fail(plane, tx, job.id, &reason).await?;
         }
         self.sets.insert(new.commit, set);
@@ -224,8 +236,23 @@ impl Making<'_> {
         })
     }
 
-    /// The parents' origins, less what releases of this very spec excuse (R9), and the own domain.
-    async fn origins(&mut self, tx: &mut Tx, run: &RunRow, new: &NewOutputCommit) -> Answer<OriginSet> {
+    /// What a release of the new commit must name, where that is not its version's digest.
+    async fn release_digest(&self, tx: &mut Tx, run: &RunRow, new: &NewOutputCommit) -> Answer<Option<Vec<u8>>> {
+        let Ok(spec) = PipelineSpec::parse(&run.spec.0, &run.project.parse()?) else {
+            // `refusal` says so.
+            return Ok(None);
+        };
+        let code = released::code_commit(&spec, &new.inputs);
+        released::digest(self.plane, tx, (&spec, &run.spec_digest), code).await
+    }
+
+    /// The parents' origins, less what releases of this very spec and code excuse (R9), and the own domain.
+    async fn origins(
+        &mut self,
+        tx: &mut Tx,
+        (run, released): (&RunRow, Option<&[u8]>),
+        new: &NewOutputCommit,
+    ) -> Answer<OriginSet> {
         let policy = self.plane.policy.last_known().ok_or_else(unknown_policy)?;
         let unknown = new.inputs.iter().filter(|(_, commit)| !self.sets.contains_key(commit));
         let unknown: Vec<Uuid> = unknown.map(|(_, commit)| commit.uuid()).collect();
@@ -233,7 +260,12 @@ impl Making<'_> {
             let set = origins::get(self.plane, tx, &SELF, id).await?;
             self.sets.insert(CommitId::from_uuid(commit), set);
         }
-        let edge = matching_releases(&policy, new.pipeline, &hex::encode(&run.spec_digest), self.plane.now());
+        let edge = matching_releases(
+            &policy,
+            new.pipeline,
+            &hex::encode(released.unwrap_or(&run.spec_digest)),
+            self.plane.now(),
+        );
         let mut parents = Vec::new();
         for (_, commit) in &new.inputs {
             // A parent that is not there: nobody could be allowed what came of it (R2).

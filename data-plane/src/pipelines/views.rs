@@ -14,7 +14,9 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::queries::{self, PipelineRow};
+use super::released;
 use crate::call::Call;
+use crate::commits;
 use crate::failure::Answer;
 use crate::jobs::reasons;
 use crate::permissions::System;
@@ -23,8 +25,8 @@ use crate::serving;
 use crate::serving::queries::ServiceRow;
 
 const SHOW: System = System::because("what the caller may not know of is left out below");
-/// Fields that may name an input or tell what is done with it, in both spellings.
-const TELLING: [&str; 5] = ["transform", "max_origins", "maxOrigins", "description", "metadata"];
+/// Fields that may name an input or tell what is done with it.
+const TELLING: [&str; 4] = ["transform", "max_origins", "description", "metadata"];
 
 /// Shows pipelines whose repos the caller may know of.
 ///
@@ -51,6 +53,9 @@ pub async fn show_all(conn: &mut PgConnection, call: &Call, rows: Vec<PipelineRo
             Some(inputs) => inputs.iter().all(|d| call.rights().can(Permission::Discover, *d)),
             None => names.of_spec(conn, &row).await?,
         };
+        if let Some(digest) = release_digest(call, conn, &row).await? {
+            row.spec_digest = digest;
+        }
         let service = services
             .iter()
             .find(|s| s.pipeline_id == row.id && row.version == row.newest);
@@ -61,6 +66,28 @@ pub async fn show_all(conn: &mut PgConnection, call: &Call, rows: Vec<PipelineRo
         shown.push(pipeline);
     }
     Ok(shown)
+}
+
+/// What a release of the pipeline with its code of now names, where that stands in a repo of ours. Who may not read the code
+/// is not told of it, so that nobody approves what he may not look at.
+async fn release_digest(call: &Call, conn: &mut PgConnection, row: &PipelineRow) -> Answer<Option<Vec<u8>>> {
+    let Ok(spec) = PipelineSpec::parse(&row.spec.0, &row.project.parse()?) else {
+        return Ok(None);
+    };
+    let Some(code) = &spec.transform.code else {
+        return Ok(None);
+    };
+    let Some(repo) = repos::queries::find_repo(conn, &SHOW, &code.project, &code.repo).await? else {
+        return Ok(None);
+    };
+    let head = commits::queries::find_head(conn, &SHOW, repo.id, &code.branch).await?;
+    let Some(head) = head.flatten() else {
+        return Ok(None);
+    };
+    if call.readable_among(conn, vec![head.origin_set]).await?.is_empty() {
+        return Ok(None);
+    }
+    released::digest(&call.plane, conn, (&spec, &row.spec_digest), Some(head.id)).await
 }
 
 /// The reason as this caller is told it, if he is.
@@ -149,9 +176,14 @@ impl Names<'_> {
 
 fn view(row: PipelineRow, named: bool) -> Answer<Pipeline> {
     let mut spec = row.spec.0;
-    if !named && let Some(object) = spec.as_object_mut() {
-        object.retain(|field, _| !TELLING.contains(&field.as_str()));
-        object.insert("input".to_owned(), json!(reasons::RESTRICTED));
+    if !named {
+        // As it is understood, where each field has one spelling; of one that is not, nothing.
+        let read = PipelineSpec::parse(&spec, &row.project.parse()?);
+        spec = read.map_or_else(|_| json!({}), |read| read.to_value());
+        if let Some(object) = spec.as_object_mut() {
+            object.retain(|field, _| !TELLING.contains(&field.as_str()));
+            object.insert("input".to_owned(), json!(reasons::RESTRICTED));
+        }
     }
     Ok(Pipeline {
         id: DomainId::from_uuid(row.id),

@@ -162,8 +162,9 @@ async fn released(tx: &mut Tx, releases: &[&Release]) -> Answer<Vec<Uuid>> {
         .collect();
     let rows = sqlx::query_scalar(
         "select c.id from unnest($1::uuid[], $2::bytea[]) r (pipeline_id, spec_digest)
-           join pipeline_versions v on v.pipeline_id = r.pipeline_id and v.spec_digest = r.spec_digest
-           join commits c on c.pipeline_id = v.pipeline_id and c.pipeline_version = v.version",
+           join pipeline_versions v on v.pipeline_id = r.pipeline_id
+           join commits c on c.pipeline_id = v.pipeline_id and c.pipeline_version = v.version
+          where coalesce(c.release_digest, v.spec_digest) = r.spec_digest",
     )
     .bind(pipelines)
     .bind(digests)
@@ -183,7 +184,8 @@ async fn affected(tx: &mut Tx, from: &[Uuid]) -> Answer<Vec<Affected>> {
                  union all
                  select id from commits where parent_id = t.id and pipeline_id is null) down
          )
-         select c.id, c.repo_id, c.parent_id, c.pipeline_id, v.spec_digest, c.origin_set_id, c.started_at
+         select c.id, c.repo_id, c.parent_id, c.pipeline_id,
+                coalesce(c.release_digest, v.spec_digest) as spec_digest, c.origin_set_id, c.started_at
            from commits c left join pipeline_versions v
              on v.pipeline_id = c.pipeline_id and v.version = c.pipeline_version
           where c.id in (select id from touched) order by c.seq",

@@ -4,6 +4,7 @@
 
 use contract::ids::{CommitId, DomainId, JobId};
 use provenance::origins::{OriginSet, matching_releases};
+use provenance::spec::PipelineSpec;
 use uuid::Uuid;
 
 use super::{SELF, queries, releases};
@@ -11,8 +12,8 @@ use crate::commits::lock::lock_dag;
 use crate::commits::{self, origins};
 use crate::failure::{Answer, Failure};
 use crate::jobs;
-use crate::pipelines;
-use crate::plane::Plane;
+use crate::pipelines::{self, queries::RunRow};
+use crate::plane::{Plane, Tx};
 
 /// Starts a job whose inputs are finished, or ends it because of their origins. Answers whether it waited for that.
 ///
@@ -41,7 +42,12 @@ pub async fn start(plane: &Plane, id: Uuid) -> Answer<bool> {
         inputs.push(origins::get(plane, &mut tx, &SELF, input.origin_set_id).await?);
     }
     let pipeline = DomainId::from_uuid(run.id);
-    let edge = matching_releases(&policy, pipeline, &hex::encode(&run.spec_digest), output.started_at);
+    let released = released_as(plane, &mut tx, job, &run).await?;
+    if let Some(digest) = &released {
+        pipelines::queries::update_release_digest(&mut tx, &SELF, output.id, digest).await?;
+    }
+    let released = hex::encode(released.as_ref().unwrap_or(&run.spec_digest));
+    let edge = matching_releases(&policy, pipeline, &released, output.started_at);
     let parents: Vec<_> = inputs.iter().map(|set| (set.as_ref(), edge.clone())).collect();
     let set = OriginSet::combine(pipeline, &parents);
     let recorded = origins::get(plane, &mut tx, &SELF, output.origin_set).await?;
@@ -55,4 +61,14 @@ pub async fn start(plane: &Plane, id: Uuid) -> Answer<bool> {
     tx.commit().await?;
     plane.signals.commits_changed();
     Ok(true)
+}
+
+/// What a release of the job's output must name, where that is not its version's digest: its code is finished now.
+async fn released_as(plane: &Plane, tx: &mut Tx, job: JobId, run: &RunRow) -> Answer<Option<Vec<u8>>> {
+    let Ok(spec) = PipelineSpec::parse(&run.spec.0, &run.project.parse()?) else {
+        return Ok(None);
+    };
+    let leaves = pipelines::queries::leaves_of(tx, &SELF, job).await?;
+    let code = pipelines::released::code_commit(&spec, &leaves);
+    pipelines::released::digest(plane, tx, (&spec, &run.spec_digest), code).await
 }

@@ -1,7 +1,7 @@
 //! `transform.code`: code that stands in a repo of ours.
 
-use contract::api::JobState;
-use contract::policy::Role;
+use contract::api::{JobState, Pipeline};
+use contract::policy::{Release, Role};
 use contract::problem::ProblemKind;
 use serde_json::{Value, json};
 
@@ -82,4 +82,81 @@ async fn code_is_an_input_whose_owner_lets_others_derive_from_it() {
     );
     rig.grant(&bob, Role::Deriver, "programs");
     rig.apply(&bob, vec![spec("/")]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_is_of_the_code_that_was_looked_at_and_void_for_code_pushed_later() {
+    let rig = Rig::start().await;
+    let (ada, bob, eve) = (
+        rig.member("ada").await,
+        rig.member("bob").await,
+        rig.member("eve").await,
+    );
+    rig.repo(&ada, "in").await;
+    rig.repo(&ada, "programs").await;
+    rig.put(&ada, "in", &[("a", "1")]).await;
+    rig.put(&ada, "programs", &[("run.sh", "echo counted")]).await;
+    rig.grant(&bob, Role::Contributor, "programs");
+    let mut alone = spec("/");
+    alone["transform"]["cmd"][2] = json!("sh ./run.sh $in > /pfs/out/x");
+    let applied = rig.apply(&ada, vec![alone.clone()]).await;
+    rig.settle(&ada, applied[0].commit_set.unwrap()).await;
+    rig.grant(&eve, Role::Viewer, "p");
+    let seen: Pipeline = rig.get(&ada, "/v1/pipelines/default/p").await;
+    release(&rig, &seen.spec_digest);
+    let readable = async || rig.send(&eve, "GET", "/v1/content?ref=p@main&path=/x", None).await.0 == 200;
+    assert!(!readable().await);
+    let put = rig.put(&ada, "in", &[("a", "2")]).await;
+    rig.settle(&ada, put.commit_set).await;
+    assert!(readable().await);
+
+    // Bob's code was looked at by nobody.
+    let put = rig.put(&bob, "programs", &[("run.sh", "cat $1")]).await;
+    rig.settle(&ada, put.commit_set).await;
+    assert_eq!(rig.cat(&ada, "p@main", "/x").await, "2");
+    assert!(!readable().await);
+    let other: Pipeline = rig.get(&ada, "/v1/pipelines/default/p").await;
+    assert_ne!(other.spec_digest, seen.spec_digest);
+    // Back to the code that was released.
+    let put = rig.put(&bob, "programs", &[("run.sh", "echo counted")]).await;
+    rig.settle(&ada, put.commit_set).await;
+    assert!(readable().await);
+    let (status, findings) = rig.send(&ada, "GET", "/v1/fsck", None).await;
+    assert!(status != 200 || !findings.contains("\"error\""), "{findings}");
+    for (field, value) in [
+        ("network", json!("internet")),
+        ("secrets", json!([{ "name": "db", "mount_path": "/secrets" }])),
+    ] {
+        let mut open = alone.clone();
+        match field {
+            "network" => open[field] = value,
+            _ => open["transform"][field] = value,
+        }
+        assert_eq!(
+            rig.refused(&ada, vec![open]).await.kind(),
+            Some(ProblemKind::Invalid),
+            "{field}"
+        );
+    }
+}
+
+fn release(rig: &Rig, spec_digest: &str) {
+    let now = rig.environment().now();
+    let id = rig.environment().id();
+    rig.control.change(|s| {
+        let domain = |name: &str| s.domains.iter().find(|d| d.name.as_str() == name).unwrap().id;
+        let release = Release {
+            id,
+            domains: vec![domain("in"), domain("programs")],
+            pipeline: domain("p"),
+            spec_digest: spec_digest.to_owned(),
+            purpose: "counts".to_owned(),
+            approvers: Vec::new(),
+            retroactive: false,
+            created_at: now,
+            expires_at: now + chrono::Duration::days(30),
+            revoked_at: None,
+        };
+        s.releases.push(release);
+    });
 }

@@ -1,0 +1,55 @@
+//! What a release names of a pipeline whose code stands in a repo of ours (R9): the digest of its spec and of that code, so
+//! that code pushed later is not what was released. A commit that was made so keeps that digest; all others have their
+//! version's.
+
+use contract::ids::CommitId;
+use provenance::spec::PipelineSpec;
+use sqlx::PgConnection;
+use storage::{FilePath, TreeRef};
+
+use super::queries;
+use crate::failure::Answer;
+use crate::permissions::System;
+use crate::plane::Plane;
+
+const CODE: System =
+    System::because("the digest of a pipeline's code decides whether a release counts; nobody is shown it");
+
+/// The digest of a spec with its code as it is in that commit; `None` where the spec names no code. Empty, so that no release
+/// is of it, while the commit is open or when it has nothing at the path of the code.
+///
+/// # Errors
+/// When the database or storage is away.
+pub async fn digest(
+    plane: &Plane,
+    conn: &mut PgConnection,
+    (spec, spec_digest): (&PipelineSpec, &[u8]),
+    commit: Option<CommitId>,
+) -> Answer<Option<Vec<u8>>> {
+    let Some(code) = &spec.transform.code else {
+        return Ok(None);
+    };
+    let root = match commit {
+        Some(commit) => queries::root(conn, &CODE, commit).await?,
+        None => None,
+    };
+    let Some(root) = root else {
+        return Ok(Some(Vec::new()));
+    };
+    let path = match code.path.trim_matches('/') {
+        "" => None,
+        path => Some(FilePath::parse(path)?),
+    };
+    let found = plane
+        .storage
+        .subtree_digest(&TreeRef::from_bytes(&root)?, path.as_ref())
+        .await?;
+    let digest = found.map(|found| PipelineSpec::digest_with_code(spec_digest, found.digest.as_bytes()));
+    Ok(Some(digest.map_or_else(Vec::new, |digest| digest.to_vec())))
+}
+
+/// Of a run's inputs, by their leaves, the commit that has its code.
+pub fn code_commit(spec: &PipelineSpec, inputs: &[(usize, CommitId)]) -> Option<CommitId> {
+    let leaf = spec.input.leaves().iter().position(|leaf| leaf.is_code)?;
+    inputs.iter().find(|(at, _)| *at == leaf).map(|(_, commit)| *commit)
+}
