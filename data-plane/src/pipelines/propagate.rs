@@ -200,7 +200,7 @@ impl Making<'_> {
         };
         commits::queries::insert_commit(tx, &SELF, &commit).await?;
         if let Some(digest) = &released {
-            queries::update_release_digest(tx, &SELF, new.commit, digest).await?;
+            released::update_release_digest(tx, &SELF, new.commit, digest).await?;
         }
         let job = NewJob {
             id: plane.id(),

@@ -268,36 +268,6 @@ pub async fn origin_sets_of(conn: &mut PgConnection, _: &System, ids: &[Uuid]) -
     Ok(rows)
 }
 
-/// The tree of a finished commit.
-pub async fn root(conn: &mut PgConnection, _: &System, commit: CommitId) -> Answer<Option<Vec<u8>>> {
-    let root: Option<Option<Vec<u8>>> =
-        sqlx::query_scalar("select root from commits where id = $1 and state = 'finished'")
-            .bind(commit.uuid())
-            .fetch_optional(conn)
-            .await?;
-    Ok(root.flatten())
-}
-
-/// The commit of each leaf of a job.
-pub async fn leaves_of(conn: &mut PgConnection, _: &System, job: JobId) -> Answer<Vec<(usize, CommitId)>> {
-    let rows: Vec<(i32, Uuid)> = sqlx::query_as("select position, commit_id from job_inputs where job_id = $1")
-        .bind(job.uuid())
-        .fetch_all(conn)
-        .await?;
-    let leaf = |(at, commit)| (usize::try_from(at).unwrap_or(usize::MAX), CommitId::from_uuid(commit));
-    Ok(rows.into_iter().map(leaf).collect())
-}
-
-/// Writes down what a release of a commit must name, where that is not its version's digest.
-pub async fn update_release_digest(conn: &mut PgConnection, _: &System, commit: CommitId, digest: &[u8]) -> Answer<()> {
-    sqlx::query("update commits set release_digest = $2 where id = $1")
-        .bind(commit.uuid())
-        .bind(digest)
-        .execute(conn)
-        .await?;
-    Ok(())
-}
-
 /// A job to be inserted.
 #[derive(Debug)]
 pub struct NewJob<'a> {

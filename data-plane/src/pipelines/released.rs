@@ -2,12 +2,12 @@
 //! that code pushed later is not what was released. A commit that was made so keeps that digest; all others have their
 //! version's.
 
-use contract::ids::CommitId;
+use contract::ids::{CommitId, JobId};
 use provenance::spec::PipelineSpec;
 use sqlx::PgConnection;
 use storage::{FilePath, TreeRef};
+use uuid::Uuid;
 
-use super::queries;
 use crate::failure::Answer;
 use crate::permissions::System;
 use crate::plane::Plane;
@@ -30,7 +30,7 @@ pub async fn digest(
         return Ok(None);
     };
     let root = match commit {
-        Some(commit) => queries::root(conn, &CODE, commit).await?,
+        Some(commit) => root(conn, &CODE, commit).await?,
         None => None,
     };
     let Some(root) = root else {
@@ -52,4 +52,34 @@ pub async fn digest(
 pub fn code_commit(spec: &PipelineSpec, inputs: &[(usize, CommitId)]) -> Option<CommitId> {
     let leaf = spec.input.leaves().iter().position(|leaf| leaf.is_code)?;
     inputs.iter().find(|(at, _)| *at == leaf).map(|(_, commit)| *commit)
+}
+
+/// The tree of a finished commit.
+async fn root(conn: &mut PgConnection, _: &System, commit: CommitId) -> Answer<Option<Vec<u8>>> {
+    let root: Option<Option<Vec<u8>>> =
+        sqlx::query_scalar("select root from commits where id = $1 and state = 'finished'")
+            .bind(commit.uuid())
+            .fetch_optional(conn)
+            .await?;
+    Ok(root.flatten())
+}
+
+/// The commit of each leaf of a job.
+pub async fn leaves_of(conn: &mut PgConnection, _: &System, job: JobId) -> Answer<Vec<(usize, CommitId)>> {
+    let rows: Vec<(i32, Uuid)> = sqlx::query_as("select position, commit_id from job_inputs where job_id = $1")
+        .bind(job.uuid())
+        .fetch_all(conn)
+        .await?;
+    let leaf = |(at, commit)| (usize::try_from(at).unwrap_or(usize::MAX), CommitId::from_uuid(commit));
+    Ok(rows.into_iter().map(leaf).collect())
+}
+
+/// Writes down what a release of a commit must name, where that is not its version's digest.
+pub async fn update_release_digest(conn: &mut PgConnection, _: &System, commit: CommitId, digest: &[u8]) -> Answer<()> {
+    sqlx::query("update commits set release_digest = $2 where id = $1")
+        .bind(commit.uuid())
+        .bind(digest)
+        .execute(conn)
+        .await?;
+    Ok(())
 }

@@ -65,12 +65,11 @@ pub async fn inputs(plane: &Plane, job: Uuid, work: &WorkRow) -> Answer<Inputs> 
         }
     }
     let code_digest: [u8; 32] = digest(&work.code_digest)?;
-    let versions = secrets::versions(&mut conn, &spec).await?;
     Ok(Inputs {
         spec,
         domains,
         trees,
-        code_digest: secrets::counted_in(code_digest, &versions),
+        code_digest: secrets::counted_in(code_digest, &work.secret_versions),
     })
 }
 
@@ -80,17 +79,19 @@ fn digest(stored: &[u8]) -> Answer<[u8; 32]> {
         .map_err(|_| Failure::internal("a stored digest is none"))
 }
 
-/// Another version of a secret makes other datums, so what was made with the one before is no base.
-async fn count_secrets(conn: &mut sqlx::PgConnection, job: JobId, work: &mut WorkRow) -> Answer<()> {
-    if work.spec.0.pointer("/transform/secrets").is_none() {
-        return Ok(());
-    }
+/// Another version of a secret makes other datums, so what was made with the one before is no base. The versions of now are
+/// those of the job from here on: it runs with no others.
+async fn pin_secrets(conn: &mut sqlx::PgConnection, job: JobId, work: &mut WorkRow) -> Answer<()> {
     let spec = PipelineSpec::parse(&work.spec.0, &work.project.parse()?)
         .map_err(|errors| Failure::internal(format!("a stored spec is not valid any more: {errors:?}")))?;
+    if spec.transform.secrets.is_empty() {
+        return Ok(());
+    }
     let versions = secrets::versions(conn, &spec).await?;
     let counted = secrets::counted_in(digest(&work.plan_digest)?, &versions);
-    queries::update_plan_digest(conn, &SELF, job, &counted).await?;
+    queries::update_plan_digest(conn, &SELF, job, &counted, &versions).await?;
     work.plan_digest = counted.to_vec();
+    work.secret_versions.0 = versions;
     Ok(())
 }
 
@@ -167,7 +168,7 @@ pub async fn plan(plane: &Plane, job: JobId) -> Answer<()> {
     let Some(mut work) = queries::find_work(&mut conn, &SELF, job).await? else {
         return Ok(());
     };
-    count_secrets(&mut conn, job, &mut work).await?;
+    pin_secrets(&mut conn, job, &mut work).await?;
     let appends = spec(&work)?.path_collision == PathCollision::Append;
     let base = if work.reprocess {
         None

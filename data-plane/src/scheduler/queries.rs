@@ -1,8 +1,11 @@
 //! SQL of the scheduler.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Duration, Utc};
 use contract::api::DatumCounts;
 use contract::ids::{DomainId, JobId};
+use contract::names::SecretName;
 use provenance::jobs::FailedDatum;
 use sqlx::types::Json;
 use sqlx::{FromRow, PgConnection};
@@ -153,6 +156,8 @@ pub struct WorkRow {
     pub spec: Json<serde_json::Value>,
     /// The code's part of a datum's key.
     pub code_digest: Vec<u8>,
+    /// The versions of secrets that it was planned with.
+    pub secret_versions: Json<BTreeMap<SecretName, i32>>,
 }
 
 /// A job as planning and finishing need it.
@@ -160,7 +165,7 @@ pub async fn find_work(conn: &mut PgConnection, _: &System, job: JobId) -> Answe
     let row = sqlx::query_as(
         "select j.pipeline_id, p.name as project, j.seq, j.state, j.output_commit_id, j.reprocess, v.plan_digest,
                 j.reproduces, case when j.reproduces is null then j.pipeline_id else j.id end as results_of,
-                j.base_job_id, j.removed_keys, v.spec, v.code_digest
+                j.base_job_id, j.removed_keys, v.spec, v.code_digest, j.secret_versions
            from jobs j join pipeline_versions v on v.pipeline_id = j.pipeline_id and v.version = j.version
            join repos r on r.id = j.pipeline_id join projects p on p.id = r.project_id
           where j.id = $1",
@@ -215,11 +220,18 @@ pub async fn find_base(
     Ok(row)
 }
 
-/// Gives a starting job another plan digest: what it counts is known only now.
-pub async fn update_plan_digest(conn: &mut PgConnection, _: &System, job: JobId, digest: &[u8; 32]) -> Answer<()> {
-    sqlx::query("update jobs set plan_digest = $2 where id = $1 and state = 'starting'")
+/// Gives a starting job another plan digest, and the versions of secrets that it counts: they are known only now.
+pub async fn update_plan_digest(
+    conn: &mut PgConnection,
+    _: &System,
+    job: JobId,
+    digest: &[u8; 32],
+    versions: &BTreeMap<SecretName, i32>,
+) -> Answer<()> {
+    sqlx::query("update jobs set plan_digest = $2, secret_versions = $3 where id = $1 and state = 'starting'")
         .bind(job.uuid())
         .bind(&digest[..])
+        .bind(Json(versions))
         .execute(conn)
         .await?;
     Ok(())
@@ -345,14 +357,14 @@ pub async fn update_planned(conn: &mut PgConnection, _: &System, job: JobId, pla
     Ok(done.rows_affected() == 1)
 }
 
-/// Takes a finishing job back to its beginning: what it was planned on is not there any more. Answers whether it was
-/// finishing.
+/// Takes a running or finishing job back to its beginning: what it was planned on is not there any more. Answers whether it
+/// was one.
 pub async fn plan_again(conn: &mut PgConnection, _: &System, job: JobId) -> Answer<bool> {
     let done = sqlx::query(
         "update jobs set state = 'starting', base_job_id = null, removed_keys = '{}', datums_total = 0,
                 datums_succeeded = 0, datums_skipped = 0, datums_recovered = 0, datums_failed = 0, datums_open = 0,
                 planned_at = null, settled_at = null
-          where id = $1 and state = 'finishing'",
+          where id = $1 and state in ('running', 'finishing')",
     )
     .bind(job.uuid())
     .execute(&mut *conn)

@@ -44,7 +44,7 @@ pub async fn start(plane: &Plane, id: Uuid) -> Answer<bool> {
     let pipeline = DomainId::from_uuid(run.id);
     let released = released_as(plane, &mut tx, job, &run).await?;
     if let Some(digest) = &released {
-        pipelines::queries::update_release_digest(&mut tx, &SELF, output.id, digest).await?;
+        pipelines::released::update_release_digest(&mut tx, &SELF, output.id, digest).await?;
     }
     let released = hex::encode(released.as_ref().unwrap_or(&run.spec_digest));
     let edge = matching_releases(&policy, pipeline, &released, output.started_at);
@@ -68,7 +68,7 @@ async fn released_as(plane: &Plane, tx: &mut Tx, job: JobId, run: &RunRow) -> An
     let Ok(spec) = PipelineSpec::parse(&run.spec.0, &run.project.parse()?) else {
         return Ok(None);
     };
-    let leaves = pipelines::queries::leaves_of(tx, &SELF, job).await?;
+    let leaves = pipelines::released::leaves_of(tx, &SELF, job).await?;
     let code = pipelines::released::code_commit(&spec, &leaves);
     pipelines::released::digest(plane, tx, (&spec, &run.spec_digest), code).await
 }

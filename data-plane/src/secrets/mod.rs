@@ -68,12 +68,21 @@ pub fn seal(
     Ok([nonce.as_slice(), sealed.as_slice()].concat())
 }
 
-fn open(
+/// Decrypts the values of a secret.
+///
+/// # Errors
+/// `invalid`, saying what to do, when they can't be.
+pub fn open(
     plane: &Plane,
     (project, name, version): (ProjectId, &SecretName, i32),
     sealed: &[u8],
 ) -> Answer<BTreeMap<String, String>> {
-    let damaged = || Failure::internal("a stored secret cannot be decrypted");
+    let damaged = || {
+        tracing::error!(%project, secret = %name, version, "a stored secret cannot be decrypted");
+        Failure::invalid(format!(
+            "the secret `{name}` cannot be decrypted: set it again with `howdah secret set {name}`"
+        ))
+    };
     let (nonce, sealed) = sealed.split_first_chunk::<NONCE_LENGTH>().ok_or_else(damaged)?;
     let purpose = purpose(project, name, version);
     let payload = Payload {
@@ -125,14 +134,20 @@ pub fn counted_in(digest: [u8; 32], versions: &BTreeMap<SecretName, i32>) -> [u8
     *hasher.finalize().as_bytes()
 }
 
-/// What the worker gives to user code.
+/// What the worker gives to user code of a job that was planned with these versions, if it was planned with any; `None` when another one is current:
+/// its results would stand under the key of the one before.
 ///
 /// # Errors
-/// `invalid`, saying what to set, when a secret is not there.
-pub async fn of_job(plane: &Plane, conn: &mut PgConnection, spec: &PipelineSpec) -> Answer<Vec<SecretFor>> {
+/// `invalid`, saying what to set, when a secret is not there or can't be decrypted.
+pub async fn of_job(
+    plane: &Plane,
+    conn: &mut PgConnection,
+    spec: &PipelineSpec,
+    planned: Option<&BTreeMap<SecretName, i32>>,
+) -> Answer<Option<Vec<SecretFor>>> {
     let mut all = Vec::new();
     if spec.transform.secrets.is_empty() {
-        return Ok(all);
+        return Ok(Some(all));
     }
     let project = projects::queries::find_project(conn, &USE, &spec.project).await?;
     let project = project.ok_or_else(Failure::not_found)?.id;
@@ -141,6 +156,9 @@ pub async fn of_job(plane: &Plane, conn: &mut PgConnection, spec: &PipelineSpec)
         let absent = || Failure::invalid(missing(&spec.project, used));
         let row = row.ok_or_else(absent)?;
         let sealed = row.sealed.as_deref().ok_or_else(absent)?;
+        if planned.is_some_and(|planned| planned.get(&used.name) != Some(&row.version)) {
+            return Ok(None);
+        }
         let mut values = open(plane, (project, &used.name, row.version), sealed)?;
         if let Some(key) = &used.key {
             values.retain(|known, _| known == key);
@@ -160,5 +178,5 @@ pub async fn of_job(plane: &Plane, conn: &mut PgConnection, spec: &PipelineSpec)
             },
         });
     }
-    Ok(all)
+    Ok(Some(all))
 }

@@ -45,6 +45,24 @@ pub async fn find(
     Ok(row)
 }
 
+/// A secret, deleted or not, whose row stays locked until the transaction ends.
+pub async fn find_locked(
+    conn: &mut PgConnection,
+    _: &System,
+    project: ProjectId,
+    name: &SecretName,
+) -> Answer<Option<SecretRow>> {
+    let row = sqlx::query_as(
+        "select name, version, keys, values_encrypted as sealed, actor, updated_at from secrets
+          where project_id = $1 and name = $2 for update",
+    )
+    .bind(project.uuid())
+    .bind(name.as_str())
+    .fetch_optional(conn)
+    .await?;
+    Ok(row)
+}
+
 /// The secrets of a project behind `after` in the order of their names, without the deleted ones.
 pub async fn list(
     conn: &mut PgConnection,

@@ -128,8 +128,9 @@ async fn wanted(plane: &Plane, who: Uuid) -> Answer<Vec<ServiceTask>> {
         return Ok(Vec::new());
     }
     let ids: Vec<Uuid> = rows.iter().map(|row| row.job_id).collect();
-    let mut jobs: HashMap<JobId, _> = routes::tasks(plane, &mut tx, &ids)
+    let mut jobs: HashMap<JobId, _> = routes::tasks(plane, &mut tx, &ids, false)
         .await?
+        .0
         .into_iter()
         .map(|task| (task.job, task))
         .collect();

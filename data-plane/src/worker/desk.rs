@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::inputs::Tree;
 use super::protocol::{DatumTask, JobTask};
+use super::secrets::Masks;
 
 /// What all datums of a job share.
 pub struct JobShared {
@@ -17,6 +18,8 @@ pub struct JobShared {
     pub task: JobTask,
     /// Its inputs.
     pub trees: Vec<Tree>,
+    /// What its logs must not hold.
+    pub masks: Masks,
     over: CancellationToken,
 }
 
@@ -24,6 +27,7 @@ impl JobShared {
     /// A job that is not over.
     pub fn new(task: JobTask, trees: Vec<Tree>) -> Self {
         Self {
+            masks: Masks::of(&task.secrets),
             task,
             trees,
             over: CancellationToken::new(),
@@ -98,13 +102,18 @@ impl Desk {
         self.jobs.keys().copied().collect()
     }
 
-    /// Whether the job is known.
-    pub fn knows(&self, job: JobId) -> bool {
-        self.jobs.contains_key(&job)
+    /// Whether the job is known, with the secrets that it has now.
+    pub fn knows(&self, task: &JobTask) -> bool {
+        let known = self.jobs.get(&task.job);
+        known.is_some_and(|known| known.task.secret_versions == task.secret_versions)
     }
 
-    /// Keeps a job. One that is known already stays: its datums listen to that one.
+    /// Keeps a job. One that is known already stays: its datums listen to that one. But if it was planned again since, with
+    /// other secrets, what is here of it is over.
     pub fn keep(&mut self, job: JobShared) {
+        if !self.knows(&job.task) {
+            self.end(&[], &[job.task.job]);
+        }
         self.jobs.entry(job.task.job).or_insert_with(|| Arc::new(job));
     }
 
@@ -216,6 +225,7 @@ mod tests {
             parallelism: Some(1),
             inputs: Vec::new(),
             secrets: Vec::new(),
+            secret_versions: std::collections::BTreeMap::new(),
             refused: None,
         };
         JobShared::new(task, Vec::new())
@@ -251,6 +261,24 @@ mod tests {
         assert_eq!(desk.leases(), [lease(1)]);
         desk.reported(lease(1));
         assert!(desk.leases().is_empty());
+    }
+
+    #[test]
+    fn a_job_that_was_planned_again_with_other_secrets_takes_the_place_of_the_one_before() {
+        let mut desk = Desk::default();
+        desk.keep(job(1));
+        desk.queue(lease(1), vec![datum(1, 0), datum(1, 1)]);
+        let first = desk.next().unwrap();
+        desk.ran(first.datum.job);
+        let mut task = job(1).task;
+        task.secret_versions.insert("db".parse().unwrap(), 2);
+        assert!(!desk.knows(&task));
+        desk.keep(JobShared::new(task.clone(), Vec::new()));
+        assert!(first.stop.is_over() && desk.knows(&task));
+        desk.queue(lease(2), vec![datum(1, 0)]);
+        let again = desk.next().unwrap();
+        assert_eq!(again.job.task.secret_versions, task.secret_versions);
+        assert!(!again.stop.is_over() && desk.queued() == 0);
     }
 
     #[test]

@@ -135,8 +135,8 @@ pub async fn run(bench: &Bench, launcher: &Arc<Launcher>, queued: Queued) -> Ran
     };
     let began = Instant::now();
     let log_datum = ran.datum.clone();
-    let masks = secrets::masks(&ran.job.task.secrets);
-    let log = RunLog::new(&bench.outbox, &bench.environment, &log_datum).hiding(masks);
+    let shared = Arc::clone(&ran.job);
+    let log = RunLog::new(&bench.outbox, &bench.environment, &log_datum, &shared.masks);
     let laid_out = tokio::select! {
         biased;
         () = stop.over() => Err(RunEnd::Lost(OVER.to_owned())),

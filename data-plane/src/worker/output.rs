@@ -12,10 +12,10 @@ use chrono::{DateTime, Utc};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 
 use super::protocol::{DatumTask, SentLine};
-use super::secrets;
+use super::secrets::Masks;
 
 /// A longer line is cut into pieces of this size.
-const LINE_BYTES_MAX: u64 = 8 << 10;
+const LINE_BYTES_MAX: usize = 8 << 10;
 /// So much of the beginning of one run is kept, and sent while it runs.
 const FIRST: Room = Room {
     lines: 8_000,
@@ -171,33 +171,27 @@ pub struct RunLog<'a> {
     datum: &'a DatumTask,
     /// What was kept, and the number of the next line.
     state: Mutex<(Kept<Printed>, i32)>,
-    masks: Vec<String>,
+    masks: &'a Masks,
 }
 
 impl<'a> RunLog<'a> {
-    /// An empty log.
-    pub fn new(outbox: &'a Outbox, environment: &'a Environment, datum: &'a DatumTask) -> Self {
+    /// An empty log, which keeps none of what the masks find: something else stands in its place.
+    pub fn new(outbox: &'a Outbox, environment: &'a Environment, datum: &'a DatumTask, masks: &'a Masks) -> Self {
         Self {
             outbox,
             environment,
             datum,
             state: Mutex::new((Kept::new(FIRST, LAST), 0)),
-            masks: Vec::new(),
+            masks,
         }
     }
 
     /// An empty log of a service.
-    pub fn lasting(outbox: &'a Outbox, environment: &'a Environment, datum: &'a DatumTask) -> Self {
+    pub fn lasting(outbox: &'a Outbox, environment: &'a Environment, datum: &'a DatumTask, masks: &'a Masks) -> Self {
         Self {
             state: Mutex::new((Kept::new(LASTING, LAST), 0)),
-            ..Self::new(outbox, environment, datum)
+            ..Self::new(outbox, environment, datum, masks)
         }
-    }
-
-    /// Keeps no line with one of these texts: something else stands in their place.
-    pub fn hiding(mut self, masks: Vec<String>) -> Self {
-        self.masks = masks;
-        self
     }
 
     /// Keeps a line.
@@ -252,19 +246,39 @@ impl<'a> RunLog<'a> {
         });
     }
 
-    /// Reads a stream to its end, line by line. What is not UTF-8 is shown with replacement characters.
+    /// Reads a stream to its end, line by line. What is not UTF-8 is shown with replacement characters. Secrets are looked
+    /// for before long lines are cut: one lies across the cut otherwise.
     pub async fn drain(&self, stream: &'static str, from: impl AsyncRead + Unpin) {
         let mut from = BufReader::new(from);
-        let mut line = Vec::new();
+        let (mut raw, mut shown) = (Vec::new(), Vec::new());
+        // A line was begun, of which nothing may be left to show.
+        let mut begun = false;
         loop {
-            line.clear();
-            match (&mut from).take(LINE_BYTES_MAX).read_until(b'\n', &mut line).await {
-                Ok(0) | Err(_) => return,
-                Ok(_) => {}
+            let is_end = match (&mut from)
+                .take(LINE_BYTES_MAX as u64)
+                .read_until(b'\n', &mut raw)
+                .await
+            {
+                Ok(0) | Err(_) if !begun => return,
+                Ok(0) | Err(_) => true,
+                Ok(_) => raw.ends_with(b"\n"),
+            };
+            self.masks.take(&mut raw, &mut shown, is_end);
+            while shown.len() > LINE_BYTES_MAX {
+                let rest = shown.split_off(LINE_BYTES_MAX);
+                self.piece(stream, &shown);
+                shown = rest;
             }
-            let text = secrets::masked(String::from_utf8_lossy(&line).into_owned(), &self.masks);
-            self.line(stream, text.trim_end_matches(['\n', '\r']));
+            if is_end {
+                self.piece(stream, &shown);
+                shown.clear();
+            }
+            begun = !is_end;
         }
+    }
+
+    fn piece(&self, stream: &'static str, bytes: &[u8]) {
+        self.line(stream, String::from_utf8_lossy(bytes).trim_end_matches(['\n', '\r']));
     }
 }
 
@@ -294,6 +308,34 @@ mod tests {
     #[test]
     fn of_much_the_beginning_and_the_end_are_kept_and_the_rest_is_counted() {
         assert_eq!(run([2; 10]), (vec![0, 1, 2], (4, 8), vec![7, 8, 9]));
+    }
+
+    #[tokio::test]
+    async fn secrets_across_the_cut_of_a_long_line_and_longer_than_a_piece_are_masked() {
+        let long = "k".repeat(3 * LINE_BYTES_MAX);
+        let value = |text: &str| super::super::protocol::SecretFor::Variable {
+            name: "A".to_owned(),
+            values: vec![("k".to_owned(), super::super::protocol::Hidden(text.to_owned()))],
+        };
+        let masks = Masks::of(&[value("hunter2"), value(&long)]);
+        let datum = DatumTask {
+            job: contract::ids::JobId::from_uuid(uuid::Uuid::nil()),
+            position: 0,
+            key: String::new(),
+            run: 1,
+            inputs: Vec::new(),
+        };
+        for before in LINE_BYTES_MAX - 8..LINE_BYTES_MAX + 2 {
+            let outbox = Outbox::default();
+            let environment = Environment::system();
+            let log = RunLog::new(&outbox, &environment, &datum, &masks);
+            let printed = format!("{}hunter2 end\nshort\n\n{long} b\nrest", "x".repeat(before));
+            log.drain("stdout", printed.as_bytes()).await;
+            log.close();
+            let lines: Vec<String> = outbox.lines().iter().map(|line| line.text.clone()).collect();
+            assert_eq!(lines.concat(), format!("{}*** endshort*** brest", "x".repeat(before)));
+            assert_eq!(&lines[lines.len() - 4..], ["short", "", "*** b", "rest"]);
+        }
     }
 
     #[test]

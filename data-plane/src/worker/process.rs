@@ -167,7 +167,7 @@ impl Worker {
     fn accept(&self, lease: LeaseId, claimed: Claimed) {
         let mut desk = self.desk();
         for task in claimed.jobs {
-            if desk.knows(task.job) {
+            if desk.knows(&task) {
                 continue;
             }
             match inputs::trees(&task) {

@@ -3,7 +3,9 @@
 
 use chrono::{DateTime, Utc};
 use contract::ids::{CommitId, JobId, LeaseId};
+use contract::names::SecretName;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use uuid::Uuid;
 
@@ -106,6 +108,9 @@ pub struct JobTask {
     /// What user code gets of secrets.
     #[serde(default)]
     pub secrets: Vec<SecretFor>,
+    /// Their versions. A job that was planned again has others.
+    #[serde(default)]
+    pub secret_versions: BTreeMap<SecretName, i32>,
     /// Why no datum can be run: a secret is not there any more.
     #[serde(default)]
     pub refused: Option<String>,

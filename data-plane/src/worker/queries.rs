@@ -2,6 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use contract::ids::{JobId, LeaseId};
+use contract::names::SecretName;
 use sqlx::types::Json;
 use sqlx::{FromRow, PgConnection};
 use uuid::Uuid;
@@ -553,12 +554,14 @@ pub struct TaskRow {
     pub spec: Json<serde_json::Value>,
     /// The image of its version.
     pub image_digest: Option<String>,
+    /// The versions of secrets that it was planned with.
+    pub secret_versions: Json<std::collections::BTreeMap<SecretName, i32>>,
 }
 
 /// Jobs as a worker needs them.
 pub async fn list_tasks(conn: &mut PgConnection, _: &System, jobs: &[Uuid]) -> Answer<Vec<TaskRow>> {
     let rows = sqlx::query_as(
-        "select j.id, p.name as project, r.name, j.output_commit_id, v.spec, v.image_digest
+        "select j.id, p.name as project, r.name, j.output_commit_id, v.spec, v.image_digest, j.secret_versions
            from jobs j join repos r on r.id = j.pipeline_id join projects p on p.id = r.project_id
            join pipeline_versions v on v.pipeline_id = j.pipeline_id and v.version = j.version
           where j.id = any($1)",

@@ -26,7 +26,7 @@ use super::queries::{self, Added, HeldRow, NewClaim, ReportedJob, Results, Settl
 use crate::failure::{Answer, Failure};
 use crate::permissions::System;
 use crate::plane::{Plane, Tx};
-use crate::secrets;
+use crate::{scheduler, secrets};
 
 const WORKERS: System = System::because("workers act for the plane, which checked the rights when the job was made");
 /// A lease runs out when nothing was heard of its worker for that long.
@@ -118,9 +118,16 @@ async fn claim_now(plane: &Plane, body: &ClaimRequest) -> Answer<Claimed> {
         .into_iter()
         .collect();
     queries::update_isolation(&mut tx, &WORKERS, &ids, &body.isolation).await?;
-    let jobs = tasks(plane, &mut tx, &ids).await?;
+    let (jobs, outdated) = tasks(plane, &mut tx, &ids, true).await?;
+    for job in &outdated {
+        scheduler::queries::plan_again(&mut tx, &WORKERS, *job).await?;
+    }
     tx.commit().await?;
-    let datums = rows.into_iter().map(|row| DatumTask {
+    if !outdated.is_empty() {
+        plane.signals.work_changed();
+    }
+    let current = |row: &queries::ClaimedRow| !outdated.contains(&JobId::from_uuid(row.job_id));
+    let datums = rows.into_iter().filter(current).map(|row| DatumTask {
         job: JobId::from_uuid(row.job_id),
         position: row.position,
         key: hex::encode(row.key),
@@ -143,11 +150,12 @@ async fn claim_now(plane: &Plane, body: &ClaimRequest) -> Answer<Claimed> {
     })
 }
 
-/// What the datums of each of these jobs have in common.
+/// What the datums of each of these jobs have in common, and the jobs that have to be planned again, because a secret has
+/// another version since. Those of services, which are `planned` with none, get the values of now.
 ///
 /// # Errors
 /// When the database is away or something stored is damaged.
-pub async fn tasks(plane: &Plane, tx: &mut Tx, ids: &[Uuid]) -> Answer<Vec<JobTask>> {
+pub async fn tasks(plane: &Plane, tx: &mut Tx, ids: &[Uuid], planned: bool) -> Answer<(Vec<JobTask>, Vec<JobId>)> {
     let inputs = queries::list_inputs(tx, &WORKERS, ids).await?;
     let rows = queries::list_tasks(tx, &WORKERS, ids).await?;
     let task = |row: queries::TaskRow| {
@@ -179,17 +187,24 @@ pub async fn tasks(plane: &Plane, tx: &mut Tx, ids: &[Uuid]) -> Answer<Vec<JobTa
         let inputs = trees.collect::<Answer<Vec<_>>>()?;
         Ok::<_, Failure>((job_task(&row, &spec, inputs), spec))
     };
-    let mut all = Vec::new();
+    let (mut all, mut outdated) = (Vec::new(), Vec::new());
     for found in rows.into_iter().map(task) {
         let (mut task, spec) = found?;
-        match secrets::of_job(plane, tx, &spec).await {
-            Ok(secrets) => task.secrets = secrets,
-            Err(error) if error.kind() == ProblemKind::Invalid => task.refused = Some(error.detail().to_owned()),
-            Err(error) => return Err(error),
+        match secrets::of_job(plane, tx, &spec, planned.then_some(&task.secret_versions)).await {
+            Ok(Some(secrets)) => task.secrets = secrets,
+            Ok(None) => {
+                outdated.push(task.job);
+                continue;
+            }
+            // Only a database that is away ends the claim: it would be that of every other job too.
+            Err(error) if matches!(error.kind(), ProblemKind::Overloaded | ProblemKind::StorageFull) => {
+                return Err(error);
+            }
+            Err(error) => task.refused = Some(error.detail().to_owned()),
         }
         all.push(task);
     }
-    Ok(all)
+    Ok((all, outdated))
 }
 
 fn job_task(row: &queries::TaskRow, spec: &PipelineSpec, inputs: Vec<InputTree>) -> JobTask {
@@ -223,6 +238,7 @@ fn job_task(row: &queries::TaskRow, spec: &PipelineSpec, inputs: Vec<InputTree>)
         parallelism: spec.parallelism,
         inputs,
         secrets: Vec::new(),
+        secret_versions: row.secret_versions.0.clone(),
         refused: None,
     }
 }

@@ -6,6 +6,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
+
 use super::protocol::SecretFor;
 
 /// A shorter line of a value is not masked: it would be found everywhere.
@@ -53,28 +55,75 @@ pub fn lay_out(secrets: &[SecretFor], root: &Path, owner: Option<u32>) -> io::Re
 }
 
 /// What must not be seen in what user code prints: each line of each value.
-pub fn masks(secrets: &[SecretFor]) -> Vec<String> {
-    let mut masks: Vec<String> = secrets
-        .iter()
-        .flat_map(SecretFor::values)
-        .flat_map(|(_, value)| value.0.lines())
-        .map(|line| line.trim_end_matches('\r').to_owned())
-        .filter(|line| line.len() >= MASKED_LEAST)
-        .collect();
-    // A value inside another one must not leave the rest of that.
-    masks.sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
-    masks.dedup();
-    masks
+#[derive(Default)]
+pub struct Masks {
+    /// None: there is nothing to look for.
+    finder: Option<AhoCorasick>,
+    /// Bytes of the longest.
+    longest: usize,
 }
 
-/// A line without them.
-pub fn masked(mut line: String, masks: &[String]) -> String {
-    for mask in masks {
-        if line.contains(mask) {
-            line = line.replace(mask, MASK);
+impl std::fmt::Debug for Masks {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Masks")
+    }
+}
+
+impl Masks {
+    /// Those of a job.
+    pub fn of(secrets: &[SecretFor]) -> Self {
+        let lines: Vec<&str> = secrets
+            .iter()
+            .flat_map(SecretFor::values)
+            .flat_map(|(_, value)| value.0.lines())
+            .map(|line| line.trim_end_matches('\r'))
+            .filter(|line| line.len() >= MASKED_LEAST)
+            .collect();
+        if lines.is_empty() {
+            return Self::default();
+        }
+        // A value inside another one must not leave the rest of that.
+        let finder = AhoCorasick::builder()
+            // The default of few texts, a table of all steps, takes the square of a long one's length to make.
+            .kind(Some(AhoCorasickKind::ContiguousNFA))
+            .match_kind(MatchKind::LeftmostLongest)
+            .build(&lines);
+        if let Err(error) = &finder {
+            tracing::error!("secrets can't be looked for, so nothing that is printed is kept: {error}");
+        }
+        Self {
+            finder: finder.ok(),
+            longest: lines.iter().map(|line| line.len()).max().unwrap_or(0),
         }
     }
-    line
+
+    /// Takes from the beginning of `raw` what is decided, which is all of it at the end of a line, and adds it without the
+    /// values to `shown`. What may be the beginning of a value stays: its rest may come.
+    pub fn take(&self, raw: &mut Vec<u8>, shown: &mut Vec<u8>, is_end: bool) {
+        let decided = match is_end {
+            true => raw.len(),
+            false => (raw.len() + 1).saturating_sub(self.longest.max(1)),
+        };
+        let mut taken = 0;
+        if self.finder.is_none() && self.longest > 0 {
+            // Nothing can be found in it, so nothing of it is shown.
+            raw.clear();
+            return;
+        }
+        for found in self.finder.iter().flat_map(|finder| finder.find_iter(raw.as_slice())) {
+            if found.start() >= decided {
+                break;
+            }
+            shown.extend_from_slice(&raw[taken..found.start()]);
+            shown.extend_from_slice(MASK.as_bytes());
+            taken = found.end();
+        }
+        if taken < decided {
+            shown.extend_from_slice(&raw[taken..decided]);
+            taken = decided;
+        }
+        raw.drain(..taken);
+    }
 }
 
 #[cfg(test)]
@@ -82,23 +131,52 @@ mod tests {
     use super::*;
     use crate::worker::protocol::Hidden;
 
+    fn secrets(values: &[&str]) -> Vec<SecretFor> {
+        let secret = |value: &&str| SecretFor::Variable {
+            name: "A".to_owned(),
+            values: vec![("k".to_owned(), Hidden((*value).to_owned()))],
+        };
+        values.iter().map(secret).collect()
+    }
+
+    /// What is shown of pieces of one line.
+    fn shown(masks: &Masks, pieces: &[&[u8]]) -> String {
+        let (mut raw, mut shown) = (Vec::new(), Vec::new());
+        for piece in pieces {
+            raw.extend_from_slice(piece);
+            masks.take(&mut raw, &mut shown, false);
+        }
+        masks.take(&mut raw, &mut shown, true);
+        assert!(raw.is_empty());
+        String::from_utf8(shown).unwrap()
+    }
+
     #[test]
     fn every_line_of_a_value_is_masked_the_longest_first() {
-        let secret = |value: &str| SecretFor::Variable {
-            name: "A".to_owned(),
-            values: vec![("k".to_owned(), Hidden(value.to_owned()))],
-        };
-        let secrets = [
-            secret("hunter2"),
-            secret("hunter2-and-more"),
-            secret("first\r\nsecond"),
-            secret("no"),
-        ];
-        let masks = masks(&secrets);
-        let shown = |line: &str| masked(line.to_owned(), &masks);
+        let secrets = secrets(&["hunter2", "hunter2-and-more", "first\r\nsecond", "no"]);
+        let masks = Masks::of(&secrets);
+        let shown = |line: &str| shown(&masks, &[line.as_bytes()]);
         assert_eq!(shown("a hunter2-and-more b"), "a *** b");
         assert_eq!(shown("hunter2hunter2"), "******");
         assert_eq!(shown("first, second, no"), "***, ***, no");
-        assert!(!format!("{secrets:?}").contains("hunter2"));
+        assert!(!format!("{secrets:?} {masks:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn a_value_is_masked_wherever_it_is_cut() {
+        let masks = Masks::of(&secrets(&["hunter2", "hunter2-and-more"]));
+        for line in ["a hunter2-and-more b", "hunter2-and", "xhunter2hunter2-and-morehunter"] {
+            let whole = shown(&masks, &[line.as_bytes()]);
+            let each: Vec<&[u8]> = line.as_bytes().chunks(1).collect();
+            assert_eq!(shown(&masks, &each), whole);
+            for at in 0..line.len() {
+                assert_eq!(
+                    shown(&masks, &[&line.as_bytes()[..at], &line.as_bytes()[at..]]),
+                    whole,
+                    "{at}"
+                );
+            }
+        }
+        assert_eq!(shown(&Masks::default(), &[b"as it", b" is"]), "as it is");
     }
 }

@@ -18,7 +18,6 @@ use super::inputs::{self, Place};
 use super::output::RunLog;
 use super::plane::Plane;
 use super::protocol::{DatumTask, ServiceReport, ServiceStanding, ServiceTask, ServicesRequest};
-use super::secrets;
 
 /// How long the plane may hold its answer back while nothing else is wanted.
 const WAIT: Duration = Duration::from_secs(20);
@@ -156,8 +155,7 @@ async fn serve(
     if let Some(reason) = &shared.task.refused {
         return (reason.clone(), None);
     }
-    let masks = secrets::masks(&shared.task.secrets);
-    let log = RunLog::lasting(&bench.outbox, &bench.environment, &datum).hiding(masks);
+    let log = RunLog::lasting(&bench.outbox, &bench.environment, &datum, &shared.masks);
     let laid_out = tokio::select! {
         () = stop.cancelled() => return lost(&super::execute::OVER),
         laid_out = lay_out(bench, &shared, &datum, place) => laid_out,

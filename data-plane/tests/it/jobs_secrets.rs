@@ -74,7 +74,8 @@ async fn a_secret_reaches_user_code_and_nothing_else_and_another_version_runs_th
         assert!(!text.contains("hunter2"), "{path}: {text}");
     }
 
-    // A run again is a skip, another version is not; neither is one that was deleted and set again.
+    // Set to what it is, it is the same version; a run again is a skip, another version is not; neither is one that was deleted and set again.
+    assert_eq!(set(&rig, &ada, "db", "hunter2-first").await.version, 1);
     rig.post::<Value>(&ada, "/v1/pipelines/default/p/run", json!({})).await;
     let latest = async || rig.job(&ada, rig.jobs(&ada, "p").await[0].commit_set, "p").await;
     succeeded(&latest().await, 1, 0, 1);
@@ -173,4 +174,86 @@ async fn what_is_stored_of_a_secret_is_encrypted_and_what_is_no_secret_is_refuse
         values: [("a".to_owned(), "hunter2".to_owned())].into(),
     };
     assert!(!format!("{new:?}").contains("hunter2"));
+}
+
+/// A connection to the plane's own database.
+async fn database(rig: &Rig) -> sqlx::PgConnection {
+    <sqlx::PgConnection as sqlx::Connection>::connect(&rig.config.database_url)
+        .await
+        .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secret_that_cannot_be_decrypted_fails_its_own_jobs_and_no_others() {
+    let rig = Rig::start().await;
+    let ada = rig.member("ada").await;
+    grant(&rig, &ada, Role::Owner);
+    rig.repo(&ada, "in").await;
+    rig.put(&ada, "in", &[("a", "1")]).await;
+    set(&rig, &ada, "db", "hunter2-first").await;
+    let mut conn = database(&rig).await;
+    sqlx::query("update secrets set values_encrypted = 'damaged, and long enough to have a nonce'")
+        .execute(&mut conn)
+        .await
+        .unwrap();
+    let other = shell("q", "in", "/*", "echo fine > /pfs/out/x");
+    let applied = rig.apply(&ada, vec![spec("true"), other]).await;
+    let failed = rig.job(&ada, applied[0].commit_set.unwrap(), "p").await;
+    assert_eq!(failed.state, JobState::Failure);
+    assert!(failed.reason.unwrap().contains("howdah secret set db"));
+    succeeded(&rig.job(&ada, applied[1].commit_set.unwrap(), "q").await, 1, 1, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_whose_secret_is_set_while_it_runs_is_planned_again_and_runs_with_the_new_one() {
+    let rig = Rig::start().await;
+    let ada = rig.member("ada").await;
+    grant(&rig, &ada, Role::Owner);
+    rig.repo(&ada, "in").await;
+    rig.put(&ada, "in", &[("a", "1"), ("b", "2")]).await;
+    set(&rig, &ada, "db", "hunter2-first").await;
+    // It fails, and is tried again, until it has the second version.
+    let mut slow = spec(
+        "printf '%s' \"$PGPASSWORD\" | wc -c > /pfs/out/$(basename $in); test $(printf '%s' \"$PGPASSWORD\" | wc -c) != 13 || exit 1",
+    );
+    slow["parallelism_spec"] = json!({ "constant": 1 });
+    slow["datum_tries"] = json!(1_000_000);
+    let applied = rig.apply(&ada, vec![slow]).await;
+    let set_of = applied[0].commit_set.unwrap();
+    testkit::wait::wait_until("a first try of the datum", crate::jobs_rig::LIMIT, async || {
+        let jobs = rig.jobs(&ada, "p").await;
+        let datums = rig.datums(&ada, jobs[0].id).await;
+        datums.iter().any(|datum| datum.attempts > 0)
+    })
+    .await;
+    set(&rig, &ada, "db", "hunter2-second!").await;
+    succeeded(&rig.job(&ada, set_of, "p").await, 2, 2, 0);
+    for path in ["/a", "/b"] {
+        assert_eq!(rig.cat(&ada, "p@main", path).await.trim(), "15");
+    }
+    // What stands under the key of the second version was made with it: nothing runs again.
+    rig.post::<Value>(&ada, "/v1/pipelines/default/p/run", json!({})).await;
+    let again = rig.job(&ada, rig.jobs(&ada, "p").await[0].commit_set, "p").await;
+    succeeded(&again, 2, 0, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_project_is_deleted_with_its_secrets() {
+    let rig = Rig::start().await;
+    let ada = rig.member("ada").await;
+    rig.control
+        .change(|s| s.members[0].role = contract::policy::OrganizationRole::Owner);
+    rig.post::<Value>(&ada, "/v1/projects", json!({ "name": "vision" }))
+        .await;
+    let body = Some(json!({ "values": { "a": "hunter2" } }));
+    let (status, text) = rig.send(&ada, "PUT", "/v1/projects/vision/secrets/db", body).await;
+    assert_eq!(status, 200, "{text}");
+    let (status, text) = rig.send(&ada, "DELETE", "/v1/projects/vision", None).await;
+    assert_eq!(status, 204, "{text}");
+    let mut conn = database(&rig).await;
+    let left: i64 = sqlx::query_scalar("select count(*) from secrets")
+        .fetch_one(&mut conn)
+        .await
+        .unwrap();
+    assert_eq!(left, 0);
 }

@@ -8,6 +8,8 @@ mod input;
 mod port;
 mod quantity;
 mod read;
+#[cfg(test)]
+mod refused;
 mod secrets;
 #[cfg(test)]
 mod tests;

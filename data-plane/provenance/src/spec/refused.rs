@@ -1,0 +1,64 @@
+//! What specs are refused for: spellings, names that get too long, and code of a repo with means to send away what it reads.
+
+use serde_json::json;
+
+use super::*;
+
+#[test]
+fn fields_are_read_in_snake_case_and_lower_camel_case_only() {
+    let base = || json!({ "pipeline": { "name": "p" }, "transform": { "cmd": ["a"] }, "input": { "pfs": { "repo": "r", "glob": "/" } } });
+    let mut camel = base();
+    camel["maxOrigins"] = json!(1);
+    camel["transform"]["errCmd"] = json!(["b"]);
+    let spec = PipelineSpec::parse(&camel, &ProjectName::default_project()).unwrap();
+    assert_eq!(
+        (spec.max_origins, &spec.transform.err_cmd[..]),
+        (Some(MaxOrigins::Count(1)), &["b".to_owned()][..])
+    );
+    for (name, value) in [
+        ("Network", json!("internet")),
+        ("MaxOrigins", json!(1)),
+        ("max_Origins", json!(1)),
+        ("NETWORK", json!("none")),
+    ] {
+        let mut other = base();
+        other[name] = value;
+        let errors = PipelineSpec::parse(&other, &ProjectName::default_project()).unwrap_err();
+        assert_eq!(errors[0].pointer, format!("/{name}"));
+        assert!(errors[0].message.contains("did you mean"), "{errors:?}");
+    }
+    let mut inner = base();
+    inner["transform"]["Secrets"] = json!([{ "name": "db", "mount_path": "/secrets" }]);
+    let errors = PipelineSpec::parse(&inner, &ProjectName::default_project()).unwrap_err();
+    assert_eq!(errors[0].pointer, "/transform/Secrets");
+}
+
+#[test]
+fn names_that_get_too_long_are_refused_at_their_place() {
+    let name = "x".repeat(45);
+    for (input, pointer) in [
+        (
+            json!({ "pfs": { "repo": "r", "glob": "/", "trigger": { "commits": 2 } } }),
+            "/input/pfs/trigger",
+        ),
+        (
+            json!({ "cron": { "name": "every-day", "spec": "@daily" } }),
+            "/input/cron/name",
+        ),
+    ] {
+        let spec = json!({ "pipeline": { "name": name }, "transform": { "cmd": ["a"] }, "input": input });
+        let errors = PipelineSpec::parse(&spec, &ProjectName::default_project()).unwrap_err();
+        assert_eq!(errors.len(), 1, "{errors:?}");
+        assert_eq!(errors[0].pointer, pointer);
+        assert!(errors[0].message.contains("a shorter name"), "{errors:?}");
+    }
+}
+
+#[test]
+fn code_of_a_repo_gets_no_secrets_and_no_network() {
+    let spec = json!({ "pipeline": { "name": "p" }, "network": "internet", "input": { "pfs": { "repo": "r", "glob": "/" } },
+        "transform": { "cmd": ["a"], "code": { "repo": "programs" }, "secrets": [{ "name": "db", "mount_path": "/secrets" }] } });
+    let errors = PipelineSpec::parse(&spec, &ProjectName::default_project()).unwrap_err();
+    let places: Vec<&str> = errors.iter().map(|e| e.pointer.as_str()).collect();
+    assert_eq!(places, ["/transform/secrets", "/network"]);
+}
