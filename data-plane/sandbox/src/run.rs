@@ -30,6 +30,8 @@ pub struct Run {
     /// Directories and files of this datum alone to show read-only elsewhere than below `/pfs`: host path, and a path that
     /// nothing of the host is shown at. Without namespaces they cannot be.
     pub shown: Vec<(PathBuf, String)>,
+    /// Files that stand in memory alone, each list in a directory of its own. Without namespaces they cannot be.
+    pub secrets: Vec<SecretFiles>,
     pub network: Network,
     /// A port that the command listens at, to be reached from outside by `connect`.
     pub port: Option<Port>,
@@ -57,6 +59,21 @@ pub struct Port {
     pub number: u16,
     /// Host path of the socket that is made; its directory must be one that the command does not see.
     pub socket: PathBuf,
+}
+
+/// Files that only the command may read and nobody is shown.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SecretFiles {
+    /// The directory, a path that nothing of the host is shown at.
+    pub directory: String,
+    /// Names and contents.
+    pub files: Vec<(String, String)>,
+}
+
+impl std::fmt::Debug for SecretFiles {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} files in {}", self.files.len(), self.directory)
+    }
 }
 
 /// Where the command's standard input comes from.

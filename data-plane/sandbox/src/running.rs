@@ -283,7 +283,7 @@ fn outcome(text: &[u8], fallback: Exit) -> Outcome {
 
 /// Without namespaces there is no way to put anything anywhere.
 fn can_show(isolation: Isolation, run: &Run) -> Result<(), SpawnError> {
-    if isolation == Isolation::Plain && !run.shown.is_empty() {
+    if isolation == Isolation::Plain && !(run.shown.is_empty() && run.secrets.is_empty()) {
         return Err(SpawnError::BadRun(
             "without namespaces nothing can be shown elsewhere than below /pfs: run this on a machine that has them"
                 .to_owned(),
@@ -360,6 +360,7 @@ fn specify(isolation: Isolation, run: &Run) -> Result<(Spec, Vec<u8>), SpawnErro
         // What does not exist cannot be seen.
         masked: run.masked.iter().filter_map(|path| path.canonicalize().ok()).collect(),
         shown: run.shown.clone(),
+        secrets: run.secrets.clone(),
         visible: run.visible.iter().filter_map(|path| path.canonicalize().ok()).collect(),
         network: run.network,
         port: run.port.clone(),

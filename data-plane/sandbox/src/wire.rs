@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::run::{Image, Limits, Network, Port};
+use crate::run::{Image, Limits, Network, Port, SecretFiles};
 
 /// Largest specification read; far above what command lines and environments may hold.
 const SPEC_BYTES_MAX: u32 = 64 << 20;
@@ -26,6 +26,7 @@ pub(crate) struct Spec {
     pub masked: Vec<PathBuf>,
     pub visible: Vec<PathBuf>,
     pub shown: Vec<(PathBuf, String)>,
+    pub secrets: Vec<SecretFiles>,
     pub network: Network,
     pub port: Option<Port>,
     pub limits: Limits,

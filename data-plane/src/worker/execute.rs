@@ -169,23 +169,13 @@ async fn lay_out(bench: &Bench, ran: &mut Ran) -> Result<(), inputs::InputError>
     // Without namespaces user code could change the cache through a link.
     let copy = bench.isolation == Isolation::Plain;
     inputs::lay_out(&bench.cache, &ran.place, &names(&ran.job, &ran.datum), &ran.seen, copy).await?;
-    ran.shown = shown(bench, &ran.job, &ran.place)?;
+    ran.shown = shown(&ran.job, &ran.place);
     Ok(())
 }
 
-/// What is shown elsewhere than below `/pfs`: secrets, and code of a repo.
-pub(super) fn shown(
-    bench: &Bench,
-    job: &JobShared,
-    place: &Place,
-) -> Result<Vec<(PathBuf, String)>, inputs::InputError> {
-    let disk = |source| inputs::InputError::Disk {
-        path: place.root.join("secrets"),
-        source,
-    };
-    let mut shown = secrets::lay_out(&job.task.secrets, &place.root, user(bench)).map_err(disk)?;
-    shown.extend(code(job, place));
-    Ok(shown)
+/// What is shown elsewhere than below `/pfs`: code of a repo.
+pub(super) fn shown(job: &JobShared, place: &Place) -> Vec<(PathBuf, String)> {
+    code(job, place).into_iter().collect()
 }
 
 /// Whom user code runs as, if that is somebody else.
@@ -402,6 +392,7 @@ pub(super) fn sandbox_run(
         pfs: place.pfs.clone(),
         inputs: below_pfs(job, datum),
         shown: Vec::new(),
+        secrets: secrets::files(&task.secrets),
         scratch: place.scratch.clone(),
         uid_gid: user(bench).map(|id| (id, id)),
         masked: config.masked.clone(),

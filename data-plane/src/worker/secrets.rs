@@ -1,12 +1,8 @@
 //! Secrets on their way to user code: as variables of its environment, as files that only it can read, and masked where
 //! it prints them.
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
-
 use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
+use sandbox::SecretFiles;
 
 use super::protocol::SecretFor;
 
@@ -24,34 +20,19 @@ pub fn variables(secrets: &[SecretFor]) -> Vec<(String, String)> {
     secrets.iter().filter_map(of).collect()
 }
 
-/// Writes the files below the datum's directory; answers what is to be shown where.
-///
-/// # Errors
-/// When the disk refuses.
-pub fn lay_out(secrets: &[SecretFor], root: &Path, owner: Option<u32>) -> io::Result<Vec<(PathBuf, String)>> {
-    let mut shown = Vec::new();
-    for (number, secret) in secrets.iter().enumerate() {
-        let SecretFor::Files { path, values } = secret else {
-            continue;
-        };
-        let directory = root.join("secrets").join(number.to_string());
-        fs::create_dir_all(&directory)?;
-        fs::set_permissions(&directory, fs::Permissions::from_mode(0o755))?;
-        for (key, value) in values {
-            let file = directory.join(key);
-            let mut opened = OpenOptions::new()
-                .write(true)
-                .create_new(true)
-                .mode(0o400)
-                .open(&file)?;
-            opened.write_all(value.0.as_bytes())?;
-            if let Some(owner) = owner {
-                std::os::unix::fs::chown(&file, Some(owner), Some(owner))?;
-            }
-        }
-        shown.push((directory, path.clone()));
-    }
-    Ok(shown)
+/// The files, which stand in the memory of the sandbox and nowhere on a disk.
+pub fn files(secrets: &[SecretFor]) -> Vec<SecretFiles> {
+    let of = |secret: &SecretFor| match secret {
+        SecretFor::Files { path, values } => Some(SecretFiles {
+            directory: path.clone(),
+            files: values
+                .iter()
+                .map(|(key, value)| (key.clone(), value.0.clone()))
+                .collect(),
+        }),
+        SecretFor::Variable { .. } => None,
+    };
+    secrets.iter().filter_map(of).collect()
 }
 
 /// What must not be seen in what user code prints: each line of each value.

@@ -216,7 +216,7 @@ async fn lay_out(
     names.dedup();
     inputs::lay_out(&bench.cache, place, &names, &seen, false).await?;
     names.retain(|name| !is_code(job, name));
-    Ok((names, shown(bench, job, place)?))
+    Ok((names, shown(job, place)))
 }
 
 /// The first, beside which the second goes on until it is done.

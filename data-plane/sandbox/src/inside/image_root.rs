@@ -62,6 +62,10 @@ impl Tree<'_> {
             self.refuse_links(path)?;
             self.bind(source, path, Access::Read)?;
         }
+        for secret in &spec.secrets {
+            self.refuse_links(&secret.directory)?;
+        }
+        self.secrets(spec, root_of_host)?;
         if spec.network == Network::Host {
             self.names()?;
         }

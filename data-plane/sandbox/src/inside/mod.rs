@@ -8,6 +8,7 @@ mod image_root;
 mod limits;
 mod loopback;
 mod new_root;
+mod secrets;
 mod supervise;
 
 use std::fs;
@@ -129,6 +130,9 @@ pub(crate) fn bubblewrap(binary: &Path, spec: &mut Spec) -> Command {
     }
     for (source, path) in &spec.shown {
         command.arg("--ro-bind").arg(source).arg(path);
+    }
+    for secret in &spec.secrets {
+        command.args(["--perms", "0755", "--tmpfs", &secret.directory]);
     }
     command.arg("--bind").arg(spec.pfs.join("out")).arg("/pfs/out");
     command.arg("--ro-bind").arg(binary).arg(BINARY_IN_BUBBLEWRAP);
@@ -316,6 +320,10 @@ fn run_plain(socket: &UnixStream) -> Setup<()> {
     if Uid::effective().is_root() {
         identity::give_directories(&spec)?;
         identity::drop_to(spec.uid_gid)?;
+    }
+    // Without `bwrap` there are none.
+    for secret in &spec.secrets {
+        secrets::write(Path::new(&secret.directory), secret, None)?;
     }
     prctl::set_dumpable(false).step(|| "hide the supervisor's memory".to_owned())?;
     let supervisor = Supervisor::new(&spec, input, Scope::Descendants, socket)?;

@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::statvfs::{FsFlags, statvfs};
 
-use super::{DEVICES, PROGRAM_DIRECTORIES, Setup, Step, is_below_program_directory};
+use super::{DEVICES, PROGRAM_DIRECTORIES, Setup, Step, is_below_program_directory, secrets};
 use crate::run::Network;
 use crate::wire::Spec;
 
@@ -34,6 +34,7 @@ pub(super) fn enter(spec: &Spec, root_of_host: bool) -> Setup<()> {
             tree.programs(spec)?;
             tree.devices(spec)?;
             tree.data(spec)?;
+            tree.secrets(spec, root_of_host)?;
             tree.directory("/proc")?;
             false
         }
@@ -177,6 +178,21 @@ impl Tree<'_> {
             self.bind(&spec.pfs.join(name), &format!("/pfs/{name}"), Access::Read)?;
         }
         self.bind(&spec.pfs.join("out"), "/pfs/out", Access::Write)
+    }
+
+    /// Each list of secrets in a small file system of its own.
+    pub(super) fn secrets(&self, spec: &Spec, root_of_host: bool) -> Setup<()> {
+        let owner = root_of_host.then_some(spec.uid_gid);
+        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+        for secret in &spec.secrets {
+            let what = || format!("mount `{}`", secret.directory);
+            let target = self.directory(&secret.directory)?;
+            mount(Some("tmpfs"), &target, Some("tmpfs"), flags, Some(secrets::ROOM)).step(what)?;
+            secrets::write(&target, secret, owner)?;
+            let closed = flags | MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY;
+            mount(None::<&str>, &target, None::<&str>, closed, None::<&str>).step(what)?;
+        }
+        Ok(())
     }
 
     /// Shows `source` at `path`, with the mounts below it.

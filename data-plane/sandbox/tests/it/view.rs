@@ -184,6 +184,24 @@ fn scripts_that_were_pushed_as_data_run() {
 }
 
 #[test]
+fn secrets_are_files_in_memory_that_the_command_alone_reads() {
+    if !isolated() {
+        return;
+    }
+    let script = "cat /secrets/db/password; stat -c ' %a' /secrets/db/password; stat -f -c %T /secrets/db; \
+                  echo x 2>/dev/null > /secrets/db/new && echo written; rm -f /secrets/db/password 2>/dev/null; ls /secrets/db";
+    let mut datum = Datum::new(&["/bin/sh", "-c", script]);
+    datum.run.secrets = vec![sandbox::SecretFiles {
+        directory: "/secrets/db".to_owned(),
+        files: vec![("password".to_owned(), "hunter2".to_owned())],
+    }];
+    assert!(!format!("{:?}", datum.run).contains("hunter2"));
+    assert_eq!(datum.printed(), "hunter2 400\ntmpfs\npassword\n");
+    datum.run.secrets[0].files[0].0 = "../escape".to_owned();
+    assert!(matches!(datum.run().outcome.exit, Exit::SandboxFailed(_)));
+}
+
+#[test]
 fn the_binary_says_by_itself_what_this_machine_allows() {
     let answer = std::process::Command::new(binary())
         .arg("probe")
