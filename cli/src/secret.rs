@@ -1,6 +1,7 @@
 //! `howdah secret`.
 
 use std::collections::BTreeMap;
+use std::io::IsTerminal;
 use std::path::PathBuf;
 
 use clap::Subcommand;
@@ -14,7 +15,7 @@ use crate::references::project;
 /// Secrets that pipelines use
 #[derive(Debug, Subcommand)]
 pub enum Secret {
-    /// Set the values of a secret: from files, or as lines `KEY=VALUE` on standard input. They replace all that it had
+    /// Set the values of a secret: from files, or as lines `KEY=VALUE` on standard input, which a terminal does not show. They replace all that it had
     #[command(
         after_help = "Example: printf 'password=%s\\n' \"$PASSWORD\" | howdah secret set database\n         \
                             howdah secret set tls --from-file key.pem=./key.pem\n\n\
@@ -62,14 +63,18 @@ pub async fn run(command: Secret, client: &Client, output: Output) -> Outcome {
     match command {
         Secret::Set { name, files, project } => {
             let values = if files.is_empty() {
-                from_lines(&std::io::read_to_string(std::io::stdin()).map_err(unreadable)?)?
+                from_lines(&lines()?)?
             } else {
                 from_files(&files)?
             };
             let request = Request::put(path(project, client, &format!("/{}", segment(&name)))?);
             let set: SecretView = client.plane(request.body(&NewSecret { values })?).await?;
             output.result(&set, || {
-                format!("set {}, version {}: {}", set.name, set.version, set.keys.join(", "))
+                let keys = set.keys.join(", ");
+                format!(
+                    "set {} of project {}, version {}: {keys}",
+                    set.name, set.project, set.version
+                )
             })
         }
         Secret::List { project } => {
@@ -93,6 +98,23 @@ pub async fn run(command: Secret, client: &Client, output: Output) -> Outcome {
                 .await?;
             output.result(&serde_json::json!({ "deleted": name }), || format!("deleted {name}"))
         }
+    }
+}
+
+/// What stands on standard input. Somebody who types is asked, and nothing of it is shown.
+fn lines() -> Outcome<String> {
+    if !std::io::stdin().is_terminal() {
+        return std::io::read_to_string(std::io::stdin()).map_err(unreadable);
+    }
+    let mut text = String::new();
+    loop {
+        let line =
+            rpassword::prompt_password("KEY=VALUE (not shown; an empty line is the end): ").map_err(unreadable)?;
+        if line.trim().is_empty() {
+            return Ok(text);
+        }
+        text.push_str(&line);
+        text.push('\n');
     }
 }
 

@@ -11,6 +11,7 @@ mod imports;
 mod mount;
 mod mount_as_another;
 mod notebooks;
+mod secrets;
 mod services;
 mod tenancy;
 mod uploads;

@@ -38,6 +38,10 @@ pub enum OutputKind {
         input: String,
         path: String,
     },
+    /// The same to something below `/code`, which not every run has.
+    LinkToCode {
+        path: String,
+    },
 }
 
 /// How much a run may leave: its listing is held in memory, its files are read in full.
@@ -361,6 +365,7 @@ fn link_to_input(path: &str, target: &OsStr, pfs: &Path) -> Option<OutputKind> {
             input: (*input).to_owned(),
             path: rest.join("/"),
         }),
+        ["code", rest @ ..] => Some(OutputKind::LinkToCode { path: rest.join("/") }),
         _ => None,
     }
 }

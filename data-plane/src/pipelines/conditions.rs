@@ -116,7 +116,7 @@ pub fn refusal(plane: &Plane, run: &RunRow, inputs: &[Arc<OriginSet>], output: &
         let names: Vec<String> = domains.iter().map(ToString::to_string).collect();
         names.join(", ")
     };
-    if !spec.transform.secrets.is_empty() {
+    if !spec.transform.secrets.is_empty() || !spec.transform.image_pull_secrets.is_empty() {
         let sponsor = Subject::unlimited(run.actor.0.id);
         if !secrets::may_use(&policy, &sponsor, &spec.project) {
             return Ok(Some(format!(

@@ -449,7 +449,15 @@ impl Examination<'_> {
 
     /// Whoever says what code runs with a secret has it: it takes the right to use those of the project.
     async fn check_secrets(&mut self) -> Answer<()> {
-        if self.spec.transform.secrets.is_empty() {
+        let transform = &self.spec.transform;
+        let (place, used) = match transform.secrets.is_empty() {
+            false => ("/transform/secrets", true),
+            true => (
+                "/transform/image_pull_secrets",
+                !transform.image_pull_secrets.is_empty(),
+            ),
+        };
+        if !used {
             return Ok(());
         }
         let project = &self.spec.project;
@@ -458,8 +466,18 @@ impl Examination<'_> {
                 format!("a pipeline that uses secrets of project `{project}` needs write on the whole project");
             let mut problem = Problem::new(ProblemKind::NotAllowed, detail)
                 .with_hint(format!("ask for the role contributor on `project:{project}`"));
-            problem.errors = vec![field(self.index, "/transform/secrets", problem.detail.clone())];
+            problem.errors = vec![field(self.index, place, problem.detail.clone())];
             return Err(problem.into());
+        }
+        let mut absent = Vec::new();
+        for (number, name) in transform.image_pull_secrets.iter().enumerate() {
+            if !secrets::exists(self.conn, project, name).await? {
+                let place = format!("/transform/image_pull_secrets/{number}");
+                absent.push(field(self.index, &place, secrets::absent(project, name)));
+            }
+        }
+        if !absent.is_empty() {
+            return Err(invalid(absent));
         }
         match secrets::versions(self.conn, self.spec).await {
             Err(error) if error.kind() == ProblemKind::Invalid => {

@@ -97,11 +97,25 @@ pub fn open(
 fn missing(project: &ProjectName, used: &SecretUse) -> String {
     let name = &used.name;
     match &used.key {
-        Some(key) => {
-            format!("there is no secret `{name}` with a key `{key}` in project `{project}`: `howdah secret set {name}`")
-        }
-        None => format!("there is no secret `{name}` in project `{project}`: `howdah secret set {name}`"),
+        Some(key) => format!(
+            "there is no secret `{name}` with a key `{key}` in project `{project}`: `howdah secret set {name} --project {project}`"
+        ),
+        None => absent(project, name),
     }
+}
+
+/// That there is no such secret, and what to do.
+pub fn absent(project: &ProjectName, name: &SecretName) -> String {
+    format!("there is no secret `{name}` in project `{project}`: `howdah secret set {name} --project {project}`")
+}
+
+/// Whether there is such a secret, and it was not deleted.
+///
+/// # Errors
+/// When the database is away.
+pub async fn exists(conn: &mut PgConnection, project: &ProjectName, name: &SecretName) -> Answer<bool> {
+    let found = queries::find(conn, &USE, project, name).await?;
+    Ok(found.is_some_and(|row| row.sealed.is_some()))
 }
 
 /// The versions of the secrets that a spec uses, by name.

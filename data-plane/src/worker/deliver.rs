@@ -194,8 +194,19 @@ async fn store(writer: &Writer, ran: &Ran, wrote: &mut bool) -> Stored {
     let mut left = EMBEDDED_OF_DATUM_MAX;
     let mut entries = Vec::new();
     let seen = seen_files(ran);
+    let code = ran.job.trees.iter().find_map(|tree| {
+        let path = tree.code.as_deref()?.trim_matches('/');
+        // Of a file, `/code` is the directory that it is in.
+        let is_file = seen.contains_key(&(tree.name.as_str(), path));
+        let shown = if is_file {
+            path.rsplit_once('/').map_or("", |(directory, _)| directory)
+        } else {
+            path
+        };
+        Some((tree.name.as_str(), shown))
+    });
     for output in outputs {
-        match one(writer, &seen, &out, output, (&mut left, wrote)).await {
+        match one(writer, (&seen, code), &out, output, (&mut left, wrote)).await {
             Stored::Entries(more) => entries.extend(more),
             other => return other,
         }
@@ -221,7 +232,7 @@ fn twice(entries: &Entries) -> Option<&FilePath> {
 
 async fn one(
     writer: &Writer,
-    seen: &SeenFiles<'_>,
+    (seen, code): (&SeenFiles<'_>, Option<(&str, &str)>),
     out: &Path,
     output: Output,
     (left, wrote): (&mut u64, &mut bool),
@@ -232,6 +243,12 @@ async fn one(
     };
     match output.kind {
         OutputKind::LinkToInput { input, path: target } => linked(seen, &path, &input, &target),
+        OutputKind::LinkToCode { path: target } => match code {
+            Some((input, shown)) => linked(seen, &path, input, &format!("{shown}/{target}")),
+            None => Stored::Refused(format!(
+                "output `{path}` is a link to `/code/{target}`, and there is no code of a repo: write a file"
+            )),
+        },
         OutputKind::File { size, executable } => {
             let file = match sandbox::open_output(out, &output.path) {
                 Ok(file) => tokio::fs::File::from_std(file),

@@ -53,6 +53,17 @@ async fn code_of_a_repo_is_shown_at_code_and_a_new_commit_of_it_runs_every_datum
         commit.provenance
     );
 
+    // A link to the code is a copy by reference.
+    rig.put(&ada, "programs", &[("team/model/weights", "heavy")]).await;
+    let mut linking = alone.clone();
+    linking["transform"]["cmd"][2] = json!(
+        "ln -s /code/model/weights /pfs/out/weights-$(basename $in); ln -s ../../code/run.sh /pfs/out/run-$(basename $in)"
+    );
+    let applied = rig.apply(&ada, vec![linking]).await;
+    succeeded(&rig.job(&ada, applied[0].commit_set.unwrap(), "p").await, 2, 2, 0);
+    assert_eq!(rig.cat(&ada, "p@main", "/weights-a").await, "heavy");
+    assert_eq!(rig.cat(&ada, "p@main", "/run-b").await, "echo second");
+
     // The same repo, another directory, and one that is not there.
     rig.put(&ada, "programs", &[("two/run.sh", "echo moved")]).await;
     alone["transform"]["code"]["path"] = json!("two/");

@@ -113,6 +113,10 @@ async fn secrets_are_set_by_admins_of_the_project_and_used_by_its_writers() {
     assert_eq!(unset.errors[0].pointer, "/specs/0/transform/secrets");
     assert!(unset.detail.contains("howdah secret set db"), "{}", unset.detail);
     set(&rig, &ada, "db", "hunter2-first").await;
+    let mut pulling = shell("p", "in", "/*", "true");
+    pulling["transform"]["image_pull_secrets"] = json!(["db", "registry"]);
+    let unset = rig.refused(&ada, vec![pulling.clone()]).await;
+    assert_eq!(unset.errors[0].pointer, "/specs/0/transform/image_pull_secrets/1");
     for person in [&bob, &eve] {
         for (method, path) in [
             ("GET", SECRETS.to_owned()),

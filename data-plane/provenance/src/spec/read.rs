@@ -86,6 +86,7 @@ fn whole(value: &Value, default_project: &ProjectName, errors: &mut Errors) -> O
     fields.finish(errors);
     let (project, name) = named?;
     let (transform, mut input) = (transform?, input?);
+    secrets::check_names(&transform.secrets, &input, errors);
     if let Some(code) = &transform.code {
         closed(&transform, network, errors);
         input = input::with_code(input, code, errors)?;

@@ -4,12 +4,15 @@ use contract::names::SecretName;
 use serde_json::{Value, json};
 
 use super::fields::{Errors, Fields, join, kind};
-use super::{SecretTarget, SecretUse};
+use super::{InputSpec, SecretTarget, SecretUse};
 
 /// Directories that hold something else in every sandbox.
-const TAKEN: [&str; 15] = [
+const TAKEN: [&str; 17] = [
     "pfs", "code", "bin", "sbin", "lib", "lib32", "lib64", "libx32", "usr", "etc", "opt", "dev", "proc", "tmp", "var",
+    "run", "sys",
 ];
+/// Variables that say to the code where it runs begin so.
+const OURS: [&str; 3] = ["HOWDAH_", "PACH_", "PPS_"];
 
 fn items<'a>(value: &'a Value, pointer: &str, errors: &mut Errors) -> &'a [Value] {
     value.as_array().map_or_else(
@@ -108,6 +111,30 @@ fn place(directory: &str, pointer: &str, errors: &mut Errors) -> Option<String> 
         return None;
     }
     Some(parts.join("/"))
+}
+
+/// Refuses variables that say something else already: of the datum, or of an input.
+pub(super) fn check_names(secrets: &[SecretUse], input: &InputSpec, errors: &mut Errors) {
+    let leaves = input.leaves();
+    for (number, used) in secrets.iter().enumerate() {
+        let SecretTarget::Variable(variable) = &used.target else {
+            continue;
+        };
+        let of_input = |name: &str| {
+            variable
+                .strip_prefix(name)
+                .is_some_and(|rest| rest.is_empty() || rest == "_COMMIT")
+        };
+        let what = if OURS.iter().any(|prefix| variable.starts_with(prefix)) {
+            "the datum and its job"
+        } else if leaves.iter().any(|leaf| of_input(leaf.name.as_str())) {
+            "an input"
+        } else {
+            continue;
+        };
+        let message = format!("`{variable}` is a variable that says something of {what}: take another name");
+        errors.add(&format!("/transform/secrets/{number}/env_var"), message);
+    }
 }
 
 /// The secrets by which an image is pulled.

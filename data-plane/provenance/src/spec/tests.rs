@@ -311,6 +311,18 @@ fn secrets_are_variables_or_files_and_count_as_code() {
             "/transform/secrets/0/mount_path",
         ),
         (
+            json!({ "name": "db", "mount_path": "/run/howdah-sandbox" }),
+            "/transform/secrets/0/mount_path",
+        ),
+        (
+            json!({ "name": "db", "env_var": "images", "key": "k" }),
+            "/transform/secrets/0/env_var",
+        ),
+        (
+            json!({ "name": "db", "env_var": "HOWDAH_JOB_ID", "key": "k" }),
+            "/transform/secrets/0/env_var",
+        ),
+        (
             json!({ "name": "db", "mount_path": "/a", "env_var": "A", "key": "k" }),
             "/transform/secrets/0",
         ),

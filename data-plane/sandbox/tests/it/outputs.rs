@@ -28,6 +28,7 @@ fn check(make: fn(&Path), expect: &str) {
             .into_iter()
             .map(|output| match output.kind {
                 OutputKind::File { size, executable } => format!("{} {size} {executable}\n", output.path),
+                OutputKind::LinkToCode { path } => format!("{} -> code {path}\n", output.path),
                 OutputKind::LinkToInput { input, path } => format!("{} -> {input}:{path}\n", output.path),
             })
             .collect(),
