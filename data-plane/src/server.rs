@@ -120,6 +120,7 @@ pub async fn serve(mut config: DataPlaneConfig, shutdown: Shutdown) -> anyhow::R
         axum::serve(chassis::http::prompt(listener), router(plane.clone())).with_graceful_shutdown(shutdown.begun());
     with_deadline(async { server.await }, &shutdown).await?;
     let _ = tokio::time::timeout(DRAIN, shutdown.finished()).await;
+    policy::leave_alarm(&plane).await;
     // What still holds a connection now is cut off by the end of the process.
     let _ = tokio::time::timeout(CLOSE, plane.pool.close()).await;
     Ok(())

@@ -19,7 +19,7 @@ use tokio::sync::watch;
 
 use crate::failure::{Answer, Failure};
 
-pub use poll::{follow, send_heartbeats};
+pub use poll::{follow, leave_alarm, send_heartbeats};
 
 /// How long a request waits for the epoch that it names.
 const EPOCH_WAIT: Duration = Duration::from_secs(5);

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use chassis::process::Shutdown;
+use chrono::{DateTime, Utc};
 use contract::config::Heartbeat;
 
 use crate::cron;
@@ -10,6 +11,9 @@ use crate::plane::Plane;
 
 const HEARTBEAT_EVERY: Duration = Duration::from_secs(3);
 const PAUSE_LEAST: Duration = Duration::from_millis(100);
+/// How often, and how long each time, the last alarm is told.
+const LAST_ATTEMPTS: usize = 3;
+const LAST_WAIT: Duration = Duration::from_secs(1);
 const PAUSE_MOST: Duration = Duration::from_secs(2);
 
 /// Asks for the policy again and again until shutdown. Each answer is a sign of life of the control plane.
@@ -67,31 +71,51 @@ async fn refresh_keys(plane: &Plane) {
     }
 }
 
-/// Says every few seconds, and before it ends, that the plane lives, what it enforces, whether it is idle and when it has
-/// something to do.
+/// Says every few seconds that the plane lives, what it enforces, whether it is idle and when it has something to do.
 pub async fn send_heartbeats(plane: Plane, shutdown: Shutdown) {
     let mut wake_at = None;
     let mut timer = tokio::time::interval(HEARTBEAT_EVERY);
     timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        let ends = tokio::select! {
-            _ = timer.tick() => false,
-            () = shutdown.begun() => true,
-        };
+    while !shutdown.has_begun() {
+        tokio::select! {
+            _ = timer.tick() => {}
+            () = shutdown.begun() => return,
+        }
         match cron::next_alarm(&plane).await {
             Ok(next) => wake_at = next,
             Err(error) => tracing::debug!(error = %error, "the last known alarm is told"),
         }
-        let heartbeat = Heartbeat {
-            epoch: plane.policy.epoch(),
-            idle_seconds: plane.activity.idle_seconds(plane.now()),
-            wake_at,
+        send_heartbeat(&plane, wake_at).await;
+    }
+}
+
+async fn send_heartbeat(plane: &Plane, wake_at: Option<DateTime<Utc>>) -> bool {
+    let heartbeat = Heartbeat {
+        epoch: plane.policy.epoch(),
+        idle_seconds: plane.activity.idle_seconds(plane.now()),
+        wake_at,
+    };
+    let sent = plane.control.heartbeat(&heartbeat).await;
+    if let Err(error) = &sent {
+        tracing::debug!(error = %error, "the heartbeat was not heard");
+    }
+    sent.is_ok()
+}
+
+/// Leaves the time of the next alarm when nothing can change it any more: requests and tasks are over. What was asked of
+/// the plane while it drained counts.
+pub async fn leave_alarm(plane: &Plane) {
+    for _ in 0..LAST_ATTEMPTS {
+        let told = async {
+            match cron::next_alarm(plane).await {
+                Ok(next) => send_heartbeat(plane, next).await,
+                Err(_) => false,
+            }
         };
-        if let Err(error) = plane.control.heartbeat(&heartbeat).await {
-            tracing::debug!(error = %error, "the heartbeat was not heard");
-        }
-        if ends {
+        if let Ok(true) = tokio::time::timeout(LAST_WAIT, told).await {
             return;
         }
+        tokio::time::sleep(PAUSE_LEAST).await;
     }
+    tracing::warn!("the control plane was not told when this plane has something to do next");
 }
