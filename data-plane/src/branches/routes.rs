@@ -258,7 +258,7 @@ async fn remove(
     if repo.pipeline {
         return Err(Failure::new(
             ProblemKind::Conflict,
-            format!("`{repo}` holds the output of a pipeline: its branches are the pipeline's"),
+            format!("`{repo}` holds {}: its branches are the pipeline's", repo.made_of()),
         ));
     }
     lock_dag(&mut tx).await?;

@@ -130,9 +130,15 @@ impl Call {
         if repo.pipeline {
             return Err(Failure::new(
                 ProblemKind::Conflict,
-                format!("`{repo}` holds the output of a pipeline: only its jobs write to it"),
+                match repo.ticks {
+                    true => format!("`{repo}` holds {}: only its schedule writes to it", repo.made_of()),
+                    false => format!("`{repo}` holds {}: only its jobs write to it", repo.made_of()),
+                },
             )
-            .hint("put the files into an input of the pipeline, or into a repo of your own"));
+            .hint(match repo.ticks {
+                true => "`howdah pipeline run` makes a tick of this moment; put files into a repo of your own",
+                false => "put the files into an input of the pipeline, or into a repo of your own",
+            }));
         }
         Ok(allowed)
     }

@@ -23,8 +23,20 @@ pub struct RepoRow {
     pub description: String,
     /// Whether a pipeline writes it.
     pub pipeline: bool,
+    /// Whether that is the schedule of its cron input.
+    pub ticks: bool,
     /// When it was made.
     pub created_at: DateTime<Utc>,
+}
+
+impl RepoRow {
+    /// What a repo that people do not write to holds, in words.
+    pub fn made_of(&self) -> &'static str {
+        match self.ticks {
+            true => "the ticks of a pipeline's cron input",
+            false => "the output of a pipeline",
+        }
+    }
 }
 
 impl std::fmt::Display for RepoRow {

@@ -17,7 +17,8 @@ use crate::permissions::{Allowed, System};
 macro_rules! select_repos {
     ($tail:literal) => {
         concat!(
-            "select r.id, r.project_id, p.name as project, r.name, r.description, r.pipeline, r.created_at
+            "select r.id, r.project_id, p.name as project, r.name, r.description, r.pipeline, r.created_at,
+                    exists (select 1 from cron_inputs c where c.repo_id = r.id) as ticks
              from repos r join projects p on p.id = r.project_id ",
             $tail
         )
@@ -41,6 +42,7 @@ impl FromRow<'_, PgRow> for RepoRow {
             name: parsed(row, "name")?,
             description: row.try_get("description")?,
             pipeline: row.try_get("pipeline")?,
+            ticks: row.try_get("ticks")?,
             created_at: row.try_get("created_at")?,
         })
     }

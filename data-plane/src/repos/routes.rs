@@ -132,6 +132,7 @@ async fn create(
         name: body.name,
         description: body.description,
         pipeline: false,
+        ticks: false,
         created_at: plane.now(),
     };
     let inserted = insert(&plane, &call, &row).await;

@@ -131,6 +131,11 @@ fn not_collecting(plane: &Plane) -> Answer<MutexGuard<'_, ()>> {
 async fn may_purge(call: &Call, conn: &mut PgConnection, repo: &Visible) -> Answer<()> {
     call.allowed(repo, Permission::Admin)?;
     call.allowed(repo, Permission::Read)?;
+    if repo.ticks {
+        let detail = format!("`{repo}` holds {}: empty files named by their times", repo.made_of());
+        return Err(Failure::new(ProblemKind::Conflict, detail)
+            .hint("with `overwrite: true` in the cron input only the last one stays"));
+    }
     if repo.pipeline {
         return Err(Failure::new(
             ProblemKind::Conflict,
