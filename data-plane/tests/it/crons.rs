@@ -209,6 +209,31 @@ async fn the_repo_of_a_cron_input_is_made_and_deleted_with_the_pipeline_and_nobo
         .refused(ProblemKind::AlreadyExists);
 }
 
+#[tokio::test]
+async fn a_dry_run_tells_who_would_lose_read_by_a_cron_input() {
+    let app = App::start().await;
+    let (ada, bob) = (app.member("ada").await, app.member("bob").await);
+    let data = app.repo(&ada, "data").await;
+    app.put(&ada, "data", &[("a", b"1")]).await.ok();
+    let pfs = json!({"pfs": {"repo": "data", "glob": "/*"}});
+    let mut plain = spec("p", &json!({}));
+    plain["specs"][0]["input"] = pfs.clone();
+    app.post(&ada, "/v1/pipelines", plain.clone()).await.ok();
+    let p: Repo = app.get(&ada, "/v1/projects/default/repos/p").await.json();
+    app.grant(&bob, Role::Viewer, &data).await;
+    app.grant(&bob, Role::Viewer, &p).await;
+    plain["specs"][0]["input"] = json!({"cross": [pfs, {"cron": {"name": "tick", "spec": "@daily"}}]});
+    plain["dry_run"] = json!(true);
+    let dry: Value = app.post(&ada, "/v1/pipelines", plain).await.json();
+    let impact = dry["items"][0]["impact"].as_array().unwrap();
+    assert_eq!(impact.len(), 1, "{impact:?}");
+    let told = impact[0].as_str().unwrap();
+    assert!(
+        told.starts_with("bob ") && told.contains("`default/p_tick` (ask ada)"),
+        "{told}"
+    );
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_plane_goes_on_without_losing_or_doubling_a_tick() {
     let mut rig = Rig::start().await;

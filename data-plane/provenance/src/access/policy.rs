@@ -3,8 +3,8 @@
 use std::collections::{HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
-use contract::ids::{DomainId, OrganizationId, ReleaseId, TokenId};
-use contract::names::ProjectName;
+use contract::ids::{DomainId, GrantId, OrganizationId, ReleaseId, TokenId};
+use contract::names::{ProjectName, RepoName};
 use contract::policy::{
     Domain, Grant, Grantee, Member, OrganizationState, Permission, PolicySnapshot, Principal, Release, Resource, Role,
 };
@@ -82,6 +82,29 @@ impl Policy {
             rights,
             snapshot,
         }
+    }
+
+    /// The policy that there would be with these domains (id, project, name), owned by `owner`.
+    pub fn with_domains(&self, domains: Vec<(DomainId, ProjectName, RepoName)>, owner: Principal) -> Self {
+        let mut snapshot = self.snapshot.clone();
+        for (id, project, name) in domains {
+            snapshot.domains.push(Domain {
+                id,
+                project,
+                name,
+                deleted: false,
+            });
+            snapshot.grants.push(Grant {
+                id: GrantId::from_uuid(id.uuid()),
+                grantee: match owner {
+                    Principal::Account(id) => Grantee::Account(id),
+                    Principal::ServiceAccount(id) => Grantee::ServiceAccount(id),
+                },
+                role: Role::Owner,
+                resource: Resource::Domain(id),
+            });
+        }
+        Self::new(snapshot)
     }
 
     /// The snapshot that it was made of.
