@@ -17,8 +17,8 @@ use tokio::net::TcpListener;
 
 use crate::plane::Plane;
 use crate::{
-    branches, commits, defaults, files, fsck, garbage, history, imports, jobs, lineage, permissions, pipelines, policy,
-    projects, repos, scheduler, secrets, serving, statistics, stores, uploads, worker,
+    branches, commits, cron, defaults, files, fsck, garbage, history, imports, jobs, lineage, permissions, pipelines,
+    policy, projects, repos, scheduler, secrets, serving, statistics, stores, uploads, worker,
 };
 
 /// How long running requests may go on after the plane was asked to stop.
@@ -76,6 +76,7 @@ pub fn spawn_background(plane: &Plane, shutdown: &Shutdown) {
     shutdown.spawn("policy", policy::follow(plane.clone(), shutdown.clone()));
     shutdown.spawn("heartbeat", policy::send_heartbeats(plane.clone(), shutdown.clone()));
     shutdown.spawn("scheduler", scheduler::run(plane.clone(), shutdown.clone()));
+    shutdown.spawn("ticks", cron::follow(plane.clone(), shutdown.clone()));
     shutdown.spawn("garbage", garbage::follow(plane.clone(), shutdown.clone()));
     shutdown.spawn("handovers", uploads::handover::follow(plane.clone(), shutdown.clone()));
     shutdown.spawn("releases", scheduler::releases::follow(plane.clone(), shutdown.clone()));

@@ -1,4 +1,4 @@
-//! When a cron input gets a file, as Pachyderm reads it: a cron expression of five fields (six with seconds in front), a
+//! When a cron input gets a file and a trigger looks, as Pachyderm reads it: a cron expression of five fields (six with seconds in front), a
 //! shorthand as `@daily`, an interval as `@every 90s`, or never by itself. All in UTC and in whole seconds.
 
 use std::str::FromStr;
@@ -9,7 +9,10 @@ use croner::parser::{CronParser, Seconds};
 
 use crate::spec::duration;
 
-/// The ticks of a cron input.
+/// So many missed ticks are caught up, the newest ones.
+pub const BACKLOG_MOST: usize = 100_000;
+
+/// The ticks of a cron input or of a trigger's schedule.
 #[derive(Debug, Clone)]
 pub struct Ticks(Kind);
 
@@ -61,6 +64,10 @@ impl FromStr for Ticks {
         }
         let parser = CronParser::builder().seconds(Seconds::Optional).build();
         let cron = parser.parse(expression).map_err(|error| wrong(error.to_string()))?;
+        // What comes at all comes within some years of any day: 29 February in eight at most.
+        if cron.find_next_occurrence(&DateTime::UNIX_EPOCH, false).is_err() {
+            return Err(wrong("that moment never comes".to_owned()));
+        }
         Ok(Self(Kind::Cron(Box::new(cron))))
     }
 }
@@ -73,6 +80,40 @@ impl Ticks {
             Kind::Never => None,
             Kind::Every(interval) => after.checked_add_signed(*interval),
             Kind::Cron(cron) => cron.find_next_occurrence(&after, false).ok(),
+        }
+    }
+
+    /// Whether it never ticks by itself.
+    pub fn is_never(&self) -> bool {
+        matches!(self.0, Kind::Never)
+    }
+
+    /// Where counting has to begin so that no more than `most` ticks lie behind it and not behind `until`: at `after`
+    /// (in whole seconds), else at the tick in front of the newest ones.
+    pub fn newest(&self, after: DateTime<Utc>, until: DateTime<Utc>, most: usize) -> DateTime<Utc> {
+        let after = after.trunc_subsecs(0);
+        let seconds = (until - after).num_seconds();
+        let wanted = i64::try_from(most).unwrap_or(i64::MAX);
+        // None ticks more than once a second.
+        if seconds <= wanted {
+            return after;
+        }
+        match &self.0 {
+            Kind::Never => after,
+            Kind::Every(interval) => {
+                let left_out = (seconds / interval.num_seconds() - wanted).max(0);
+                let left_out = Duration::seconds(left_out * interval.num_seconds());
+                after.checked_add_signed(left_out).unwrap_or(after)
+            }
+            Kind::Cron(cron) => {
+                let mut at = cron.find_previous_occurrence(&until.trunc_subsecs(0), true).ok();
+                for _ in 0..most {
+                    at = at.filter(|tick| *tick > after);
+                    let Some(tick) = at else { return after };
+                    at = cron.find_previous_occurrence(&tick, false).ok();
+                }
+                at.filter(|tick| *tick > after).unwrap_or(after)
+            }
         }
     }
 
@@ -192,6 +233,20 @@ mod tests {
     }
 
     #[test]
+    fn of_too_many_ticks_the_newest_are_counted() {
+        let (from, until) = (time("2026-11-01T00:00:03.2Z"), time("2026-11-01T03:04:05.6Z"));
+        for schedule in ["@every 7s", "*/7 * * * * *", "5 * * * *", "@every 1h", "never"] {
+            let ticks: Ticks = schedule.parse().unwrap();
+            let all = ticks.between(from, until, usize::MAX);
+            for most in [0, 1, 2, 3, 50, 20_000] {
+                let counted = ticks.between(ticks.newest(from, until, most), until, usize::MAX);
+                let wanted = &all[all.len().saturating_sub(most)..];
+                assert_eq!(counted, wanted, "{schedule}: {most}");
+            }
+        }
+    }
+
+    #[test]
     fn what_says_no_ticks_is_refused() {
         for bad in [
             "",
@@ -203,6 +258,7 @@ mod tests {
             "@every 0s",
             "@every 500ms",
             "@every x",
+            "0 0 30 2 *",
         ] {
             assert!(bad.parse::<Ticks>().is_err(), "{bad}");
         }

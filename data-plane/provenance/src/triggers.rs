@@ -1,45 +1,10 @@
 //! When a branch with a trigger follows the one that it watches: by how much that has grown, by how many commits it is
 //! ahead, by a schedule, any or all of them. And which triggers would follow each other in a circle.
 
-use std::str::FromStr;
-
 use chrono::{DateTime, Utc};
 use contract::names::BranchName;
-use croner::Cron;
 
-/// A schedule: a cron expression of five fields, in UTC.
-#[derive(Debug, Clone)]
-pub struct Schedule(Cron);
-
-/// A text that is no schedule.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{text}` is no schedule: {why}; write five fields, as in `0 * * * *` for every hour")]
-pub struct ParseScheduleError {
-    text: String,
-    why: String,
-}
-
-impl FromStr for Schedule {
-    type Err = ParseScheduleError;
-
-    fn from_str(text: &str) -> Result<Self, ParseScheduleError> {
-        let wrong = |why: String| ParseScheduleError {
-            text: text.chars().take(120).collect(),
-            why,
-        };
-        if text.split_whitespace().count() != 5 {
-            return Err(wrong("it does not have five fields".to_owned()));
-        }
-        Cron::from_str(text).map(Self).map_err(|error| wrong(error.to_string()))
-    }
-}
-
-impl Schedule {
-    /// The first tick behind a time; `None` when there is none.
-    pub fn next(&self, after: DateTime<Utc>) -> Option<DateTime<Utc>> {
-        self.0.find_next_occurrence(&after, false).ok()
-    }
-}
+use crate::ticks::Ticks;
 
 /// What makes a branch follow another one. Without any condition it never does.
 #[derive(Debug, Clone, Default)]
@@ -49,7 +14,7 @@ pub struct Trigger {
     /// It is ahead by so many commits.
     pub commits: Option<u64>,
     /// A tick of this schedule has passed.
-    pub schedule: Option<Schedule>,
+    pub schedule: Option<Ticks>,
     /// All conditions have to hold, and not one of them.
     pub all: bool,
 }
@@ -68,7 +33,7 @@ pub struct Since {
 impl Trigger {
     /// Whether the branch follows now. It never does while there is nothing new.
     pub fn fires(&self, since: &Since, now: DateTime<Utc>) -> bool {
-        let ticked = |schedule: &Schedule| schedule.next(since.at).is_some_and(|tick| tick <= now);
+        let ticked = |schedule: &Ticks| schedule.next(since.at).is_some_and(|tick| tick <= now);
         let conditions = [
             self.size_bytes.map(|size| since.size_bytes >= size),
             self.commits.map(|commits| since.commits >= commits),
@@ -163,16 +128,6 @@ mod tests {
                 at: time(from),
             };
             assert_eq!(trigger.fires(&since, time(to)), *follows, "row {at}: {trigger:?}");
-        }
-    }
-
-    #[test]
-    fn what_is_no_schedule_is_refused() {
-        for good in ["* * * * *", "*/5 3 * * 1-5", "0 0 1 1 *"] {
-            assert!(good.parse::<Schedule>().is_ok(), "{good}");
-        }
-        for bad in ["", "hourly", "* * * *", "* * * * * *", "61 * * * *", "@daily"] {
-            assert!(bad.parse::<Schedule>().is_err(), "{bad}");
         }
     }
 

@@ -25,20 +25,26 @@ pub struct BranchRow {
     pub origin_set: Option<i64>,
 }
 
-/// The branches of a repo that the caller may know of, in the order of their names.
+/// The branches of a repo that the caller may know of, in the order of their names; of those that were made for a pipeline
+/// the ones of these, or all of them.
 pub async fn list_branches(
     conn: &mut PgConnection,
     repo: &Visible,
+    made_for: Option<&[Uuid]>,
     after: Option<&str>,
     limit: i64,
 ) -> Answer<Vec<BranchRow>> {
     let rows = sqlx::query_as::<_, (String, Option<Uuid>, Option<i64>)>(
         "select b.name, b.head_id, c.origin_set_id from branches b left join commits c on c.id = b.head_id
-         where b.repo_id = $1 and ($2::text is null or b.name > $2) order by b.name limit $3",
+         where b.repo_id = $1 and ($2::text is null or b.name > $2)
+           and ($4::uuid[] is null or not exists (select 1 from branch_triggers t
+                 where t.repo_id = b.repo_id and t.branch = b.name and t.pipeline_id <> all($4)))
+         order by b.name limit $3",
     )
     .bind(repo.id.uuid())
     .bind(after)
     .bind(limit)
+    .bind(made_for)
     .fetch_all(conn)
     .await?;
     rows.into_iter()
@@ -195,9 +201,13 @@ pub async fn list_triggers_of(conn: &mut PgConnection, repo: &Visible) -> Answer
 }
 
 /// Which branches of a repo watch which: (branch, the one that it watches).
-pub async fn list_watched(conn: &mut PgConnection, allowed: &Allowed) -> Answer<Vec<(BranchName, BranchName)>> {
+pub async fn list_watched(
+    conn: &mut PgConnection,
+    _: &System,
+    repo: DomainId,
+) -> Answer<Vec<(BranchName, BranchName)>> {
     let rows: Vec<(String, String)> = sqlx::query_as("select branch, source from branch_triggers where repo_id = $1")
-        .bind(allowed.domain().uuid())
+        .bind(repo.uuid())
         .fetch_all(conn)
         .await?;
     rows.into_iter()

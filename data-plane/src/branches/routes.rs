@@ -27,6 +27,10 @@ use crate::plane::{Plane, Tx};
 
 const DECIDE: System = System::because("rows are read in order to decide whether the caller may see the head");
 
+/// What is told of a pipeline whose input's branch was deleted.
+const BRANCH_GONE: &str = "the branch that follows another one for the `trigger` of an input was deleted by an owner of the \
+                           input's repo, so nothing comes from there; apply the pipeline again to have it made";
+
 /// The routes.
 pub fn router() -> Router<Plane> {
     Router::new()
@@ -97,7 +101,17 @@ async fn list(
     let repo = call.repo(&mut conn, &reference(project, repo)).await?;
     let list = format!("branches {}", repo.id);
     let after: Option<String> = call.position(&list, query.cursor.as_deref())?;
-    let rows = queries::list_branches(&mut conn, &repo, after.as_deref(), limit as i64 + 1).await?;
+    // A branch that was made for a pipeline tells of it; the repo's owners may know that there is one.
+    let owner = call.rights().can(Permission::Admin, repo.id);
+    let made_for = (!owner).then(|| call.discoverable());
+    let rows = queries::list_branches(
+        &mut conn,
+        &repo,
+        made_for.as_deref(),
+        after.as_deref(),
+        limit as i64 + 1,
+    )
+    .await?;
     let mut set: HashMap<BranchName, BranchTrigger> = HashMap::new();
     for row in queries::list_triggers_of(&mut conn, &repo).await? {
         set.insert(row.branch.clone(), row.view());
@@ -266,12 +280,9 @@ async fn remove(
         .await?
         .ok_or_else(Failure::not_found)?;
     not_open(&repo, &branch, head.as_ref())?;
-    if pipelines::queries::follower_of(&mut tx, &DECIDE, repo.id, &branch)
-        .await?
-        .is_some()
-    {
-        let detail = format!("`{repo}@{branch}` is what a pipeline reads by the trigger of its input");
-        return Err(Failure::new(ProblemKind::Conflict, detail).hint("it goes away with the pipeline or the trigger"));
+    // Whose data it is may take it away from the pipeline that it was made for.
+    if let Some(pipeline) = pipelines::queries::follower_of(&mut tx, &DECIDE, repo.id, &branch).await? {
+        pipelines::queries::update_deprived(&mut tx, &DECIDE, pipeline, BRANCH_GONE).await?;
     }
     queries::delete_branch(&mut tx, &allowed, &branch, plane.now()).await?;
     tx.commit().await?;

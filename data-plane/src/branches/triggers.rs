@@ -2,8 +2,6 @@
 //! decided by `provenance::triggers`, in the transaction that moved the watched branch, or at a tick of its schedule. Then
 //! it is moved as by hand: pipelines that read it run, and who set the trigger needs what that takes (R4), at that moment.
 
-use std::str::FromStr;
-
 use chrono::{DateTime, Utc};
 use contract::api::{CommitState, NewTrigger};
 use contract::ids::{CommitId, DomainId};
@@ -11,7 +9,8 @@ use contract::names::BranchName;
 use contract::policy::Permission;
 use contract::problem::ProblemKind;
 use provenance::access::{Subject, can, required_for_new_pipeline};
-use provenance::triggers::{Schedule, Since, Trigger, would_circle};
+use provenance::ticks::Ticks;
+use provenance::triggers::{Since, Trigger, would_circle};
 use sqlx::PgConnection;
 
 use super::queries::{self, TriggerRow};
@@ -44,17 +43,17 @@ pub async fn set(
     head: Option<CommitId>,
 ) -> Answer<()> {
     if let Some(text) = &new.cron {
-        let schedule = Schedule::from_str(text).map_err(|error| Failure::invalid(error.to_string()))?;
-        if schedule.next(call.plane.now()).is_none() {
+        let ticks = text.parse::<Ticks>();
+        if ticks.map_err(|error| Failure::invalid(error.to_string()))?.is_never() {
             return Err(Failure::invalid(format!("the schedule `{text}` never comes"))
-                .hint("write five fields, as in `0 * * * *` for every hour"));
+                .hint("write five fields, as in `0 * * * *` for every hour, or `@daily`"));
         }
     }
     if new.size_bytes.is_none() && new.commits.is_none() && new.cron.is_none() {
         return Err(Failure::invalid("the trigger has no condition, so it would never fire")
             .hint("give a size, a number of commits or a schedule"));
     }
-    let watched = queries::list_watched(tx, allowed).await?;
+    let watched = queries::list_watched(tx, &FOLLOW, repo.id).await?;
     if would_circle(&watched, branch, &new.branch) {
         return Err(Failure::new(
             ProblemKind::Conflict,
@@ -93,7 +92,7 @@ pub async fn fire(plane: &Plane, tx: &mut Tx, moved: &[(DomainId, BranchName)]) 
     Ok(fired)
 }
 
-/// Moves branches whose schedules have ticked, and lets their pipelines run. The scheduler calls it every second.
+/// Moves branches whose schedules have ticked, and lets their pipelines run. `cron::follow` calls it every second.
 ///
 /// # Errors
 /// When the database is away: nothing was moved then.

@@ -151,7 +151,7 @@ pub async fn upsert(
     sqlx::query(
         "insert into cron_inputs (repo_id, pipeline_id, spec, overwrite, start_at, counted_to, next_at)
          values ($1, $2, $3, $4, $5, $6, $7)
-         on conflict (repo_id) do update set spec = excluded.spec, overwrite = excluded.overwrite,
+         on conflict (repo_id) do update set pipeline_id = excluded.pipeline_id, spec = excluded.spec, overwrite = excluded.overwrite,
              start_at = excluded.start_at, counted_to = excluded.counted_to, next_at = excluded.next_at",
     )
     .bind(repo.id.uuid())
@@ -180,23 +180,35 @@ pub async fn retire(conn: &mut PgConnection, _: &System, pipeline: DomainId, kep
     Ok(())
 }
 
-/// Deletes the repos of a deleted pipeline's cron inputs, but for those that another pipeline reads; answers which.
+/// Deletes the repos of a deleted pipeline's cron inputs, but for those that another pipeline reads, which a pipeline of that
+/// name may take up again; answers which.
 pub async fn delete_of(
     conn: &mut PgConnection,
     system: &System,
     pipeline: DomainId,
     at: DateTime<Utc>,
 ) -> Answer<Vec<DomainId>> {
-    let gone: Vec<Uuid> = sqlx::query_scalar("delete from cron_inputs c where c.pipeline_id = $1 returning c.repo_id")
+    let all: Vec<Uuid> = sqlx::query_scalar("select repo_id from cron_inputs where pipeline_id = $1")
         .bind(pipeline.uuid())
         .fetch_all(&mut *conn)
         .await?;
     let mut deleted = Vec::new();
-    for repo in gone.into_iter().map(DomainId::from_uuid) {
+    for repo in all.into_iter().map(DomainId::from_uuid) {
         if !crate::pipelines::queries::is_read(conn, system, repo).await? {
             repos::queries::delete_made(conn, system, repo, at).await?;
+            delete(conn, system, repo).await?;
             deleted.push(repo);
         }
     }
+    retire(conn, system, pipeline, &[]).await?;
     Ok(deleted)
+}
+
+/// Forgets the cron input of a repo that is deleted.
+pub async fn delete(conn: &mut PgConnection, _: &System, repo: DomainId) -> Answer<()> {
+    sqlx::query("delete from cron_inputs where repo_id = $1")
+        .bind(repo.uuid())
+        .execute(conn)
+        .await?;
+    Ok(())
 }

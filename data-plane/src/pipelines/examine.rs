@@ -1,23 +1,27 @@
 //! Everything that is checked before a pipeline is saved: names, rights on every domain that its inputs require (R4),
 //! cycles, and who would lose read on future outputs. Changes nothing, so a dry run is the same code.
 
-use std::collections::HashMap;
+mod impact;
+
 use std::sync::Arc;
 
 use contract::ids::{DomainId, ProjectId};
-use contract::names::{ProjectName, RepoName};
+use contract::names::{BranchName, ProjectName, RepoName};
 use contract::policy::Permission;
 use contract::problem::{FieldError, Problem, ProblemKind};
-use provenance::access::{Policy, impact, required_for_egress, required_for_new_pipeline};
+use provenance::access::{Policy, required_for_egress, required_for_new_pipeline};
 use provenance::origins::{OriginSet, matching_releases, required};
 use provenance::propagation::{BranchOf, Dag, PipelineNode, would_cycle};
 use provenance::spec::{CronInput, Network, PfsInput, PipelineSpec, TriggerInput, differences};
+use provenance::ticks::{BACKLOG_MOST, Ticks};
+use provenance::triggers::would_circle;
 use sqlx::PgConnection;
 
 use super::conditions;
 use super::followers::{self, Follower};
 use super::queries::{self, PipelineRow};
 use super::released;
+use crate::branches;
 use crate::call::Call;
 use crate::commits::{self, origins};
 use crate::cron::{self, CronRepo};
@@ -241,14 +245,18 @@ impl Examination<'_> {
     async fn inputs(&mut self, own: DomainId) -> Answer<(Vec<(String, DomainId, String)>, Vec<Arc<OriginSet>>)> {
         let (mut inputs, mut heads) = (Vec::new(), Vec::new());
         for (position, leaf) in self.spec.input.leaves().into_iter().enumerate() {
+            let read = match &leaf.trigger {
+                Some(_) => followers::branch_of(own, &leaf.name)?,
+                None => leaf.branch.clone(),
+            };
             let (domain, set) = match &leaf.cron {
                 Some(cron) => self.cron(position, leaf, cron, own).await?,
-                None => self.leaf(leaf, own).await?,
+                None => self.leaf(leaf, &read, own).await?,
             };
-            inputs.push((leaf.name.to_string(), domain, leaf.branch.to_string()));
+            inputs.push((leaf.name.to_string(), domain, read.to_string()));
             heads.push(set);
             if let Some(trigger) = &leaf.trigger {
-                heads.push(self.follower(leaf, trigger, domain, own).await?);
+                heads.push(self.follower(leaf, trigger, (domain, read), own).await?);
             }
         }
         Ok((inputs, heads))
@@ -259,12 +267,20 @@ impl Examination<'_> {
         &mut self,
         leaf: &PfsInput,
         trigger: &TriggerInput,
-        domain: DomainId,
+        (domain, branch): (DomainId, BranchName),
         own: DomainId,
     ) -> Answer<Arc<OriginSet>> {
+        let watched = branches::queries::list_watched(self.conn, &DECIDE, domain).await?;
+        if would_circle(&watched, &branch, &trigger.source) {
+            let message = format!(
+                "has a `trigger` on `{}/{}@{}`, which comes to follow what this input reads: follow another branch",
+                leaf.project, leaf.repo, trigger.source
+            );
+            return Err(invalid(vec![field(self.index, "/input", message)]));
+        }
         let follower = Follower {
             repo: domain,
-            branch: leaf.branch.clone(),
+            branch,
             on: trigger.clone(),
         };
         followers::is_free(self.conn, own, &follower).await?;
@@ -297,9 +313,10 @@ impl Examination<'_> {
                 self.call.may_create(&leaf.project, &leaf.repo)?;
                 self.specs[self.index].cron_ids[position]
             }
-            Some(repo) if cron::queries::find_pipeline(self.conn, &DECIDE, repo.id).await? == Some(own) => repo.id,
+            Some(repo) if self.is_ours(repo.id, own).await? => repo.id,
             Some(_) => return Err(repos::queries::taken(&leaf.repo)),
         };
+        self.check_backlog(id, leaf, input).await?;
         self.crons.push(CronRepo {
             id,
             name: leaf.repo.clone(),
@@ -309,7 +326,39 @@ impl Examination<'_> {
         Ok((id, Arc::new(OriginSet::own(id))))
     }
 
-    async fn leaf(&mut self, leaf: &PfsInput, own: DomainId) -> Answer<(DomainId, Arc<OriginSet>)> {
+    /// Whether the ticks of a repo are those of this pipeline, or of a deleted one and the caller owns what it left.
+    async fn is_ours(&mut self, repo: DomainId, own: DomainId) -> Answer<bool> {
+        Ok(match cron::queries::find_pipeline(self.conn, &DECIDE, repo).await? {
+            None => false,
+            Some(of) if of == own => true,
+            Some(of) => {
+                self.call.rights().can(Permission::Admin, repo)
+                    && queries::is_deleted(self.conn, &DECIDE, of).await? == Some(true)
+            }
+        })
+    }
+
+    /// A schedule that begins long ago would be caught up for days.
+    async fn check_backlog(&mut self, repo: DomainId, leaf: &PfsInput, input: &CronInput) -> Answer<()> {
+        let Some(start) = input.start.filter(|_| !input.overwrite) else {
+            return Ok(());
+        };
+        let before = cron::queries::find(self.conn, &DECIDE, repo).await?;
+        let from = before.as_ref().map_or(start, |row| start.max(row.counted_to));
+        let goes_on = before.is_some_and(|row| row.spec == input.spec && row.start_at == input.start);
+        let ticks = input.spec.parse::<Ticks>().map_err(Failure::internal)?;
+        if goes_on || ticks.newest(from, self.call.plane.now(), BACKLOG_MOST) <= from {
+            return Ok(());
+        }
+        let message = format!(
+            "the cron input `{}` has ticked more than {BACKLOG_MOST} times since its `start`, too often to be caught up: \
+             begin later, tick more seldom, or keep the last file alone with `overwrite: true`",
+            leaf.name
+        );
+        Err(invalid(vec![field(self.index, "/input", message)]))
+    }
+
+    async fn leaf(&mut self, leaf: &PfsInput, read: &BranchName, own: DomainId) -> Answer<(DomainId, Arc<OriginSet>)> {
         let is = |project: &ProjectName, name: &RepoName| leaf.project == *project && leaf.repo == *name;
         let made = |parsed: &Parsed| is(&parsed.spec.project, &parsed.spec.name);
         if leaf.trigger.is_some() && self.specs[..=self.index].iter().any(made) {
@@ -323,7 +372,7 @@ impl Examination<'_> {
             .position(|p| is(&p.spec.project, &p.spec.name));
         if let Some(at) = earlier {
             let made = &self.earlier[at];
-            if self.specs[at].spec.output_branch == leaf.branch {
+            if self.specs[at].spec.output_branch == *read {
                 return Ok((made.id, Arc::new(made.origins.clone())));
             }
         }
@@ -341,7 +390,7 @@ impl Examination<'_> {
         if leaf.trigger.is_some() && repo.pipeline {
             return Err(self.not_an_output(leaf));
         }
-        let head = commits::queries::find_head(self.conn, &DECIDE, repo.id, &leaf.branch)
+        let head = commits::queries::find_head(self.conn, &DECIDE, repo.id, read)
             .await?
             .flatten();
         let set = match head {
@@ -487,69 +536,6 @@ impl Examination<'_> {
         }
     }
 
-    /// Those of these domains that this request makes and the policy does not know yet: id, project, name.
-    fn made(&self, domains: &[DomainId]) -> Vec<(DomainId, ProjectName, RepoName)> {
-        let mut found = Vec::new();
-        for (earlier, parsed) in self.earlier.iter().zip(self.specs) {
-            let spec = &parsed.spec;
-            let output = earlier.new_repo.then_some((earlier.id, &spec.name));
-            let crons = earlier.crons.iter().filter(|c| c.new).map(|c| (c.id, &c.name));
-            found.extend(
-                output
-                    .into_iter()
-                    .chain(crons)
-                    .map(|(id, name)| (id, spec.project.clone(), name.clone())),
-            );
-        }
-        let own = self.crons.iter().filter(|c| c.new);
-        found.extend(own.map(|c| (c.id, self.spec.project.clone(), c.name.clone())));
-        found.retain(|(id, ..)| domains.contains(id) && self.policy.name_of(*id).is_none());
-        found
-    }
-
-    /// Who can read outputs made so far (or would, by grants on the output alone) and not those to come.
-    async fn impact(&mut self, id: DomainId, new: &OriginSet) -> Answer<Vec<String>> {
-        let active = self.policy.active_releases(self.call.plane.now());
-        let head = commits::queries::find_head(self.conn, &DECIDE, id, &self.spec.output_branch)
-            .await?
-            .flatten();
-        let old = match head {
-            None => vec![id],
-            Some(head) => {
-                let set = origins::get(&self.call.plane, self.conn, &DECIDE, head.origin_set).await?;
-                required(&set, &active)
-            }
-        };
-        let new = required(new, &active);
-        // What is made by this request is its caller's and nobody else's, but for grants on more than a repo.
-        let made = self.made(&new);
-        let policy = match made.is_empty() {
-            true => Arc::clone(self.policy),
-            false => Arc::new(self.policy.with_domains(made, self.call.claims().sub)),
-        };
-        let losses = impact(&policy, &old, &new);
-        let mut names: HashMap<DomainId, String> = HashMap::new();
-        let mut told = Vec::new();
-        for loss in losses {
-            let lacking: Vec<String> = loss
-                .missing
-                .iter()
-                .map(|d| {
-                    let name = names
-                        .entry(*d)
-                        .or_insert_with(|| policy.name_of(*d).unwrap_or_else(|| d.to_string()));
-                    format!("`{name}` (ask {})", policy.owners(*d).join(", "))
-                })
-                .collect();
-            told.push(format!(
-                "{} can't read future outputs: read is missing on {}",
-                loss.name,
-                lacking.join(", ")
-            ));
-        }
-        Ok(told)
-    }
-
     async fn differences(
         &mut self,
         row: &PipelineRow,
@@ -568,8 +554,13 @@ impl Examination<'_> {
         }
         let stored = queries::inputs(self.conn, &DECIDE, Some(&[row.id])).await?;
         let same = stored.len() == inputs.len() && stored.iter().zip(inputs).all(|(s, i)| s.3 == i.1.uuid());
-        if !same && found.is_empty() {
-            // The repo of that name is another one now.
+        let mut followed = true;
+        for made in &self.followers {
+            let owner = queries::follower_of(self.conn, &DECIDE, made.repo, &made.branch).await?;
+            followed &= owner.map(DomainId::uuid) == Some(row.id);
+        }
+        if !(same && followed) && found.is_empty() {
+            // The repo of that name is another one now, or the branch that follows another one for it was deleted.
             found.push("/input".to_owned());
         }
         Ok(found)

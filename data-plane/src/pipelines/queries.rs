@@ -446,6 +446,14 @@ pub async fn update_state(
     Ok(())
 }
 
+/// Notes why a pipeline gets nothing from one of its inputs: no job of it failed. One that is stopped stays so.
+pub async fn update_deprived(conn: &mut PgConnection, _: &System, id: DomainId, reason: &str) -> Answer<()> {
+    let sql = "update pipelines set state = 'running', reason = $2, reason_job_id = null
+                where id = $1 and state not in ('paused', 'suspended')";
+    sqlx::query(sql).bind(id.uuid()).bind(reason).execute(conn).await?;
+    Ok(())
+}
+
 /// What its last job says of a pipeline: that it failed and why, or nothing. One that is stopped stays so.
 pub async fn update_outcome(
     conn: &mut PgConnection,
@@ -509,19 +517,19 @@ pub async fn follower_of(
     Ok(owner.flatten().map(DomainId::from_uuid))
 }
 
-/// The branches that were made for a pipeline.
+/// The branches that were made for a pipeline: repo, branch, the one that it follows.
 pub async fn list_followers(
     conn: &mut PgConnection,
     _: &System,
     pipeline: DomainId,
-) -> Answer<Vec<(DomainId, BranchName)>> {
-    let rows: Vec<(Uuid, String)> =
-        sqlx::query_as("select repo_id, branch from branch_triggers where pipeline_id = $1")
+) -> Answer<Vec<(DomainId, BranchName, BranchName)>> {
+    let rows: Vec<(Uuid, String, String)> =
+        sqlx::query_as("select repo_id, branch, source from branch_triggers where pipeline_id = $1")
             .bind(pipeline.uuid())
             .fetch_all(conn)
             .await?;
     rows.into_iter()
-        .map(|(repo, branch)| Ok((DomainId::from_uuid(repo), branch.parse()?)))
+        .map(|(repo, branch, source)| Ok((DomainId::from_uuid(repo), branch.parse()?, source.parse()?)))
         .collect()
 }
 

@@ -9,6 +9,7 @@ use contract::api::{AppliedPipeline, ApplyPipelines, JobState, Page, Pipeline};
 use contract::ids::{DomainId, JobId};
 use contract::names::{ProjectName, RepoName};
 use contract::policy::Permission;
+use contract::problem::ProblemKind;
 use contract::reference::RepoRef;
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
@@ -17,10 +18,9 @@ use super::queries::{self, PipelineRow};
 use super::{MovedHead, apply, followers, propagate, views};
 use crate::call::Call;
 use crate::commits::lock::lock_dag;
-use crate::cron;
+use crate::cron::{self, ByHand};
 use crate::cursor;
 use crate::failure::{Answer, Failure};
-use crate::files::stored::Stored;
 use crate::jobs;
 use crate::permissions::{System, Visible};
 use crate::plane::{Plane, Tx};
@@ -28,6 +28,9 @@ use crate::serving;
 
 const VISIBLE: System = System::because("the caller may know of the pipeline's repo");
 const ALLOWED: System = System::because("the caller may write to the pipeline's repo, so may decide when it runs");
+
+/// How often a run is tried when ticks come between.
+const ATTEMPTS: usize = 8;
 
 /// The routes.
 pub fn router() -> Router<Plane> {
@@ -176,31 +179,50 @@ async fn run(
     Path((project, name)): Path<(ProjectName, RepoName)>,
     Query(query): Query<RunQuery>,
 ) -> Answer<(StatusCode, Json<Pipeline>)> {
-    let (mut tx, repo, row) = locked(&call, project, name, Permission::Write).await?;
+    for _ in 0..ATTEMPTS {
+        if let Some(shown) = run_once(&call, project.clone(), name.clone(), query.reprocess).await? {
+            return Ok((StatusCode::OK, shown));
+        }
+    }
+    let detail = format!("the cron inputs of `{project}/{name}` kept ticking, so it was not run");
+    Err(Failure::new(ProblemKind::Conflict, detail).hint("repeat the request"))
+}
+
+/// `None` when a tick came between.
+async fn run_once(
+    call: &Call,
+    project: ProjectName,
+    name: RepoName,
+    reprocess: bool,
+) -> Answer<Option<Json<Pipeline>>> {
+    let plane = &call.plane;
+    let ticks = {
+        let mut conn = plane.pool.acquire().await?;
+        let (repo, _) = found(call, &mut conn, project.clone(), name.clone()).await?;
+        call.allowed(&repo, Permission::Write)?;
+        drop(conn);
+        ByHand::prepare(plane, repo.id).await?
+    };
+    let (mut tx, repo, row) = locked(call, project, name, Permission::Write).await?;
     if row.state == "paused" || row.state == "suspended" {
-        return Err(Failure::new(
-            contract::problem::ProblemKind::Conflict,
-            format!("`{repo}` is {}, so it does not run", row.state),
-        )
-        .hint(format!("howdah pipeline start {repo}")));
+        let detail = format!("`{repo}` is {}, so it does not run", row.state);
+        return Err(Failure::new(ProblemKind::Conflict, detail).hint(format!("howdah pipeline start {repo}")));
     }
-    let (writer, set) = (Stored::begin(&call.plane.storage), call.plane.id());
-    let ticked = cron::by_hand(&call.plane, &mut tx, &writer, repo.id, set).await?;
+    let set = plane.id();
+    let Some(ticked) = ticks.commit(plane, &mut tx, repo.id, set, &call.actor()).await? else {
+        return Ok(None);
+    };
     let ticked: Vec<_> = ticked.iter().map(MovedHead::at).collect();
-    let begun = propagate::begin(&call.plane, &mut tx, set, &ticked, &[repo.id], query.reprocess).await?;
+    let begun = propagate::begin(plane, &mut tx, set, &ticked, &[repo.id], reprocess).await?;
     if begun.is_empty() {
-        return Err(Failure::new(
-            contract::problem::ProblemKind::Conflict,
-            format!("`{repo}` has an input without a commit, so there is nothing to run on"),
-        )
-        .hint("put something into each of its inputs"));
+        let detail = format!("`{repo}` has an input without a commit, so there is nothing to run on");
+        return Err(Failure::new(ProblemKind::Conflict, detail).hint("put something into each of its inputs"));
     }
-    let shown = one(&call, &mut tx, repo.id).await?;
-    writer.may_be_referred_to();
+    let shown = one(call, &mut tx, repo.id).await?;
     tx.commit().await?;
-    call.plane.signals.work_changed();
-    call.plane.signals.commits_changed();
-    Ok((StatusCode::OK, shown))
+    plane.signals.work_changed();
+    plane.signals.commits_changed();
+    Ok(Some(shown))
 }
 
 async fn remove(call: Call, Path((project, name)): Path<(ProjectName, RepoName)>) -> Answer<StatusCode> {

@@ -98,18 +98,26 @@ pub async fn list_repos(
     Ok(rows)
 }
 
-/// Branches of repos, by repo, in order.
+/// Branches of repos, by repo, in order; of those that were made for a pipeline the ones of the pipelines in `visible`, and
+/// all in the repos in `owned`.
 pub async fn branches_of(
     conn: &mut PgConnection,
     _: &System,
     repos: &[DomainId],
+    (visible, owned): (&[Uuid], &[Uuid]),
 ) -> Answer<HashMap<DomainId, Vec<contract::names::BranchName>>> {
     let ids: Vec<Uuid> = repos.iter().map(|r| r.uuid()).collect();
-    let rows =
-        sqlx::query_as::<_, (Uuid, String)>("select repo_id, name from branches where repo_id = any($1) order by name")
-            .bind(ids)
-            .fetch_all(conn)
-            .await?;
+    let rows = sqlx::query_as::<_, (Uuid, String)>(
+        "select b.repo_id, b.name from branches b
+              where b.repo_id = any($1) and (b.repo_id = any($3) or not exists (select 1 from branch_triggers t
+                     where t.repo_id = b.repo_id and t.branch = b.name and t.pipeline_id <> all($2)))
+              order by b.name",
+    )
+    .bind(ids)
+    .bind(visible)
+    .bind(owned)
+    .fetch_all(conn)
+    .await?;
     let mut branches: HashMap<DomainId, Vec<_>> = HashMap::new();
     for (repo, name) in rows {
         branches

@@ -64,9 +64,11 @@ struct Position {
     name: String,
 }
 
-async fn views(conn: &mut PgConnection, rows: Vec<RepoRow>) -> Answer<Vec<Repo>> {
+async fn views(call: &Call, conn: &mut PgConnection, rows: Vec<RepoRow>) -> Answer<Vec<Repo>> {
     let ids: Vec<_> = rows.iter().map(|r| r.id).collect();
-    let mut branches = queries::branches_of(conn, &VISIBLE, &ids).await?;
+    let owned = ids.iter().filter(|id| call.rights().can(Permission::Admin, **id));
+    let owned: Vec<Uuid> = owned.map(|id| id.uuid()).collect();
+    let mut branches = queries::branches_of(conn, &VISIBLE, &ids, (&call.discoverable(), &owned)).await?;
     Ok(rows
         .into_iter()
         .map(|row| Repo {
@@ -142,7 +144,7 @@ async fn create(
     }
     inserted?;
     let mut conn = plane.pool.acquire().await?;
-    let mut shown = views(&mut conn, vec![row]).await?;
+    let mut shown = views(&call, &mut conn, vec![row]).await?;
     let repo = shown.pop().ok_or_else(Failure::not_found)?;
     Ok((StatusCode::CREATED, Json(repo)))
 }
@@ -203,7 +205,7 @@ async fn list_of(
         limit as i64 + 1,
     )
     .await?;
-    let items = views(&mut conn, rows).await?;
+    let items = views(call, &mut conn, rows).await?;
     let position = |r: &Repo| Position {
         project: r.project.to_string(),
         name: r.name.to_string(),
@@ -222,7 +224,7 @@ async fn show(
         repo,
     };
     let visible: Visible = call.repo(&mut conn, &reference).await?;
-    let mut shown = views(&mut conn, vec![visible.row().clone()]).await?;
+    let mut shown = views(&call, &mut conn, vec![visible.row().clone()]).await?;
     Ok(Json(shown.pop().ok_or_else(Failure::not_found)?))
 }
 
@@ -239,9 +241,9 @@ async fn remove(
     let mut tx = plane.begin().await?;
     let repo = call.repo(&mut tx, &reference).await?;
     let allowed = call.allowed(&repo, Permission::Admin)?;
-    if cron::queries::find_pipeline(&mut tx, &VISIBLE, repo.id)
-        .await?
-        .is_some()
+    let ticks_of = cron::queries::find_pipeline(&mut tx, &VISIBLE, repo.id).await?;
+    if let Some(pipeline) = ticks_of
+        && pipelines::queries::is_deleted(&mut tx, &VISIBLE, pipeline).await? != Some(true)
     {
         let detail = format!("`{repo}` holds the ticks of a pipeline's cron input");
         return Err(Failure::new(ProblemKind::Conflict, detail).hint("it goes away with the pipeline"));
@@ -268,6 +270,7 @@ async fn remove(
         );
     }
     queries::delete_repo(&mut tx, &allowed, plane.now()).await?;
+    cron::queries::delete(&mut tx, &VISIBLE, repo.id).await?;
     tx.commit().await?;
     plane.signals.work_changed();
     plane.signals.commits_changed();

@@ -27,8 +27,6 @@ use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use crate::activity::Busy;
-use crate::branches::triggers;
-use crate::cron;
 use crate::failure::{Answer, Failure};
 use crate::jobs;
 use crate::permissions::System;
@@ -88,12 +86,6 @@ impl Scheduler {
         }
         worker::queries::give_up(&mut conn, &SELF, now).await?;
         drop(conn);
-        if let Err(error) = triggers::tick(&self.plane).await {
-            tracing::warn!("schedules of triggers are looked at again in a second: {error}");
-        }
-        if let Err(error) = cron::tick(&self.plane).await {
-            tracing::warn!("ticks of cron inputs are looked at again in a second: {error}");
-        }
         loop {
             let mut conn = self.plane.pool.acquire().await?;
             let heads = queries::heads(&mut conn, &SELF).await?;

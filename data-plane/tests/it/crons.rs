@@ -90,11 +90,74 @@ async fn more_missed_ticks_than_fit_in_a_commit_come_one_commit_after_the_other(
         .await
         .ok();
     app.pass(Duration::seconds(1500)).await;
-    for sizes in [1000, 1500, 1500] {
+    for (sizes, ran) in [(1000, 0), (1500, 1), (1500, 1)] {
         tick(&app).await;
         let log = app.log(&ada, "p_tick@main").await;
         assert_eq!(log[0].files, sizes);
+        assert_eq!(jobs(&app, &ada).await.len(), ran, "it runs when all are there");
     }
+}
+
+#[tokio::test]
+async fn catching_up_has_a_bound() {
+    let app = App::start().await;
+    let ada = app.member("ada").await;
+    let long = json!({"name": "tick", "spec": "@every 1s", "start": "1970-01-01T00:00:00Z"});
+    let refused = apply(&app, &ada, long.clone()).await;
+    refused.refused(ProblemKind::Invalid);
+    let mut last = long;
+    last["overwrite"] = json!(true);
+    apply(&app, &ada, last).await.ok();
+    app.delete(&ada, "/v1/pipelines/default/p").await.ok();
+    apply(&app, &ada, json!({"name": "tick", "spec": "@every 1s"}))
+        .await
+        .ok();
+    app.pass(Duration::seconds(200_000)).await;
+    tick(&app).await;
+    let log = app.log(&ada, "p_tick@main").await;
+    assert!(log[0].message.contains("left out"), "{:?}", log[0].message);
+    let first = app.environment.now() - Duration::seconds(99_999);
+    assert_eq!(files(&app, &ada).await[0], name(first));
+}
+
+#[tokio::test]
+async fn inputs_that_tick_at_one_moment_are_one_change() {
+    let app = App::start().await;
+    let ada = app.member("ada").await;
+    let mut both = spec("p", &json!({}));
+    both["specs"][0]["input"] = json!({"cross": [
+        {"cron": {"name": "tick", "spec": "@every 10s"}}, {"cron": {"name": "other", "spec": "@every 10s"}},
+    ]});
+    app.post(&ada, "/v1/pipelines", both).await.ok();
+    for ran in 1..=2 {
+        app.pass(Duration::seconds(10)).await;
+        tick(&app).await;
+        assert_eq!(jobs(&app, &ada).await.len(), ran);
+        let heads = [app.log(&ada, "p_tick@main").await, app.log(&ada, "p_other@main").await];
+        assert_eq!(heads[0][0].commit_set, heads[1][0].commit_set);
+    }
+}
+
+#[tokio::test]
+async fn ticks_that_another_pipeline_reads_are_taken_up_again_by_a_pipeline_of_that_name() {
+    let app = App::start().await;
+    let ada = app.member("ada").await;
+    let cron = json!({"name": "tick", "spec": "@every 10s"});
+    apply(&app, &ada, cron.clone()).await.ok();
+    app.pass(Duration::seconds(10)).await;
+    tick(&app).await;
+    let reader = json!({"pipeline": {"name": "q"}, "transform": {"cmd": ["true"]},
+        "input": {"pfs": {"repo": "p_tick", "glob": "/*"}}});
+    app.post(&ada, "/v1/pipelines", json!({"specs": [reader]})).await.ok();
+    app.delete(&ada, "/v1/pipelines/default/p").await.ok();
+    assert_eq!(files(&app, &ada).await.len(), 1);
+    app.pass(Duration::seconds(10)).await;
+    tick(&app).await;
+    assert_eq!(files(&app, &ada).await.len(), 1, "nobody's ticks come no more");
+    apply(&app, &ada, cron).await.ok();
+    app.pass(Duration::seconds(10)).await;
+    tick(&app).await;
+    assert_eq!(files(&app, &ada).await.len(), 2);
 }
 
 #[tokio::test]
@@ -148,7 +211,7 @@ async fn a_stopped_pipeline_gets_no_ticks_and_catches_up_when_it_is_started() {
 #[tokio::test]
 async fn running_a_pipeline_makes_a_tick_of_this_moment_beside_a_branch_of_data() {
     let app = App::start().await;
-    let ada = app.member("ada").await;
+    let (ada, bob) = (app.member("ada").await, app.member("bob").await);
     app.repo(&ada, "data").await;
     app.put(&ada, "data", &[("a", b"1")]).await.ok();
     let mut both = spec("p", &json!({}));
@@ -156,12 +219,19 @@ async fn running_a_pipeline_makes_a_tick_of_this_moment_beside_a_branch_of_data(
         {"cron": {"name": "tick", "spec": "never"}}, {"pfs": {"repo": "data", "glob": "/*"}},
     ]});
     app.post(&ada, "/v1/pipelines", both).await.ok();
+    let p: Repo = app.get(&ada, "/v1/projects/default/repos/p").await.json();
+    app.grant(&bob, Role::Owner, &p).await;
     app.pass(Duration::days(400)).await;
     tick(&app).await;
     assert!(jobs(&app, &ada).await.is_empty(), "it never ticks by itself");
     for runs in 1..=2 {
         app.pass(Duration::seconds(1)).await;
-        app.post(&ada, "/v1/pipelines/default/p/run", json!({})).await.ok();
+        app.post(&bob, "/v1/pipelines/default/p/run", json!({})).await.ok();
+        assert_eq!(
+            app.log(&ada, "p_tick@main").await[0].actor.name,
+            "bob",
+            "who ran it made the tick"
+        );
         assert_eq!(files(&app, &ada).await.len(), runs);
         assert_eq!(jobs(&app, &ada).await.len(), runs);
     }
@@ -182,9 +252,12 @@ async fn the_repo_of_a_cron_input_is_made_and_deleted_with_the_pipeline_and_nobo
     apply(&app, &ada, cron.clone()).await.ok();
     assert_eq!(names(&ada).await, ["p", "p_tick"]);
     assert!(names(&bob).await.is_empty());
-    app.put(&ada, "p_tick", &[("x", b"")])
-        .await
-        .refused(ProblemKind::Conflict);
+    let put = app.put(&ada, "p_tick", &[("x", b"")]).await;
+    assert!(
+        put.refused(ProblemKind::Conflict)
+            .detail
+            .contains("the ticks of a pipeline")
+    );
     app.delete(&ada, "/v1/projects/default/repos/p_tick")
         .await
         .refused(ProblemKind::Conflict);

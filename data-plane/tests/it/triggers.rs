@@ -146,11 +146,14 @@ async fn what_makes_no_sense_is_refused_and_leaves_no_branch() {
         (json!({"branch": "staging"}), ProblemKind::Invalid),
         (json!({"branch": "staging", "cron": "hourly"}), ProblemKind::Invalid),
         (json!({"branch": "staging", "cron": "0 0 30 2 *"}), ProblemKind::Invalid),
+        (json!({"branch": "staging", "cron": "never"}), ProblemKind::Invalid),
         (json!({"branch": "x", "commits": 1}), ProblemKind::Conflict),
     ] {
         follow(&app, &ada, "x", trigger).await.refused(kind);
     }
-    follow(&app, &ada, "a", json!({"branch": "b", "commits": 1})).await.ok();
+    follow(&app, &ada, "a", json!({"branch": "b", "commits": 1, "cron": "@daily"}))
+        .await
+        .ok();
     follow(&app, &ada, "b", json!({"branch": "a", "commits": 1}))
         .await
         .refused(ProblemKind::Conflict);

@@ -198,7 +198,7 @@ fn written_input(spec: &PipelineSpec) -> &InputSpec {
     }
 }
 
-/// Its branch follows from the pipeline's name.
+/// What the branch that it reads is named follows from the pipeline and the input.
 fn trigger(follows: &TriggerInput) -> Value {
     let mut value = json!({ "branch": follows.source, "all": follows.all });
     if let Some(size) = follows.size_bytes {

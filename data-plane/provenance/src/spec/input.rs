@@ -1,9 +1,9 @@
 //! Reading the input of a spec.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, Datelike, Utc};
 use contract::names::{BranchName, ProjectName, RepoName};
 use serde_json::Value;
 
@@ -11,10 +11,11 @@ use super::fields::{Errors, Fields, join, kind};
 use super::{CodeInput, CronInput, InputSpec, PfsInput, TriggerInput, quantity};
 use crate::glob::{Glob, highest_group};
 use crate::ticks::{Ticks, written_out};
-use crate::triggers::Schedule;
 
 const MAX_NESTING: usize = 16;
 const MAX_LEAVES: usize = 256;
+/// Years in which a cron input may begin.
+const STARTS: std::ops::RangeInclusive<i32> = 1970..=9999;
 
 /// Reads the whole input and checks what concerns several leaves. `pipeline` is the pipeline's name, if it has a proper one.
 pub(super) fn read(
@@ -36,6 +37,7 @@ pub(super) fn read(
         return None;
     }
     unique_names(&spec, pointer, errors);
+    unique_triggers(&spec, pointer, errors);
     Some(spec)
 }
 
@@ -170,7 +172,7 @@ impl Reader<'_> {
             project: project.unwrap_or_else(|| self.project.clone()),
             repo,
             branch: match &trigger {
-                Some(_) => follower(self.pipeline?, self.leaves, &join(&at, "trigger"), errors)?,
+                Some(trigger) => trigger.source.clone(),
                 None => branch.unwrap_or_else(BranchName::main),
             },
             name,
@@ -214,6 +216,13 @@ impl Reader<'_> {
         }
         let overwrite = fields.bool("overwrite", errors).unwrap_or(false);
         let start = fields.parsed::<DateTime<Utc>>("start", errors);
+        if start.is_some_and(|start| !STARTS.contains(&start.year())) {
+            let (from, to) = STARTS.into_inner();
+            errors.add(
+                &join(pointer, "start"),
+                format!("must be in a year from {from} to {to}"),
+            );
+        }
         fields.finish(errors);
         let (name, spec) = (name?, spec?);
         if name.as_str() == "out" {
@@ -256,13 +265,14 @@ fn trigger(fields: &mut Fields<'_>, named: Option<&BranchName>, errors: &mut Err
     });
     let commits = inner.number("commits", 1, errors).map(u64::from);
     let all = inner.bool("all", errors).unwrap_or(false);
-    // Pachyderm's older name is read too.
-    let [cron, rate] = ["cron_spec", "rate_limit_spec"].map(|name| inner.string(name, errors));
-    inner.finish(errors);
-    let cron = cron.or(rate).map(|text| written_out(text.trim()).to_owned());
-    if let Some(Err(error)) = cron.as_deref().map(Schedule::from_str) {
-        errors.add(&join(&pointer, "cron_spec"), error.to_string());
+    if let (Some(source), Some(named)) = (&source, named.filter(|named| source.as_ref() != Some(*named))) {
+        let message = format!(
+            "names `{source}` as the branch to follow, and the input's `branch` names `{named}`: remove one of them"
+        );
+        errors.add(&join(&pointer, "branch"), message);
     }
+    let cron = schedule(&mut inner, &pointer, errors);
+    inner.finish(errors);
     if size_bytes.is_none() && commits.is_none() && cron.is_none() {
         errors.add(
             &pointer,
@@ -278,16 +288,40 @@ fn trigger(fields: &mut Fields<'_>, named: Option<&BranchName>, errors: &mut Err
     })
 }
 
-/// The branch of the pipeline's own that its input of that number reads.
-fn follower(pipeline: &RepoName, number: usize, pointer: &str, errors: &mut Errors) -> Option<BranchName> {
-    let branch = format!("{pipeline}-trigger-{number}");
-    let read = BranchName::from_str(&branch);
-    read.map_err(|error| {
-        let message =
-            format!("makes the branch `{branch}`, which can't be named so: {error}; give the pipeline a shorter name");
-        errors.add(pointer, message);
-    })
-    .ok()
+/// The schedule of a trigger. Pachyderm's older name is read too.
+fn schedule(fields: &mut Fields<'_>, pointer: &str, errors: &mut Errors) -> Option<String> {
+    let [(cron, _), (rate, rate_at)] =
+        ["cron_spec", "rate_limit_spec"].map(|name| (fields.string(name, errors), join(pointer, name)));
+    if cron.is_some() && rate.is_some() {
+        errors.add(
+            &rate_at,
+            "is the older name of `cron_spec`, which stands beside it: remove it",
+        );
+    }
+    let at = if cron.is_some() {
+        join(pointer, "cron_spec")
+    } else {
+        rate_at
+    };
+    let text = cron.or(rate)?;
+    match text.parse::<Ticks>() {
+        Err(error) => errors.add(&at, error.to_string()),
+        Ok(ticks) if ticks.is_never() => errors.add(&at, "never comes: remove it, or write when the branch follows"),
+        Ok(_) => {}
+    }
+    Some(written_out(text.trim()).to_owned())
+}
+
+/// The branches that inputs with triggers read are named by the inputs.
+fn unique_triggers(spec: &InputSpec, pointer: &str, errors: &mut Errors) {
+    let mut seen = BTreeSet::new();
+    for leaf in spec.leaves().into_iter().filter(|leaf| leaf.trigger.is_some()) {
+        if !seen.insert(&leaf.name) {
+            let name = &leaf.name;
+            let message = format!("has two inputs `{name}` with a `trigger`: give one of them another `name`");
+            errors.add(pointer, message);
+        }
+    }
 }
 
 /// `transform.code`.

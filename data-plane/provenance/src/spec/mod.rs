@@ -167,7 +167,7 @@ pub struct PfsInput {
     pub group_by: Option<String>,
     /// The repo is the pipeline's own and gets its files by a schedule.
     pub cron: Option<CronInput>,
-    /// The branch is one of the pipeline's own that follows another one.
+    /// `branch` is followed by one of the pipeline's own, which is what it reads.
     pub trigger: Option<TriggerInput>,
     /// The content is the pipeline's code and appears at `/code`: of `transform.code`.
     pub is_code: bool,

@@ -194,6 +194,11 @@ fn a_cron_input_is_a_leaf_on_a_repo_of_its_own() {
             "/input/cron/start",
         ),
         (
+            json!({ "name": "t", "spec": "@daily", "start": "1969-12-31T23:59:59Z" }),
+            "/input/cron/start",
+        ),
+        (json!({ "name": "t", "spec": "0 0 30 2 *" }), "/input/cron/spec"),
+        (
             json!({ "name": "t", "spec": "@daily", "glob": "/" }),
             "/input/cron/glob",
         ),
@@ -212,7 +217,7 @@ fn an_input_with_a_trigger_reads_a_branch_of_the_pipelines_own() {
     value["input"]["pfs"]["trigger"] = json!({ "size": "1M", "commits": 3, "rateLimitSpec": "@hourly", "all": true });
     let spec = parse(&value);
     let leaf = spec.input.leaves()[0];
-    assert_eq!(leaf.branch.as_str(), "detect-red-trigger-1");
+    assert_eq!(leaf.branch.as_str(), "staging");
     let trigger = leaf.trigger.clone().unwrap();
     assert_eq!(
         (trigger.source.as_str(), trigger.cron.as_deref()),
@@ -227,14 +232,26 @@ fn an_input_with_a_trigger_reads_a_branch_of_the_pipelines_own() {
         (json!({}), "/input/pfs/trigger"),
         (json!({ "size": "much" }), "/input/pfs/trigger/size"),
         (json!({ "commits": 0 }), "/input/pfs/trigger/commits"),
-        (json!({ "cron_spec": "@every 1s" }), "/input/pfs/trigger/cron_spec"),
+        (json!({ "cron_spec": "0 0 30 2 *" }), "/input/pfs/trigger/cron_spec"),
+        (
+            json!({ "rate_limit_spec": "never" }),
+            "/input/pfs/trigger/rate_limit_spec",
+        ),
+        (
+            json!({ "cron_spec": "@daily", "rate_limit_spec": "@daily" }),
+            "/input/pfs/trigger/rate_limit_spec",
+        ),
+        (json!({ "branch": "b", "commits": 1 }), "/input/pfs/trigger/branch"),
     ] {
         let found = mistakes(
             "input",
-            json!({ "pfs": { "repo": "a", "glob": "/", "trigger": trigger } }),
+            json!({ "pfs": { "repo": "a", "branch": "a", "glob": "/", "trigger": trigger } }),
         );
         assert_eq!(found[0].0, pointer, "{found:?}");
     }
+    let part = json!({ "pfs": { "repo": "a", "glob": "/", "trigger": { "commits": 1 } } });
+    let found = mistakes("input", json!({ "union": [part, part] }));
+    assert_eq!(found[0].0, "/input", "{found:?}");
 }
 
 #[test]
