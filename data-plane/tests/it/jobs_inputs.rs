@@ -62,6 +62,26 @@ async fn a_group_runs_the_keys_that_changed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn datums_of_the_same_files_under_another_key_run_again_because_code_sees_the_key() {
+    let rig = Rig::start().await;
+    let ada = rig.member("ada").await;
+    rig.repo(&ada, "in").await;
+    rig.put(&ada, "in", &[("a-1", "x"), ("b-2", "y")]).await;
+    let input = |by: &str| json!({ "group": [{ "pfs": { "repo": "in", "glob": "/(*)-(*)", "group_by": by } }] });
+    let script = "cat /pfs/in/* > /pfs/out/$HOWDAH_GROUP_BY_in";
+    for (by, ran, names) in [
+        ("$1", 2, ["/a", "/b"]),
+        ("$2", 2, ["/1", "/2"]),
+        ("$1", 0, ["/a", "/b"]),
+    ] {
+        let applied = rig.apply(&ada, vec![spec("sum", &input(by), script)]).await;
+        let job = rig.job(&ada, applied[0].commit_set.unwrap(), "sum").await;
+        succeeded(&job, 2, ran, 2 - ran);
+        assert_eq!(rig.ls(&ada, "sum@main").await, names);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_join_runs_the_keys_that_changed_and_tells_code_its_key() {
     let rig = Rig::start().await;
     let ada = rig.member("ada").await;

@@ -122,8 +122,8 @@ impl Datum {
 
     fn new(mut inputs: Vec<DatumInput>) -> Self {
         inputs.sort();
-        // The same match reached a group through two leaves of one name and repo.
-        inputs.dedup_by(|a, b| identity(a) == identity(b));
+        // The same match reached a group through two leaves of one name and repo: code sees it once.
+        inputs.dedup_by(|a, b| place(a) == place(b));
         Self { inputs }
     }
 
@@ -136,9 +136,17 @@ impl Datum {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Identity(Vec<One>);
 
-type One = (RepoName, DomainId, String, Kind, [u8; 32], bool);
+/// An input, and its values: code is told these too.
+type One = (Place, [Option<String>; 2]);
+
+/// What is seen of an input below `/pfs`, and whose it is.
+type Place = (RepoName, DomainId, String, Kind, [u8; 32], bool);
 
 fn identity(input: &DatumInput) -> One {
+    (place(input), [input.join_on.clone(), input.group_by.clone()])
+}
+
+fn place(input: &DatumInput) -> Place {
     (
         input.name.clone(),
         input.domain,
@@ -149,8 +157,8 @@ fn identity(input: &DatumInput) -> One {
     )
 }
 
-/// The skip rule's key: the code, and of each input its domain, name, path, kind and content. The order of inputs, the
-/// commits they come from, sizes and group keys do not count.
+/// The skip rule's key: the code, and of each input its domain, name, path, kind, content, and the values of its leaf's
+/// `join_on` and `group_by`, all of which code sees. The order of inputs, the commits they come from and sizes do not count.
 pub fn datum_key(code_digest: &[u8; 32], inputs: &[DatumInput]) -> [u8; 32] {
     let mut sorted: Vec<&DatumInput> = inputs.iter().collect();
     sorted.sort();
@@ -162,8 +170,15 @@ pub fn datum_key(code_digest: &[u8; 32], inputs: &[DatumInput]) -> [u8; 32] {
             hasher.update(&(text.len() as u64).to_be_bytes());
             hasher.update(text.as_bytes());
         }
-        hasher.update(&[input.kind as u8, u8::from(input.empty_files)]);
+        let values = [input.join_on.as_deref(), input.group_by.as_deref()];
+        let [has_join, has_group] = values.map(|value| u8::from(value.is_some()));
+        let flags = u8::from(input.empty_files) | has_join << 1 | has_group << 2;
+        hasher.update(&[input.kind as u8, flags]);
         hasher.update(&input.digest);
+        for value in values.into_iter().flatten() {
+            hasher.update(&(value.len() as u64).to_be_bytes());
+            hasher.update(value.as_bytes());
+        }
     }
     *hasher.finalize().as_bytes()
 }

@@ -1,12 +1,14 @@
 //! Datums of one state of an input, found by what is asked for: all of them, those whose values are among some, or the one
 //! that is equal to a given one. What is not asked for is not looked at.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 
 use super::changes::LeafChange;
 use super::combine::{Leaf, Tree, combine, distinct, key, product};
 use super::sizes::Size;
-use super::{By, Datum, Identity, Match, Matches, One};
+use super::{By, Datum, Identity, Kind, Match, Matches, One};
 
 /// Before or after the change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,12 +64,46 @@ impl Within {
 /// The new state as the caller tells it, and the old one, which is found from it by undoing the change.
 pub(super) struct State<'a, M: Matches + ?Sized> {
     pub(super) changes: &'a BTreeMap<usize, LeafChange>,
+    /// The same by what is looked for, made once: each datum that changes may ask.
+    moved: BTreeMap<usize, Moved<'a>>,
+    /// What was removed from a leaf, by its value.
+    removed_by: RefCell<BTreeMap<(usize, By), Rc<ByValue<'a>>>>,
     source: &'a M,
+}
+
+/// How the matches of a leaf changed, by path and kind.
+struct Moved<'a> {
+    removed: BTreeMap<(&'a str, Kind), &'a Match>,
+    added: BTreeMap<(&'a str, Kind), &'a Match>,
+}
+
+type ByValue<'a> = BTreeMap<String, Vec<&'a Match>>;
+
+impl<'a> Moved<'a> {
+    fn of(change: &'a LeafChange) -> Self {
+        let by_place = |matches: &'a [Match]| matches.iter().map(|m| ((m.path.as_str(), m.kind), m)).collect();
+        Self {
+            removed: by_place(&change.removed),
+            added: by_place(&change.added),
+        }
+    }
+
+    fn has_added(&self, found: &Match) -> bool {
+        self.added
+            .get(&(found.path.as_str(), found.kind))
+            .is_some_and(|m| *m == found)
+    }
 }
 
 impl<'a, M: Matches + ?Sized> State<'a, M> {
     pub(super) fn new(changes: &'a BTreeMap<usize, LeafChange>, source: &'a M) -> Self {
-        Self { changes, source }
+        let moved = changes.iter().filter(|(_, change)| !change.is_empty());
+        Self {
+            changes,
+            moved: moved.map(|(leaf, change)| (*leaf, Moved::of(change))).collect(),
+            removed_by: RefCell::default(),
+            source,
+        }
     }
 
     /// The datums that are wanted, in no order that counts, none twice.
@@ -110,20 +146,41 @@ impl<'a, M: Matches + ?Sized> State<'a, M> {
             .filter(|by| by.template(leaf.spec).is_some())
             .filter_map(|by| Some((by, within.values(by)?)))
             .min_by_key(|(_, values)| values.len());
-        let change = self.change(leaf.number).filter(|_| side == Side::Old);
-        let undone = |found: &[Match]| -> Vec<Datum> {
-            let added: BTreeSet<&Match> = change.iter().flat_map(|c| &c.added).collect();
-            let removed = change.iter().flat_map(|c| &c.removed);
-            let all = found.iter().filter(|m| !added.contains(m)).chain(removed);
+        let moved = self.moved.get(&leaf.number).filter(|_| side == Side::Old);
+        let undone = |found: &[Match], removed: &[&Match]| -> Vec<Datum> {
+            let stays = found.iter().filter(|m| moved.is_none_or(|moved| !moved.has_added(m)));
+            let all = stays.chain(removed.iter().copied());
             let datums = all.filter_map(|m| leaf.datum(m));
             datums.filter(|d| within.admits(d)).collect()
         };
         let datums = match keyed {
-            None => undone(&self.source.all(leaf.number)?),
-            Some((by, values)) => undone(&self.source.keyed(leaf.number, by, values)?),
+            None => {
+                let removed: Vec<&Match> = moved.iter().flat_map(|m| m.removed.values().copied()).collect();
+                undone(&self.source.all(leaf.number)?, &removed)
+            }
+            Some((by, values)) => {
+                let known = moved.map(|moved| self.removed_by(leaf, by, moved));
+                let of = |value| known.as_ref().and_then(|known| known.get(value));
+                let removed: Vec<&Match> = values.iter().filter_map(of).flatten().copied().collect();
+                undone(&self.source.keyed(leaf.number, by, values)?, &removed)
+            }
         };
         Size::of(&datums).admit()?;
         Ok(datums)
+    }
+
+    fn removed_by(&self, leaf: &Leaf<'_>, by: By, moved: &Moved<'a>) -> Rc<ByValue<'a>> {
+        let mut known = self.removed_by.borrow_mut();
+        let made = known.entry((leaf.number, by)).or_insert_with(|| {
+            let mut all = ByValue::new();
+            if let Some(template) = by.template(leaf.spec) {
+                for found in moved.removed.values().copied() {
+                    all.entry(found.captures.expand(template)).or_default().push(found);
+                }
+            }
+            Rc::new(all)
+        });
+        Rc::clone(made)
     }
 
     pub(super) fn change(&self, leaf: usize) -> Option<&LeafChange> {
@@ -242,17 +299,17 @@ impl<'a, M: Matches + ?Sized> State<'a, M> {
 
     /// The match of a leaf that makes this input.
     fn at(&self, leaf: &Leaf<'_>, one: &One, side: Side) -> Result<Option<Match>, M::Error> {
-        let (name, domain, path, kind, digest, empty_files) = one;
+        let ((name, domain, path, kind, digest, empty_files), _) = one;
         if leaf.spec.name != *name || leaf.domain != Some(*domain) || leaf.spec.empty_files != *empty_files {
             return Ok(None);
         }
-        let here = |m: &&Match| m.path == *path && m.kind == *kind;
+        let here = (path.as_str(), *kind);
         let same = |m: &Match| m.digest == *digest;
-        if let (Side::Old, Some(change)) = (side, self.change(leaf.number)) {
-            if let Some(before) = change.removed.iter().find(here) {
-                return Ok(Some(before.clone()).filter(same));
+        if let (Side::Old, Some(moved)) = (side, self.moved.get(&leaf.number)) {
+            if let Some(before) = moved.removed.get(&here) {
+                return Ok(Some((*before).clone()).filter(same));
             }
-            if change.added.iter().any(|m| here(&m)) {
+            if moved.added.contains_key(&here) {
                 return Ok(None);
             }
         }
@@ -277,7 +334,8 @@ fn retain<E>(datums: Vec<Datum>, keep: impl Fn(&Datum) -> Result<bool, E>) -> Re
 
 fn named_in(tree: &Tree<'_>, wanted: &Identity) -> Identity {
     let names: BTreeSet<_> = tree.leaves().iter().map(|l| &l.spec.name).collect();
-    Identity(wanted.0.iter().filter(|one| names.contains(&one.0)).cloned().collect())
+    let here = wanted.0.iter().filter(|(place, _)| names.contains(&place.0));
+    Identity(here.cloned().collect())
 }
 
 /// What two inputs of a datum have in common when they may be equal.
