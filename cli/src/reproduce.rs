@@ -62,7 +62,12 @@ fn verdict(reference: &str, found: &Reproduction) -> Outcome {
         (ReproductionState::Different, Some(first)) => Err(Failure::new(
             format!("{reference} is not reproducible: something else came out"),
             format!("the first difference is `{}`, which was {}", first.path, first.change),
-            "look for time, randomness or order in the code, or for anything that it reads besides its inputs",
+            match found.secrets_changed {
+                true => "a secret that the code is given was set again since: that may be why",
+                false => {
+                    "look for time, randomness or order in the code, or for anything that it reads besides its inputs"
+                }
+            },
         )),
         (ReproductionState::Failed | ReproductionState::Different, _) => Err(Failure::new(
             format!(

@@ -24,6 +24,7 @@ use uuid::Uuid;
 use super::reproductions_queries as rows;
 use super::views;
 use crate::call::Call;
+use crate::commits;
 use crate::commits::lock::lock_dag;
 use crate::commits::origins;
 use crate::failure::{Answer, Failure};
@@ -155,7 +156,14 @@ async fn show(State(plane): State<Plane>, call: Call, Path(id): Path<JobId>) -> 
 
 async fn view(call: &Call, conn: &mut PgConnection, id: JobId) -> Answer<Reproduction> {
     let row = call.job(conn, id).await?.row;
-    let (commit, comparison) = rows::find(conn, &READABLE, id).await?.ok_or_else(Failure::not_found)?;
+    let found = rows::find(conn, &READABLE, id).await?.ok_or_else(Failure::not_found)?;
+    let (commit, comparison) = (found.original, found.compared.map(|c| c.0));
+    // A release of the reproduction opens nothing of the original, whose digest is told here.
+    let original = commits::queries::find_commit(conn, &READABLE, CommitId::from_uuid(commit))
+        .await?
+        .ok_or_else(Failure::not_found)?;
+    let origins = origins::get(&call.plane, conn, &READABLE, original.origin_set).await?;
+    call.readable(&origins, &original.id.to_string())?;
     let job: Job = views::show(call, conn, row).await?;
     let state = match (&comparison, job.state) {
         (Some(found), JobState::Success) if found.difference.is_none() => ReproductionState::Identical,
@@ -165,9 +173,10 @@ async fn view(call: &Call, conn: &mut PgConnection, id: JobId) -> Answer<Reprodu
     };
     Ok(Reproduction {
         id,
-        commit,
+        commit: original.id,
         state,
         comparison,
+        secrets_changed: found.secrets_changed,
         job,
     })
 }

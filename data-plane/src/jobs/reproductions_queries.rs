@@ -122,14 +122,30 @@ pub async fn insert(conn: &mut PgConnection, _: &Allowed, new: &NewReproduction<
     Ok(())
 }
 
-/// The commit that a job reproduces, and what came of it; `None` when it reproduces none.
-pub async fn find(conn: &mut PgConnection, _: &System, job: JobId) -> Answer<Option<(CommitId, Option<Comparison>)>> {
-    let row: Option<(Uuid, Option<Json<Comparison>>)> =
-        sqlx::query_as("select reproduces, reproduced from jobs where id = $1 and reproduces is not null")
-            .bind(job.uuid())
-            .fetch_optional(conn)
-            .await?;
-    Ok(row.map(|(commit, found)| (CommitId::from_uuid(commit), found.map(|f| f.0))))
+/// What a job reproduces.
+#[derive(Debug, FromRow)]
+pub struct ReproductionRow {
+    /// The commit.
+    pub original: Uuid,
+    /// What came of it.
+    pub compared: Option<Json<Comparison>>,
+    /// Whether secrets are others than those that the commit was made with. Versions of secrets are all of a plan's digest
+    /// that is not the same for one version of a pipeline.
+    pub secrets_changed: bool,
+}
+
+/// What a job reproduces; `None` when that is nothing.
+pub async fn find(conn: &mut PgConnection, _: &System, job: JobId) -> Answer<Option<ReproductionRow>> {
+    let row = sqlx::query_as(
+        "select j.reproduces as original, j.reproduced as compared, exists (
+                    select 1 from jobs m where m.output_commit_id = j.reproduces and m.state = 'success'
+                       and m.plan_digest <> j.plan_digest) as secrets_changed
+           from jobs j where j.id = $1 and j.reproduces is not null",
+    )
+    .bind(job.uuid())
+    .fetch_optional(conn)
+    .await?;
+    Ok(row)
 }
 
 /// Writes down what came of it.

@@ -59,6 +59,9 @@ pub struct Reproduction {
     pub state: ReproductionState,
     /// What came of it.
     pub comparison: Option<Comparison>,
+    /// A secret that the code is given was set again since the commit was made.
+    #[serde(default)]
+    pub secrets_changed: bool,
     /// Its job, which is in no list.
     pub job: Job,
 }

@@ -144,7 +144,7 @@ pub struct Made {
     pub pipeline: DomainId,
     /// Its job.
     pub job: JobId,
-    /// Everything was run again: results may have been replaced.
+    /// Everything was run again: results may have been replaced. A reproduction replaces none.
     pub reprocess: bool,
     /// The job is not over.
     pub is_unfinished: bool,
@@ -159,7 +159,7 @@ pub async fn list_made(conn: &mut PgConnection, _: &System, from: &[CommitId]) -
              union
              select i.commit_id from made m join commit_inputs i on i.input_id = m.id
                join commits c on c.id = i.commit_id where c.pipeline_id is not null
-         ) select c.id, c.state, j.pipeline_id, j.id, j.reprocess, j.finished_at is null
+         ) select c.id, c.state, j.pipeline_id, j.id, j.reprocess and j.reproduces is null, j.finished_at is null
              from made m join commits c on c.id = m.id join jobs j on j.output_commit_id = c.id order by c.seq",
     )
     .bind(uuids(from))
