@@ -139,8 +139,8 @@ pub fn wait_after(claims: u32) -> Duration {
 pub struct FailedDatum {
     /// Its key, hex.
     pub id: String,
-    /// Its inputs, `images:/a.tif`.
-    pub inputs: Vec<String>,
+    /// Its inputs in a few words: `images:/a.tif`.
+    pub inputs: String,
     /// Why it failed.
     pub reason: String,
 }
@@ -155,6 +155,24 @@ pub struct Outcome {
 }
 
 const NAMED: usize = 5;
+/// So many inputs of a datum are named where it is told of: one may read a hundred thousand.
+const INPUTS_NAMED: usize = 3;
+
+/// Inputs of a datum in a few words: the first ones, and how many more there are.
+pub fn brief(inputs: impl IntoIterator<Item = String>) -> String {
+    first(inputs).join(", ")
+}
+
+/// The first of these, and as the last one how many more there are.
+pub fn first(inputs: impl IntoIterator<Item = String>) -> Vec<String> {
+    let mut rest = inputs.into_iter();
+    let mut told: Vec<String> = rest.by_ref().take(INPUTS_NAMED).collect();
+    let more = rest.count();
+    if more > 0 {
+        told.push(format!("and {more} more"));
+    }
+    told
+}
 
 /// The outcome of a job whose datums are counted in `counts`; `None` while some are not settled. `failed` is a sample of
 /// the failed ones (a handful is enough), best in the order of their inputs. A recovered datum does not fail its job.
@@ -172,7 +190,7 @@ pub fn outcome(counts: &DatumCounts, failed: &[FailedDatum]) -> Option<Outcome> 
     let named: Vec<String> = failed
         .iter()
         .take(NAMED)
-        .map(|d| format!("{} ({}): {}", d.inputs.join(", "), short(&d.id), d.reason))
+        .map(|d| format!("{} ({}): {}", d.inputs, short(&d.id), d.reason))
         .collect();
     let more = counts.failed.saturating_sub(named.len() as u64);
     let datums = if counts.total == 1 { "datum" } else { "datums" };
@@ -246,7 +264,7 @@ mod tests {
         counts.failed = 1;
         let failed = FailedDatum {
             id: "0123456789abcdef".to_owned(),
-            inputs: vec!["images:/a.tif".to_owned()],
+            inputs: brief(["images:/a.tif".to_owned()]),
             reason: "exit code 1".to_owned(),
         };
         let end = outcome(&counts, std::slice::from_ref(&failed)).unwrap();
@@ -268,6 +286,13 @@ mod tests {
         );
         let nothing = outcome(&DatumCounts::default(), &[]).unwrap();
         assert_eq!(nothing.state, JobState::Finishing);
+    }
+
+    #[test]
+    fn of_a_datum_with_many_inputs_the_first_three_are_named() {
+        let inputs = |n: usize| (0..n).map(|n| format!("in:/{n}"));
+        assert_eq!(brief(inputs(3)), "in:/0, in:/1, in:/2");
+        assert_eq!(brief(inputs(100_000)), "in:/0, in:/1, in:/2, and 99997 more");
     }
 
     #[test]

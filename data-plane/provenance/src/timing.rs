@@ -135,7 +135,7 @@ pub fn advice(figures: &Figures) -> Vec<String> {
         let upload = figures.upload_s / work;
         if download > WORTH_A_WORD {
             told.push(format!(
-                "{} of the datums' time was download: consider `lazy` inputs, a narrower glob, or larger datums",
+                "{} of the datums' time was download: consider a narrower glob, or larger datums",
                 percent(download)
             ));
         }

@@ -28,7 +28,7 @@ use crate::files::change::{self, FileChange};
 use crate::files::samples;
 use crate::permissions::System;
 use crate::plane::Plane;
-use crate::scheduler::{appending, keys};
+use crate::scheduler::{appending, derived, keys};
 use crate::uploads;
 
 const COLLECT: System = System::because("the plane looks for what nothing refers to");
@@ -104,6 +104,7 @@ pub async fn collect(plane: &Plane, grace: Duration, dry_run: bool) -> Answer<Co
         appending::queries::forget_unusable(&mut tx, &COLLECT).await?;
         samples::forget_deleted(&mut tx, &COLLECT).await?;
         tx.commit().await?;
+        derived::clear(plane).await?;
         uploads::forget_abandoned(plane).await?;
     }
     // What is written from here on is younger than every pack that is removed below.

@@ -4,16 +4,17 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use contract::ids::{CommitId, JobId};
-use provenance::datums::{OutputPath, collision};
+use contract::ids::{CommitId, DomainId, JobId};
+use provenance::datums::{Datum, OutputPath, collision};
+use provenance::jobs::brief;
 use provenance::spec::PathCollision;
 use storage::{FilePath, StorageError, TreeChange, TreeRef, Writer, decode_entries};
 
-use super::SELF;
 use super::appending::{self, Appending, Piece};
 use super::planning;
 use super::queries::{self, WorkRow};
 use super::reproduction;
+use super::{SELF, derived};
 use crate::commits::finish::finish_in_transaction;
 use crate::failure::Answer;
 use crate::jobs;
@@ -52,8 +53,13 @@ pub async fn finish(plane: &Plane, job: JobId) -> Answer<()> {
             if !queries::succeed(&mut tx, &SELF, job, now).await? {
                 return Ok(());
             }
-            if let Some(appending) = appending {
-                appending.keep(&mut tx, work.pipeline_id, job).await?;
+            match appending {
+                Some(appending) => appending.keep(&mut tx, work.pipeline_id, job).await?,
+                // Of an earlier version, perhaps.
+                None => {
+                    let pipeline = DomainId::from_uuid(work.pipeline_id);
+                    appending::queries::forget_pipelines(&mut tx, &SELF, &[pipeline]).await?;
+                }
             }
             let commit = CommitId::from_uuid(work.output_commit_id);
             finish_in_transaction(plane, &mut tx, &SELF, commit, &tree, now).await?;
@@ -65,6 +71,7 @@ pub async fn finish(plane: &Plane, job: JobId) -> Answer<()> {
         }
     }
     tx.commit().await?;
+    derived::clear_if_possible(plane).await;
     Ok(())
 }
 
@@ -99,52 +106,62 @@ async fn assemble(plane: &Plane, job: JobId, work: &WorkRow) -> Answer<Assembled
     for (_, outputs) in leaving {
         freed.extend(decode_entries(&outputs)?.into_iter().map(|(path, _)| path));
     }
+    let collision = planning::spec(work)?.path_collision;
     let mut arriving = Vec::new();
+    let mut datums = Vec::with_capacity(rows.len());
     for (key, inputs, outputs) in rows {
         let Some(outputs) = outputs else {
             return Ok(Assembled::Stale);
         };
-        let inputs = decode_inputs(&inputs);
-        let label = label(&jobs::views::labels(&inputs, &names), &key);
-        let place = appending::place(&key, &inputs, &names);
+        let place = match collision {
+            PathCollision::Fail => appending::Place::default(),
+            PathCollision::Append => appending::place(&key, &decode_inputs(&inputs), &names),
+        };
         for (path, entry) in decode_entries(&outputs)? {
             let place = place.clone();
-            arriving.push((label.clone(), Piece { place, path, entry }));
+            arriving.push((datums.len(), Piece { place, path, entry }));
         }
+        datums.push((key, inputs));
     }
     let assembly = Assembly {
         plane,
         job,
         work,
         base,
+        datums,
+        names,
         writer: plane.storage.writer(),
     };
-    match planning::spec(work)?.path_collision {
+    match collision {
         PathCollision::Fail => assembly.apart(freed, arriving).await,
         PathCollision::Append => assembly.together(freed, arriving).await,
     }
 }
 
-/// A file that a datum of the job wrote, and the datum for people.
-type Arriving = (String, Piece);
+/// A file that a datum of the job wrote, and which.
+type Arriving = (usize, Piece);
 
 struct Assembly<'a> {
     plane: &'a Plane,
     job: JobId,
     work: &'a WorkRow,
     base: TreeRef,
+    /// Key and inputs of the datums that write something.
+    datums: Vec<(Vec<u8>, Vec<u8>)>,
+    /// The names of the inputs.
+    names: Vec<(i32, String)>,
     writer: Writer,
 }
 
 impl Assembly<'_> {
     /// Where no two datums may write one path.
     async fn apart(&self, freed: BTreeSet<FilePath>, arriving: Vec<Arriving>) -> Answer<Assembled> {
-        if let Some(reason) = collide(&arriving) {
+        if let Some(reason) = self.collide(&arriving) {
             return Ok(Assembled::Collision(reason));
         }
-        if let Some((label, path)) = taken(self.plane, &self.base, &freed, &arriving).await? {
+        if let Some((datum, path)) = taken(self.plane, &self.base, &freed, &arriving).await? {
             let other = self.owner(&path).await?;
-            return Ok(Assembled::Collision(both(&other, &label, path.as_str())));
+            return Ok(Assembled::Collision(both(&other, &self.name(datum), path.as_str())));
         }
         let mut changes: Vec<TreeChange> = freed.into_iter().map(TreeChange::Delete).collect();
         let come = arriving.into_iter().map(|(_, piece)| piece);
@@ -156,7 +173,7 @@ impl Assembly<'_> {
     async fn together(&self, freed: BTreeSet<FilePath>, mut arriving: Vec<Arriving>) -> Answer<Assembled> {
         let mut seen = HashSet::new();
         let firsts = arriving.iter().filter(|(_, piece)| seen.insert(&piece.path));
-        if let Some(reason) = collide(firsts) {
+        if let Some(reason) = self.collide(firsts) {
             return Ok(Assembled::Collision(reason));
         }
         arriving.sort_by(|(_, a), (_, b)| a.place.cmp(&b.place));
@@ -167,10 +184,12 @@ impl Assembly<'_> {
             gone: &self.work.removed_keys,
         };
         let base = self.work.base_job_id.map(|base| (base, &self.base));
-        let work = (self.work.pipeline_id, self.job);
+        // What the pipeline keeps is of its own jobs.
+        let work = self.work.reproduces.is_none();
+        let work = work.then_some((self.work.pipeline_id, self.job));
         match appending::put_together(self.plane, &self.writer, work, base, change).await? {
             None => Ok(Assembled::Stale),
-            Some((changes, appending)) => self.apply(changes, Some(appending)).await,
+            Some((changes, appending)) => self.apply(changes, appending).await,
         }
     }
 
@@ -198,36 +217,50 @@ impl Assembly<'_> {
         let (plane, work) = (self.plane, self.work);
         let inputs = planning::inputs(plane, self.job.uuid(), work).await?;
         let datums = planning::everything(plane, &inputs).await?;
-        let by_key: BTreeMap<Vec<u8>, Vec<String>> = datums
+        let by_key: BTreeMap<Vec<u8>, &Datum> = datums
             .iter()
-            .map(|d| (d.key(&inputs.code_digest).to_vec(), d.labels()))
+            .map(|d| (d.key(&inputs.code_digest).to_vec(), d))
             .collect();
         let keys: Vec<Vec<u8>> = by_key.keys().cloned().collect();
         let mut conn = plane.pool.acquire().await?;
         for chunk in keys.chunks(1000) {
             for (key, outputs) in queries::results(&mut conn, &SELF, work.results_of, chunk).await? {
                 if decode_entries(&outputs)?.iter().any(|(written, _)| written == path) {
-                    return Ok(label(by_key.get(&key).map_or(&[], Vec::as_slice), &key));
+                    let inputs = by_key.get(&key).map(|d| d.labels());
+                    return Ok(label(inputs.into_iter().flatten(), &key));
                 }
             }
         }
         Ok("of an earlier job".to_owned())
     }
+
+    /// A datum of the job for people.
+    fn name(&self, datum: usize) -> String {
+        let Some((key, inputs)) = self.datums.get(datum) else {
+            return String::new();
+        };
+        label(jobs::views::labels(&decode_inputs(inputs), &self.names), key)
+    }
+
+    /// Two of the new outputs in each other's way.
+    fn collide<'a>(&self, arriving: impl IntoIterator<Item = &'a Arriving>) -> Option<String> {
+        let numbers: Vec<String> = (0..self.datums.len()).map(|n| n.to_string()).collect();
+        let paths: Vec<(&str, String)> = arriving
+            .into_iter()
+            .filter_map(|(datum, piece)| Some((numbers.get(*datum)?.as_str(), format!("/{}", piece.path))))
+            .collect();
+        let outputs = paths.iter().map(|(datum, path)| OutputPath { datum, path });
+        let found = collision(outputs)?;
+        let name = |number: &str| number.parse().map_or_else(|_| String::new(), |at| self.name(at));
+        let mut names = [name(&found.first), name(&found.second)];
+        names.sort();
+        Some(both(&names[0], &names[1], &found.path))
+    }
 }
 
-fn label(inputs: &[String], key: &[u8]) -> String {
+fn label(inputs: impl IntoIterator<Item = String>, key: &[u8]) -> String {
     let id = hex::encode(key);
-    format!("{} ({})", inputs.join(", "), id.get(..12).unwrap_or(&id))
-}
-
-/// Two of the new outputs in each other's way.
-fn collide<'a>(arriving: impl IntoIterator<Item = &'a Arriving>) -> Option<String> {
-    let paths: Vec<(&str, String)> = arriving
-        .into_iter()
-        .map(|(datum, piece)| (datum.as_str(), format!("/{}", piece.path)))
-        .collect();
-    let outputs = paths.iter().map(|(datum, path)| OutputPath { datum, path });
-    collision(outputs).map(|found| found.to_string())
+    format!("{} ({})", brief(inputs), id.get(..12).unwrap_or(&id))
 }
 
 fn both(first: &str, second: &str, path: &str) -> String {
@@ -245,13 +278,13 @@ async fn taken(
     base: &TreeRef,
     freed: &BTreeSet<FilePath>,
     arriving: &[Arriving],
-) -> Answer<Option<(String, FilePath)>> {
+) -> Answer<Option<(usize, FilePath)>> {
     if base.is_empty() {
         return Ok(None);
     }
-    for (label, piece) in arriving {
+    for (datum, piece) in arriving {
         if !freed.contains(&piece.path) && plane.storage.get(base, &piece.path).await?.is_some() {
-            return Ok(Some((label.clone(), piece.path.clone())));
+            return Ok(Some((*datum, piece.path.clone())));
         }
     }
     Ok(None)

@@ -27,20 +27,6 @@ fn summary_match(touched: &Touched, summary: &SubtreeSummary) -> Option<Match> {
     })
 }
 
-/// What stands at the one path that a glob matches.
-fn literal_match(glob: &Glob, path: &str, found: &SubtreeSummary) -> Option<Match> {
-    let kind = match found.kind {
-        EntryKind::File => Kind::File,
-        EntryKind::Directory => Kind::Directory,
-    };
-    let touched = Touched {
-        path: path.to_owned(),
-        kind,
-        captures: glob.matches(path, kind == Kind::Directory)?,
-    };
-    summary_match(&touched, found)
-}
-
 /// A match as it is in a tree, if it is there.
 pub async fn look_up(storage: &Storage, tree: &TreeRef, touched: &Touched) -> Answer<Option<Match>> {
     // As in `all`: an empty repo has no match, not even of `/`.
@@ -56,8 +42,7 @@ pub async fn look_up(storage: &Storage, tree: &TreeRef, touched: &Touched) -> An
     Ok(summary.and_then(|summary| summary_match(touched, &summary)))
 }
 
-/// All matches of a glob in a tree. Costs a listing of what the glob's literal beginning admits, and one look-up where that
-/// is all of it.
+/// All matches of a glob in a tree. Costs a listing of what begins like the glob, or two look-ups where all of it is literal.
 pub async fn all(storage: &Storage, tree: &TreeRef, glob: &Glob) -> Answer<Vec<Match>> {
     if tree.is_empty() {
         return Ok(Vec::new());
@@ -70,17 +55,11 @@ pub async fn all(storage: &Storage, tree: &TreeRef, glob: &Glob) -> Answer<Vec<M
         };
         return Ok(look_up(storage, tree, &root).await?.into_iter().collect());
     }
-    if let Some(path) = glob.literal() {
-        let summary = storage.subtree_digest(tree, Some(&FilePath::parse(path)?)).await?;
-        return Ok(summary
-            .and_then(|found| literal_match(glob, path, &found))
-            .into_iter()
-            .collect());
+    if let Some(path) = glob.only_path() {
+        return only(storage, tree, glob, path).await;
     }
-    let directory = glob
-        .literal_prefix()
-        .rsplit_once('/')
-        .map_or("", |(directory, _)| directory);
+    let beginning = glob.literal_prefix().strip_prefix('/').unwrap_or_default();
+    let directory = beginning.rsplit_once('/').map_or("", |(directory, _)| directory);
     let prefix = if directory.is_empty() {
         None
     } else {
@@ -92,9 +71,19 @@ pub async fn all(storage: &Storage, tree: &TreeRef, glob: &Glob) -> Answer<Vec<M
         directories: HashSet::new(),
     };
     let mut files = BTreeMap::new();
-    let mut listed = storage.list(tree, prefix.as_ref(), None);
+    // Nothing that begins so comes before that, but perhaps a file of that very name.
+    let after = FilePath::parse(beginning).ok().filter(|_| !beginning.ends_with('/'));
+    let exact = match &after {
+        None => None,
+        Some(path) => storage.get(tree, path).await?.map(|file| (path.clone(), file)),
+    };
+    let listed = storage.list(tree, prefix.as_ref(), after.as_ref());
+    let mut listed = futures::stream::iter(exact.map(Ok)).chain(listed);
     while let Some(entry) = listed.next().await {
         let (path, file) = entry?;
+        if !path.as_str().starts_with(beginning) {
+            break;
+        }
         files.insert(format!("/{path}"), (*file.fingerprint().as_bytes(), file.size));
         if files.len() >= FILES_AT_ONCE {
             found.add(storage, tree, &std::mem::take(&mut files)).await?;
@@ -102,6 +91,26 @@ pub async fn all(storage: &Storage, tree: &TreeRef, glob: &Glob) -> Answer<Vec<M
     }
     found.add(storage, tree, &files).await?;
     Ok(found.matches)
+}
+
+/// The file and the directory of a path, of which a tree has one at most.
+async fn only(storage: &Storage, tree: &TreeRef, glob: &Glob, path: &str) -> Answer<Vec<Match>> {
+    let mut found = Vec::new();
+    // What is no path, or not as paths are written, matches none.
+    if FilePath::parse(path).map_or(true, |parsed| format!("/{parsed}") != path) {
+        return Ok(found);
+    }
+    for kind in [Kind::File, Kind::Directory] {
+        if let Some(captures) = glob.matches(path, kind == Kind::Directory) {
+            let touched = Touched {
+                path: path.to_owned(),
+                kind,
+                captures,
+            };
+            found.extend(look_up(storage, tree, &touched).await?);
+        }
+    }
+    Ok(found)
 }
 
 /// The matches among what was listed so far.
@@ -145,17 +154,20 @@ impl Found<'_> {
     }
 }
 
-/// The files that differ between two trees.
-pub async fn difference(storage: &Storage, old: &TreeRef, new: &TreeRef) -> Answer<Vec<Change>> {
-    if old == new {
-        return Ok(Vec::new());
-    }
+/// The files that differ between two trees; `None` when they are more than `most`.
+pub async fn difference(storage: &Storage, old: &TreeRef, new: &TreeRef, most: usize) -> Answer<Option<Vec<Change>>> {
     let mut changes = Vec::new();
+    if old == new {
+        return Ok(Some(changes));
+    }
     let mut differing = storage.diff(old, new);
     while let Some(change) = differing.next().await {
+        if changes.len() >= most {
+            return Ok(None);
+        }
         changes.push(change?);
     }
-    Ok(changes)
+    Ok(Some(changes))
 }
 
 /// How the matches of a glob change with these files.

@@ -6,6 +6,7 @@
 //! run side by side. What is slow (planning, finishing) runs in tasks, so that one large job holds nothing up.
 
 pub mod appending;
+pub mod derived;
 mod finish;
 pub mod keys;
 mod matches;

@@ -24,6 +24,9 @@ use crate::worker::queries::encode_inputs;
 
 /// So many rows go into one statement.
 const CHUNK: usize = 5000;
+/// A difference of more files is planned from only where it is less than a [`SHARE`] of the repo.
+const LARGE: usize = 10_000;
+const SHARE: u64 = 2;
 
 /// What a job reads, decoded.
 pub struct Inputs {
@@ -242,8 +245,9 @@ impl Difference {
     }
 }
 
-/// How the datums of the job differ from those of its base; `None` where what the base read is gone, or both sides of that
-/// are too many to hold, though the job's own datums alone may not be: it is planned as if it had no base then, and what is known is not run again.
+/// How the datums of the job differ from those of its base; `None` where what the base read is gone, where the difference is
+/// most of a repo, or both sides of that are too many to hold, though the job's own datums alone may not be: it is planned as
+/// if it had no base then, and what is known is not run again.
 async fn difference(
     plane: &Plane,
     new: &Inputs,
@@ -266,7 +270,12 @@ async fn difference(
     let leaves = new.spec.input.leaves();
     let mut changes: BTreeMap<usize, LeafChange> = BTreeMap::new();
     for (at, leaf) in leaves.iter().enumerate() {
-        let files = matches::difference(&plane.storage, &old.trees[at], &new.trees[at]).await?;
+        // What is as large as the repo costs more than planning all of it does.
+        let share = usize::try_from(new.trees[at].files() / SHARE).unwrap_or(usize::MAX);
+        let most = share.max(LARGE);
+        let Some(files) = matches::difference(&plane.storage, &old.trees[at], &new.trees[at], most).await? else {
+            return Ok(None);
+        };
         if !files.is_empty() {
             let change = matches::changed(&plane.storage, &old.trees[at], &new.trees[at], &leaf.glob, &files).await?;
             changes.insert(at, change);

@@ -121,7 +121,7 @@ pub async fn failed(conn: &mut PgConnection, system: &System, job: JobId) -> Ans
     .await?;
     let failed = rows.into_iter().map(|(key, inputs, reason)| FailedDatum {
         id: hex::encode(key),
-        inputs: jobs::views::labels(&decode_inputs(&inputs), &names),
+        inputs: provenance::jobs::brief(jobs::views::labels(&decode_inputs(&inputs), &names)),
         reason: reason.unwrap_or_default(),
     });
     Ok(failed.collect())
@@ -254,11 +254,15 @@ pub async fn known(
     pipeline: Uuid,
     keys: &[Vec<u8>],
 ) -> Answer<Vec<(Vec<u8>, i64)>> {
-    let rows = sqlx::query_as("select key, process_ms from datum_results where pipeline_id = $1 and key = any($2)")
-        .bind(pipeline)
-        .bind(keys)
-        .fetch_all(conn)
-        .await?;
+    let rows = sqlx::query_as(
+        "select r.key, r.process_ms from (select distinct key from unnest($2::bytea[]) w (key)) w
+          cross join lateral (select key, process_ms from datum_results
+                               where pipeline_id = $1 and key = w.key offset 0) r",
+    )
+    .bind(pipeline)
+    .bind(keys)
+    .fetch_all(conn)
+    .await?;
     Ok(rows)
 }
 
@@ -271,8 +275,10 @@ pub async fn kept_ms(
     removed: &[Vec<u8>],
 ) -> Answer<i64> {
     let ms = sqlx::query_scalar(
-        "select greatest(0, b.results_ms - (select coalesce(sum(process_ms), 0)::bigint from datum_results
-                                             where pipeline_id = $2 and key = any($3))) from jobs b where b.id = $1",
+        "select greatest(0, b.results_ms - (
+                select coalesce(sum(r.process_ms), 0)::bigint from (select distinct key from unnest($3::bytea[]) w (key)) w
+                 cross join lateral (select process_ms from datum_results
+                                      where pipeline_id = $2 and key = w.key offset 0) r)) from jobs b where b.id = $1",
     )
     .bind(base)
     .bind(pipeline)
@@ -363,7 +369,8 @@ pub async fn plan_again(conn: &mut PgConnection, _: &System, job: JobId) -> Answ
     let done = sqlx::query(
         "update jobs set state = 'starting', base_job_id = null, removed_keys = '{}', datums_total = 0,
                 datums_succeeded = 0, datums_skipped = 0, datums_recovered = 0, datums_failed = 0, datums_open = 0,
-                planned_at = null, settled_at = null
+                queue_ms = 0, download_ms = 0, process_ms = 0, upload_ms = 0, bytes_in = 0, bytes_out = 0, memory_bytes = 0,
+                cpu_ms = 0, saved_ms = 0, results_ms = 0, planned_at = null, settled_at = null
           where id = $1 and state in ('running', 'finishing')",
     )
     .bind(job.uuid())
@@ -405,11 +412,15 @@ pub async fn results(
     pipeline: Uuid,
     keys: &[Vec<u8>],
 ) -> Answer<Vec<(Vec<u8>, Vec<u8>)>> {
-    let rows = sqlx::query_as("select key, outputs from datum_results where pipeline_id = $1 and key = any($2)")
-        .bind(pipeline)
-        .bind(keys)
-        .fetch_all(conn)
-        .await?;
+    let rows = sqlx::query_as(
+        "select r.key, r.outputs from (select distinct key from unnest($2::bytea[]) w (key)) w
+          cross join lateral (select key, outputs from datum_results
+                               where pipeline_id = $1 and key = w.key offset 0) r",
+    )
+    .bind(pipeline)
+    .bind(keys)
+    .fetch_all(conn)
+    .await?;
     Ok(rows)
 }
 

@@ -310,6 +310,16 @@ pub struct DatumReport {
     pub bytes_out: u64,
 }
 
+impl DatumReport {
+    /// Bytes of what it made, if that is kept: nothing is of what did not succeed.
+    pub fn kept_bytes(&self) -> u64 {
+        match self.ending {
+            Ending::Succeeded { .. } => self.bytes_out,
+            Ending::Recovered | Ending::Failed { .. } | Ending::Lost { .. } => 0,
+        }
+    }
+}
+
 /// Brings results and the log lines that belong to them.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct CompleteRequest {

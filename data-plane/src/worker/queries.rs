@@ -210,7 +210,7 @@ pub async fn free(conn: &mut PgConnection, _: &System, gone: Gone, now: DateTime
              delete from leases where ($1::uuid is null or worker = $1) and ($2::timestamptz is null or expires_at <= $2)
              returning id)
          update datums set state = 'pending', lease_id = null, reason = null, deaths = deaths + $4, lost = lost + $4,
-                not_before = case when deaths + $4 >= 3 then $3 + interval '5 seconds' end
+                not_before = case when deaths + $4 >= 3 then $3 + interval '5 seconds' end, queued_at = $3
            from gone where datums.lease_id = gone.id and datums.state = 'running'",
     )
     .bind(worker)
@@ -443,7 +443,7 @@ pub struct Added {
     pub results_ms: i64,
     /// Bytes that were read.
     pub bytes_in: i64,
-    /// Bytes that were made.
+    /// Bytes that were made and kept.
     pub bytes_out: i64,
     /// Peak memory.
     pub memory_bytes: i64,
@@ -459,7 +459,7 @@ impl Added {
         self.process_ms += report.process_ms;
         self.upload_ms += report.upload_ms;
         self.bytes_in = self.bytes_in.saturating_add(signed(report.bytes_in));
-        self.bytes_out = self.bytes_out.saturating_add(signed(report.bytes_out));
+        self.bytes_out = self.bytes_out.saturating_add(signed(report.kept_bytes()));
         self.memory_bytes = self.memory_bytes.max(signed(report.memory_bytes));
         self.cpu_ms += report.cpu_ms;
     }

@@ -416,7 +416,7 @@ fn push(
     settled.upload_ms.push(report.upload_ms);
     settled.queue_ms.push(queries::waited_ms(row, report));
     settled.bytes_in.push(queries::signed(report.bytes_in));
-    settled.bytes_out.push(queries::signed(report.bytes_out));
+    settled.bytes_out.push(queries::signed(report.kept_bytes()));
     settled.memory_bytes.push(queries::signed(report.memory_bytes));
     settled.cpu_ms.push(report.cpu_ms);
 }

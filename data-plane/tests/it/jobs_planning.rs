@@ -5,7 +5,7 @@ use contract::api::JobState;
 use serde_json::{Value, json};
 use sqlx::PgPool;
 
-use crate::jobs_rig::{Person, Rig, succeeded};
+use crate::jobs_rig::{LIMIT, Person, Rig, succeeded};
 
 async fn database(rig: &Rig) -> PgPool {
     PgPool::connect(&rig.config.database_url).await.unwrap()
@@ -93,6 +93,32 @@ async fn keys_are_followed_past_failed_jobs_and_go_with_what_they_name() {
         .unwrap();
     assert_eq!((named, keys(&pool, "").await.0), (0, 102));
     assert_eq!(rig.cat(&ada, "sum@main", "/007").await, "15 !");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn indexes_that_nothing_reads_any_more_leave_no_rows() {
+    let rig = Rig::start().await;
+    let ada = rig.member("ada").await;
+    rig.repo(&ada, "in").await;
+    put(&rig, &ada, "in", &pairs(5)).await;
+    let by = |by: &str| json!({ "group": [{ "pfs": { "repo": "in", "glob": "/(*)-(*)", "group_by": by } }] });
+    let plain = json!({ "pfs": { "repo": "in", "glob": "/*" } });
+    let pool = database(&rig).await;
+    for (input, rows) in [(by("$1"), 10), (by("$2"), 10), (plain, 0)] {
+        let script = "cat /pfs/in/* > /pfs/out/$(ls /pfs/in | head -1)";
+        let applied = rig.apply(&ada, vec![spec("sum", &input, script)]).await;
+        let job = rig.job(&ada, applied[0].commit_set.unwrap(), "sum").await;
+        assert_eq!(job.state, JobState::Success, "{:?}", job.reason);
+        testkit::wait::wait_until("the rows to go", LIMIT, async || {
+            let all: i64 = sqlx::query_scalar("select count(*) from leaf_keys")
+                .fetch_one(&pool)
+                .await
+                .unwrap();
+            all == rows
+        })
+        .await;
+        assert_eq!(keys(&pool, "").await.0, rows);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

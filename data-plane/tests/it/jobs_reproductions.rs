@@ -101,6 +101,55 @@ async fn what_came_out_otherwise_is_named_by_its_first_path_and_replaces_no_resu
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_purge_after_a_reproduction_takes_no_more_than_one_without_it() {
+    let rig = Rig::start().await;
+    let ada = rig.member("ada").await;
+    rig.repo(&ada, "in").await;
+    rig.put(&ada, "in", &[("a", "1"), ("b", "2")]).await;
+    let down = shell("down", "up", "/*", "cp /pfs/up/* /pfs/out/");
+    let applied = rig.apply(&ada, vec![shell("up", "in", "/*", UPPER), down]).await;
+    rig.settle(&ada, applied[0].commit_set.unwrap()).await;
+    let begun = begin(&rig, &ada, "up@main").await;
+    assert_eq!(end(&rig, &ada, &begun).await.state, ReproductionState::Identical);
+
+    let body = json!({ "repo": "in", "path": "/a", "force": true });
+    let done: contract::api::Purge = rig.post(&ada, "/v1/purges", body).await;
+    assert_eq!(done.results, 2, "{done:?}");
+    for pipeline in ["up", "down"] {
+        let newest = rig.jobs(&ada, pipeline).await.remove(0);
+        succeeded(&rig.job(&ada, newest.commit_set, pipeline).await, 1, 0, 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reproduction_of_appended_outputs_leaves_alone_what_the_pipeline_keeps_of_them() {
+    let rig = Rig::start().await;
+    let ada = rig.member("ada").await;
+    rig.repo(&ada, "in").await;
+    rig.put(&ada, "in", &[("a", "1\n"), ("b", "2\n")]).await;
+    let mut spec = shell("log", "in", "/*", "cat /pfs/in/* > /pfs/out/log");
+    spec["path_collision"] = json!("append");
+    let applied = rig.apply(&ada, vec![spec]).await;
+    rig.settle(&ada, applied[0].commit_set.unwrap()).await;
+    let pool = sqlx::PgPool::connect(&rig.config.database_url).await.unwrap();
+    let states = async || -> Vec<(i64, bool, uuid::Uuid, i64)> {
+        let all =
+            "select id, whole, job_id, (select count(*) from appended where state_id = s.id) from append_states s";
+        sqlx::query_as(all).fetch_all(&pool).await.unwrap()
+    };
+    let before = states().await;
+    assert!(before.len() == 1 && before[0].1 && before[0].3 == 2, "{before:?}");
+
+    let begun = begin(&rig, &ada, "log@main").await;
+    assert_eq!(end(&rig, &ada, &begun).await.state, ReproductionState::Identical);
+    assert_eq!(states().await, before);
+    let more = rig.put(&ada, "in", &[("c", "3\n")]).await;
+    succeeded(&rig.job(&ada, more.commit_set, "log").await, 3, 1, 2);
+    assert_eq!(rig.cat(&ada, "log@main", "/log").await, "1\n2\n3\n");
+    assert_eq!(states().await[0].0, before[0].0, "it was the base");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_failing_reproduction_fails_alone() {
     let rig = Rig::start().await;
     let ada = rig.member("ada").await;

@@ -36,8 +36,8 @@ struct Compiled {
     program: Program,
     root: bool,
     directories_only: bool,
-    literal: bool,
     prefix: String,
+    literal: bool,
     depth: Option<usize>,
     groups: usize,
 }
@@ -133,8 +133,8 @@ impl Glob {
                 program: Program::compile(&parsed.nodes),
                 root: parsed.root,
                 directories_only: parsed.directories_only,
-                literal: parse::is_literal(&parsed.nodes),
                 prefix: parse::literal_prefix(&parsed.nodes),
+                literal: parse::is_literal(&parsed.nodes),
                 depth: parse::depth(&parsed.nodes)
                     .filter(|_| !parsed.root)
                     .or(parsed.root.then_some(0)),
@@ -181,9 +181,9 @@ impl Glob {
         &self.compiled.prefix
     }
 
-    /// The one path that it matches, if there is but one.
-    pub fn literal(&self) -> Option<&str> {
-        (self.compiled.literal && !self.compiled.root).then_some(self.compiled.prefix.as_str())
+    /// The only path that it can match, where it has no wildcards.
+    pub fn only_path(&self) -> Option<&str> {
+        self.compiled.literal.then_some(self.compiled.prefix.as_str())
     }
 
     /// The number of parts of every match, if it is the same for all: `/*` has 1, `/` has 0, `/**` has none.

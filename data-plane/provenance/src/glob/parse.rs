@@ -314,7 +314,7 @@ pub(super) fn literal_prefix(nodes: &[Node]) -> String {
     literal.collect()
 }
 
-/// Whether there is nothing but literal text.
+/// Whether all of it is literal.
 pub(super) fn is_literal(nodes: &[Node]) -> bool {
     nodes.iter().all(|n| matches!(n, Node::Literal(_)))
 }

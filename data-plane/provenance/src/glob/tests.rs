@@ -176,6 +176,22 @@ fn nested_repeats_end_in_time() {
 }
 
 #[test]
+fn a_glob_without_wildcards_has_one_path() {
+    for (glob, path) in [
+        ("/a/b", Some("/a/b")),
+        ("a", Some("/a")),
+        ("/a/", Some("/a")),
+        ("/a\\*", Some("/a*")),
+        ("/a*", None),
+        ("/a?", None),
+        ("/(a)", None),
+        ("/a/**", None),
+    ] {
+        assert_eq!(Glob::parse(glob).unwrap().only_path(), path, "{glob}");
+    }
+}
+
+#[test]
 fn a_quoted_path_matches_itself_only() {
     for path in ["/a*b", "/x[1]{2}(3)|4,5", "/back\\slash", "/a!(b)", "/ü?"] {
         yes(&quote(path), path);

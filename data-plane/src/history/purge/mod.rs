@@ -36,7 +36,7 @@ use crate::files::samples;
 use crate::jobs;
 use crate::permissions::{System, Visible};
 use crate::plane::{Plane, Tx};
-use crate::scheduler::{appending, keys};
+use crate::scheduler::{appending, derived, keys};
 use crate::worker;
 use queries::{Made, NewReceipt};
 use survey::{Survey, involved};
@@ -110,6 +110,7 @@ pub async fn purge(call: &Call, body: &PurgePath) -> Answer<Purge> {
         tx.commit().await?;
         plane.signals.commits_changed();
         plane.signals.work_changed();
+        derived::clear_if_possible(plane).await;
         return Ok(shown);
     }
     Err(Failure::new(

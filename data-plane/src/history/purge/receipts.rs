@@ -20,6 +20,7 @@ use crate::commits::origins;
 use crate::failure::{Answer, Failure};
 use crate::permissions::Visible;
 use crate::repos;
+use crate::scheduler::derived;
 
 /// The receipt of that id.
 ///
@@ -71,7 +72,7 @@ async fn origin_sets(call: &Call, conn: &mut PgConnection, repo: DomainId) -> An
 /// # Errors
 /// When the database or the bucket is away.
 pub async fn shown(call: &Call, conn: &mut PgConnection, mut row: ReceiptRow) -> Answer<Purge> {
-    if row.erased_at.is_none() && is_erased(call, &row).await? {
+    if row.erased_at.is_none() && is_erased(call, conn, &row).await? {
         let now = call.plane.now();
         queries::update_erased(conn, &PURGE, row.id, now).await?;
         row.erased_at = Some(now);
@@ -140,7 +141,10 @@ fn number(n: i64) -> u64 {
     u64::try_from(n).unwrap_or(0)
 }
 
-async fn is_erased(call: &Call, row: &ReceiptRow) -> Answer<bool> {
+async fn is_erased(call: &Call, conn: &mut PgConnection, row: &ReceiptRow) -> Answer<bool> {
+    if !derived::is_clear(conn, &PURGE).await? {
+        return Ok(false);
+    }
     for pack in &row.packs {
         let Ok(id) = pack.as_slice().try_into() else { continue };
         if call.plane.storage.has_pack(Digest::from_bytes(id)).await? {

@@ -17,7 +17,7 @@ use tokio_util::io::StreamReader;
 use uuid::Uuid;
 
 use super::SELF;
-use crate::failure::Answer;
+use crate::failure::{Answer, Failure};
 use crate::plane::Plane;
 use crate::worker::protocol::TaskInput;
 
@@ -91,17 +91,17 @@ pub struct Change<'a> {
 }
 
 /// The changes of the base's tree, and what to keep when the job succeeds; `None` when nothing is kept of the base.
+/// Without `work`, its pipeline and itself, it keeps nothing and has no base.
 ///
 /// # Errors
 /// When the database or storage is away.
 pub async fn put_together(
     plane: &Plane,
     writer: &Writer,
-    work: (Uuid, JobId),
+    work: Option<(Uuid, JobId)>,
     base: Option<(Uuid, &TreeRef)>,
     change: Change<'_>,
-) -> Answer<Option<(Vec<TreeChange>, Appending)>> {
-    let (pipeline, job) = work;
+) -> Answer<Option<(Vec<TreeChange>, Option<Appending>)>> {
     let mut gone: Vec<&[u8]> = change.gone.iter().map(Vec::as_slice).collect();
     gone.extend(change.come.iter().map(|piece| piece.place.1.as_slice()));
     gone.sort_unstable();
@@ -114,23 +114,23 @@ pub async fn put_together(
         let here = paths.entry(piece.path.clone()).or_default();
         here.insert(piece.place.clone(), piece.entry.clone());
     }
-    let come: Vec<Stored> = change.come.iter().map(stored).collect::<Answer<_>>()?;
-    let mut conn = plane.pool.acquire().await?;
-    let (state, follows) = match base {
-        None => (queries::insert_state(&mut conn, &SELF, pipeline, job).await?, false),
-        Some((base, _)) => match queries::find_state(&mut conn, &SELF, pipeline, base).await? {
-            None => return Ok(None),
-            Some(state) => (state, true),
-        },
-    };
-    if follows {
-        stay(&mut conn, state, &gone, &mut paths).await?;
-    } else {
-        for chunk in come.chunks(CHUNK) {
-            queries::insert_pieces(&mut conn, &SELF, state, chunk).await?;
+    let appending = match work {
+        None => None,
+        Some(work) => {
+            let come = change.come.iter().map(stored).collect::<Answer<_>>()?;
+            let Some(begun) = begin(plane, work, base.map(|(base, _)| base), come).await? else {
+                return Ok(None);
+            };
+            Some(Appending {
+                gone: gone.iter().map(|key| key.to_vec()).collect(),
+                ..begun
+            })
         }
+    };
+    if let Some(kept) = appending.as_ref().filter(|kept| kept.follows) {
+        let mut conn = plane.pool.acquire().await?;
+        stay(&mut conn, kept.state, &gone, &mut paths).await?;
     }
-    drop(conn);
     let empty = TreeRef::empty();
     let tree = base.map_or(&empty, |(_, tree)| tree);
     let mut changes = Vec::with_capacity(paths.len());
@@ -140,13 +140,36 @@ pub async fn put_together(
             Some(entry) => TreeChange::Put(path, entry),
         });
     }
-    let appending = Appending {
+    Ok(Some((changes, appending)))
+}
+
+/// Finds what is kept of the base, or begins anew; `None` when nothing is kept of it.
+async fn begin(
+    plane: &Plane,
+    (pipeline, job): (Uuid, JobId),
+    base: Option<Uuid>,
+    come: Vec<Stored>,
+) -> Answer<Option<Appending>> {
+    let mut conn = plane.pool.acquire().await?;
+    let (state, follows) = match base {
+        Some(base) => match queries::find_state(&mut conn, &SELF, pipeline, base).await? {
+            None => return Ok(None),
+            Some(state) => (state, true),
+        },
+        None => {
+            let state = queries::insert_state(&mut conn, &SELF, pipeline, job).await?;
+            for chunk in come.chunks(CHUNK) {
+                queries::insert_pieces(&mut conn, &SELF, state, chunk).await?;
+            }
+            (state, false)
+        }
+    };
+    Ok(Some(Appending {
         state,
         follows,
-        gone: gone.into_iter().map(<[u8]>::to_vec).collect(),
+        gone: Vec::new(),
         come,
-    };
-    Ok(Some((changes, appending)))
+    }))
 }
 
 fn stored(piece: &Piece) -> Answer<Stored> {
@@ -203,7 +226,7 @@ impl Appending {
     /// Keeps what is there now, in the transaction in which the job succeeds.
     ///
     /// # Errors
-    /// When the database is away.
+    /// When it was removed meanwhile, or the database is away: put together again.
     pub async fn keep(&self, conn: &mut PgConnection, pipeline: Uuid, job: JobId) -> Answer<()> {
         if self.follows {
             let gone: Vec<&[u8]> = self.gone.iter().map(Vec::as_slice).collect();
@@ -212,7 +235,12 @@ impl Appending {
                 queries::insert_pieces(&mut *conn, &SELF, self.state, chunk).await?;
             }
         }
-        queries::update_state(conn, &SELF, pipeline, self.state, job).await
+        match queries::update_state(conn, &SELF, pipeline, self.state, job).await? {
+            true => Ok(()),
+            false => Err(Failure::internal(
+                "what is kept of appended outputs was removed meanwhile",
+            )),
+        }
     }
 }
 

@@ -24,7 +24,7 @@ use queries::{IndexRow, NewIndex};
 
 /// So many rows go into one statement.
 const CHUNK: usize = 5000;
-/// A difference of more rows is not made in one transaction: the index is made anew.
+/// A difference of more files or rows is not made in one transaction: the index is made anew.
 const MOVED_MAX: usize = 50_000;
 
 /// A match under a key.
@@ -113,17 +113,23 @@ impl Planning<'_> {
     /// # Errors
     /// When the database or storage is away, or a first listing finds more than can be planned.
     pub async fn follow(&self, leaves: &[PfsInput], trees: &[TreeRef]) -> Answer<Vec<Keys>> {
+        let has_keys = |leaf: &PfsInput| By::ALL.into_iter().any(|by| by.template(leaf).is_some());
+        let place = |position: usize| i32::try_from(position).unwrap_or(i32::MAX);
+        let keyed: Vec<i32> = leaves
+            .iter()
+            .enumerate()
+            .filter(|(_, leaf)| has_keys(leaf))
+            .map(|(position, _)| place(position))
+            .collect();
+        let mut conn = self.plane.pool.acquire().await?;
+        queries::forget_others(&mut conn, &SELF, self.pipeline, &keyed).await?;
+        drop(conn);
         let mut known = Vec::with_capacity(leaves.len());
         for (position, (leaf, tree)) in leaves.iter().zip(trees).enumerate() {
-            let has_keys = By::ALL.into_iter().any(|by| by.template(leaf).is_some());
-            let keys = match has_keys {
-                true => {
-                    self.one(i32::try_from(position).unwrap_or(i32::MAX), leaf, tree)
-                        .await?
-                }
+            known.push(match has_keys(leaf) {
+                true => self.one(place(position), leaf, tree).await?,
                 false => Keys::Unknown,
-            };
-            known.push(keys);
+            });
         }
         Ok(known)
     }
@@ -150,7 +156,9 @@ impl Planning<'_> {
             return Ok(None);
         }
         let storage = &self.plane.storage;
-        let files = matches::difference(storage, &before, tree).await?;
+        let Some(files) = matches::difference(storage, &before, tree, MOVED_MAX).await? else {
+            return Ok(None);
+        };
         let change = matches::changed(storage, &before, tree, &leaf.glob, &files).await?;
         let place = |m: &Match| (m.path.clone(), m.kind);
         let (gone, come): (BTreeSet<_>, BTreeSet<_>) = (
@@ -182,8 +190,8 @@ impl Planning<'_> {
         Ok(Some(Keys::Index(index.id)))
     }
 
-    /// From a listing. In many short transactions, since what ends the job waits for each; the index is gone, and an insert
-    /// fails, when what it is of may not be known any more.
+    /// From a listing. In many short transactions, since what ends the job waits for each; the index is gone, and gets no
+    /// rows, when what it is of may not be known any more.
     async fn make(&self, position: i32, leaf: &PfsInput, tree: &TreeRef) -> Answer<Keys> {
         let all = matches::all(&self.plane.storage, tree, &leaf.glob).await?;
         let digest = tree.digest();
