@@ -5,7 +5,7 @@ use contract::api::{ImportedSource, Lineage, UpstreamCommit};
 use contract::names::RepoName;
 
 use crate::client::{Client, Request};
-use crate::failure::Outcome;
+use crate::failure::{Failure, Outcome};
 use crate::graph::{self, Format, Way};
 use crate::output::{Output, or_dash};
 use crate::references::commit;
@@ -63,12 +63,18 @@ async fn show(
     client: &Client,
     output: Output,
 ) -> Outcome {
+    if output.json && matches!(format, Format::Dot | Format::Mermaid) {
+        return Err(Failure::usage(
+            "wrong usage",
+            "a graph is not JSON, so --json and this --format exclude each other",
+            "leave one of them out",
+        ));
+    }
     let request = Request::get(address).query("ref", commit(reference, &client.settings.project)?);
     let found: Lineage = client.plane(request).await?;
     match format {
         Format::Text => output.result(&found, || in_words(reference, word, &found)),
         Format::Json => Output { json: true }.result(&found, String::new),
-        // A graph is not JSON, whatever else was asked for.
         Format::Dot => output.line(&graph::dot(reference, &found, way)),
         Format::Mermaid => output.line(&graph::mermaid(reference, &found, way)),
     }

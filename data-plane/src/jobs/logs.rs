@@ -145,6 +145,10 @@ impl Reading {
             // The state first: what was printed before the end is there then.
             let job = queries::find(&mut conn, &READABLE, self.job).await?;
             let ended = job.is_none_or(|job| self.is_complete(&job));
+            let last = match self.wanted.is_everything() {
+                true => 0,
+                false => queries::last_line(&mut conn, &READABLE, self.job).await?,
+            };
             let most = self.left.min(PAGE);
             let rows = queries::list_lines(&mut conn, &READABLE, self.job, &self.wanted, self.after, most).await?;
             // After the lines: a job that started in between may have more origins than when this began.
@@ -159,8 +163,12 @@ impl Reading {
             let count = rows.len() as i64;
             self.left = self.left.saturating_sub(count);
             self.over = self.left == 0 || count < most && (ended || !self.follow);
-            if let Some(last) = rows.last() {
-                self.after = last.seq;
+            self.after = rows.last().map_or(self.after, |row| row.seq);
+            if count < most {
+                // Behind what is not wanted, too: it is not read again.
+                self.after = self.after.max(last);
+            }
+            if count > 0 {
                 return Ok(Some(lines(rows)));
             }
             if !self.over {

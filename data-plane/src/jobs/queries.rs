@@ -255,6 +255,22 @@ pub struct WantedLines {
     pub since: Option<DateTime<Utc>>,
 }
 
+impl WantedLines {
+    /// Whether no line is left out.
+    pub fn is_everything(&self) -> bool {
+        self.datum.is_none() && self.since.is_none()
+    }
+}
+
+/// The place of the last line of a job; 0 when there is none.
+pub async fn last_line(conn: &mut PgConnection, _: &System, job: JobId) -> Answer<i64> {
+    let last: Option<i64> = sqlx::query_scalar("select max(seq) from datum_logs where job_id = $1")
+        .bind(job.uuid())
+        .fetch_one(conn)
+        .await?;
+    Ok(last.unwrap_or(0))
+}
+
 fn lines(select: &str, job: JobId, wanted: &WantedLines) -> QueryBuilder<Postgres> {
     let mut query = QueryBuilder::new(format!("select {select} from datum_logs where job_id = "));
     query.push_bind(job.uuid());

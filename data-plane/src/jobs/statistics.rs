@@ -8,11 +8,12 @@ use axum::extract::State;
 use chassis::http::{Json, Path, Query};
 use chrono::{DateTime, Utc};
 use contract::api::{
-    CriticalPath, CriticalStep, JobState, JobStatistics, Phase, PipelineRun, PipelineStatistics, Requested,
+    CriticalPath, CriticalStep, Datum, JobState, JobStatistics, Phase, PipelineRun, PipelineStatistics, Requested,
 };
 use contract::ids::{CommitId, CommitSetId, JobId};
 use contract::names::{ProjectName, RepoName};
 use contract::reference::RepoRef;
+use provenance::jobs::first;
 use provenance::spec::PipelineSpec;
 use provenance::timing::{Figures, Moments, Node, advice, critical_path as path_of};
 use serde::Deserialize;
@@ -28,6 +29,7 @@ use crate::commits;
 use crate::cursor;
 use crate::failure::{Answer, Failure};
 use crate::permissions::System;
+use crate::pipelines;
 use crate::plane::Plane;
 
 const READABLE: System = System::because("the caller may read the outputs, or what he may not is left out here");
@@ -74,6 +76,10 @@ pub(super) async fn of_job(
     let slowest: Vec<_> = rows
         .into_iter()
         .map(|row| show_datum(&call, id, row, &leaves))
+        .map(|datum| Datum {
+            inputs: first(datum.inputs),
+            ..datum
+        })
         .collect();
     let (cpu_s, process_s) = (seconds(row.cpu_ms), seconds(row.process_ms));
     let counts = counts(&row);
@@ -148,7 +154,11 @@ pub(super) async fn of_pipeline(
         project: Some(project),
         repo: name,
     };
-    let pipeline = call.repo(&mut conn, &reference).await?.id.uuid();
+    let pipeline = call.repo(&mut conn, &reference).await?.id;
+    pipelines::queries::find(&mut conn, &READABLE, pipeline, false)
+        .await?
+        .ok_or_else(Failure::not_found)?;
+    let pipeline = pipeline.uuid();
     let sets = queries::origin_sets(&mut conn, &READABLE, Some(pipeline)).await?;
     let sets = call.readable_among(&mut conn, sets).await?;
     let wanted = Wanted {
@@ -180,10 +190,17 @@ pub(super) async fn of_pipeline(
         .collect();
     good.sort_by(f64::total_cmp);
     Ok(Json(PipelineStatistics {
-        median_s: good.get(good.len() / 2).copied(),
+        median_s: median(&good),
         longest_s: good.last().copied(),
         runs,
     }))
+}
+
+/// The middle one of what is in order, or what is between the two of them.
+fn median(sorted: &[f64]) -> Option<f64> {
+    let upper = sorted.get(sorted.len() / 2)?;
+    let lower = sorted.get((sorted.len() - 1) / 2)?;
+    Some((lower + upper) / 2.0)
 }
 
 #[derive(Deserialize)]

@@ -50,7 +50,7 @@ pub async fn list_edges(conn: &mut PgConnection, _: &System, jobs: &[Uuid]) -> A
     Ok(rows)
 }
 
-/// The job before each of these in its pipeline: job, the one before, when that ended, its output's origin set.
+/// The job before each of these in its pipeline, which it waits for unless it is a reproduction: job, the one before, when that ended, its output's origin set.
 pub async fn list_before(
     conn: &mut PgConnection,
     _: &System,
@@ -60,7 +60,7 @@ pub async fn list_before(
         "select j.id, b.id, b.finished_at, c.origin_set_id from jobs j cross join lateral (
              select id, finished_at, output_commit_id from jobs
               where pipeline_id = j.pipeline_id and reproduces is null and seq < j.seq order by seq desc limit 1) b
-           join commits c on c.id = b.output_commit_id where j.id = any($1)",
+           join commits c on c.id = b.output_commit_id where j.id = any($1) and j.reproduces is null",
     )
     .bind(jobs)
     .fetch_all(conn)
