@@ -6,6 +6,7 @@
 
 mod config;
 mod manifest;
+mod members;
 mod reference;
 mod registry;
 mod store;

@@ -3,7 +3,6 @@
 //! machine's loopback speak HTTP, all others HTTPS.
 
 use std::error::Error;
-use std::io::Write;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +13,7 @@ use http::{StatusCode, header};
 use reqwest::{Response, Url};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
+use tokio::io::AsyncWriteExt;
 
 use super::manifest::{self, ACCEPTED, Blob, Found, Manifest};
 use super::{Digest, ImageError, ImageReference};
@@ -25,6 +25,9 @@ const REDIRECTS_MAX: usize = 5;
 const SMALL_MAX: usize = 4 << 20;
 /// Lists may lead to lists; nobody needs more.
 const LISTS_MAX: usize = 3;
+const WRITE_BYTES: usize = 1 << 20;
+/// So often it is looked whether there is room for a layer.
+const ROOM_EVERY: u64 = 16 << 20;
 const MOMENT: Duration = Duration::from_secs(1);
 
 /// Who signs in at a registry.
@@ -35,6 +38,9 @@ pub struct Credentials {
     /// The password or token.
     pub password: SecretString,
 }
+
+/// Says when no more may be kept.
+pub(super) type Room<'a> = dyn Fn() -> Result<(), ImageError> + Sync + 'a;
 
 /// Speaks to registries.
 #[derive(Clone)]
@@ -109,18 +115,21 @@ impl Registry {
         }
     }
 
-    /// A layer into a file, verified. Tells how many bytes came each time some did.
+    /// A layer into a file, verified. `room` is asked now and then whether there is any left.
     pub(super) async fn blob(
         &self,
         reference: &ImageReference,
         blob: &Blob,
         who: Option<&Credentials>,
-        into: &mut std::fs::File,
+        (into, room): (&mut tokio::fs::File, &Room<'_>),
     ) -> Result<(), ImageError> {
         use sha2::Digest as _;
+        let disk =
+            |error: std::io::Error| ImageError::Disk(format!("a layer of `{reference}` could not be kept: {error}"));
         let answer = self.get(reference, &format!("blobs/{}", blob.digest), who).await?;
         let mut bytes = answer.bytes_stream();
-        let (mut hash, mut so_far) = (sha2::Sha256::new(), 0_u64);
+        let mut into = tokio::io::BufWriter::with_capacity(WRITE_BYTES, into);
+        let (mut hash, mut so_far, mut looked) = (sha2::Sha256::new(), 0_u64, 0_u64);
         while let Some(part) = bytes.next().await {
             let part = part.map_err(|error| broken(reference, &error))?;
             so_far += part.len() as u64;
@@ -129,10 +138,14 @@ impl Registry {
                     "a layer of `{reference}` is longer than its manifest says"
                 )));
             }
+            if so_far - looked >= ROOM_EVERY {
+                looked = so_far;
+                room()?;
+            }
             hash.update(&part);
-            into.write_all(&part)
-                .map_err(|error| ImageError::Disk(format!("a layer of `{reference}` could not be kept: {error}")))?;
+            into.write_all(&part).await.map_err(disk)?;
         }
+        into.flush().await.map_err(disk)?;
         match Digest::from_hash(&hash.finalize()) {
             digest if digest == blob.digest => Ok(()),
             digest if so_far < blob.size => Err(ImageError::Unreachable(format!(

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,7 @@ use futures::{StreamExt, TryStreamExt};
 use nix::sys::stat::futimens;
 use nix::sys::statvfs::statvfs;
 use nix::sys::time::TimeSpec;
+use tokio::sync::Semaphore;
 
 use super::manifest::{Blob, Manifest};
 use super::unpack::{Bounds, Unpacking, read_inside};
@@ -26,16 +28,35 @@ const BOUNDS: Bounds = Bounds {
     entries: 2_000_000,
     free_bytes: 1 << 30,
 };
-/// Layers that are fetched at once.
+/// Images that are fetched at once, and layers of one of them.
+const IMAGES_AT_ONCE: usize = 3;
 const LAYERS_AT_ONCE: usize = 3;
+/// Of what images take that nobody uses now: that much, or this part of the disk where that is less.
+const KEPT_BYTES: u64 = 10 << 30;
+const KEPT_PART: u64 = 10;
+/// Of what images take that are in use: this part of the disk.
+const USED_PART: u64 = 4;
+/// What an image takes unpacked is guessed as so many times its layers.
+const UNPACKED_TIMES: u64 = 2;
+/// For that long nobody asks again for an image that cannot be had.
+const HOPELESS_FOR: Duration = Duration::from_secs(60);
+/// So long the next one waits who asks for an image whose registry did not answer, doubled with each time.
+const PAUSE_LEAST: Duration = Duration::from_secs(1);
+const PAUSE_MOST: Duration = Duration::from_secs(60);
+/// Failures that are remembered.
+const FAILURES_MAX: usize = 1000;
 /// An image that was not used for that long goes when another one comes.
 const UNUSED_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Bytes of a list of users or groups.
 const USERS_BYTES_MAX: u64 = 1 << 20;
 /// Where images are that are not whole; removed at start.
 const INCOMING: &str = "incoming";
+/// One of these that is unpacked, beside its layers.
+const WHOLE: &str = "whole";
 const CONFIG: &str = "config.json";
 const ROOTFS: &str = "rootfs";
+/// What it takes on the disk.
+const BYTES: &str = "bytes";
 
 type Fetching = Shared<BoxFuture<'static, Result<Arc<Unpacked>, ImageError>>>;
 
@@ -68,12 +89,37 @@ pub struct Store {
     owner: Option<(u32, u32)>,
     images: Images,
     known: Mutex<Known>,
+    places: Semaphore,
+    removed: AtomicU64,
 }
 
 #[derive(Default)]
 struct Known {
     ready: HashMap<Digest, Arc<Unpacked>>,
     fetching: HashMap<Digest, Fetching>,
+    failed: HashMap<Digest, Failed>,
+}
+
+/// A fetch that failed.
+#[derive(Clone)]
+struct Failed {
+    error: ImageError,
+    until: Instant,
+    times: u32,
+}
+
+/// What is to be done for an image.
+enum Step {
+    Done(Result<Arc<Unpacked>, ImageError>),
+    WaitFor(Fetching),
+    WaitUntil(Instant),
+}
+
+/// An image that nobody uses now.
+struct Idle {
+    name: String,
+    unused: Duration,
+    bytes: u64,
 }
 
 impl Store {
@@ -89,6 +135,8 @@ impl Store {
             owner,
             images,
             known: Mutex::default(),
+            places: Semaphore::new(IMAGES_AT_ONCE),
+            removed: AtomicU64::new(0),
         })
     }
 
@@ -96,15 +144,42 @@ impl Store {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn place(&self, digest: &Digest) -> PathBuf {
+        self.directory.join(digest.hex())
+    }
+
+    /// Does what waits for the disk.
+    async fn blocking<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Self) -> Result<T, ImageError> + Send + 'static,
+    ) -> Result<T, ImageError> {
+        let store = Arc::clone(self);
+        let done = tokio::task::spawn_blocking(move || work(&store)).await;
+        done.map_err(|error| ImageError::Disk(error.to_string()))?
+    }
+
     /// The image, if it is here.
-    pub fn ready(&self, digest: &Digest) -> Option<Arc<Unpacked>> {
-        let mut known = self.known();
-        let place = self.directory.join(digest.hex());
+    pub async fn ready(self: &Arc<Self>, digest: &Digest) -> Option<Arc<Unpacked>> {
+        let digest = digest.clone();
+        let found = self
+            .blocking(move |store| Ok(store.look(&mut store.known(), &digest)))
+            .await;
+        found.ok().flatten()
+    }
+
+    /// What is known of an image counts only while it is there.
+    fn look(&self, known: &mut Known, digest: &Digest) -> Option<Arc<Unpacked>> {
+        let place = self.place(digest);
+        let config = place.join(CONFIG);
+        if !config.exists() {
+            known.ready.remove(digest);
+            return None;
+        }
         let found = match known.ready.get(digest) {
             Some(found) => Arc::clone(found),
             None => Arc::new(load(&place, None)?),
         };
-        touch(&place.join(CONFIG));
+        touch(&config);
         known.ready.insert(digest.clone(), Arc::clone(&found));
         Some(found)
     }
@@ -112,65 +187,113 @@ impl Store {
     /// The image, fetched if it is not here; who asks meanwhile waits for the same. Goes on when nobody waits any more.
     ///
     /// # Errors
-    /// Why it could not be fetched; whoever asks next begins anew.
+    /// Why it could not be fetched. One that cannot be had is not asked for again for a while; otherwise who asks next waits
+    /// for a moment and begins anew.
     pub async fn get(
         self: &Arc<Self>,
         reference: &ImageReference,
         digest: &Digest,
     ) -> Result<Arc<Unpacked>, ImageError> {
-        if let Some(found) = self.ready(digest) {
-            return Ok(found);
+        loop {
+            let (runtime, wanted) = (
+                tokio::runtime::Handle::current(),
+                (reference.at(digest.clone()), digest.clone()),
+            );
+            let store = Arc::clone(self);
+            let step = self.blocking(move |_| Ok(store.step(&runtime, wanted))).await?;
+            match step {
+                Step::Done(found) => return found,
+                Step::WaitFor(fetching) => return fetching.await,
+                Step::WaitUntil(until) => tokio::time::sleep_until(until.into()).await,
+            }
         }
-        let fetching = {
-            let mut known = self.known();
-            let begin = || {
-                let (store, reference, digest) = (Arc::clone(self), reference.at(digest.clone()), digest.clone());
-                let task = tokio::spawn(async move {
-                    let fetched = store.fetch(&reference, &digest).await;
-                    let mut known = store.known();
-                    known.fetching.remove(&digest);
-                    if let Ok(found) = &fetched {
-                        known.ready.insert(digest, Arc::clone(found));
-                    }
-                    fetched
-                });
-                let ended = async {
-                    task.await
-                        .unwrap_or_else(|error| Err(ImageError::Disk(error.to_string())))
-                };
-                ended.boxed().shared()
-            };
-            known.fetching.entry(digest.clone()).or_insert_with(begin).clone()
-        };
-        fetching.await
     }
 
-    async fn fetch(&self, reference: &ImageReference, digest: &Digest) -> Result<Arc<Unpacked>, ImageError> {
+    fn step(self: &Arc<Self>, runtime: &tokio::runtime::Handle, wanted: (ImageReference, Digest)) -> Step {
+        let (reference, digest) = wanted;
+        let mut known = self.known();
+        if let Some(found) = self.look(&mut known, &digest) {
+            return Step::Done(Ok(found));
+        }
+        if let Some(fetching) = known.fetching.get(&digest) {
+            return Step::WaitFor(fetching.clone());
+        }
+        let failed = known.failed.get(&digest).filter(|failed| failed.until > Instant::now());
+        match failed {
+            Some(failed) if failed.error.may_pass() => return Step::WaitUntil(failed.until),
+            Some(failed) => return Step::Done(Err(failed.error.clone())),
+            None => {}
+        }
+        let (store, key) = (Arc::clone(self), digest.clone());
+        let task = runtime.spawn(async move {
+            let fetched = store.fetch(&reference, &digest).await;
+            let mut known = store.known();
+            known.fetching.remove(&digest);
+            known.note(digest, fetched.as_ref().err());
+            fetched
+        });
+        let ended = async {
+            task.await
+                .unwrap_or_else(|error| Err(ImageError::Disk(error.to_string())))
+        };
+        let fetching = ended.boxed().shared();
+        known.fetching.insert(key, fetching.clone());
+        Step::WaitFor(fetching)
+    }
+
+    async fn fetch(self: &Arc<Self>, reference: &ImageReference, digest: &Digest) -> Result<Arc<Unpacked>, ImageError> {
+        let closed = |error: tokio::sync::AcquireError| ImageError::Disk(error.to_string());
+        let _place = self.places.acquire().await.map_err(closed)?;
         let began = Instant::now();
         let registry = &self.images.registry;
         let (_, manifest) = registry.manifest(reference, None).await?;
         let config = registry.small_blob(reference, &manifest.config, None).await?;
-        self.make_room(manifest.layers.iter().map(|layer| layer.size).sum())?;
+        let wanted = bytes_of(&manifest)?;
         let incoming = self.directory.join(INCOMING).join(digest.hex());
-        let made = async {
-            sandbox::discard(&incoming)
-                .and_then(|()| fs::create_dir(&incoming))
-                .map_err(|error| disk(&error))?;
-            self.layers(reference, &manifest, &incoming).await?;
-            let place = self.directory.join(digest.hex());
-            let (owner, from) = (self.owner, incoming.clone());
-            let unpacked = tokio::task::spawn_blocking(move || unpack(&from, &manifest, &config, owner, &place)).await;
-            unpacked.map_err(|error| ImageError::Disk(error.to_string()))?
+        let empty = incoming.clone();
+        self.blocking(move |store| {
+            store.make_room(wanted)?;
+            sandbox::discard(&empty)
+                .and_then(|()| fs::create_dir(&empty))
+                .map_err(|error| disk(&error))
+        })
+        .await?;
+        let (from, digest) = (incoming.clone(), digest.clone());
+        let made = match self.layers(reference, &manifest, &incoming).await {
+            Ok(()) => {
+                self.blocking(move |store| {
+                    let (bytes, disk_bytes) = unpack(&from, &manifest, &config, store.owner)?;
+                    store.keep_within(disk_bytes)?;
+                    store.publish(&from.join(WHOLE), &digest, (bytes, began.elapsed()))
+                })
+                .await
+            }
+            Err(error) => Err(error),
         };
-        let made = made.await;
-        if let Err(error) = sandbox::discard(&incoming) {
-            tracing::warn!("`{}` could not be removed: {error}", incoming.display());
+        self.blocking(move |_| {
+            if let Err(error) = sandbox::discard(&incoming) {
+                tracing::warn!("`{}` could not be removed: {error}", incoming.display());
+            }
+            Ok(())
+        })
+        .await?;
+        made
+    }
+
+    /// Gives a whole image its name. Nobody removes one meanwhile; one that is there already is as good.
+    fn publish(&self, whole: &Path, digest: &Digest, fetched: (u64, Duration)) -> Result<Arc<Unpacked>, ImageError> {
+        let mut known = self.known();
+        if let Some(found) = self.look(&mut known, digest) {
+            return Ok(found);
         }
-        let bytes = made?;
-        let found = load(&self.directory.join(digest.hex()), Some((bytes, began.elapsed())));
-        found
-            .map(Arc::new)
-            .ok_or_else(|| ImageError::Disk(format!("`{reference}` is gone again")))
+        let place = self.place(digest);
+        // What has the name and is no image.
+        self.put_aside(digest.hex()).map_err(|error| disk(&error))?;
+        fs::rename(whole, &place).map_err(|error| disk(&error))?;
+        let found = load(&place, Some(fetched));
+        let found = Arc::new(found.ok_or_else(|| ImageError::Disk("an image is gone again".to_owned()))?);
+        known.ready.insert(digest.clone(), Arc::clone(&found));
+        Ok(found)
     }
 
     /// Fetches the layers into files named by their place.
@@ -184,33 +307,26 @@ impl Store {
     }
 
     async fn layer(&self, reference: &ImageReference, layer: &Blob, into: PathBuf) -> Result<(), ImageError> {
-        let mut file = File::create_new(into).map_err(|error| disk(&error))?;
-        self.images.registry.blob(reference, layer, None, &mut file).await
+        let mut file = tokio::fs::File::create_new(into).await.map_err(|error| disk(&error))?;
+        let room = || match self.free()? < BOUNDS.free_bytes {
+            true => Err(ImageError::Disk("the disk is nearly full".to_owned())),
+            false => Ok(()),
+        };
+        self.images
+            .registry
+            .blob(reference, layer, None, (&mut file, &room))
+            .await
     }
 
-    /// Removes images that nobody uses: those unused for long, then as many as it takes. `wanted` are bytes that come.
+    /// Removes images that nobody uses: those unused for long, then as many as it takes for layers of `wanted` bytes.
     fn make_room(&self, wanted: u64) -> Result<(), ImageError> {
-        let mut known = self.known();
-        let mut idle = self.idle(&known).map_err(|error| disk(&error))?;
-        // Unused for longest first.
-        idle.sort_by_key(|(unused, _)| std::cmp::Reverse(*unused));
-        for (unused, name) in idle {
-            if unused < UNUSED_MAX && self.free()? >= BOUNDS.free_bytes.saturating_add(wanted.saturating_mul(4)) {
-                break;
-            }
-            known.ready.retain(|digest, _| digest.hex() != name);
-            // Under another name at once: what is left of it is no image.
-            let (from, to) = (
-                self.directory.join(&name),
-                self.directory.join(INCOMING).join(format!("old-{name}")),
-            );
-            fs::rename(from, &to)
-                .and_then(|()| sandbox::discard(&to))
-                .map_err(|error| disk(&error))?;
-            tracing::info!(
-                "removed the image {name}, which was not used for {} s",
-                unused.as_secs()
-            );
+        let unpacked = BOUNDS.free_bytes.saturating_add(wanted.saturating_mul(UNPACKED_TIMES));
+        let used = self
+            .remove(|idle, so_far| Ok(idle.unused >= UNUSED_MAX || self.free()?.saturating_add(so_far) < unpacked))?;
+        if used > self.disk_bytes()? / USED_PART {
+            return Err(ImageError::Disk(format!(
+                "images that run now take {used} bytes, as much of the disk as they may: it is tried again"
+            )));
         }
         if self.free()? < BOUNDS.free_bytes.saturating_add(wanted) {
             return Err(ImageError::Disk(format!(
@@ -220,43 +336,146 @@ impl Store {
         Ok(())
     }
 
-    /// Images that no run uses, with how long ago one did.
-    fn idle(&self, known: &Known) -> io::Result<Vec<(Duration, String)>> {
-        let mut idle = Vec::new();
+    /// Removes images that nobody uses until all of them, with the `wanted` bytes of a new one, are within the bound.
+    fn keep_within(&self, wanted: u64) -> Result<(), ImageError> {
+        let most = KEPT_BYTES.min(self.disk_bytes()? / KEPT_PART);
+        let mut all = wanted.saturating_add(self.kept().map_err(|error| disk(&error))?);
+        self.remove(|idle, _| {
+            let much = all > most;
+            all = all.saturating_sub(if much { idle.bytes } else { 0 });
+            Ok(much)
+        })?;
+        Ok(())
+    }
+
+    /// Removes images that nobody uses, unused for longest first, while `goes` says so, which is told the bytes that went
+    /// before. Answers the bytes of those in use. They change their names under the lock, and are deleted without it.
+    fn remove(&self, mut goes: impl FnMut(&Idle, u64) -> Result<bool, ImageError>) -> Result<u64, ImageError> {
+        let mut gone = Vec::new();
+        let used = {
+            let mut known = self.known();
+            let (mut idle, used) = self.idle(&known).map_err(|error| disk(&error))?;
+            idle.sort_by_key(|image| std::cmp::Reverse(image.unused));
+            let mut so_far = 0;
+            for image in idle {
+                if !goes(&image, so_far)? {
+                    break;
+                }
+                known.ready.retain(|digest, _| digest.hex() != image.name);
+                gone.extend(self.put_aside(&image.name).map_err(|error| disk(&error))?);
+                so_far += image.bytes;
+                let (name, unused) = (image.name, image.unused.as_secs());
+                tracing::info!("removed the image {name}, which was not used for {unused} s");
+            }
+            used
+        };
+        for path in gone {
+            sandbox::discard(&path).map_err(|error| disk(&error))?;
+        }
+        Ok(used)
+    }
+
+    /// Another name at once: what is left of it is no image. Answers that name, if there was something.
+    fn put_aside(&self, name: &str) -> io::Result<Option<PathBuf>> {
+        let number = self.removed.fetch_add(1, Ordering::Relaxed);
+        let to = self.directory.join(INCOMING).join(format!("old-{number}-{name}"));
+        match fs::rename(self.directory.join(name), &to) {
+            Ok(()) => Ok(Some(to)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Images that no run uses, and the bytes of the others.
+    fn idle(&self, known: &Known) -> io::Result<(Vec<Idle>, u64)> {
+        let (mut idle, mut used_bytes) = (Vec::new(), 0);
         for entry in fs::read_dir(&self.directory)? {
             let entry = entry?;
             let Ok(name) = entry.file_name().into_string() else {
                 continue;
             };
+            let Ok(config) = fs::metadata(entry.path().join(CONFIG)) else {
+                continue;
+            };
+            let bytes = kept_bytes(&entry.path());
             let used = known
                 .ready
                 .iter()
                 .any(|(digest, image)| digest.hex() == name && Arc::strong_count(image) > 1);
-            let Ok(config) = fs::metadata(entry.path().join(CONFIG)) else {
+            if used {
+                used_bytes += bytes;
                 continue;
-            };
-            if !used {
-                idle.push((config.modified()?.elapsed().unwrap_or_default(), name));
             }
+            let unused = config.modified()?.elapsed().unwrap_or_default();
+            idle.push(Idle { name, unused, bytes });
         }
-        Ok(idle)
+        Ok((idle, used_bytes))
+    }
+
+    /// Bytes of all images here.
+    fn kept(&self) -> io::Result<u64> {
+        let mut all = 0;
+        for entry in fs::read_dir(&self.directory)? {
+            all += kept_bytes(&entry?.path());
+        }
+        Ok(all)
     }
 
     fn free(&self) -> Result<u64, ImageError> {
         let found = statvfs(&self.directory).map_err(|errno| disk(&errno.into()))?;
         Ok(found.blocks_available().saturating_mul(found.fragment_size()))
     }
+
+    fn disk_bytes(&self) -> Result<u64, ImageError> {
+        let found = statvfs(&self.directory).map_err(|errno| disk(&errno.into()))?;
+        Ok(found.blocks().saturating_mul(found.fragment_size()))
+    }
 }
 
-/// Unpacks the layers that lie in `from`, and gives the whole its name. Answers its bytes.
+impl Known {
+    /// Remembers how a fetch ended.
+    fn note(&mut self, digest: Digest, error: Option<&ImageError>) {
+        let before = self.failed.remove(&digest).map_or(0, |failed| failed.times);
+        let Some(error) = error.cloned() else { return };
+        if self.failed.len() >= FAILURES_MAX {
+            self.failed.clear();
+        }
+        let pause = match error.may_pass() {
+            true => PAUSE_LEAST.saturating_mul(1 << before.min(16)).min(PAUSE_MOST),
+            false => HOPELESS_FOR,
+        };
+        let failed = Failed {
+            error,
+            until: Instant::now() + pause,
+            times: before + 1,
+        };
+        self.failed.insert(digest, failed);
+    }
+}
+
+/// Bytes of the layers, as the manifest says.
+fn bytes_of(manifest: &Manifest) -> Result<u64, ImageError> {
+    let mut layers = manifest.layers.iter();
+    let sum = layers.try_fold(0_u64, |sum, layer| sum.checked_add(layer.size));
+    sum.filter(|sum| *sum <= BOUNDS.bytes).ok_or_else(|| {
+        let most = BOUNDS.bytes;
+        ImageError::Unfit(format!("the layers of the image have more than {most} bytes"))
+    })
+}
+
+fn kept_bytes(place: &Path) -> u64 {
+    let text = fs::read_to_string(place.join(BYTES)).unwrap_or_default();
+    text.parse().unwrap_or(0)
+}
+
+/// Unpacks the layers that lie in `from` beside them. Answers the bytes of the layers and those on the disk.
 fn unpack(
     from: &Path,
     manifest: &Manifest,
     config: &[u8],
     owner: Option<(u32, u32)>,
-    place: &Path,
-) -> Result<u64, ImageError> {
-    let whole = from.join("whole");
+) -> Result<(u64, u64), ImageError> {
+    let whole = from.join(WHOLE);
     fs::create_dir(&whole).map_err(|error| disk(&error))?;
     let diff_ids = ImageSettings::parse(config)?.diff_ids(manifest.layers.len())?;
     let rootfs = whole.join(ROOTFS);
@@ -267,12 +486,13 @@ fn unpack(
         fs::remove_file(&layer).map_err(|error| disk(&error))?;
     }
     sandbox::prepare_rootfs(&rootfs, owner).map_err(|error| disk(&error))?;
+    let bytes = unpacking.disk_bytes();
+    fs::write(whole.join(BYTES), bytes.to_string()).map_err(|error| disk(&error))?;
     fs::write(whole.join(CONFIG), config).map_err(|error| disk(&error))?;
     // Before it has its name: one that has is whole after a power failure too.
     let directory = File::open(&whole).map_err(|error| disk(&error))?;
     nix::unistd::syncfs(&directory).map_err(|errno| disk(&errno.into()))?;
-    fs::rename(&whole, place).map_err(|error| disk(&error))?;
-    Ok(unpacking.bytes())
+    Ok((unpacking.bytes(), bytes))
 }
 
 fn load(place: &Path, fetched: Option<(u64, Duration)>) -> Option<Unpacked> {

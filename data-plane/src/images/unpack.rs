@@ -10,7 +10,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use nix::dir::Dir;
@@ -23,13 +23,18 @@ use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, linkat, symlinkat, unlinkat
 use sha2::Digest as _;
 use tar::EntryType;
 
+use super::members::{Member, Members};
 use super::{Digest, ImageError};
 
 /// Deeper directories are refused: whoever removes them must be able to.
 const DEPTH_MAX: usize = 256;
+/// Bytes of all names for each entry that is admitted: what lists a directory holds its names.
+const NAME_BYTES: u64 = 128;
 const COPY_BYTES: usize = 256 << 10;
 /// The disk is looked at before a file of more than that, and now and then.
 const ROOM_BYTES: u64 = 16 << 20;
+/// What an entry takes on the disk besides its content.
+const ENTRY_BYTES: u64 = 4096;
 /// Marks what a layer takes away from those below it.
 const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
@@ -56,7 +61,30 @@ pub struct Unpacking {
     /// Bytes of files, with the holes that no layer holds.
     content: u64,
     entries: u64,
+    name_bytes: u64,
     buffer: Vec<u8>,
+}
+
+/// The names that a layer brought with all directories above them, by their digests: they are as many and as long as the
+/// layer says.
+#[derive(Default)]
+struct Made(HashSet<[u8; 16]>);
+
+impl Made {
+    /// Answers whether it is new.
+    fn insert(&mut self, path: &Path) -> bool {
+        self.0.insert(Self::short(path))
+    }
+
+    fn contains(&self, path: &Path) -> bool {
+        self.0.contains(&Self::short(path))
+    }
+
+    fn short(path: &Path) -> [u8; 16] {
+        let mut short = [0; 16];
+        short.copy_from_slice(&blake3::hash(path.as_os_str().as_bytes()).as_bytes()[..16]);
+        short
+    }
 }
 
 /// Why an entry is not taken.
@@ -119,6 +147,7 @@ impl Unpacking {
             bytes: 0,
             content: 0,
             entries: 0,
+            name_bytes: 0,
             buffer: vec![0; COPY_BYTES],
         })
     }
@@ -126,6 +155,11 @@ impl Unpacking {
     /// Bytes of all layers so far, not compressed.
     pub fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// About the bytes that it takes on the disk.
+    pub fn disk_bytes(&self) -> u64 {
+        self.content.saturating_add(self.entries.saturating_mul(ENTRY_BYTES))
     }
 
     /// Lays a layer, gzip, zstd or not compressed, over those before it, and compares it with its digest.
@@ -160,23 +194,24 @@ impl Unpacking {
             so_far: &mut so_far,
             most: self.bounds.bytes,
         };
-        let mut archive = tar::Archive::new(watched);
-        let mut made: HashSet<PathBuf> = HashSet::new();
-        for entry in archive.entries().map_err(|error| damaged(&error))? {
-            let mut entry = entry.map_err(|error| damaged(&error))?;
-            let shown = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
-            self.entry(&mut entry, &mut made).map_err(|trouble| match trouble {
-                Trouble::Hostile(why) => ImageError::Damaged(format!("a layer holds `{shown}`: {why}")),
-                Trouble::Bound(why) => ImageError::Unfit(why),
-                Trouble::Kernel(what, Errno::ENOSPC | Errno::EDQUOT | Errno::EIO | Errno::EMFILE | Errno::ENFILE) => {
-                    ImageError::Disk(format!("`{shown}` of an image could not be unpacked ({what})"))
-                }
-                Trouble::Kernel(what, errno) => ImageError::Damaged(format!(
-                    "a layer holds `{shown}`, which cannot be unpacked ({what}: {errno})"
-                )),
-            })?;
+        let mut members = Members::new(watched);
+        let mut made = Made::default();
+        while let Some(member) = members.next().map_err(|error| damaged(&error))? {
+            let shown = String::from_utf8_lossy(&member.path).into_owned();
+            self.entry(&member, &mut members, &mut made)
+                .map_err(|trouble| match trouble {
+                    Trouble::Hostile(why) => ImageError::Damaged(format!("a layer holds `{shown}`: {why}")),
+                    Trouble::Bound(why) => ImageError::Unfit(why),
+                    Trouble::Kernel(
+                        what,
+                        Errno::ENOSPC | Errno::EDQUOT | Errno::EIO | Errno::EMFILE | Errno::ENFILE,
+                    ) => ImageError::Disk(format!("`{shown}` of an image could not be unpacked ({what})")),
+                    Trouble::Kernel(what, errno) => ImageError::Damaged(format!(
+                        "a layer holds `{shown}`, which cannot be unpacked ({what}: {errno})"
+                    )),
+                })?;
         }
-        let mut watched = archive.into_inner();
+        let mut watched = members.into_inner();
         // What is behind the end of the archive belongs to the digest too.
         io::copy(&mut watched, &mut io::sink()).map_err(|error| damaged(&error))?;
         let digest = Digest::from_hash(&watched.hash.finalize());
@@ -190,22 +225,10 @@ impl Unpacking {
         }
     }
 
-    fn entry<R: Read>(&mut self, entry: &mut tar::Entry<'_, R>, made: &mut HashSet<PathBuf>) -> Step<()> {
-        let kind = entry.header().entry_type();
-        if matches!(kind, EntryType::XGlobalHeader | EntryType::XHeader) {
-            return Ok(());
-        }
-        self.entries += 1;
-        if self.entries > self.bounds.entries {
-            let most = self.bounds.entries;
-            return Err(Trouble::Bound(format!(
-                "the image has more than {most} files and directories"
-            )));
-        }
-        if self.entries.is_multiple_of(1024) {
-            self.room(0)?;
-        }
-        let path = clean(&entry.path_bytes())?;
+    fn entry(&mut self, member: &Member, content: &mut impl Read, made: &mut Made) -> Step<()> {
+        let kind = member.header.entry_type();
+        let path = clean(&member.path)?;
+        self.count(path.file_name().unwrap_or_default())?;
         let Some(name) = path.file_name().map(OsStr::to_owned) else {
             // The root itself.
             return Ok(());
@@ -215,36 +238,57 @@ impl Unpacking {
             return self.whiteout(&above, name.as_bytes(), made);
         }
         let parent = self.directory(&above)?;
-        let mode = entry.header().mode().unwrap_or(0o755);
+        let mode = member.header.mode().unwrap_or(0o755);
         match kind {
             EntryType::Directory => self.make_directory(&parent, &name, mode)?,
-            EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
+            EntryType::Regular | EntryType::Continuous => {
                 remove(&parent, &name, 0)?;
-                self.file(&parent, &name, mode, entry)?;
+                self.file(&parent, &name, mode, (member, content))?;
             }
             EntryType::Link => {
-                let target = entry.link_name_bytes().unwrap_or_default();
-                self.hard_link(&parent, &name, &clean(&target)?)?;
+                self.hard_link(&parent, &name, &clean(&member.link)?)?;
             }
             EntryType::Symlink => {
-                let target = OsString::from_vec(entry.link_name_bytes().unwrap_or_default().into_owned());
                 remove(&parent, &name, 0)?;
-                symlinkat(target.as_os_str(), &parent, name.as_os_str()).during("make a link")?;
+                symlinkat(OsStr::from_bytes(&member.link), &parent, name.as_os_str()).during("make a link")?;
                 self.own(&parent, &name)?;
             }
             // Devices and pipes: the sandbox has its own.
             _ => return Ok(()),
         }
         for made_or_above in path.ancestors() {
-            if !made.insert(made_or_above.to_owned()) {
+            if !made.insert(made_or_above) {
                 break;
             }
+        }
+        if made.0.len() as u64 > self.bounds.entries.saturating_mul(2) {
+            return Err(self.too_many());
         }
         Ok(())
     }
 
+    /// One more entry, or directory on the way to one.
+    fn count(&mut self, name: &OsStr) -> Step<()> {
+        self.entries += 1;
+        self.name_bytes += name.len() as u64;
+        if self.entries > self.bounds.entries || self.name_bytes > self.bounds.entries.saturating_mul(NAME_BYTES) {
+            return Err(self.too_many());
+        }
+        if self.entries.is_multiple_of(1024) {
+            self.room(0)?;
+        }
+        Ok(())
+    }
+
+    fn too_many(&self) -> Trouble {
+        Trouble::Bound(format!(
+            "the image has more than {} files and directories, or names that are as long together as those of so many",
+            self.bounds.entries
+        ))
+    }
+
     /// Opens a directory of the image, and makes those that are missing on the way.
-    fn directory(&self, path: &Path) -> Step<OwnedFd> {
+    fn directory(&mut self, path: &Path) -> Step<OwnedFd> {
         match self.open(path) {
             Err(Errno::ENOENT) => {}
             opened => return opened.during("open its directory"),
@@ -255,6 +299,7 @@ impl Unpacking {
             so_far.push(part);
             parent = match self.open(&so_far) {
                 Err(Errno::ENOENT) => {
+                    self.count(part.as_os_str())?;
                     self.make_directory(&parent, part.as_os_str(), 0o755)?;
                     self.open(&so_far).during("open its directory")?
                 }
@@ -305,27 +350,29 @@ impl Unpacking {
         Ok(())
     }
 
-    fn file(&mut self, parent: &OwnedFd, name: &OsStr, mode: u32, entry: &mut (impl Read + Content)) -> Step<()> {
-        self.content = self.content.saturating_add(entry.size_of_content());
+    fn file(&mut self, parent: &OwnedFd, name: &OsStr, mode: u32, from: (&Member, &mut impl Read)) -> Step<()> {
+        let (member, content) = from;
+        self.content = self.content.saturating_add(member.size);
         if self.content > self.bounds.bytes {
             return Err(Trouble::Bound(format!(
                 "the image has more than {} bytes",
                 self.bounds.bytes
             )));
         }
-        if entry.size_of_content() > ROOM_BYTES {
-            self.room(entry.size_of_content())?;
+        if member.size > ROOM_BYTES {
+            self.room(member.size)?;
         }
         let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_WRONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let mut file = File::from(openat(parent, name, flags, Mode::S_IRUSR | Mode::S_IWUSR).during("make a file")?);
         let io = |what: &'static str| {
             move |error: io::Error| match error.raw_os_error() {
                 Some(code) => Trouble::Kernel(what, Errno::from_raw(code)),
-                None => Trouble::Bound(error.to_string()),
+                None if error.kind() == io::ErrorKind::Other => Trouble::Bound(error.to_string()),
+                None => Trouble::Hostile(error.to_string()),
             }
         };
         loop {
-            match entry.read(&mut self.buffer).map_err(io("read it"))? {
+            match content.read(&mut self.buffer).map_err(io("read it"))? {
                 0 => break,
                 read => file.write_all(&self.buffer[..read]).map_err(io("write it"))?,
             }
@@ -334,7 +381,7 @@ impl Unpacking {
         let mode = Mode::from_bits_truncate((mode & 0o777) | 0o600);
         fchmod(file.as_fd(), mode).during("set permissions")?;
         // Programs that keep what they compiled compare these.
-        let time = TimeSpec::new(i64::try_from(entry.modified()).unwrap_or(0), 0);
+        let time = TimeSpec::new(i64::try_from(member.header.mtime().unwrap_or(0)).unwrap_or(0), 0);
         futimens(file.as_fd(), &time, &time).during("set its time")
     }
 
@@ -355,7 +402,7 @@ impl Unpacking {
     }
 
     /// Takes away what earlier layers brought.
-    fn whiteout(&mut self, above: &Path, name: &[u8], made: &HashSet<PathBuf>) -> Step<()> {
+    fn whiteout(&mut self, above: &Path, name: &[u8], made: &Made) -> Step<()> {
         let parent = match self.open(above) {
             // There is nothing to take away.
             Err(Errno::ENOENT | Errno::ENOTDIR) => return Ok(()),
@@ -410,22 +457,6 @@ pub(super) fn read_inside(rootfs: &Path, path: &str, most: u64) -> String {
     read().unwrap_or_default()
 }
 
-/// What is needed of an entry's header while its content is read.
-trait Content {
-    fn size_of_content(&self) -> u64;
-    fn modified(&self) -> u64;
-}
-
-impl<R: Read> Content for tar::Entry<'_, R> {
-    fn size_of_content(&self) -> u64 {
-        self.size()
-    }
-
-    fn modified(&self) -> u64 {
-        self.header().mtime().unwrap_or(0)
-    }
-}
-
 /// A path inside the image: nothing above it, not too deep.
 fn clean(bytes: &[u8]) -> Step<PathBuf> {
     let mut path = PathBuf::new();
@@ -465,7 +496,7 @@ fn remove(parent: &impl AsFd, name: &OsStr, depth: usize) -> Step<()> {
 }
 
 /// Removes what earlier layers brought into a directory; `made` is what this one brought, with all directories above.
-fn clear(directory: &OwnedFd, path: &Path, made: &HashSet<PathBuf>) -> Step<()> {
+fn clear(directory: &OwnedFd, path: &Path, made: &Made) -> Step<()> {
     for found in names(directory)? {
         let path = path.join(&found);
         if !made.contains(&path) {

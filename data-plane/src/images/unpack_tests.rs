@@ -318,3 +318,63 @@ fn layers_are_compared_with_their_digests_and_bounded() {
     }
     assert!(refused, "links make no bottomless directory");
 }
+
+#[test]
+fn what_describes_a_file_is_read_and_bounded() {
+    use tar::EntryType::{GNULongLink, GNULongName, GNUSparse, Regular, Symlink, XGlobalHeader, XHeader};
+    let long = format!("{}/name", ["directory-of-a-long-name"; 8].join("/"));
+    let record = |text: &str| {
+        // Its length counts itself.
+        let length = (1..9)
+            .map(|digits| text.len() + digits + 2)
+            .find(|n| n.to_string().len() == n - text.len() - 2);
+        format!("{} {text}\n", length.expect("a length"))
+    };
+    let extensions = record("path=by-extension") + &record("SCHILY.xattr.user.note=x") + &record("size=4");
+    let layer = Layer::new()
+        .entry(XGlobalHeader, "global", "", 0o644, &[b'x'; 100_000])
+        .entry(GNULongName, "././@LongLink", "", 0o644, format!("{long}\0").as_bytes())
+        .file("short", "said")
+        .entry(GNULongLink, "././@LongLink", "", 0o644, format!("{long}\0").as_bytes())
+        .entry(Symlink, "link", "short", 0o777, b"")
+        .entry(XHeader, "extensions", "", 0o644, extensions.as_bytes())
+        .entry(Regular, "ignored", "", 0o644, b"four");
+    let place = Place::with(vec![layer]);
+    assert_eq!(place.read(&long), "said");
+    assert_eq!(place.read("link"), "said");
+    assert_eq!(place.read("by-extension"), "four");
+    assert!(!place.has("short") && !place.has("ignored"));
+
+    let much = vec![b'x'; (64 << 10) + 1];
+    for (kind, content, why) in [
+        (GNULongName, much.as_slice(), "more than 65536"),
+        (GNULongLink, much.as_slice(), "more than 65536"),
+        (XHeader, much.as_slice(), "more than 65536"),
+        (GNUSparse, b"".as_slice(), "sparse"),
+        (XHeader, record("GNU.sparse.major=1").as_bytes(), "sparse"),
+        (GNULongName, b"name".as_slice(), "described twice"),
+    ] {
+        let layer = Layer::new().entry(kind, "x", "", 0o644, content);
+        let layer = layer.entry(GNULongName, "x", "", 0o644, b"name").file("file", "");
+        let refused = Place::new().apply(layer).expect_err(why);
+        assert!(refused.to_string().contains(why), "{refused}");
+    }
+    let dangling = Layer::new().entry(GNULongName, "x", "", 0o644, b"name");
+    assert!(Place::new().apply(dangling).is_err());
+}
+
+#[test]
+fn directories_on_the_way_and_names_count_too() {
+    let deep = |at: usize| format!("{at}/{}", ["d"; 40].join("/"));
+    let layer = (0..40).fold(Layer::new(), |layer, at| layer.file(&deep(at), ""));
+    let refused = Place::new().apply(layer).expect_err("1,600 directories");
+    assert!(refused.to_string().contains("more than 1000 files"), "{refused}");
+    // Other names of one directory make none.
+    let through = |at: usize| format!("l{at}/{}", ["l"; 35].join("/"));
+    let layer = (0..60).fold(Layer::new().link("l", "."), |layer, at| {
+        layer.link(&format!("l{at}"), ".")
+    });
+    let layer = (0..60).fold(layer, |layer, at| layer.file(&format!("{}/f{at}", through(at)), ""));
+    let refused = Place::new().apply(layer).expect_err("2,160 names");
+    assert!(refused.to_string().contains("more than 1000 files"), "{refused}");
+}

@@ -25,10 +25,11 @@ pub fn find(user: &str, passwd: &str, group: &str) -> Result<User, String> {
         name.parse::<u32>().map_or(fields[0] == name, |_| fields[2] == name)
     });
     let uid = match (&line, name.parse::<u32>()) {
-        (_, Ok(id)) => id,
-        (Some(fields), Err(_)) => number(fields[2]).ok_or_else(|| name.to_owned())?,
-        (None, Err(_)) => return Err(name.to_owned()),
+        (_, Ok(_)) => number(name),
+        (Some(fields), Err(_)) => number(fields[2]),
+        (None, Err(_)) => None,
     };
+    let uid = uid.ok_or_else(|| name.to_owned())?;
     let gid = match wanted_group {
         Some(wanted) if !wanted.is_empty() => group_id(wanted, group)?,
         _ => line.as_ref().and_then(|fields| number(fields[3])).unwrap_or(0),
@@ -84,6 +85,8 @@ mod tests {
         check("2000:web", (2000, 33), "/");
         check("5", (5, 0), "/");
         assert_eq!(find("nobody", passwd, group), Err("nobody".to_owned()));
+        assert!(find("4294967295", passwd, group).is_err() && find("4294967295:0", passwd, group).is_err());
+        assert!(find("0:4294967295", passwd, group).is_err());
         assert_eq!(find("app:nogroup", passwd, group), Err("nogroup".to_owned()));
         assert_eq!(
             find("", "", ""),

@@ -51,7 +51,10 @@ pub async fn prepare(bench: &Bench, job: &JobTask, task: &ImageTask, log: &RunLo
     let unpacked = bring(bench, task, log).await.map_err(|error| {
         let reason = format!("the image `{}` could not be fetched: {error}", task.name);
         log.line("system", &reason);
-        RunEnd::Lost(reason)
+        match error.may_pass() {
+            true => RunEnd::Lost(reason),
+            false => RunEnd::Failed(reason),
+        }
     })?;
     let user = unpacked.user(task.user.as_deref()).map_err(|name| {
         RunEnd::Failed(format!(
@@ -72,7 +75,7 @@ pub async fn prepare(bench: &Bench, job: &JobTask, task: &ImageTask, log: &RunLo
 
 async fn bring(bench: &Bench, task: &ImageTask, log: &RunLog<'_>) -> Result<Arc<Unpacked>, ImageError> {
     let digest: Digest = task.digest.parse()?;
-    if let Some(found) = bench.images.ready(&digest) {
+    if let Some(found) = bench.images.ready(&digest).await {
         return Ok(found);
     }
     let reference: ImageReference = task.name.parse()?;

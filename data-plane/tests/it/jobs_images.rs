@@ -201,8 +201,12 @@ async fn an_image_is_fetched_once_however_many_wait_and_what_is_damaged_leaves_n
         0
     );
 
+    // It is not asked for again at once.
     registry.damage();
     let before = registry.asked("/blobs/");
+    assert_eq!(store.get(&reference, &digest).await.unwrap_err(), damaged);
+    assert_eq!(registry.asked("/blobs/"), before);
+    let store = Arc::new(open());
     let all = (0..8).map(|_| store.get(&reference, &digest));
     for found in futures::future::join_all(all).await {
         assert!(found.unwrap().rootfs.join("data/version").exists());
@@ -215,4 +219,29 @@ async fn an_image_is_fetched_once_however_many_wait_and_what_is_damaged_leaves_n
     let store = Arc::new(open());
     assert!(!directory.path().join("images/incoming/half").exists());
     assert!(store.get(&reference, &digest).await.unwrap().fetched.is_none());
+    // What is known of one counts only while it is there.
+    std::fs::remove_dir_all(directory.path().join("images").join(digest.hex())).unwrap();
+    assert!(store.ready(&digest).await.is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_claims_absurd_sizes_evicts_nothing_and_costs_nothing() {
+    chassis::process::install_tls_provider();
+    let registry = Registry::start().await;
+    let digest = registry.push("acme/tool", "1", "one", &json!({}));
+    let reference = registry.image("acme/tool:1").parse().unwrap();
+    let directory = testkit::temporary_directory();
+    let store = Store::open(directory.path().join("images"), None, Images::new(&allowing()).unwrap()).unwrap();
+    let store = Arc::new(store);
+    store.get(&reference, &digest).await.unwrap();
+    for sizes in [[u64::MAX, 2], [u64::MAX / 2, u64::MAX / 2], [15 << 30, 15 << 30]] {
+        let absurd = registry.claim("acme/tool", &digest, sizes);
+        let before = registry.asked("/blobs/");
+        let refused = store.get(&reference, &absurd).await.unwrap_err();
+        assert!(refused.to_string().contains("more than 21474836480 bytes"), "{refused}");
+        assert!(!refused.may_pass());
+        // The configuration, with and without a token.
+        assert_eq!(registry.asked("/blobs/") - before, 2);
+        assert!(store.ready(&digest).await.is_some());
+    }
 }
