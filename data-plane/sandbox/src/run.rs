@@ -135,6 +135,8 @@ pub enum Exit {
     Signal(i32),
     TimedOut,
     MemoryExceeded,
+    /// What was asked for cannot be done with that image, whenever it is tried.
+    Refused(String),
     /// The sandbox could not be set up, or was itself killed: the message names the step.
     SandboxFailed(String),
 }

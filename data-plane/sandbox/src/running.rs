@@ -270,6 +270,7 @@ fn outcome(text: &[u8], fallback: Exit) -> Outcome {
             }
             Ok(Report::OutOfMemory) => out_of_memory = true,
             Ok(Report::Failed(message)) => outcome.exit = Exit::SandboxFailed(message),
+            Ok(Report::Refused(message)) => outcome.exit = Exit::Refused(message),
             // The empty rest after the last line, or a line cut off by a kill.
             Err(_) => {}
         }

@@ -55,6 +55,8 @@ pub(crate) enum Report {
     /// The kernel killed something of the run at its memory limit.
     OutOfMemory,
     Failed(String),
+    /// What was asked for cannot be done, here or elsewhere.
+    Refused(String),
 }
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]

@@ -301,6 +301,7 @@ pub(super) fn failure(exit: &Exit, job: &JobShared) -> Result<String, String> {
             task.datum_timeout_ms.unwrap_or(0) as f64 / 1000.0
         )),
         Exit::MemoryExceeded => Ok("took more memory than resource_limits.memory admits".to_owned()),
+        Exit::Refused(reason) => Ok(reason.clone()),
         Exit::SandboxFailed(reason) => Err(reason.clone()),
     }
 }

@@ -44,7 +44,7 @@ impl Tree<'_> {
         for path in MOUNT_POINTS {
             let found = fs::symlink_metadata(self.staged(path)).step(|| format!("find `/{path}` in the image"))?;
             if !found.is_dir() {
-                return Err(Failure(format!(
+                return Err(Failure::Broken(format!(
                     "the image's `/{path}` is no directory: unpack it again"
                 )));
             }
@@ -72,7 +72,7 @@ impl Tree<'_> {
         Ok(overlaid.is_ok())
     }
 
-    /// Nothing is mounted through a link of an image: it could lead out of it.
+    /// Nothing is mounted through a link of an image: it could lead out of it. Nor over a file.
     fn refuse_links(&self, path: &str) -> Setup<()> {
         let mut so_far = PathBuf::new();
         for part in Path::new(path).components() {
@@ -80,15 +80,21 @@ impl Tree<'_> {
                 Component::Normal(part) => so_far.push(part),
                 Component::RootDir | Component::CurDir => continue,
                 Component::ParentDir | Component::Prefix(_) => {
-                    return Err(Failure(format!(
+                    return Err(Failure::Refused(format!(
                         "nothing can be shown at `{path}`: name a path without `..`"
                     )));
                 }
             }
             match fs::symlink_metadata(self.root.join(&so_far)) {
                 Ok(found) if found.is_symlink() => {
-                    return Err(Failure(format!(
+                    return Err(Failure::Refused(format!(
                         "nothing can be shown at `{path}`, because `/{}` is a link in the image: name where it leads",
+                        so_far.display()
+                    )));
+                }
+                Ok(found) if !found.is_dir() => {
+                    return Err(Failure::Refused(format!(
+                        "nothing can be shown at `{path}`, because `/{}` is a file in the image: remove it there",
                         so_far.display()
                     )));
                 }

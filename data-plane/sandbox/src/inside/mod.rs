@@ -46,7 +46,12 @@ const PROGRAM_DIRECTORIES: [&str; 9] = [
 const DEVICES: [&str; 5] = ["null", "zero", "full", "random", "urandom"];
 
 /// A step of the set-up that failed.
-pub(crate) struct Failure(String);
+pub(crate) enum Failure {
+    /// It may succeed elsewhere, or later.
+    Broken(String),
+    /// What was asked for cannot be done.
+    Refused(String),
+}
 
 type Setup<T> = Result<T, Failure>;
 
@@ -57,7 +62,7 @@ trait Step<T> {
 
 impl<T, E: std::fmt::Display> Step<T> for Result<T, E> {
     fn step(self, what: impl FnOnce() -> String) -> Setup<T> {
-        self.map_err(|error| Failure(format!("cannot {}: {error}", what())))
+        self.map_err(|error| Failure::Broken(format!("cannot {}: {error}", what())))
     }
 }
 
@@ -184,8 +189,12 @@ pub fn main() -> ExitCode {
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(Failure(message)) => {
-            let _ = wire::report(&mut &socket, &Report::Failed(message));
+        Err(failure) => {
+            let report = match failure {
+                Failure::Broken(message) => Report::Failed(message),
+                Failure::Refused(message) => Report::Refused(message),
+            };
+            let _ = wire::report(&mut &socket, &report);
             ExitCode::FAILURE
         }
     }

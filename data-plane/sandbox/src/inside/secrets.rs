@@ -17,7 +17,9 @@ pub(super) fn write(directory: &Path, secret: &SecretFiles, owner: Option<(u32, 
     for (name, value) in &secret.files {
         let what = || format!("write the secret `{}/{name}`", secret.directory);
         if name.is_empty() || name.contains('/') || name.starts_with('.') {
-            return Err(super::Failure(format!("`{name}` is no name of a file of a secret")));
+            return Err(super::Failure::Broken(format!(
+                "`{name}` is no name of a file of a secret"
+            )));
         }
         let path = directory.join(name);
         let mut file = OpenOptions::new()

@@ -173,7 +173,7 @@ fn start(spec: &Spec, stdin: Stdio) -> Setup<Started> {
         );
     }
     let [program, arguments @ ..] = spec.command.as_slice() else {
-        return Err(Failure("cannot start an empty command".to_owned()));
+        return Err(Failure::Broken("cannot start an empty command".to_owned()));
     };
     let path = spec
         .env
