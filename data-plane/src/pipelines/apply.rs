@@ -36,21 +36,20 @@ pub async fn apply(call: &Call, body: ApplyPipelines) -> Answer<Vec<AppliedPipel
     let plane = &call.plane;
     let defaults = defaults::load(&mut *plane.pool.acquire().await?).await?;
     let mut specs = parse(plane, &defaults, &body)?;
-    super::images::resolve(plane, &mut specs).await?;
     let mut ids: Vec<DomainId> = specs.iter().map(|_| plane.id()).collect();
-    let look = async || -> Answer<Vec<Examined>> {
-        let mut tx = plane.begin().await?;
-        let dag = propagate::load_dag(&mut tx).await?;
-        examine(call, &mut tx, &specs, &ids, body.code_revision.as_deref(), &dag).await
-    };
-    let mut first = look().await?;
+    if specs.iter().any(|parsed| parsed.spec.transform.image.is_some()) {
+        // Who may not apply them makes us ask nobody for their images.
+        let before = look(call, &specs, &ids, &body).await?;
+        super::images::resolve(plane, &mut specs, &before).await?;
+    }
+    let mut first = look(call, &specs, &ids, &body).await?;
     if body.dry_run {
         return Ok(first.iter().zip(&specs).map(|(e, p)| shown(e, p, None)).collect());
     }
     let naming = if first.iter().any(makes_repo) {
         let naming = plane.naming.lock().await;
         // Somebody may have made them meanwhile.
-        first = look().await?;
+        first = look(call, &specs, &ids, &body).await?;
         Some(naming)
     } else {
         None
@@ -86,6 +85,12 @@ pub async fn apply(call: &Call, body: ApplyPipelines) -> Answer<Vec<AppliedPipel
     plane.signals.work_changed();
     plane.signals.commits_changed();
     Ok(applied)
+}
+
+async fn look(call: &Call, specs: &[Parsed], ids: &[DomainId], body: &ApplyPipelines) -> Answer<Vec<Examined>> {
+    let mut tx = call.plane.begin().await?;
+    let dag = propagate::load_dag(&mut tx).await?;
+    examine(call, &mut tx, specs, ids, body.code_revision.as_deref(), &dag).await
 }
 
 fn makes_repo(examined: &Examined) -> bool {

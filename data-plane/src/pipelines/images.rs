@@ -2,38 +2,61 @@
 //! datums, releases and provenance.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use futures::StreamExt;
 use futures::future::{BoxFuture, FutureExt};
 
-use super::examine::{Parsed, field, invalid};
+use super::examine::{Examined, Parsed, field, invalid};
 use crate::failure::Answer;
 use crate::images::{Digest, ImageError, ImageReference};
 use crate::plane::Plane;
 
 /// Registries are asked so much at once.
 const AT_ONCE: usize = 4;
+/// So long all of them together are waited for.
+const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 
 /// An image by name, and whether the spec says what to run in it.
 type Wanted = (String, bool);
 /// What was found of one.
 type Search<'a> = (&'a Wanted, Result<Digest, ImageError>);
 
-/// Resolves the image of each spec that has one, each image once.
+/// Resolves the image of each spec that has one, each image once. `before` is what there is of each: an image that stays
+/// keeps its digest while its registry does not answer, and needs none if it is named by that digest.
 ///
 /// # Errors
 /// `invalid` at each image that is not there, not for this machine, or may not be fetched.
-pub async fn resolve(plane: &Plane, specs: &mut [Parsed]) -> Answer<()> {
-    let all: BTreeSet<Wanted> = specs.iter().filter_map(wanted).collect();
-    let searches: Vec<BoxFuture<'_, Search<'_>>> = all.iter().map(|wanted| find(plane, wanted).boxed()).collect();
+pub async fn resolve(plane: &Plane, specs: &mut [Parsed], before: &[Examined]) -> Answer<()> {
+    let recorded: Vec<Option<Digest>> = specs
+        .iter()
+        .zip(before)
+        .map(|(spec, before)| recorded(spec, before))
+        .collect();
+    for (parsed, recorded) in specs.iter_mut().zip(&recorded) {
+        let named = wanted(parsed).and_then(|(name, _)| name.parse::<ImageReference>().ok());
+        let named = named.and_then(|reference| reference.digest().cloned());
+        parsed.image_digest = named
+            .filter(|named| recorded.as_ref() == Some(named))
+            .map(|digest| digest.to_string());
+    }
+    let all: BTreeSet<Wanted> = specs
+        .iter()
+        .filter(|parsed| parsed.image_digest.is_none())
+        .filter_map(wanted)
+        .collect();
+    let until = tokio::time::Instant::now() + ANSWER_WITHIN;
+    let searches: Vec<BoxFuture<'_, Search<'_>>> =
+        all.iter().map(|wanted| find(plane, wanted, until).boxed()).collect();
     let searches = futures::stream::iter(searches).buffer_unordered(AT_ONCE);
     let found: BTreeMap<&Wanted, Result<Digest, ImageError>> = searches.collect().await;
     let mut errors = Vec::new();
-    for (index, parsed) in specs.iter_mut().enumerate() {
-        match wanted(parsed).and_then(|wanted| found.get(&wanted)) {
-            Some(Ok(digest)) => parsed.image_digest = Some(digest.to_string()),
-            Some(Err(error)) => errors.push(field(index, "/transform/image", error.to_string())),
-            None => {}
+    for (index, (parsed, recorded)) in specs.iter_mut().zip(recorded).enumerate() {
+        match (wanted(parsed).and_then(|wanted| found.get(&wanted)), recorded) {
+            (Some(Ok(digest)), _) => parsed.image_digest = Some(digest.to_string()),
+            (Some(Err(error)), Some(recorded)) if error.may_pass() => parsed.image_digest = Some(recorded.to_string()),
+            (Some(Err(error)), _) => errors.push(field(index, "/transform/image", error.to_string())),
+            (None, _) => {}
         }
     }
     if errors.is_empty() {
@@ -43,6 +66,14 @@ pub async fn resolve(plane: &Plane, specs: &mut [Parsed]) -> Answer<()> {
     }
 }
 
+/// The digest of the version that there is, if that one runs in the image of the same name.
+fn recorded(parsed: &Parsed, before: &Examined) -> Option<Digest> {
+    let row = before.before.as_ref().filter(|row| row.in_image)?;
+    let name = row.spec.0.pointer("/transform/image")?.as_str()?;
+    let same = parsed.spec.transform.image.as_deref() == Some(name);
+    row.image_digest.as_ref().filter(|_| same)?.parse().ok()
+}
+
 /// The image of a spec, and whether the spec says what to run in it.
 fn wanted(parsed: &Parsed) -> Option<Wanted> {
     let transform = &parsed.spec.transform;
@@ -50,10 +81,18 @@ fn wanted(parsed: &Parsed) -> Option<Wanted> {
     Some((image, !transform.cmd.is_empty()))
 }
 
-async fn find<'a>(plane: &Plane, wanted: &'a Wanted) -> Search<'a> {
+async fn find<'a>(plane: &Plane, wanted: &'a Wanted, until: tokio::time::Instant) -> Search<'a> {
     let (image, has_command) = wanted;
     let found = match image.parse::<ImageReference>() {
-        Ok(reference) => plane.images.resolve(&reference, *has_command).await,
+        Ok(reference) => {
+            let asked = tokio::time::timeout_at(until, plane.images.resolve(&reference, *has_command)).await;
+            let late = |_| {
+                Err(ImageError::Unreachable(format!(
+                    "the registry of `{image}` takes too long to answer"
+                )))
+            };
+            asked.unwrap_or_else(late)
+        }
         Err(error) => Err(error.into()),
     };
     (wanted, found)

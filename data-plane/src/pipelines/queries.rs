@@ -43,6 +43,8 @@ pub struct PipelineRow {
     pub code_digest: Vec<u8>,
     /// The image.
     pub image_digest: Option<String>,
+    /// Whether it runs in there.
+    pub in_image: bool,
     /// The git revision.
     pub code_revision: Option<String>,
     /// Who applied that version.
@@ -56,7 +58,7 @@ macro_rules! select_pipelines {
         concat!(
             "select p.id, j.name as project, r.name, p.state, p.reason, f.output_commit_id as reason_output,
                     o.origin_set_id as reason_set, p.version as newest, p.output_branch, v.version, v.spec,
-                    v.spec_digest, v.code_digest, v.image_digest, v.code_revision, v.actor, v.created_at
+                    v.spec_digest, v.code_digest, v.image_digest, v.in_image, v.code_revision, v.actor, v.created_at
                from pipelines p join repos r on r.id = p.id join projects j on j.id = r.project_id
                join pipeline_versions v on v.pipeline_id = p.id
                left join jobs f on f.id = p.reason_job_id left join commits o on o.id = f.output_commit_id ",
@@ -342,7 +344,7 @@ pub struct NewVersion<'a> {
     pub code_digest: [u8; 32],
     /// Code and inputs.
     pub plan_digest: [u8; 32],
-    /// The image.
+    /// The image that it runs in.
     pub image_digest: Option<&'a str>,
     /// The git revision.
     pub code_revision: Option<&'a str>,
@@ -379,8 +381,9 @@ pub async fn insert_version(conn: &mut PgConnection, _: &System, new: &NewVersio
     .await?;
     sqlx::query(
         "insert into pipeline_versions (pipeline_id, version, spec, spec_digest, code_digest, plan_digest, image_digest,
-             code_revision, actor, created_at, datum_tries, parallelism, every_job, job_timeout_ms)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
+             code_revision, actor, created_at, datum_tries, parallelism, every_job, job_timeout_ms,
+             in_image)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $7 is not null)",
     )
     .bind(new.id.uuid())
     .bind(new.version)

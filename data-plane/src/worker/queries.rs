@@ -154,15 +154,15 @@ pub async fn give_up(conn: &mut PgConnection, _: &System, now: DateTime<Utc>) ->
 /// Writes down what the job's code runs under.
 pub async fn update_isolation(conn: &mut PgConnection, _: &System, jobs: &[Uuid], isolation: &str) -> Answer<()> {
     sqlx::query(
-        "update jobs j set isolation = $2, executor = case when v.image_digest is null then 'process' else 'container' end
+        "update jobs j set isolation = $2, executor = case when v.in_image then 'container' else 'process' end
            from pipeline_versions v
           where j.id = any($1) and j.isolation is distinct from $2
             and v.pipeline_id = j.pipeline_id and v.version = j.version",
     )
-        .bind(jobs)
-        .bind(isolation)
-        .execute(conn)
-        .await?;
+    .bind(jobs)
+    .bind(isolation)
+    .execute(conn)
+    .await?;
     Ok(())
 }
 
@@ -552,7 +552,7 @@ pub struct TaskRow {
     pub output_commit_id: Uuid,
     /// The spec of its version.
     pub spec: Json<serde_json::Value>,
-    /// The image of its version.
+    /// The image that its version runs in.
     pub image_digest: Option<String>,
     /// The versions of secrets that it was planned with.
     pub secret_versions: Json<std::collections::BTreeMap<SecretName, i32>>,
@@ -561,7 +561,8 @@ pub struct TaskRow {
 /// Jobs as a worker needs them.
 pub async fn list_tasks(conn: &mut PgConnection, _: &System, jobs: &[Uuid]) -> Answer<Vec<TaskRow>> {
     let rows = sqlx::query_as(
-        "select j.id, p.name as project, r.name, j.output_commit_id, v.spec, v.image_digest, j.secret_versions
+        "select j.id, p.name as project, r.name, j.output_commit_id, v.spec, j.secret_versions,
+                case when v.in_image then v.image_digest end as image_digest
            from jobs j join repos r on r.id = j.pipeline_id join projects p on p.id = r.project_id
            join pipeline_versions v on v.pipeline_id = j.pipeline_id and v.version = j.version
           where j.id = any($1)",

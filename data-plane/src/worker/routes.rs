@@ -209,7 +209,7 @@ pub async fn tasks(plane: &Plane, tx: &mut Tx, ids: &[Uuid], planned: bool) -> A
 
 fn job_task(row: &queries::TaskRow, spec: &PipelineSpec, inputs: Vec<InputTree>) -> JobTask {
     let transform = spec.transform.clone();
-    // A version that was applied before images were resolved has no digest, and ran among the machine's programs.
+    // A version that was applied before images were resolved runs among the machine's programs.
     let image = transform.image.zip(row.image_digest.clone());
     JobTask {
         job: JobId::from_uuid(row.id),

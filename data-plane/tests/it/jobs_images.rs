@@ -91,8 +91,54 @@ async fn a_pipeline_runs_in_the_image_that_its_tag_stood_for_when_it_was_applied
     registry.stop();
     let put = rig.put(&ada, "in", &[("c", "3")]).await;
     succeeded(&rig.job(&ada, put.commit_set, "p").await, 3, 1, 2);
-    let problem = rig.refused(&ada, vec![in_image("p", &image, NOTE)]).await;
+    // An image that stays keeps its digest; another one cannot be known.
+    let again = apply(&rig, &ada, in_image("p", &image, NOTE)).await;
+    assert_eq!(again.change, "unchanged");
+    let other = registry.image("acme/tool:2");
+    let problem = rig.refused(&ada, vec![in_image("p", &other, NOTE)]).await;
     assert!(problem.detail.contains("cannot be reached"), "{}", problem.detail);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_may_not_apply_a_spec_makes_nobody_ask_for_its_image() {
+    let (rig, ada, registry) = rig(&[("a", "1")]).await;
+    let digest = registry.push("acme/tool", "1", "one", &json!({}));
+    let image = registry.image("acme/tool:1");
+    let eve = rig.member("eve").await;
+    let body = json!({ "specs": [in_image("p", &image, NOTE)] });
+    let (status, _) = rig.send(&eve, "POST", "/v1/pipelines", Some(body)).await;
+    assert!(matches!(status, 403 | 404), "{status}");
+    assert_eq!(registry.asked("/v2/"), 0);
+    // One that is named by the digest that it has needs no registry.
+    let pinned = format!("{}@{digest}", registry.image("acme/tool"));
+    apply(&rig, &ada, in_image("p", &pinned, NOTE)).await;
+    let before = registry.asked("/manifests/");
+    let applied = apply(&rig, &ada, in_image("p", &pinned, "true")).await;
+    assert_eq!(applied.change, "updated");
+    succeeded(&rig.job(&ada, applied.commit_set.unwrap(), "p").await, 1, 1, 0);
+    assert!(registry.asked("/manifests/") - before <= 2, "the worker alone fetches");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_from_before_images_were_fetched_runs_as_it_did_until_it_is_applied_again() {
+    let (rig, ada, registry) = rig(&[("a", "1")]).await;
+    let digest = registry.push("acme/tool", "1", "one", &json!({}));
+    let pinned = format!("{}@{digest}", registry.image("acme/tool"));
+    let script = "if [ -e /data/version ]; then echo image; else echo machine; fi > /pfs/out/$(basename $in)";
+    let applied = apply(&rig, &ada, in_image("p", &pinned, script)).await;
+    succeeded(&rig.job(&ada, applied.commit_set.unwrap(), "p").await, 1, 1, 0);
+    assert_eq!(rig.cat(&ada, "default/p@main", "/a").await, "image\n");
+    let pool = sqlx::PgPool::connect(&rig.config.database_url).await.unwrap();
+    sqlx::query("update pipeline_versions set in_image = false")
+        .execute(&pool)
+        .await
+        .unwrap();
+    let put = rig.put(&ada, "in", &[("b", "2")]).await;
+    let job = rig.job(&ada, put.commit_set, "p").await;
+    assert_eq!(job.executor.as_deref(), Some("process"));
+    assert_eq!(rig.cat(&ada, "default/p@main", "/b").await, "machine\n");
+    let applied = apply(&rig, &ada, in_image("p", &pinned, script)).await;
+    assert_eq!(applied.differences, ["/transform/image"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
