@@ -100,6 +100,11 @@ async fn browser(
         entry: Some(entry),
     };
     let mut answer = forward(app, hosts, host, onward, request).await?;
+    // Beside what the service itself says of it: all such headers count.
+    answer.headers_mut().append(
+        header::CONTENT_SECURITY_POLICY,
+        HeaderValue::from_static("frame-ancestors 'self'"),
+    );
     let problem = answer.headers().get(header::CONTENT_TYPE);
     if answer.status() == StatusCode::SERVICE_UNAVAILABLE
         && problem.is_some_and(|kind| kind == "application/problem+json")
@@ -207,7 +212,10 @@ fn same_origin(hosts: &Hosts, entry: &Entry, headers: &HeaderMap) -> Result<(), 
     let foreign = text(header::ORIGIN).is_some_and(|origin| !origin.eq_ignore_ascii_case(&own));
     let site = text(HeaderName::from_static("sec-fetch-site")).unwrap_or("none");
     let mode = text(HeaderName::from_static("sec-fetch-mode")).unwrap_or("navigate");
-    if foreign || (matches!(site, "cross-site" | "same-site") && mode != "navigate") {
+    let dest = text(HeaderName::from_static("sec-fetch-dest")).unwrap_or("document");
+    // Not into a frame either: what is clicked on in there would be clicked on here.
+    let leads_here = mode == "navigate" && dest == "document";
+    if foreign || (matches!(site, "cross-site" | "same-site") && !leads_here) {
         return Err(Refusal::not_allowed(
             "a page of another origin asked for this",
             "open the service itself: `howdah open PIPELINE`",
@@ -216,7 +224,7 @@ fn same_origin(hosts: &Hosts, entry: &Entry, headers: &HeaderMap) -> Result<(), 
     Ok(())
 }
 
-async fn program(app: &Arc<App>, hosts: &Hosts, host: &str, request: Request) -> Result<Response, Refusal> {
+async fn program(app: &Arc<App>, hosts: &Hosts, host: &str, mut request: Request) -> Result<Response, Refusal> {
     let secret = chassis::http::bearer(request.headers())?;
     let claims = match secret.starts_with("hwd_") {
         true => None,
@@ -246,7 +254,11 @@ async fn program(app: &Arc<App>, hosts: &Hosts, host: &str, request: Request) ->
         access,
         entry: None,
     };
-    forward(app, hosts, host, onward, request).await
+    // All services share this address: a cookie of one would be sent to the others.
+    request.headers_mut().remove(header::COOKIE);
+    let mut answer = forward(app, hosts, host, onward, request).await?;
+    answer.headers_mut().remove(header::SET_COOKIE);
+    Ok(answer)
 }
 
 /// `/acme/default/lab/tree?x=1` → organization, project, pipeline, `/tree?x=1`.
@@ -276,6 +288,7 @@ async fn forward(
     *request.version_mut() = http::Version::HTTP_11;
     let headers = request.headers_mut();
     strip_keeping_upgrade(headers);
+    strip_forwarded(headers);
     headers.remove(header::HOST);
     for (name, value) in [
         (header::AUTHORIZATION, format!("Bearer {}", onward.access.token)),
@@ -306,6 +319,21 @@ async fn forward(
         frame
     });
     Ok(Response::from_parts(parts, Body::new(body)))
+}
+
+/// Only we say on whose behalf a request comes.
+fn strip_forwarded(headers: &mut HeaderMap) {
+    let said: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| {
+            let name = name.as_str();
+            name.starts_with("x-forwarded-") || matches!(name, "forwarded" | "x-real-ip")
+        })
+        .cloned()
+        .collect();
+    for name in said {
+        headers.remove(name);
+    }
 }
 
 fn strip_keeping_upgrade(headers: &mut HeaderMap) {
@@ -375,6 +403,17 @@ mod tests {
             Some(("a".to_owned(), "/evil.test/".to_owned()))
         );
         assert_eq!(found("/?howdah-ticket-of-mine=abc"), None);
+    }
+
+    #[test]
+    fn what_clients_say_of_whom_they_forward_for_is_dropped() {
+        let mut headers = HeaderMap::new();
+        for name in ["x-forwarded-for", "x-forwarded-user", "forwarded", "x-real-ip", "x-own"] {
+            headers.insert(HeaderName::from_static(name), HeaderValue::from_static("1"));
+        }
+        strip_forwarded(&mut headers);
+        let left: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
+        assert_eq!(left, ["x-own"]);
     }
 
     #[test]
