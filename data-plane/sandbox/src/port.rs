@@ -11,9 +11,10 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
-    recvmsg, sendmsg,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, SocketAddrUnix, SocketFlags, SocketType, recvmsg, sendmsg, socket_with,
 };
 
 /// What comes with a connected socket, and without one when nothing listens.
@@ -30,7 +31,7 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// `ConnectionRefused` when nothing listens at the port; others when the run is over.
 pub fn connect(socket: &Path) -> io::Result<TcpStream> {
     let (_directory, short) = short(socket)?;
-    let asked = UnixStream::connect(short)?;
+    let asked = ask(&short)?;
     asked.set_read_timeout(Some(ANSWER_WITHIN))?;
     let mut answer = [0];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -46,6 +47,14 @@ pub fn connect(socket: &Path) -> io::Result<TcpStream> {
     connected
         .map(TcpStream::from)
         .ok_or_else(|| io::ErrorKind::ConnectionRefused.into())
+}
+
+/// Waits no longer than anybody should for a place in the queue either: without a limit `connect` does.
+fn ask(short: &Path) -> io::Result<UnixStream> {
+    let asked = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    set_socket_timeout(&asked, Timeout::Send, Some(ANSWER_WITHIN))?;
+    rustix::net::connect(&asked, &SocketAddrUnix::new(short)?)?;
+    Ok(asked.into())
 }
 
 /// Listens at that path, for whoever runs as the same user or as root.

@@ -7,6 +7,7 @@ use contract::api::{
 };
 use contract::ids::{CommitId, DomainId, JobId};
 use contract::names::BranchName;
+use contract::policy::Permission;
 use contract::problem::ProblemKind;
 use sqlx::PgConnection;
 
@@ -53,7 +54,7 @@ pub async fn squash(call: &Call, body: &RemoveCommits) -> Answer<RemovedCommits>
         if several && matches!(row.state, CommitState::Errored | CommitState::Removed) {
             continue;
         }
-        may_squash(&mut tx, &row).await?;
+        may_squash(call, &mut tx, &row).await?;
         going.push((row.id, row.repo));
     }
     let ids = going.iter().map(|(id, _)| *id).collect();
@@ -63,7 +64,7 @@ pub async fn squash(call: &Call, body: &RemoveCommits) -> Answer<RemovedCommits>
     Ok(answer)
 }
 
-async fn may_squash(conn: &mut PgConnection, row: &CommitRow) -> Answer<()> {
+async fn may_squash(call: &Call, conn: &mut PgConnection, row: &CommitRow) -> Answer<()> {
     let id = row.id;
     let refused = |detail: String, hint: &str| Err(Failure::new(ProblemKind::Conflict, detail).hint(hint));
     match row.state {
@@ -99,6 +100,14 @@ async fn may_squash(conn: &mut PgConnection, row: &CommitRow) -> Answer<()> {
         return refused(
             format!("no commit comes after `{id}` that keeps its data"),
             "to give the data up use `howdah commit drop`",
+        );
+    }
+    if let Some((pipeline, project, name)) = queries::find_service_on(conn, &REMOVE, id).await?
+        && call.rights().can(Permission::Discover, pipeline)
+    {
+        return refused(
+            format!("the service `{project}/{name}` reads commit `{id}`, and goes on doing so"),
+            &format!("stop it, and start it when the commit is gone: `howdah pipeline stop {project}/{name}`"),
         );
     }
     if queries::is_being_read(conn, &REMOVE, id).await? {

@@ -63,6 +63,23 @@ pub async fn is_being_read(conn: &mut PgConnection, _: &System, commit: CommitId
     Ok(read)
 }
 
+/// A pipeline whose service reads it: project and name too.
+pub async fn find_service_on(
+    conn: &mut PgConnection,
+    _: &System,
+    commit: CommitId,
+) -> Answer<Option<(DomainId, String, String)>> {
+    let found: Option<(Uuid, String, String)> = sqlx::query_as(
+        "select r.id, p.name, r.name from job_inputs i join services s on s.job_id = i.job_id
+           join repos r on r.id = s.pipeline_id join projects p on p.id = r.project_id
+          where i.commit_id = $1 limit 1",
+    )
+    .bind(commit.uuid())
+    .fetch_optional(conn)
+    .await?;
+    Ok(found.map(|(id, project, name)| (DomainId::from_uuid(id), project, name)))
+}
+
 /// These commits and everything that was made from them, and is still there; newest first, each with its repo.
 pub async fn list_derived(conn: &mut PgConnection, _: &System, from: &[CommitId]) -> Answer<Vec<(CommitId, DomainId)>> {
     // One after the other: there may be very many.

@@ -182,6 +182,11 @@ pub async fn end_job(
     reason: Option<&str>,
     at: DateTime<Utc>,
 ) -> Answer<Option<(Uuid, Uuid)>> {
+    // A service comes before its job, as for those who report how it ended.
+    sqlx::query("select job_id from services where job_id = $1 for update")
+        .bind(job.uuid())
+        .execute(&mut *conn)
+        .await?;
     let row = sqlx::query_as(
         "update jobs set state = $2, reason = $3, finished_at = $4 where id = $1 and finished_at is null
          returning output_commit_id, pipeline_id",

@@ -9,7 +9,7 @@ pub mod appending;
 pub mod derived;
 mod finish;
 pub mod keys;
-mod matches;
+pub(crate) mod matches;
 pub mod planning;
 pub mod queries;
 pub mod releases;

@@ -376,7 +376,7 @@ async fn write(
     }
     if replaces {
         // One of an earlier version, which was a service.
-        serving::begin::end(plane, &mut tx, pipeline, "replaced by a newer version").await?;
+        serving::begin::replace(plane, &mut tx, pipeline, "replaced by a newer version").await?;
     }
     for (at, chunk) in rows.chunks(CHUNK).enumerate() {
         queries::insert_datums(&mut tx, &SELF, job, count(at * CHUNK), chunk, now).await?;

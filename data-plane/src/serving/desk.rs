@@ -49,7 +49,7 @@ pub async fn services(
     loop {
         work.borrow_and_update();
         commits.borrow_and_update();
-        let services = wanted(&plane, body.worker).await?;
+        let services = wanted(&plane, (body.worker, &body.isolation)).await?;
         let named: HashSet<(JobId, i32)> = services.iter().map(|s| (s.datum.job, s.datum.run)).collect();
         let now = tokio::time::Instant::now();
         if named != running || now >= until {
@@ -119,15 +119,17 @@ async fn take_end(plane: &Plane, run: Run, report: &ServiceReport, now: DateTime
     Ok(true)
 }
 
-async fn wanted(plane: &Plane, who: Uuid) -> Answer<Vec<ServiceTask>> {
+async fn wanted(plane: &Plane, (who, isolation): (Uuid, &str)) -> Answer<Vec<ServiceTask>> {
     let mut tx = plane.begin().await?;
-    queries::assign(&mut tx, &WORKERS, who, plane.now()).await?;
+    let now = plane.now();
+    queries::assign(&mut tx, &WORKERS, who, now, now - STEADY).await?;
     let rows = queries::wanted(&mut tx, &WORKERS, who).await?;
     if rows.is_empty() {
         tx.commit().await?;
         return Ok(Vec::new());
     }
     let ids: Vec<Uuid> = rows.iter().map(|row| row.job_id).collect();
+    worker::update_isolation(&mut tx, &WORKERS, &ids, isolation).await?;
     let mut jobs: HashMap<JobId, _> = routes::tasks(plane, &mut tx, &ids, false)
         .await?
         .0

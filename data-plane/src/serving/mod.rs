@@ -12,13 +12,24 @@ pub mod routes;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use contract::ids::JobId;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
+
+/// Connections to one service that are being made at once: each takes a thread until it is.
+const DIALS_AT_ONCE: usize = 8;
+
+/// Where a service is reached.
+#[derive(Clone)]
+pub struct Door {
+    path: PathBuf,
+    dials: Arc<Semaphore>,
+}
 
 /// Where the services that answer are reached on this machine.
-pub struct Doors(watch::Sender<HashMap<JobId, PathBuf>>);
+pub struct Doors(watch::Sender<HashMap<JobId, Door>>);
 
 impl Default for Doors {
     fn default() -> Self {
@@ -30,14 +41,25 @@ impl Doors {
     /// Says where all of them are now.
     pub fn set(&self, doors: HashMap<JobId, PathBuf>) {
         self.0.send_if_modified(|known| {
-            let changed = *known != doors;
-            *known = doors;
-            changed
+            let same = |(job, path): (&JobId, &PathBuf)| known.get(job).is_some_and(|door| door.path == *path);
+            if known.len() == doors.len() && doors.iter().all(same) {
+                return false;
+            }
+            let door = |(job, path): (JobId, PathBuf)| {
+                let before = known.remove(&job).filter(|door| door.path == path);
+                let new = || Door {
+                    path,
+                    dials: Arc::new(Semaphore::new(DIALS_AT_ONCE)),
+                };
+                (job, before.unwrap_or_else(new))
+            };
+            *known = doors.into_iter().map(door).collect();
+            true
         });
     }
 
     /// Tells of changes.
-    pub fn changes(&self) -> watch::Receiver<HashMap<JobId, PathBuf>> {
+    pub fn changes(&self) -> watch::Receiver<HashMap<JobId, Door>> {
         self.0.subscribe()
     }
 }

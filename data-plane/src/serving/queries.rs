@@ -8,6 +8,24 @@ use uuid::Uuid;
 use crate::failure::Answer;
 use crate::permissions::System;
 
+/// Whether what a pipeline serves is wanted: it is there and was not stopped.
+pub async fn is_wanted(conn: &mut PgConnection, _: &System, pipeline: Uuid) -> Answer<bool> {
+    let state: Option<String> = sqlx::query_scalar("select state from pipelines where id = $1 and deleted_at is null")
+        .bind(pipeline)
+        .fetch_optional(conn)
+        .await?;
+    Ok(state.is_some_and(|state| state != "paused"))
+}
+
+/// Locks the service of a pipeline, if there is one. It comes before its job and its datum in every transaction.
+pub async fn lock_of_pipeline(conn: &mut PgConnection, _: &System, pipeline: Uuid) -> Answer<()> {
+    sqlx::query("select job_id from services where pipeline_id = $1 for update")
+        .bind(pipeline)
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
 /// Makes a starting job the one that serves; answers whether it was starting.
 pub async fn start_job(conn: &mut PgConnection, _: &System, job: JobId) -> Answer<bool> {
     let done = sqlx::query(
@@ -104,16 +122,25 @@ pub async fn of_pipeline(conn: &mut PgConnection, system: &System, pipeline: Dom
     Ok(rows.pop())
 }
 
-/// Takes what waits for its start, or belonged to a worker that is gone, for this worker: a new run of each.
-pub async fn assign(conn: &mut PgConnection, _: &System, worker: Uuid, now: DateTime<Utc>) -> Answer<()> {
+/// Takes what waits for its start, or belonged to a worker that is gone, for this worker: a new run of each. Failures of one
+/// that has answered since before `steady` are forgotten.
+pub async fn assign(
+    conn: &mut PgConnection,
+    _: &System,
+    worker: Uuid,
+    now: DateTime<Utc>,
+    steady: DateTime<Utc>,
+) -> Answer<()> {
     sqlx::query(
-        "update services s set worker = $1, run = s.run + 1, state = 'starting', not_before = null, changed_at = $2
+        "update services s set worker = $1, run = s.run + 1, state = 'starting', not_before = null, changed_at = $2,
+                failures = case when s.state = 'answering' and s.changed_at <= $3 then 0 else s.failures end
            from jobs j
           where j.id = s.job_id and j.finished_at is null and (s.worker is distinct from $1 or s.state = 'waiting')
             and (s.not_before is null or s.not_before <= $2)",
     )
     .bind(worker)
     .bind(now)
+    .bind(steady)
     .execute(conn)
     .await?;
     Ok(())

@@ -1,6 +1,5 @@
 //! `/services/{project}/{name}/…`: whatever comes there goes to the service, for whom may read what its job reads (R7).
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,8 +16,8 @@ use contract::reference::RepoRef;
 use contract::serving::{HEADER, PREFIX};
 use provenance::origins::OriginSet;
 
-use super::forward;
 use super::queries::{self, ServiceRow};
+use super::{Door, forward};
 use crate::call::Call;
 use crate::failure::{Answer, Failure};
 use crate::permissions::System;
@@ -134,7 +133,7 @@ async fn connection(plane: &Plane, call: &Call, admitted: &Admitted) -> Answer<t
     loop {
         let door = doors.borrow_and_update().get(&admitted.job).cloned();
         if let Some(door) = door
-            && let Some(connection) = connect(door).await
+            && let Some(connection) = connect(door, until).await
         {
             return Ok(connection);
         }
@@ -165,9 +164,15 @@ async fn failing(plane: &Plane, admitted: &Admitted) -> Answer<Option<String>> {
     }
 }
 
-async fn connect(door: PathBuf) -> Option<tokio::net::TcpStream> {
+async fn connect(door: Door, until: tokio::time::Instant) -> Option<tokio::net::TcpStream> {
+    let turn = tokio::time::timeout_at(until, door.dials.acquire_owned())
+        .await
+        .ok()?
+        .ok()?;
     let made = tokio::task::spawn_blocking(move || {
-        let connection = sandbox::connect(&door)?;
+        // Also when the caller is gone: what counts are threads.
+        let _turn = turn;
+        let connection = sandbox::connect(&door.path)?;
         connection.set_nodelay(true)?;
         connection.set_nonblocking(true)?;
         Ok::<_, std::io::Error>(connection)

@@ -345,6 +345,8 @@ pub struct ServicesRequest {
     pub worker: Uuid,
     /// All that it runs, and those that ended since it was last told to run them.
     pub services: Vec<ServiceReport>,
+    /// The isolation that the worker runs code under.
+    pub isolation: String,
     /// How long the plane may wait for something else to be wanted, milliseconds.
     pub wait_ms: u64,
 }

@@ -137,6 +137,8 @@ async fn a_service_answers_with_its_newest_input_and_holds_up_nobody() {
     assert!(jobs[0].serving && !jobs[1].serving);
     assert!(rig.ls(&ada, "page@main").await.is_empty());
     assert_eq!(rig.datums(&ada, jobs[0].id).await.len(), 1);
+    assert_eq!(jobs[0].executor.as_deref(), Some("process"));
+    assert!(jobs[0].isolation.is_some());
     // The slots of datums are free: two of them run beside it.
     let mut other = shell("other", "in", "/*", "cp -r /pfs/in/* /pfs/out/");
     other["parallelism_spec"] = json!({ "constant": 2 });
@@ -252,4 +254,20 @@ async fn a_service_that_becomes_an_ordinary_pipeline_ends() {
     let applied = rig.apply(&ada, vec![spec()]).await;
     finished(&rig.settle(&ada, applied[0].commit_set.unwrap()).await);
     answers(&rig, &ada, "first").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_never_answered_ends_well_when_it_is_replaced() {
+    let rig = Rig::start().await;
+    let ada = rig.member("ada").await;
+    rig.repo(&ada, "in").await;
+    rig.put(&ada, "in", &[("a", "first")]).await;
+    let mut silent = spec();
+    silent["transform"]["cmd"] = json!(["/bin/sleep", "1000"]);
+    let first = rig.apply(&ada, vec![silent]).await.remove(0).commit_set.unwrap();
+    finished(&rig.settle(&ada, first).await);
+    let put = rig.put(&ada, "in", &[("b", "second")]).await;
+    finished(&rig.settle(&ada, put.commit_set).await);
+    let states: Vec<JobState> = rig.jobs(&ada, "page").await.iter().map(|j| j.state).collect();
+    assert_eq!(states, [JobState::Running, JobState::Success]);
 }

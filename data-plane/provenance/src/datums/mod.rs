@@ -110,9 +110,13 @@ impl Datum {
         self.inputs.iter().map(|i| format!("{}:{}", i.name, i.path)).collect()
     }
 
-    /// All inputs of these as one datum.
-    pub fn together(datums: impl IntoIterator<Item = Self>) -> Self {
-        Self::new(datums.into_iter().flat_map(|datum| datum.inputs).collect())
+    /// One datum of all matches of all leaves, in the order of `InputSpec::leaves`, whatever combines them. Those of a leaf
+    /// without a domain are left out.
+    pub fn of_all(spec: &InputSpec, domains: &[DomainId], matches: &[Vec<Match>]) -> Self {
+        let tree = combine::tree(spec, domains);
+        let leaves = tree.leaves().into_iter().zip(matches);
+        let datums = leaves.flat_map(|(leaf, found)| found.iter().filter_map(|found| leaf.datum(found)));
+        Self::new(datums.flat_map(|datum| datum.inputs).collect())
     }
 
     /// Bytes of all inputs.
