@@ -13,6 +13,7 @@ pub mod control;
 pub mod cron;
 pub mod cursor;
 pub mod defaults;
+pub mod egress;
 pub mod failure;
 pub mod files;
 pub mod fsck;

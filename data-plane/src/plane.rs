@@ -20,6 +20,7 @@ use crate::activity::Activity;
 use crate::commits::origins::OriginSets;
 use crate::commits::turns::Turns;
 use crate::control::ControlPlane;
+use crate::egress;
 use crate::failure::{Answer, Failure};
 use crate::files::upload::BATCHES_OF_ALL_MAX;
 use crate::images::Images;
@@ -79,6 +80,8 @@ pub struct Parts {
     pub importer: Importer,
     /// What finds the images that pipelines run from.
     pub images: Images,
+    /// The memory for outputs that are sent elsewhere.
+    pub egress: egress::Room,
     /// Who may wait for the lock of the DAG with a connection in hand.
     changes: Semaphore,
     /// Held while garbage is collected.
@@ -163,6 +166,7 @@ impl Plane {
             control: ControlPlane::new(&config)?,
             importer: Importer::new(&config.imports)?,
             images: Images::new(&config.imports)?,
+            egress: egress::Room::default(),
             origin_sets: OriginSets::default(),
             turns: Turns::default(),
             naming: Mutex::default(),

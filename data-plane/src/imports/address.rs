@@ -108,6 +108,15 @@ impl Reachable {
         is_public(address) || self.0.iter().any(|reach| reach.names(host) || reach.holds(address))
     }
 
+    /// Whether the configuration names this host or, where it is written out, its address: then any port of it may be
+    /// connected to.
+    pub fn names(&self, host: &str) -> bool {
+        let literal = host.parse::<IpAddr>().ok();
+        self.0
+            .iter()
+            .any(|reach| reach.names(host) || literal.is_some_and(|address| reach.holds(address)))
+    }
+
     /// Whether a request may be made, as far as its address tells: what a name stands for is looked at when it is
     /// connected to.
     ///

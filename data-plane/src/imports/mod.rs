@@ -82,6 +82,21 @@ impl Importer {
             running: Arc::default(),
         })
     }
+
+    /// Whom it may speak to.
+    pub fn reachable(&self) -> &Reachable {
+        &self.reachable
+    }
+
+    /// The first wait before another try.
+    pub fn first_wait(&self) -> Duration {
+        self.patience.wait
+    }
+
+    /// So long nothing may come.
+    pub fn idle(&self) -> Duration {
+        self.patience.idle
+    }
 }
 
 /// Why a source could not be read.
@@ -109,7 +124,7 @@ fn source_failed(detail: impl Into<String>) -> Failure {
 
 /// The innermost cause: the outer ones only repeat that a request failed, some of them with an address that may hold a
 /// secret.
-fn innermost(error: &(dyn Error + 'static)) -> String {
+pub fn innermost(error: &(dyn Error + 'static)) -> String {
     let mut inner = error;
     while let Some(source) = inner.source() {
         inner = source;
@@ -118,7 +133,7 @@ fn innermost(error: &(dyn Error + 'static)) -> String {
 }
 
 /// What this error or one below it is, if one of them is a `T`.
-fn find<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a T> {
+pub fn find<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a T> {
     let mut inner = Some(error);
     while let Some(error) = inner {
         if let Some(found) = error.downcast_ref::<T>() {

@@ -27,11 +27,16 @@ const RETRY_WAIT: Duration = Duration::from_secs(30);
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Access {
-    access_key_id: Option<String>,
-    secret_access_key: Option<SecretString>,
-    session_token: Option<SecretString>,
-    region: Option<String>,
-    endpoint: Option<String>,
+    /// The key's id.
+    pub access_key_id: Option<String>,
+    /// The key.
+    pub secret_access_key: Option<SecretString>,
+    /// What goes with a temporary key.
+    pub session_token: Option<SecretString>,
+    /// The bucket's region.
+    pub region: Option<String>,
+    /// What serves it; `None` = AWS.
+    pub endpoint: Option<String>,
 }
 
 #[derive(Debug)]
@@ -43,16 +48,20 @@ impl HttpConnector for Connector {
     }
 }
 
-/// A bucket that is read from.
+/// A bucket.
 #[derive(Clone)]
-pub(super) struct Bucket {
+pub struct Bucket {
     store: Arc<AmazonS3>,
     name: String,
     idle: Duration,
 }
 
 impl Bucket {
-    pub(super) fn new(importer: &Importer, name: &str, access: &Access) -> Answer<Self> {
+    /// The bucket of that name. Nothing is asked of it yet.
+    ///
+    /// # Errors
+    /// `invalid` when it may not be reached or the settings make no sense.
+    pub fn new(importer: &Importer, name: &str, access: &Access) -> Answer<Self> {
         let region = access.region.as_deref().unwrap_or("us-east-1");
         // It becomes part of a host's name.
         if region.is_empty() || !region.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
@@ -95,6 +104,11 @@ impl Bucket {
             name: name.to_owned(),
             idle: importer.patience.idle,
         })
+    }
+
+    /// What speaks to it.
+    pub fn store(&self) -> &Arc<AmazonS3> {
+        &self.store
     }
 
     /// One object.
@@ -142,7 +156,11 @@ impl Bucket {
     }
 }
 
-fn endpoint_url(importer: &Importer, endpoint: &str) -> Answer<Url> {
+/// The address of what serves a bucket.
+///
+/// # Errors
+/// `invalid` when it may not be reached.
+pub fn endpoint_url(importer: &Importer, endpoint: &str) -> Answer<Url> {
     let url = Url::parse(endpoint)
         .ok()
         .filter(|url| url.query().is_none() && url.fragment().is_none())

@@ -9,7 +9,7 @@ use contract::names::BranchName;
 use contract::problem::{Problem, ProblemKind};
 use provenance::access::{Policy, Subject, guard, required_for_egress, required_for_new_pipeline, shown_name};
 use provenance::origins::OriginSet;
-use provenance::spec::{Network, PipelineSpec};
+use provenance::spec::PipelineSpec;
 use sqlx::PgConnection;
 
 use super::queries::{self, RunRow};
@@ -57,17 +57,21 @@ pub fn lacks_derive(call: &Call, policy: &Policy, what: &str, missing: &[DomainI
 }
 
 /// The answer to who wants code to reach the network with what it reads, and lacks `declassify` on these domains.
-pub fn lacks_declassify(call: &Call, policy: &Policy, missing: &[DomainId]) -> Problem {
+pub fn lacks_declassify(call: &Call, policy: &Policy, missing: &[DomainId], way: &str) -> Problem {
     let (names, whom) = told(call, policy, missing);
+    let (what, instead) = match way {
+        "egress" => ("sends away what was made of the inputs", "remove `egress`"),
+        _ => ("lets the code send away what it reads", "use `network: none`"),
+    };
     Problem::new(
         ProblemKind::NotAllowed,
-        format!("`network: internet` lets the code send away what it reads, so it needs `declassify` on {names}"),
+        format!("`{way}` {what}, so it needs `declassify` on {names}"),
     )
     .with_hint(if whom.is_empty() {
-        "use `network: none`, or ask the owners of the inputs".to_owned()
+        format!("{instead}, or ask the owners of the inputs")
     } else {
         format!(
-            "use `network: none`, or ask for the role owner or a release to this pipeline: {}",
+            "{instead}, or ask for the role owner or a release to this pipeline: {}",
             whom.join(", ")
         )
     })
@@ -116,7 +120,7 @@ pub fn refusal(plane: &Plane, run: &RunRow, inputs: &[Arc<OriginSet>], output: &
         let names: Vec<String> = domains.iter().map(ToString::to_string).collect();
         names.join(", ")
     };
-    if !spec.transform.secrets.is_empty() || !spec.transform.image_pull_secrets.is_empty() {
+    if spec.uses_secrets() || !spec.transform.image_pull_secrets.is_empty() {
         let sponsor = Subject::unlimited(run.actor.0.id);
         if !secrets::may_use(&policy, &sponsor, &spec.project) {
             return Ok(Some(format!(
@@ -134,14 +138,14 @@ pub fn refusal(plane: &Plane, run: &RunRow, inputs: &[Arc<OriginSet>], output: &
             )));
         }
     }
-    if spec.network != Network::None {
+    if let Some(way) = spec.way_out() {
         // The sponsor is who applied this version; the limits of the token in use were looked at then.
         let sponsor = Subject::unlimited(run.actor.0.id);
         let inputs: Vec<&OriginSet> = inputs.iter().map(AsRef::as_ref).collect();
         let missing = required_for_egress(&policy, &sponsor, &inputs, output, plane.now());
         if !missing.is_empty() {
             return Ok(Some(format!(
-                "EgressNotAllowed: `network: internet` needs `declassify` on {}, which {} does not hold; use `network: none`, or let an owner of that apply the pipeline or release it",
+                "EgressNotAllowed: `{way}` needs `declassify` on {}, which {} does not hold; do without it, or let an owner of that apply the pipeline or release it",
                 list(&missing),
                 run.actor.0.name
             )));

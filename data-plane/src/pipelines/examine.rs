@@ -10,9 +10,9 @@ use contract::names::{BranchName, ProjectName, RepoName};
 use contract::policy::Permission;
 use contract::problem::{FieldError, Problem, ProblemKind};
 use provenance::access::{Policy, required_for_egress, required_for_new_pipeline};
-use provenance::origins::{OriginSet, matching_releases, required};
+use provenance::origins::{OriginSet, matching_releases};
 use provenance::propagation::{BranchOf, Dag, PipelineNode, would_cycle};
-use provenance::spec::{CronInput, Network, PfsInput, PipelineSpec, TriggerInput, differences};
+use provenance::spec::{CronInput, PfsInput, PipelineSpec, TriggerInput, differences};
 use provenance::ticks::{BACKLOG_MOST, Ticks};
 use provenance::triggers::would_circle;
 use sqlx::PgConnection;
@@ -483,8 +483,14 @@ impl Examination<'_> {
 
     /// R10: code that reaches the network may send away what it reads. Repos that this very request makes are the caller's.
     fn check_network(&self, heads: &[Arc<OriginSet>], origins: &OriginSet) -> Answer<()> {
-        if self.spec.network == Network::None {
+        let Some(way) = self.spec.way_out() else {
             return Ok(());
+        };
+        let pointer = format!("/{}", way.split(':').next().unwrap_or(way));
+        if let Some(egress) = &self.spec.egress
+            && let Err(refused) = crate::egress::check(&self.call.plane.importer, egress)
+        {
+            return Err(invalid(vec![field(self.index, &pointer, refused.detail())]));
         }
         let subject = &self.call.rights().subject;
         let inputs: Vec<&OriginSet> = heads.iter().map(AsRef::as_ref).collect();
@@ -493,24 +499,22 @@ impl Examination<'_> {
         if missing.is_empty() {
             return Ok(());
         }
-        let mut problem = conditions::lacks_declassify(self.call, self.policy, &missing);
-        problem.errors = vec![field(self.index, "/network", problem.detail.clone())];
+        let mut problem = conditions::lacks_declassify(self.call, self.policy, &missing, way);
+        problem.errors = vec![field(self.index, &pointer, problem.detail.clone())];
         Err(problem.into())
     }
 
     /// Whoever says what code runs with a secret has it: it takes the right to use those of the project.
     async fn check_secrets(&mut self) -> Answer<()> {
         let transform = &self.spec.transform;
-        let (place, used) = match transform.secrets.is_empty() {
-            false => ("/transform/secrets", true),
-            true => (
-                "/transform/image_pull_secrets",
-                !transform.image_pull_secrets.is_empty(),
-            ),
-        };
-        if !used {
+        if !self.spec.uses_secrets() && transform.image_pull_secrets.is_empty() {
             return Ok(());
         }
+        let place = match (transform.secrets.is_empty(), transform.image_pull_secrets.is_empty()) {
+            (false, _) => "/transform/secrets",
+            (true, false) => "/transform/image_pull_secrets",
+            (true, true) => "/egress",
+        };
         let project = &self.spec.project;
         if !secrets::may_use(self.policy, &self.call.rights().subject, project) {
             let detail =
@@ -529,6 +533,12 @@ impl Examination<'_> {
         }
         if !absent.is_empty() {
             return Err(invalid(absent));
+        }
+        if let Err(error) = secrets::of_egress(self.conn, self.spec).await {
+            return Err(match error.kind() {
+                ProblemKind::Invalid => invalid(vec![field(self.index, "/egress", error.detail())]),
+                _ => error,
+            });
         }
         match secrets::versions(self.conn, self.spec).await {
             Err(error) if error.kind() == ProblemKind::Invalid => {

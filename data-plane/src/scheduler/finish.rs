@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
+use contract::api::JobState;
 use contract::ids::{CommitId, DomainId, JobId};
 use provenance::datums::{Datum, OutputPath, collision};
 use provenance::jobs::brief;
@@ -16,6 +17,7 @@ use super::queries::{self, WorkRow};
 use super::reproduction;
 use super::{SELF, derived};
 use crate::commits::finish::finish_in_transaction;
+use crate::egress::{self, Sent};
 use crate::failure::Answer;
 use crate::jobs;
 use crate::pipelines;
@@ -32,7 +34,7 @@ pub async fn finish(plane: &Plane, job: JobId) -> Answer<()> {
         return Ok(());
     };
     drop(conn);
-    if work.state != "finishing" {
+    if !matches!(work.state.as_str(), "egressing" | "finishing") {
         return Ok(());
     }
     let assembled = assemble(plane, job, &work).await?;
@@ -48,8 +50,14 @@ pub async fn finish(plane: &Plane, job: JobId) -> Answer<()> {
             }
         }
         Assembled::Tree(tree, appending) => {
+            if work.state == "egressing" && !send(plane, job, &work, &tree).await? {
+                return Ok(());
+            }
             tx = plane.begin().await?;
             let now = plane.now();
+            if work.state == "egressing" {
+                queries::update_state(&mut tx, &SELF, job, JobState::Finishing.as_str()).await?;
+            }
             if !queries::succeed(&mut tx, &SELF, job, now).await? {
                 return Ok(());
             }
@@ -73,6 +81,21 @@ pub async fn finish(plane: &Plane, job: JobId) -> Answer<()> {
     tx.commit().await?;
     derived::clear_if_possible(plane).await;
     Ok(())
+}
+
+/// Sends an output to where it goes besides: published is only what has arrived. Answers whether it has; else the job is
+/// over.
+async fn send(plane: &Plane, job: JobId, work: &WorkRow, tree: &TreeRef) -> Answer<bool> {
+    match egress::send(plane, job, work, tree).await? {
+        Sent::Whole => Ok(true),
+        Sent::Over => Ok(false),
+        Sent::Failed(reason) => {
+            let mut tx = plane.begin().await?;
+            jobs::end::fail(plane, &mut tx, job, &reason).await?;
+            tx.commit().await?;
+            Ok(false)
+        }
+    }
 }
 
 /// What came of putting an output together.

@@ -40,14 +40,26 @@ pub(crate) const SELF: System = System::because("the scheduler acts for the plan
 const TIMER: Duration = Duration::from_secs(1);
 /// So many jobs are planned or finished at the same time.
 const TASKS: usize = 4;
+/// So many send their outputs elsewhere besides, which takes as long as others let it.
+const SENDING: usize = 8;
 /// A step that fails so often by our own mistake fails its job instead of being tried for ever.
 const PATIENCE: u32 = 5;
+
+/// What a task does for a job.
+#[derive(Clone, Copy)]
+enum Work {
+    Plan,
+    Send,
+    Finish,
+}
 
 struct Scheduler {
     plane: Plane,
     /// Jobs that a task works on.
     tasks: JoinSet<(Uuid, Answer<()>)>,
     busy: Vec<Uuid>,
+    /// Those of them that send their output.
+    sending: Vec<Uuid>,
     failures: HashMap<Uuid, u32>,
     /// Keeps the plane awake while there is something to run.
     awake: Option<Busy>,
@@ -58,6 +70,7 @@ pub async fn run(plane: Plane, shutdown: Shutdown) {
     let mut scheduler = Scheduler {
         tasks: JoinSet::new(),
         busy: Vec::new(),
+        sending: Vec::new(),
         failures: HashMap::new(),
         awake: None,
         plane: plane.clone(),
@@ -131,9 +144,10 @@ impl Scheduler {
                 None if head.ready => self.start(job).await,
                 None => Ok(false),
             },
-            JobState::Starting => Ok(self.work(head.id, true)),
+            JobState::Starting => Ok(self.work(head.id, Work::Plan)),
             JobState::Running if head.datums_open <= 0 => self.settled(job).await,
-            JobState::Finishing => Ok(self.work(head.id, false)),
+            JobState::Egressing => Ok(self.work(head.id, Work::Send)),
+            JobState::Finishing => Ok(self.work(head.id, Work::Finish)),
             _ => Ok(false),
         }
     }
@@ -180,7 +194,11 @@ impl Scheduler {
         match provenance::jobs::outcome(&counts, &failed) {
             None => return Ok(false),
             Some(outcome) if outcome.state == JobState::Finishing => {
-                queries::update_state(&mut tx, &SELF, job, JobState::Finishing.as_str()).await?;
+                let next = match queries::has_egress(&mut tx, &SELF, job).await? {
+                    true => JobState::Egressing,
+                    false => outcome.state,
+                };
+                queries::update_state(&mut tx, &SELF, job, next.as_str()).await?;
             }
             Some(outcome) => {
                 jobs::end::end(&self.plane, &mut tx, job, outcome.state, outcome.reason.as_deref()).await?;
@@ -191,19 +209,26 @@ impl Scheduler {
         Ok(true)
     }
 
-    /// Begins to plan or finish a job in a task.
-    fn work(&mut self, id: Uuid, plan: bool) -> bool {
-        if self.tasks.len() >= TASKS {
+    /// Begins what is slow about a job in a task.
+    fn work(&mut self, id: Uuid, work: Work) -> bool {
+        let sending = self.sending.len();
+        let full = match work {
+            Work::Send => sending >= SENDING,
+            Work::Plan | Work::Finish => self.tasks.len().saturating_sub(sending) >= TASKS,
+        };
+        if full {
             return false;
         }
         self.busy.push(id);
+        if matches!(work, Work::Send) {
+            self.sending.push(id);
+        }
         let plane = self.plane.clone();
         let job = JobId::from_uuid(id);
         self.tasks.spawn(async move {
-            let done = if plan {
-                planning::plan(&plane, job).await
-            } else {
-                finish::finish(&plane, job).await
+            let done = match work {
+                Work::Plan => planning::plan(&plane, job).await,
+                Work::Send | Work::Finish => finish::finish(&plane, job).await,
             };
             (id, done)
         });
@@ -218,9 +243,11 @@ impl Scheduler {
                 tracing::error!("a task of the scheduler broke off: {error}");
                 // Which one is not known; all that are still wanted are begun again.
                 self.busy.clear();
+                self.sending.clear();
                 return;
             }
         };
+        self.sending.retain(|sending| *sending != id);
         let Err(error) = result else {
             self.busy.retain(|busy| *busy != id);
             self.failures.remove(&id);

@@ -110,6 +110,18 @@ pub async fn lock_settled(
     }))
 }
 
+/// Whether a job's output is sent elsewhere before it is published. What is made again to compare it is not.
+pub async fn has_egress(conn: &mut PgConnection, _: &System, job: JobId) -> Answer<bool> {
+    let has = sqlx::query_scalar(
+        "select coalesce(jsonb_typeof(v.spec -> 'egress') = 'object', false) and j.reproduces is null from jobs j
+           join pipeline_versions v on v.pipeline_id = j.pipeline_id and v.version = j.version where j.id = $1",
+    )
+    .bind(job.uuid())
+    .fetch_one(conn)
+    .await?;
+    Ok(has)
+}
+
 /// Some of the failed datums of a job, for its reason.
 pub async fn failed(conn: &mut PgConnection, system: &System, job: JobId) -> Answer<Vec<FailedDatum>> {
     let names = jobs::queries::input_names(&mut *conn, system, job).await?;
@@ -363,7 +375,7 @@ pub async fn update_planned(conn: &mut PgConnection, _: &System, job: JobId, pla
     Ok(done.rows_affected() == 1)
 }
 
-/// Takes a running or finishing job back to its beginning: what it was planned on is not there any more. Answers whether it
+/// Takes a job that runs, or whose output is put together, back to its beginning: what it was planned on is not there any more. Answers whether it
 /// was one.
 pub async fn plan_again(conn: &mut PgConnection, _: &System, job: JobId) -> Answer<bool> {
     let done = sqlx::query(
@@ -371,7 +383,7 @@ pub async fn plan_again(conn: &mut PgConnection, _: &System, job: JobId) -> Answ
                 datums_succeeded = 0, datums_skipped = 0, datums_recovered = 0, datums_failed = 0, datums_open = 0,
                 queue_ms = 0, download_ms = 0, process_ms = 0, upload_ms = 0, bytes_in = 0, bytes_out = 0, memory_bytes = 0,
                 cpu_ms = 0, saved_ms = 0, results_ms = 0, planned_at = null, settled_at = null
-          where id = $1 and state in ('running', 'finishing')",
+          where id = $1 and state in ('running', 'egressing', 'finishing')",
     )
     .bind(job.uuid())
     .execute(&mut *conn)

@@ -14,7 +14,7 @@ use contract::ids::ProjectId;
 use contract::names::{ProjectName, SecretName};
 use contract::policy::Permission;
 use provenance::access::{Policy, Subject, can_in_project};
-use provenance::spec::{PipelineSpec, SecretTarget, SecretUse};
+use provenance::spec::{BUCKET_KEYS, EgressTarget, PipelineSpec, SecretTarget, SecretUse};
 use sqlx::PgConnection;
 
 use crate::failure::{Answer, Failure};
@@ -135,6 +135,37 @@ pub async fn versions(conn: &mut PgConnection, spec: &PipelineSpec) -> Answer<BT
     Ok(versions)
 }
 
+/// Looks whether the secret that an egress uses is there with the keys it needs. Its version is counted into nothing: the
+/// code does not see it.
+///
+/// # Errors
+/// `invalid`, saying what to set, when it is not.
+pub async fn of_egress(conn: &mut PgConnection, spec: &PipelineSpec) -> Answer<()> {
+    let Some((egress, secret)) = spec.egress.as_ref().and_then(|e| Some((e, e.secret.as_ref()?))) else {
+        return Ok(());
+    };
+    let keys: Vec<&str> = match &egress.target {
+        EgressTarget::Bucket(_) => BUCKET_KEYS[..2].to_vec(),
+        EgressTarget::Database(_) => secret.key.as_deref().into_iter().collect(),
+    };
+    let found = queries::find(conn, &USE, &spec.project, &secret.name).await?;
+    let found = found.filter(|row| row.sealed.is_some());
+    let lacks = keys
+        .into_iter()
+        .find(|key| !found.as_ref().is_some_and(|row| row.keys.iter().any(|k| k == key)));
+    match lacks {
+        None if found.is_some() => Ok(()),
+        lacks => {
+            let used = SecretUse {
+                name: secret.name.clone(),
+                key: lacks.map(str::to_owned),
+                target: SecretTarget::Variable(String::new()),
+            };
+            Err(Failure::invalid(missing(&spec.project, &used)))
+        }
+    }
+}
+
 /// A digest that counts the versions of secrets in; without any it stays as it is.
 pub fn counted_in(digest: [u8; 32], versions: &BTreeMap<SecretName, i32>) -> [u8; 32] {
     if versions.is_empty() {
@@ -146,6 +177,28 @@ pub fn counted_in(digest: [u8; 32], versions: &BTreeMap<SecretName, i32>) -> [u8
         hasher.update(format!("{name}/{version}\n").as_bytes());
     }
     *hasher.finalize().as_bytes()
+}
+
+/// The values of a secret of a project.
+///
+/// # Errors
+/// `invalid`, saying what to set, when it is not there.
+pub async fn values(
+    plane: &Plane,
+    conn: &mut PgConnection,
+    project: &ProjectName,
+    name: &SecretName,
+) -> Answer<BTreeMap<String, String>> {
+    let id = projects::queries::find_project(conn, &USE, project).await?;
+    let id = id.ok_or_else(Failure::not_found)?.id;
+    let absent = || {
+        Failure::invalid(format!(
+            "there is no secret `{name}` in project `{project}`: `howdah secret set {name}`"
+        ))
+    };
+    let row = queries::find(conn, &USE, project, name).await?.ok_or_else(absent)?;
+    let sealed = row.sealed.as_deref().ok_or_else(absent)?;
+    open(plane, (id, name, row.version), sealed)
 }
 
 /// What the worker gives to user code of a job that was planned with these versions, if it was planned with any; `None` when another one is current:

@@ -18,7 +18,7 @@ async fn set(rig: &Rig, person: &Person, name: &str, value: &str) -> Secret {
 }
 
 /// Gives a role on the whole project.
-fn grant(rig: &Rig, person: &Person, role: Role) {
+pub fn grant(rig: &Rig, person: &Person, role: Role) {
     let Principal::Account(account) = person.principal else {
         panic!("an account is wanted");
     };

@@ -29,6 +29,8 @@ mod jobs_branches;
 mod jobs_code;
 mod jobs_crashes;
 mod jobs_datums;
+mod jobs_egress;
+mod jobs_egress_database;
 mod jobs_images;
 mod jobs_inputs;
 mod jobs_logs;

@@ -4,7 +4,8 @@ use serde_json::{Map, Value, json};
 
 use super::fields::join;
 use super::{
-    InputSpec, MaxOrigins, PathCollision, PfsInput, PipelineSpec, Resources, Transform, TriggerInput, quantity, secrets,
+    InputSpec, MaxOrigins, PathCollision, PfsInput, PipelineSpec, Resources, Transform, TriggerInput, egress, quantity,
+    secrets,
 };
 
 /// JSON with sorted keys and no spaces: equal values have equal bytes, whatever order their fields were written in.
@@ -133,6 +134,9 @@ fn decisive(spec: &PipelineSpec) -> Value {
     }
     if spec.path_collision == PathCollision::Append {
         value["path_collision"] = json!("append");
+    }
+    if let Some(egress) = &spec.egress {
+        value["egress"] = egress::written(egress);
     }
     match &spec.max_origins {
         Some(MaxOrigins::Count(count)) => value["max_origins"] = json!(count),

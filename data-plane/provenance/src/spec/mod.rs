@@ -3,6 +3,7 @@
 
 mod defaults;
 mod digest;
+mod egress;
 mod fields;
 mod input;
 mod port;
@@ -26,6 +27,7 @@ use crate::glob::Glob;
 
 pub use defaults::{check_defaults, merged, project_named};
 pub use digest::{canonical_json, differences};
+pub use egress::{BUCKET_KEYS, BucketTarget, DatabaseTarget, Egress, EgressSecret, EgressTarget, RowFormat};
 pub(crate) use quantity::duration;
 
 /// A whole spec.
@@ -69,6 +71,8 @@ pub struct PipelineSpec {
     pub network: Network,
     /// What becomes of a path that several datums write.
     pub path_collision: PathCollision,
+    /// Where outputs are sent.
+    pub egress: Option<Egress>,
     /// The command runs until it is replaced and answers at a port.
     pub service: Option<Service>,
 }
@@ -315,6 +319,20 @@ impl PipelineSpec {
     /// Reads a spec. `default_project` counts where the spec names none. All mistakes come at once.
     pub fn parse(value: &Value, default_project: &ProjectName) -> Result<Self, Vec<FieldError>> {
         read::spec(value, default_project)
+    }
+
+    /// The field by which something of it leaves the organization (R10), if one does.
+    pub fn way_out(&self) -> Option<&'static str> {
+        match self.egress {
+            Some(_) => Some("egress"),
+            None if self.network != Network::None => Some("network: internet"),
+            None => None,
+        }
+    }
+
+    /// Whether it uses secrets of its project.
+    pub fn uses_secrets(&self) -> bool {
+        !self.transform.secrets.is_empty() || self.egress.as_ref().is_some_and(|egress| egress.secret.is_some())
     }
 
     /// The spec with every default filled in, as JSON that `parse` reads again.

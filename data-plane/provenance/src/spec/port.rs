@@ -69,6 +69,12 @@ pub(super) fn check(spec: &PipelineSpec, errors: &mut Errors) {
             );
         }
     }
+    if spec.egress.is_some() {
+        errors.add(
+            "/egress",
+            "a service makes no output that could be sent: remove `egress`",
+        );
+    }
     if !spec.transform.err_cmd.is_empty() {
         errors.add(
             "/transform/err_cmd",

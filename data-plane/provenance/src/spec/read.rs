@@ -10,7 +10,8 @@ use serde_json::Value;
 
 use super::fields::{At, Errors, Fields, join, kind, string};
 use super::{
-    MaxOrigins, Network, PathCollision, PipelineSpec, Reprocess, Resources, Transform, input, port, quantity, secrets,
+    MaxOrigins, Network, PathCollision, PipelineSpec, Reprocess, Resources, Transform, egress, input, port, quantity,
+    secrets,
 };
 
 /// Fields of a whole spec that a later release carries out.
@@ -21,7 +22,6 @@ const NOT_YET: &[&str] = &[
     "pod_patch",
     "pod_spec",
     "spout",
-    "egress",
     "s3_out",
     "distributed",
     "sidecar_resource_limits",
@@ -82,13 +82,14 @@ fn whole(value: &Value, default_project: &ProjectName, errors: &mut Errors) -> O
     let collisions = [("fail", PathCollision::Fail), ("append", PathCollision::Append)];
     let path_collision = fields.word("path_collision", &collisions, errors).unwrap_or_default();
     let service = port::read(&mut fields, errors);
+    let egress = egress::read(&mut fields, errors);
     fields.not_yet(NOT_YET, errors);
     fields.finish(errors);
     let (project, name) = named?;
     let (transform, mut input) = (transform?, input?);
     secrets::check_names(&transform.secrets, &input, errors);
     if let Some(code) = &transform.code {
-        closed(&transform, network, errors);
+        closed(&transform, network, egress.is_some(), errors);
         input = input::with_code(input, code, errors)?;
     }
     let spec = PipelineSpec {
@@ -111,6 +112,7 @@ fn whole(value: &Value, default_project: &ProjectName, errors: &mut Errors) -> O
         max_origins,
         network,
         path_collision,
+        egress,
         service,
     };
     port::check(&spec, errors);
@@ -118,7 +120,7 @@ fn whole(value: &Value, default_project: &ProjectName, errors: &mut Errors) -> O
 }
 
 /// What code may reach is answered for by whoever applies the spec, and code of a repo changes without him.
-fn closed(transform: &Transform, network: Network, errors: &mut Errors) {
+fn closed(transform: &Transform, network: Network, egress: bool, errors: &mut Errors) {
     let why = "with `transform.code` whoever writes to that repo decides what runs";
     let instead = "put the code into the image or the command, or leave this to another pipeline that reads the output";
     if !transform.secrets.is_empty() {
@@ -131,6 +133,12 @@ fn closed(transform: &Transform, network: Network, errors: &mut Errors) {
         errors.add(
             "/network",
             format!("must be `none` for code of a repo: {why}, and could send the inputs away; {instead}"),
+        );
+    }
+    if egress {
+        errors.add(
+            "/egress",
+            format!("can't follow code of a repo: {why}, and what is sent; {instead}"),
         );
     }
 }

@@ -147,7 +147,6 @@ fn an_unknown_field_names_the_nearest_known_one_and_its_place() {
 fn fields_of_later_releases_are_refused_and_never_ignored() {
     for (field, value) in [
         ("spout", json!({})),
-        ("egress", json!({ "url": "s3://x" })),
         ("s3_out", json!(true)),
         ("s3Out", json!(true)),
         ("distributed", json!({ "nodes": 2 })),
