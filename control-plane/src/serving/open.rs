@@ -33,11 +33,11 @@ async fn open(
     request: Request,
 ) -> Result<Response, Refusal> {
     let app = &call.app;
+    let access = entries::access(app, &call.actor, &org).await?;
     let hosts = app.hosts.get().ok_or_else(|| {
         Refusal::new(ProblemKind::Conflict, "this installation has no address for services")
             .hint("start the control plane with `services_listen`")
     })?;
-    let access = entries::access(app, &call.actor, &org).await?;
     let mut asked = Request::get(format!("{}/v1/pipelines/{project}/{name}/service", access.plane_url))
         .header(header::AUTHORIZATION, format!("Bearer {}", access.token));
     if let Some(epoch) = request.headers().get(&EPOCH) {

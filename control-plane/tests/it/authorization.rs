@@ -79,6 +79,13 @@ const TABLE: &[(&str, &str, &str, [u16; 5])] = &[
         [401, 404, 403, 403, 200],
     ),
     ("GET", "{org}/plane", "", [401, 404, 200, 200, 200]),
+    // The installation of the tests has no address for services.
+    (
+        "POST",
+        "{org}/pipelines/default/lab/open",
+        "",
+        [401, 404, 409, 409, 409],
+    ),
     ("GET", "{org}/members", "", [401, 404, 200, 200, 200]),
     (
         "PATCH",

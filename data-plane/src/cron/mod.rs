@@ -139,11 +139,29 @@ pub async fn tick(plane: &Plane) -> Answer<()> {
             Err(error) => tracing::warn!(repo.id = %repo, "a tick of a cron input is tried again: {error}"),
         }
     }
+    writer.may_be_referred_to();
+    let Err(error) = commit_all(plane, &passed, now).await else {
+        return Ok(());
+    };
+    if passed.len() < 2 {
+        return Err(error);
+    }
+    // One of them may be what it fails by: no other must wait for it.
+    for one in &passed {
+        if let Err(error) = commit_all(plane, std::slice::from_ref(one), now).await {
+            tracing::warn!(repo.id = %one.files.row.repo, "a tick of a cron input is tried again: {error}");
+        }
+    }
+    Ok(())
+}
+
+/// The commits of ticks, in one transaction.
+async fn commit_all(plane: &Plane, passed: &[Passed], now: DateTime<Utc>) -> Answer<()> {
     let _gate = plane.change().await?;
     let mut tx = plane.begin().await?;
     lock_dag(&mut tx).await?;
     let (set, mut moved) = (plane.id(), Vec::new());
-    for one in &passed {
+    for one in passed {
         let files = &one.files;
         // The next second sees what it is now.
         if !queries::lock_due(&mut tx, &TICK, &files.row, now).await? || !files.fits(&mut tx).await? {
@@ -155,7 +173,6 @@ pub async fn tick(plane: &Plane) -> Answer<()> {
             moved.push(commit);
         }
     }
-    writer.may_be_referred_to();
     publish(plane, tx, set, &moved).await
 }
 

@@ -3,6 +3,7 @@
 //! ones or the new ones, and an egress that is done again doubles nothing. The tables belong to the pipeline.
 
 use std::str::FromStr;
+use std::time::Duration;
 
 use futures::TryStreamExt;
 use provenance::spec::{DatabaseTarget, RowFormat};
@@ -21,6 +22,8 @@ const TABLES: usize = 1000;
 const NAME_BYTES: usize = 63 * 2 + 1;
 /// So long it waits for what others do with a table.
 const LOCK_SECONDS: u32 = 60;
+/// How long a statement may go without its answer.
+const STATEMENT_MOST: Duration = Duration::from_secs(3600);
 
 /// Whether the database may be reached at all.
 pub(super) fn check(importer: &Importer, target: &DatabaseTarget) -> Answer<()> {
@@ -137,6 +140,12 @@ async fn connect(sending: &Sending<'_>, target: &DatabaseTarget) -> Result<PgCon
     }
 }
 
+/// The answer to a statement, if it comes while anybody can wait: a connection may be gone without a word.
+async fn in_time<T>(answer: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, sqlx::Error> {
+    let late = |_| sqlx::Error::Io(std::io::Error::from(std::io::ErrorKind::TimedOut));
+    tokio::time::timeout(STATEMENT_MOST, answer).await.map_err(late)?
+}
+
 async fn load(
     sending: &Sending<'_>,
     target: &DatabaseTarget,
@@ -166,14 +175,14 @@ async fn load(
             format!("lock table {} in share row exclusive mode", quoted(name)),
             format!("delete from {}", quoted(name)),
         ] {
-            let done = sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut *tx).await;
+            let done = in_time(sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut *tx)).await;
             done.map_err(|error| of_table(name, &error))?;
         }
     }
     for table in changed {
         load_table(sending, target, &mut tx, &table.name).await?;
     }
-    tx.commit().await.map_err(sql)?;
+    in_time(tx.commit()).await.map_err(sql)?;
     let _ = conn.close().await;
     Ok(())
 }
@@ -224,7 +233,7 @@ async fn load_table(
                 Err(rows::Wrong::Row(why)) => return Err(wrong(why)),
             }
         }
-        copy.finish().await.map_err(in_file)?;
+        in_time(copy.finish()).await.map_err(in_file)?;
     }
     Ok(())
 }

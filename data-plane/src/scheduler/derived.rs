@@ -40,11 +40,19 @@ const KINDS: [Kind; 2] = [
     kind!("append_states", "appended", "state_id"),
 ];
 
+/// Held by who clears: of two at the same rows one would find none left and delete their parent with all the others.
+static CLEARING: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 /// Deletes what is gone. Dying on the way leaves the rest to the next time.
 ///
 /// # Errors
 /// When the database is away.
 pub async fn clear(plane: &Plane) -> Answer<()> {
+    let _alone = CLEARING.lock().await;
+    clear_alone(plane).await
+}
+
+async fn clear_alone(plane: &Plane) -> Answer<()> {
     let mut conn = plane.pool.acquire().await?;
     for kind in KINDS {
         let parents: Vec<i64> = sqlx::query_scalar(kind.parents).fetch_all(&mut *conn).await?;
@@ -63,7 +71,8 @@ pub async fn clear(plane: &Plane) -> Answer<()> {
 
 /// [`clear`] where it may as well be done later: garbage is collected every day.
 pub async fn clear_if_possible(plane: &Plane) {
-    if let Err(error) = clear(plane).await {
+    let Ok(_alone) = CLEARING.try_lock() else { return };
+    if let Err(error) = clear_alone(plane).await {
         tracing::warn!("rows that nobody reads any more were not deleted: {error}");
     }
 }

@@ -151,7 +151,7 @@ async fn claim_now(plane: &Plane, body: &ClaimRequest) -> Answer<Claimed> {
 }
 
 /// What the datums of each of these jobs have in common, and the jobs that have to be planned again, because a secret has
-/// another version since. Those of services, which are `planned` with none, get the values of now.
+/// another version since, or what is stored of them cannot be read. Those of services, which are `planned` with none, get the values of now.
 ///
 /// # Errors
 /// When the database is away or something stored is damaged.
@@ -188,8 +188,17 @@ pub async fn tasks(plane: &Plane, tx: &mut Tx, ids: &[Uuid], planned: bool) -> A
         Ok::<_, Failure>((job_task(&row, &spec, inputs), spec))
     };
     let (mut all, mut outdated) = (Vec::new(), Vec::new());
-    for found in rows.into_iter().map(task) {
-        let (mut task, spec) = found?;
+    for row in rows {
+        let job = JobId::from_uuid(row.id);
+        let (mut task, spec) = match task(row) {
+            Ok(found) => found,
+            // Planning says why it cannot run, and ends it; every other job goes on.
+            Err(error) => {
+                tracing::warn!(job.id = %job, "what is stored of a job cannot be read any more: {error}");
+                outdated.push(job);
+                continue;
+            }
+        };
         match secrets::of_job(plane, tx, &spec, planned.then_some(&task.secret_versions)).await {
             Ok(Some(secrets)) => task.secrets = secrets,
             Ok(None) => {

@@ -188,7 +188,8 @@ fn secrets_are_files_in_memory_that_the_command_alone_reads() {
     if !isolated() {
         return;
     }
-    let script = "cat /secrets/db/password; stat -c ' %a' /secrets/db/password; stat -f -c %T /secrets/db; \
+    let script = "cat /secrets/db/password; echo; ls -l /secrets/db/password | cut -c1-10; \
+                  grep ' /secrets/db ' /proc/mounts | cut -d' ' -f3; \
                   echo x 2>/dev/null > /secrets/db/new && echo written; rm -f /secrets/db/password 2>/dev/null; ls /secrets/db";
     let mut datum = Datum::new(&["/bin/sh", "-c", script]);
     datum.run.secrets = vec![sandbox::SecretFiles {
@@ -196,7 +197,7 @@ fn secrets_are_files_in_memory_that_the_command_alone_reads() {
         files: vec![("password".to_owned(), "hunter2".to_owned())],
     }];
     assert!(!format!("{:?}", datum.run).contains("hunter2"));
-    assert_eq!(datum.printed(), "hunter2 400\ntmpfs\npassword\n");
+    assert_eq!(datum.printed(), "hunter2\n-r--------\ntmpfs\npassword\n");
     datum.run.secrets[0].files[0].0 = "../escape".to_owned();
     assert!(matches!(datum.run().outcome.exit, Exit::SandboxFailed(_)));
 }
