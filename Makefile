@@ -1,12 +1,12 @@
 # Everything a newcomer needs. `make help` lists it.
-.PHONY: help setup build demo test bench soak down
+.PHONY: help setup build demo test bench soak test-jupyter down
 
 BINARIES := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/release
 # Tests have homes of their own, so they must be told where PostgreSQL was unpacked, if it was.
 WITH_POSTGRES = export PG_BIN_DIR="$${PG_BIN_DIR:-$$(demo/setup where)}";
 
 help: ## lists these commands
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 setup: ## installs what is missing (PostgreSQL, Python, curl, fuse3)
 	@demo/setup
@@ -30,6 +30,9 @@ bench: setup build ## prints ratios against floors measured in the same run
 soak: setup build ## kills everything at random while jobs run, and compares what comes out; takes long
 	@$(WITH_POSTGRES) soak/chaos --binaries $(BINARIES)
 	@$(WITH_POSTGRES) STEPS=300 cargo test --workspace --locked --test it random_graphs -- --nocapture
+
+test-jupyter: setup build ## a real JupyterLab as a service, from its installation to a pipeline made of a notebook
+	@$(WITH_POSTGRES) demo/jupyter/check --binaries $(BINARIES)
 
 down: ## stops the service
 	@$(BINARIES)/howdah down

@@ -122,6 +122,20 @@ pub async fn of_pipeline(conn: &mut PgConnection, system: &System, pipeline: Dom
     Ok(rows.pop())
 }
 
+/// The job of that pipeline that will serve once it is started.
+pub async fn pending_job(conn: &mut PgConnection, _: &System, pipeline: DomainId) -> Answer<Option<JobId>> {
+    let job: Option<Uuid> = sqlx::query_scalar(
+        "select j.id from jobs j join pipeline_versions v on v.pipeline_id = j.pipeline_id and v.version = j.version
+          where j.pipeline_id = $1 and j.finished_at is null and j.state in ('created', 'starting')
+            and j.reproduces is null and v.spec ? 'service'
+          order by j.created_at desc limit 1",
+    )
+    .bind(pipeline.uuid())
+    .fetch_optional(conn)
+    .await?;
+    Ok(job.map(JobId::from_uuid))
+}
+
 /// Takes what waits for its start, or belonged to a worker that is gone, for this worker: a new run of each. Failures of one
 /// that has answered since before `steady` are forgotten.
 pub async fn assign(

@@ -47,30 +47,48 @@ pub(super) struct Admitted {
     name: String,
 }
 
-/// Lets a caller in who may read what the service's job reads.
+/// Lets a caller in who may read what the service's job reads. Waits for one that is about to be started, as it is just after
+/// the pipeline was applied.
 ///
 /// # Errors
 /// 404 for what he may not know of; `conflict` when the pipeline serves nothing now; `not-allowed`.
 async fn admit(call: &Call, project: ProjectName, name: RepoName) -> Answer<Admitted> {
+    let until = tokio::time::Instant::now() + START_WAIT;
+    loop {
+        if let Some(admitted) = admit_now(call, &project, &name, tokio::time::Instant::now() < until).await? {
+            return Ok(admitted);
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// The same, without waiting: nothing when there is something to wait for and the caller can.
+async fn admit_now(call: &Call, project: &ProjectName, name: &RepoName, can_wait: bool) -> Answer<Option<Admitted>> {
     let mut conn = call.plane.pool.acquire().await?;
     let reference = RepoRef {
-        project: Some(project),
-        repo: name,
+        project: Some(project.clone()),
+        repo: name.clone(),
     };
     let repo = call.repo(&mut conn, &reference).await?;
     let pipeline = pipelines::queries::find(&mut conn, &VISIBLE, repo.id, false)
         .await?
         .ok_or_else(Failure::not_found)?;
     let Some(row) = queries::of_pipeline(&mut conn, &VISIBLE, repo.id).await? else {
-        return Err(nothing(&repo.to_string(), &pipeline.state));
+        let pending = queries::pending_job(&mut conn, &VISIBLE, repo.id).await?;
+        let (true, Some(pending)) = (can_wait, pending) else {
+            return Err(nothing(&repo.to_string(), &pipeline.state));
+        };
+        // Who may not use what will be there is told at once.
+        call.job(&mut conn, pending).await?;
+        return Ok(None);
     };
     let job = call.job(&mut conn, JobId::from_uuid(row.job_id)).await?;
-    Ok(Admitted {
+    Ok(Some(Admitted {
         job: JobId::from_uuid(row.job_id),
         origins: job.origins,
         row,
         name: repo.to_string(),
-    })
+    }))
 }
 
 fn nothing(name: &str, state: &str) -> Failure {
