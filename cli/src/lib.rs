@@ -225,6 +225,7 @@ async fn run(command: Command, output: Output) -> Outcome {
         Command::Doctor(_) => doctor::run(&settings, output).await,
         Command::Mount(arguments) => mount::run(arguments, Client::new(settings, output)?, output).await,
         Command::Unmount(arguments) => mount::unmount(&arguments, output),
+        Command::Pipeline(pipeline::Pipeline::Schema) => pipeline::schema(output),
         other => ask(other, &Client::new(settings, output)?, output).await,
     }
 }

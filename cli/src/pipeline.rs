@@ -27,6 +27,9 @@ pub enum Pipeline {
     /// Make the pipelines what a file says; all of them or none
     Apply(Apply),
     FromNotebook(FromNotebook),
+    /// Print the JSON Schema of a spec, for editors and checks; asks no service
+    #[command(after_help = "Example: howdah pipeline schema > pipeline.schema.json")]
+    Schema,
     /// List the pipelines
     #[command(after_help = "Example: howdah pipeline list")]
     List,
@@ -99,6 +102,7 @@ pub async fn run(command: Pipeline, client: &Client, output: Output) -> Outcome 
     match command {
         Pipeline::Apply(arguments) => apply(arguments, client, output).await,
         Pipeline::FromNotebook(arguments) => notebook::run(arguments, client, output).await,
+        Pipeline::Schema => schema(output),
         Pipeline::List => list(Request::get("/v1/pipelines"), client, output).await,
         Pipeline::History(name) => list(Request::get(path(&name, "/history")?), client, output).await,
         Pipeline::Show(name) => {
@@ -123,6 +127,15 @@ pub async fn run(command: Pipeline, client: &Client, output: Output) -> Outcome 
         Pipeline::Start(name) => act(path(&name, "/start")?, "started", client, output).await,
         Pipeline::Run(name) => act(path(&name, "/run")?, "running", client, output).await,
     }
+}
+
+/// Prints the schema of a spec.
+///
+/// # Errors
+/// When standard output is closed.
+pub fn schema(output: Output) -> Outcome {
+    let schema = contract::schema::pipeline();
+    output.result(&schema, || serde_json::to_string_pretty(&schema).unwrap_or_default())
 }
 
 /// A pipeline with its last jobs.
@@ -189,6 +202,11 @@ async fn apply(arguments: Apply, client: &Client, output: Output) -> Outcome {
 /// What the service answers.
 pub async fn send(body: &ApplyPipelines, client: &Client, output: Output) -> Outcome {
     let applied: Page<AppliedPipeline> = client.plane(Request::post("/v1/pipelines").body(body)?).await?;
+    for one in &applied.items {
+        for warning in &one.warnings {
+            output.hint(&format!("warning: {}/{}: {warning}", one.project, one.name));
+        }
+    }
     output.result(&applied, || {
         let lines: Vec<String> = applied.items.iter().map(|p| outcome(p, body.dry_run)).collect();
         lines.join("\n")

@@ -130,6 +130,10 @@ pub fn router(app: Arc<App>) -> Router {
         .merge(serving::router())
         .route("/healthz", get(|| async { StatusCode::NO_CONTENT }))
         .route("/readyz", get(ready))
+        .route(
+            contract::schema::PATH,
+            get(|| async { chassis::http::Json(contract::schema::pipeline()) }),
+        )
         .route("/problems/{slug}", get(problem_page))
         .merge(gateway::router())
         .with_state(app);

@@ -29,6 +29,7 @@ use crate::policy::PolicyHolder;
 use crate::serving::Doors;
 use crate::uploads::handover::Handovers;
 use crate::uploads::packs::{Digests, TAKEN_AT_ONCE};
+use crate::worker::executor::{Executor, PROCESSES};
 
 /// A database transaction. What it did is undone when it is dropped without `commit`.
 pub type Tx = Transaction<'static, Postgres>;
@@ -146,6 +147,11 @@ impl Deref for Plane {
 }
 
 impl Plane {
+    /// What runs the code of its pipelines.
+    pub fn executor(&self) -> &'static Executor {
+        &PROCESSES
+    }
+
     /// Puts the parts together. Nothing is connected yet: the database may be away and come back.
     ///
     /// # Errors

@@ -303,3 +303,17 @@ fn an_interrupted_get_exits_with_130_and_leaves_no_piece_of_a_file() {
     assert_eq!(output.status.code(), Some(130), "{output:?}");
     assert_eq!(entries(), 0, "nothing is left");
 }
+
+#[test]
+fn the_schema_of_a_spec_is_printed_without_a_service() {
+    let output = howdah(&["pipeline", "schema"]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let json = howdah(&["pipeline", "schema", "--json"]);
+    let found: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(
+        found,
+        serde_json::from_slice::<serde_json::Value>(&json.stdout).unwrap()
+    );
+    assert_eq!(found["$schema"], "https://json-schema.org/draft/2020-12/schema");
+    assert_eq!(found["properties"]["datum_tries"], found["properties"]["datumTries"]);
+}

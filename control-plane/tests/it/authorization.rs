@@ -12,6 +12,7 @@ const TABLE: &[(&str, &str, &str, [u16; 5])] = &[
     ("GET", "/readyz", "", [204, 204, 204, 204, 204]),
     ("GET", "/.well-known/jwks.json", "", [200, 200, 200, 200, 200]),
     ("GET", "/problems/not-found", "", [200, 200, 200, 200, 200]),
+    ("GET", "/v1/schemas/pipeline", "", [200, 200, 200, 200, 200]),
     ("GET", "/v1/nonsense", "", [404, 404, 404, 404, 404]),
     (
         "POST",

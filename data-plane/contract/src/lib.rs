@@ -11,6 +11,7 @@ pub mod policy;
 pub mod problem;
 pub mod reach;
 pub mod reference;
+pub mod schema;
 pub mod serving;
 pub mod token;
 pub mod upload;

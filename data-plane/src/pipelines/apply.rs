@@ -44,7 +44,11 @@ pub async fn apply(call: &Call, body: ApplyPipelines) -> Answer<Vec<AppliedPipel
     }
     let mut first = look(call, &specs, &ids, &body).await?;
     if body.dry_run {
-        return Ok(first.iter().zip(&specs).map(|(e, p)| shown(e, p, None)).collect());
+        return Ok(first
+            .iter()
+            .zip(&specs)
+            .map(|(e, p)| shown(plane, e, p, None))
+            .collect());
     }
     let naming = if first.iter().any(makes_repo) {
         let naming = plane.naming.lock().await;
@@ -119,12 +123,16 @@ fn parse(plane: &Plane, defaults: &Defaults, body: &ApplyPipelines) -> Answer<Ve
             Ok(spec) if spec.transform.user.is_some() && spec.transform.image.is_none() => {
                 errors.push(field(index, "/transform/user", NO_USER));
             }
-            Ok(spec) => specs.push(Parsed {
-                cron_ids: spec.input.leaves().iter().map(|_| plane.id()).collect(),
-                image_digest: None,
-                spec,
-                value,
-            }),
+            Ok(spec) => {
+                let refused = plane.executor().refuses(&spec);
+                errors.extend(refused.into_iter().map(|(at, message)| field(index, at, message)));
+                specs.push(Parsed {
+                    cron_ids: spec.input.leaves().iter().map(|_| plane.id()).collect(),
+                    image_digest: None,
+                    spec,
+                    value,
+                });
+            }
             Err(found) => errors.extend(found.into_iter().map(|e| field(index, &e.pointer, e.message))),
         }
     }
@@ -174,7 +182,7 @@ async fn write(
     tx.commit().await?;
     let applied = examined.iter().zip(specs).map(|(one, parsed)| {
         let job = begun.iter().find(|b| b.pipeline == one.id);
-        shown(one, parsed, job.map(|job| (*job, set)))
+        shown(plane, one, parsed, job.map(|job| (*job, set)))
     });
     Ok(applied.collect())
 }
@@ -215,6 +223,7 @@ async fn save(call: &Call, tx: &mut Tx, one: &Examined, parsed: &Parsed, code_re
         parallelism: spec.parallelism.map(|n| i32::try_from(n).unwrap_or(i32::MAX)),
         every_job: spec.reprocess == provenance::spec::Reprocess::EveryJob,
         job_timeout_ms: spec.job_timeout.map(millis),
+        datum_set: spec.datum_set,
         inputs: &one.inputs,
     };
     queries::insert_version(tx, &APPLY, &version).await?;
@@ -241,7 +250,7 @@ fn plan_digest(spec: &PipelineSpec, code: &[u8; 32], inputs: &[(String, DomainId
     *hasher.finalize().as_bytes()
 }
 
-fn shown(one: &Examined, parsed: &Parsed, begun: Option<(Begun, CommitSetId)>) -> AppliedPipeline {
+fn shown(plane: &Plane, one: &Examined, parsed: &Parsed, begun: Option<(Begun, CommitSetId)>) -> AppliedPipeline {
     let version = if one.changed {
         one.last_version + 1
     } else {
@@ -261,5 +270,6 @@ fn shown(one: &Examined, parsed: &Parsed, begun: Option<(Begun, CommitSetId)>) -
         job: begun.map(|(job, _)| job.job),
         commit_set: begun.map(|(_, set)| set),
         impact: one.impact.clone(),
+        warnings: plane.executor().ignores(&parsed.spec),
     }
 }

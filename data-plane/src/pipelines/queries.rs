@@ -360,6 +360,8 @@ pub struct NewVersion<'a> {
     pub every_job: bool,
     /// Limit of a job.
     pub job_timeout_ms: Option<i64>,
+    /// Datums that a worker claims at a time.
+    pub datum_set: provenance::spec::DatumSet,
     /// Name, repo and branch of each leaf.
     pub inputs: &'a [(String, DomainId, String)],
 }
@@ -382,8 +384,8 @@ pub async fn insert_version(conn: &mut PgConnection, _: &System, new: &NewVersio
     sqlx::query(
         "insert into pipeline_versions (pipeline_id, version, spec, spec_digest, code_digest, plan_digest, image_digest,
              code_revision, actor, created_at, datum_tries, parallelism, every_job, job_timeout_ms,
-             in_image)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $7 is not null)",
+             in_image, datum_set_number, datum_set_bytes)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $7 is not null, $15, $16)",
     )
     .bind(new.id.uuid())
     .bind(new.version)
@@ -399,6 +401,8 @@ pub async fn insert_version(conn: &mut PgConnection, _: &System, new: &NewVersio
     .bind(new.parallelism)
     .bind(new.every_job)
     .bind(new.job_timeout_ms)
+    .bind(new.datum_set.number.map(i64::from))
+    .bind(new.datum_set.size_bytes.map(|n| i64::try_from(n).unwrap_or(i64::MAX)))
     .execute(&mut *conn)
     .await?;
     sqlx::query("delete from pipeline_inputs where pipeline_id = $1")

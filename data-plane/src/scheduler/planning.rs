@@ -216,6 +216,7 @@ pub async fn plan(plane: &Plane, job: JobId) -> Answer<()> {
     rows.extend(difference.again.iter().map(|(key, inputs)| NewDatum {
         key: key.clone(),
         inputs: inputs.clone(),
+        size_bytes: 0,
         skipped: false,
     }));
     let mut saved_ms = 0;
@@ -320,6 +321,7 @@ fn datums(datums: &[Datum], code_digest: &[u8; 32]) -> Vec<NewDatum> {
     let row = |datum: &Datum| NewDatum {
         key: datum.key(code_digest).to_vec(),
         inputs: encode_inputs(&task_inputs(datum)),
+        size_bytes: i64::try_from(datum.size()).unwrap_or(i64::MAX),
         skipped: false,
     };
     datums.iter().map(row).collect()

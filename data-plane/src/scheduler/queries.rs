@@ -307,6 +307,8 @@ pub struct NewDatum {
     pub key: Vec<u8>,
     /// What it reads.
     pub inputs: Vec<u8>,
+    /// Bytes of that; 0 where it is not known.
+    pub size_bytes: i64,
     /// It succeeded before.
     pub skipped: bool,
 }
@@ -322,9 +324,10 @@ pub async fn insert_datums(
 ) -> Answer<()> {
     let state = |d: &NewDatum| if d.skipped { "skipped" } else { "pending" };
     sqlx::query(
-        "insert into datums (job_id, position, key, inputs, state, queued_at)
-         select $1, r.position, r.key, r.inputs, r.state, $6
-           from unnest($2::bigint[], $3::bytea[], $4::bytea[], $5::text[]) r (position, key, inputs, state)",
+        "insert into datums (job_id, position, key, inputs, state, queued_at, size_bytes)
+         select $1, r.position, r.key, r.inputs, r.state, $6, r.size_bytes
+           from unnest($2::bigint[], $3::bytea[], $4::bytea[], $5::text[], $7::bigint[])
+                r (position, key, inputs, state, size_bytes)",
     )
     .bind(job.uuid())
     .bind((first..).take(datums.len()).collect::<Vec<i64>>())
@@ -332,6 +335,7 @@ pub async fn insert_datums(
     .bind(datums.iter().map(|d| d.inputs.as_slice()).collect::<Vec<_>>())
     .bind(datums.iter().map(state).collect::<Vec<_>>())
     .bind(at)
+    .bind(datums.iter().map(|d| d.size_bytes).collect::<Vec<_>>())
     .execute(conn)
     .await?;
     Ok(())

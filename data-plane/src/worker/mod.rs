@@ -6,10 +6,12 @@
 //! leases run out, or its supervisor frees them at once, and the datums are claimed again.
 
 mod cache;
+mod claims;
 mod deliver;
 mod desk;
 mod environment;
 mod execute;
+pub mod executor;
 mod image;
 mod inputs;
 mod output;

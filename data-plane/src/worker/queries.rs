@@ -1,7 +1,7 @@
 //! SQL of leases, claims and completions. Everything goes in batches; a batch is one statement per table.
 
 use chrono::{DateTime, Utc};
-use contract::ids::{JobId, LeaseId};
+use contract::ids::JobId;
 use contract::names::SecretName;
 use sqlx::types::Json;
 use sqlx::{FromRow, PgConnection};
@@ -14,21 +14,6 @@ use crate::permissions::System;
 const SELF: System = System::because("called by a query that was given a proof");
 /// The advisory lock of whoever writes lines.
 const LOGS_LOCK: i64 = 0x6877_645f_6c6f_6773;
-
-/// A datum that was claimed.
-#[derive(Debug, FromRow)]
-pub struct ClaimedRow {
-    /// Its job.
-    pub job_id: Uuid,
-    /// Its place.
-    pub position: i64,
-    /// Its key.
-    pub key: Vec<u8>,
-    /// What it reads, as `encode_inputs` wrote it.
-    pub inputs: Vec<u8>,
-    /// How often it was claimed.
-    pub claims: i32,
-}
 
 /// The stored form of a datum's inputs.
 pub fn encode_inputs(inputs: &[TaskInput]) -> Vec<u8> {
@@ -44,85 +29,6 @@ pub fn decode_inputs(bytes: &[u8]) -> Vec<TaskInput> {
 pub async fn be_quick(conn: &mut PgConnection, _: &System) -> Answer<()> {
     sqlx::query("set local synchronous_commit = off").execute(conn).await?;
     Ok(())
-}
-
-/// A claim in the making.
-#[derive(Debug, Clone, Copy)]
-pub struct NewClaim {
-    /// The lease that will cover it.
-    pub lease: LeaseId,
-    /// Who claims.
-    pub worker: Uuid,
-    /// At most so many datums.
-    pub most: i64,
-    /// Now.
-    pub now: DateTime<Utc>,
-    /// When the lease runs out, unless it is renewed.
-    pub expires_at: DateTime<Utc>,
-}
-
-/// Claims datums under a new lease, in turn from every running job, the jobs that began first first. Of a job with
-/// limited parallelism no more than twice that are out at a time, so that its queue does not fill a worker. A suspect is
-/// claimed alone, before all others, and when no other suspect is out: so it takes few others along. The 3 and 20 here are
-/// `provenance::jobs::{SUSPECT_DEATHS, CLAIMS_MAX}`, literally, because only so the partial indexes are used.
-pub async fn claim(conn: &mut PgConnection, _: &System, claim: NewClaim) -> Answer<Vec<ClaimedRow>> {
-    let mut rows = sqlx::query_as::<_, ClaimedRow>(
-        "update datums d set state = 'running', lease_id = $1, claims = d.claims + 1, started_at = $2
-           from (select x.job_id, x.position from datums x join jobs j on j.id = x.job_id
-                  where x.deaths >= 3 and x.state in ('pending', 'running') and x.lost < 20 and x.state = 'pending'
-                    and (x.not_before is null or x.not_before <= $2) and j.finished_at is null and j.state = 'running'
-                    and not exists (select 1 from datums o join jobs k on k.id = o.job_id
-                                     where o.deaths >= 3 and o.state in ('pending', 'running') and o.state = 'running'
-                                       and k.finished_at is null)
-                  order by x.deaths, j.seq, x.position limit 1) p
-          where d.job_id = p.job_id and d.position = p.position and d.state = 'pending'
-         returning d.job_id, d.position, d.key, d.inputs, d.claims",
-    )
-    .bind(claim.lease.uuid())
-    .bind(claim.now)
-    .fetch_all(&mut *conn)
-    .await?;
-    if rows.is_empty() {
-        rows = sqlx::query_as::<_, ClaimedRow>(
-            "with open_jobs as (
-                 select j.id, j.seq, case when j.parallelism is null then $1 else greatest(0, least($1, 2 * j.parallelism -
-                            (select count(*) from datums r where r.job_id = j.id and r.state = 'running'))) end as share
-                   from jobs j where j.finished_at is null and j.state = 'running' and j.datums_open > 0
-             ), picked as (
-                 select d.job_id, d.position from open_jobs j cross join lateral (
-                     select x.job_id, x.position, row_number() over (order by x.position) as n from (
-                         select job_id, position from datums where job_id = j.id and state = 'pending' and deaths < 3
-                            and lost < 20 and (not_before is null or not_before <= $3)
-                          order by position limit j.share) x) d
-                  order by d.n, j.seq limit $1)
-             update datums d set state = 'running', lease_id = $2, claims = d.claims + 1, started_at = $3
-               from picked p where d.job_id = p.job_id and d.position = p.position and d.state = 'pending'
-             returning d.job_id, d.position, d.key, d.inputs, d.claims",
-        )
-        .bind(claim.most)
-        .bind(claim.lease.uuid())
-        .bind(claim.now)
-        .fetch_all(&mut *conn)
-        .await?;
-    }
-    if !rows.is_empty() {
-        sqlx::query("insert into leases (id, worker, expires_at) values ($1, $2, $3)")
-            .bind(claim.lease.uuid())
-            .bind(claim.worker)
-            .bind(claim.expires_at)
-            .execute(conn)
-            .await?;
-    }
-    Ok(rows)
-}
-
-/// When the first of the datums that wait may be claimed.
-pub async fn next_claimable(conn: &mut PgConnection, _: &System, now: DateTime<Utc>) -> Answer<Option<DateTime<Utc>>> {
-    let next = sqlx::query_scalar("select min(not_before) from datums where state = 'pending' and not_before > $1")
-        .bind(now)
-        .fetch_one(conn)
-        .await?;
-    Ok(next)
 }
 
 /// Of running jobs, datums that were claimed in vain too often: they fail. Answers how many. Jobs are locked first, as by

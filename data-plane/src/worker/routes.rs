@@ -18,11 +18,13 @@ use provenance::spec::{Network, PipelineSpec};
 use storage::TreeRef;
 use uuid::Uuid;
 
+use super::claims::{self, NewClaim};
+use super::executor;
 use super::protocol::{
     ClaimRequest, Claimed, CompleteAnswer, CompleteRequest, DatumReport, DatumTask, Ending, HeartbeatAnswer,
     HeartbeatRequest, ImageTask, InputTree, JobTask, SECRET_HEADER,
 };
-use super::queries::{self, Added, HeldRow, NewClaim, ReportedJob, Results, Settled};
+use super::queries::{self, Added, HeldRow, ReportedJob, Results, Settled};
 use crate::failure::{Answer, Failure};
 use crate::permissions::System;
 use crate::plane::{Plane, Tx};
@@ -90,7 +92,7 @@ async fn claim(
 async fn next_claimable(plane: &Plane) -> Answer<Option<Duration>> {
     let now = plane.now();
     let mut conn = plane.pool.acquire().await?;
-    let next = queries::next_claimable(&mut conn, &WORKERS, now).await?;
+    let next = claims::next_claimable(&mut conn, &WORKERS, now).await?;
     Ok(next.map(|next| (next - now).to_std().unwrap_or_default().max(LEAST_WAIT)))
 }
 
@@ -107,7 +109,7 @@ async fn claim_now(plane: &Plane, body: &ClaimRequest) -> Answer<Claimed> {
         now,
         expires_at: now + LEASE,
     };
-    let rows = queries::claim(&mut tx, &WORKERS, new).await?;
+    let rows = claims::claim(&mut tx, &WORKERS, new).await?;
     if rows.is_empty() {
         return Ok(Claimed::default());
     }
@@ -126,7 +128,7 @@ async fn claim_now(plane: &Plane, body: &ClaimRequest) -> Answer<Claimed> {
     if !outdated.is_empty() {
         plane.signals.work_changed();
     }
-    let current = |row: &queries::ClaimedRow| !outdated.contains(&JobId::from_uuid(row.job_id));
+    let current = |row: &claims::ClaimedRow| !outdated.contains(&JobId::from_uuid(row.job_id));
     let datums = rows.into_iter().filter(current).map(|row| DatumTask {
         job: JobId::from_uuid(row.job_id),
         position: row.position,
@@ -217,7 +219,10 @@ pub async fn tasks(plane: &Plane, tx: &mut Tx, ids: &[Uuid], planned: bool) -> A
 }
 
 fn job_task(row: &queries::TaskRow, spec: &PipelineSpec, inputs: Vec<InputTree>) -> JobTask {
-    let transform = spec.transform.clone();
+    let mut transform = spec.transform.clone();
+    for (name, value) in executor::of_one_node(spec) {
+        transform.env.entry(name).or_insert(value);
+    }
     // A version that was applied before images were resolved runs among the machine's programs.
     let image = transform.image.zip(row.image_digest.clone());
     JobTask {

@@ -45,6 +45,7 @@ mod jobs_rig;
 mod jobs_secrets;
 mod jobs_services;
 mod jobs_sets;
+mod jobs_spec;
 mod jobs_statistics;
 mod jobs_worker;
 mod model;

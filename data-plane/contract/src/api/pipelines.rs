@@ -375,6 +375,9 @@ pub struct AppliedPipeline {
     pub commit_set: Option<CommitSetId>,
     /// Who loses read on future outputs (R4), in words.
     pub impact: Vec<String>,
+    /// What of the spec has no effect on this data plane, in words.
+    #[serde(default)]
+    pub warnings: Vec<String>,
 }
 
 /// The answer of `wait`.

@@ -4,8 +4,8 @@ use serde_json::{Map, Value, json};
 
 use super::fields::join;
 use super::{
-    InputSpec, MaxOrigins, PathCollision, PfsInput, PipelineSpec, Resources, Transform, TriggerInput, egress, quantity,
-    secrets,
+    InputSpec, MaxOrigins, PathCollision, PfsInput, PipelineSpec, Resources, Transform, TriggerInput, cluster, egress,
+    quantity, secrets,
 };
 
 /// JSON with sorted keys and no spaces: equal values have equal bytes, whatever order their fields were written in.
@@ -64,20 +64,21 @@ pub(super) fn whole(spec: &PipelineSpec) -> Value {
         value["parallelism_spec"] = json!({ "constant": n });
     }
     for (name, amount) in [
-        ("resource_requests", spec.resource_requests),
-        ("resource_limits", spec.resource_limits),
+        ("resource_requests", &spec.resource_requests),
+        ("resource_limits", &spec.resource_limits),
     ] {
-        if amount != Resources::default() {
+        if *amount != Resources::default() {
             value[name] = resources(amount);
         }
     }
     if !spec.metadata.is_empty() {
         value["metadata"] = json!(spec.metadata);
     }
+    cluster::write(spec, &mut value);
     value
 }
 
-fn resources(amount: Resources) -> Value {
+fn resources(amount: &Resources) -> Value {
     let mut value = json!({});
     if let Some(millis) = amount.cpu_millis {
         value["cpu"] = json!(format!("{millis}m"));
@@ -88,6 +89,7 @@ fn resources(amount: Resources) -> Value {
     if let Some(bytes) = amount.disk_bytes {
         value["disk"] = json!(bytes.to_string());
     }
+    cluster::write_gpu(amount, &mut value);
     value
 }
 
@@ -144,6 +146,7 @@ fn decisive(spec: &PipelineSpec) -> Value {
         None => {}
     }
     service(spec, &mut value);
+    cluster::write_distributed(spec, &mut value);
     value
 }
 
@@ -257,6 +260,7 @@ pub(super) fn code(spec: &PipelineSpec, image_digest: Option<&str>) -> [u8; 32] 
         code["secrets"] = secrets;
     }
     service(spec, &mut code);
+    cluster::write_distributed(spec, &mut code);
     seal("howdah code v1", &code)
 }
 

@@ -68,6 +68,8 @@ impl<'a> Fields<'a> {
     /// Refuses fields that a later release will carry out.
     pub(super) fn not_yet(&mut self, names: &[&'static str], errors: &mut Errors) {
         for name in names {
+            #[cfg(test)]
+            known::refuse(&self.pointer, name);
             if let Some((_, pointer)) = self.take(name) {
                 errors.add(&pointer, format!("`{name}` is not supported yet: remove it"));
             }
@@ -187,6 +189,8 @@ impl<'a> Fields<'a> {
 
     /// Reports what was not taken.
     pub(super) fn finish(self, errors: &mut Errors) {
+        #[cfg(test)]
+        known::record(&self.pointer, &self.known);
         for (name, (written, _)) in &self.left {
             let close = |known: &str| strsim::jaro_winkler(known, name);
             let nearest = self.known.iter().max_by(|a, b| close(a).total_cmp(&close(b)));
@@ -259,4 +263,37 @@ fn snake_case(name: &str) -> String {
         out.push(c.to_ascii_lowercase());
     }
     out
+}
+
+/// Which fields the reader looked for, so that a test can hold the published schema against it.
+#[cfg(test)]
+pub(super) mod known {
+    use std::cell::RefCell;
+    use std::collections::{BTreeMap, BTreeSet};
+
+    thread_local! {
+        static KNOWN: RefCell<BTreeMap<String, BTreeSet<&'static str>>> = RefCell::default();
+        static REFUSED: RefCell<BTreeSet<(String, &'static str)>> = RefCell::default();
+    }
+
+    pub(super) fn record(pointer: &str, names: &[&'static str]) {
+        KNOWN.with_borrow_mut(|known| known.entry(pointer.to_owned()).or_default().extend(names));
+    }
+
+    pub(super) fn refuse(pointer: &str, name: &'static str) {
+        REFUSED.with_borrow_mut(|refused| refused.insert((pointer.to_owned(), name)));
+    }
+
+    /// The fields looked for since the last time, without those that are always refused.
+    pub fn taken() -> BTreeSet<&'static str> {
+        let refused = REFUSED.take();
+        let known = KNOWN
+            .take()
+            .into_iter()
+            .flat_map(|(at, names)| names.into_iter().map(move |name| (at.clone(), name)));
+        known
+            .filter(|field| !refused.contains(field))
+            .map(|(_, name)| name)
+            .collect()
+    }
 }

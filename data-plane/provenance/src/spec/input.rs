@@ -8,6 +8,7 @@ use contract::names::{BranchName, ProjectName, RepoName};
 use serde_json::Value;
 
 use super::fields::{Errors, Fields, join, kind};
+use super::read::no_gateway;
 use super::{CodeInput, CronInput, InputSpec, PfsInput, TriggerInput, quantity};
 use crate::glob::{Glob, highest_group};
 use crate::ticks::{Ticks, written_out};
@@ -142,7 +143,8 @@ impl Reader<'_> {
         let join_on = fields.string("join_on", errors);
         let outer_join = fields.bool("outer_join", errors).unwrap_or(false);
         let group_by = fields.string("group_by", errors);
-        for (off, name) in [(false, "lazy"), (false, "s3")] {
+        no_gateway(&mut fields, "s3", "read the files below `/pfs`", errors);
+        for (off, name) in [(false, "lazy")] {
             // Written out but switched off, as generated specs do, it asks for nothing.
             match fields.take(name) {
                 Some((v, _)) if *v == Value::Bool(off) => {}

@@ -1,16 +1,23 @@
 //! The pipeline spec: what people write, read into types that cannot hold a mistake. Everything wrong with a spec is
 //! reported at once, each at its place. Fields that this release does not carry out are refused, never ignored.
 
+mod cluster;
+#[cfg(test)]
+mod cluster_tests;
 mod defaults;
 mod digest;
 mod egress;
 mod fields;
+#[cfg(test)]
+mod fixed;
 mod input;
 mod port;
 mod quantity;
 mod read;
 #[cfg(test)]
 mod refused;
+#[cfg(test)]
+mod schema_tests;
 mod secrets;
 #[cfg(test)]
 mod tests;
@@ -25,6 +32,7 @@ use serde_json::Value;
 
 use crate::glob::Glob;
 
+pub use cluster::{DatumSet, Distributed, Scheduling, Toleration};
 pub use defaults::{check_defaults, merged, project_named};
 pub use digest::{canonical_json, differences};
 pub use egress::{BUCKET_KEYS, BucketTarget, DatabaseTarget, Egress, EgressSecret, EgressTarget, RowFormat};
@@ -75,6 +83,16 @@ pub struct PipelineSpec {
     pub egress: Option<Egress>,
     /// The command runs until it is replaced and answers at a port.
     pub service: Option<Service>,
+    /// In which portions workers take datums.
+    pub datum_set: DatumSet,
+    /// Which machines of a cluster the code runs on.
+    pub scheduling: Scheduling,
+    /// Taints of machines that the code may run in spite of.
+    pub tolerations: Vec<Toleration>,
+    /// Changes to the pods of a cluster: the operations of a JSON patch.
+    pub pod_patch: Vec<Value>,
+    /// One datum over several nodes at the same time.
+    pub distributed: Option<Distributed>,
 }
 
 /// A command that answers at a port of its own loopback.
@@ -279,7 +297,7 @@ impl Network {
 }
 
 /// Amounts of resources; `None` = not said.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Resources {
     /// Thousandths of a processor.
     pub cpu_millis: Option<u64>,
@@ -287,6 +305,17 @@ pub struct Resources {
     pub memory_bytes: Option<u64>,
     /// Bytes of disk.
     pub disk_bytes: Option<u64>,
+    /// GPUs.
+    pub gpu: Option<Gpu>,
+}
+
+/// GPUs, given whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gpu {
+    /// As Kubernetes names it: `nvidia.com/gpu`.
+    pub kind: String,
+    /// How many.
+    pub number: u32,
 }
 
 /// A pin on the origins of a repo's commits (R5), besides the repo itself.

@@ -10,20 +10,14 @@ use serde_json::Value;
 
 use super::fields::{At, Errors, Fields, join, kind, string};
 use super::{
-    MaxOrigins, Network, PathCollision, PipelineSpec, Reprocess, Resources, Transform, egress, input, port, quantity,
-    secrets,
+    MaxOrigins, Network, PathCollision, PipelineSpec, Reprocess, Resources, Transform, cluster, egress, input, port,
+    quantity, secrets,
 };
 
 /// Fields of a whole spec that a later release carries out.
 const NOT_YET: &[&str] = &[
-    "datum_set_spec",
-    "scheduling_spec",
-    "tolerations",
-    "pod_patch",
     "pod_spec",
     "spout",
-    "s3_out",
-    "distributed",
     "sidecar_resource_limits",
     "sidecar_resource_requests",
     "tf_job",
@@ -83,6 +77,8 @@ fn whole(value: &Value, default_project: &ProjectName, errors: &mut Errors) -> O
     let path_collision = fields.word("path_collision", &collisions, errors).unwrap_or_default();
     let service = port::read(&mut fields, errors);
     let egress = egress::read(&mut fields, errors);
+    let cluster = cluster::read(&mut fields, errors);
+    no_gateway(&mut fields, "s3_out", "write files below `/pfs/out`", errors);
     fields.not_yet(NOT_YET, errors);
     fields.finish(errors);
     let (project, name) = named?;
@@ -114,9 +110,27 @@ fn whole(value: &Value, default_project: &ProjectName, errors: &mut Errors) -> O
         path_collision,
         egress,
         service,
+        datum_set: cluster.datum_set,
+        scheduling: cluster.scheduling,
+        tolerations: cluster.tolerations,
+        pod_patch: cluster.pod_patch,
+        distributed: cluster.distributed,
     };
     port::check(&spec, errors);
+    cluster::check(&spec, errors);
     Some(spec)
+}
+
+/// Refuses what needs the S3 gateway. Written out but switched off, as generated specs do, it asks for nothing.
+pub(super) fn no_gateway(fields: &mut Fields<'_>, name: &'static str, instead: &str, errors: &mut Errors) {
+    match fields.take(name) {
+        None | Some((Value::Bool(false), _)) => {}
+        Some((Value::Bool(true), at)) => errors.add(
+            &at,
+            format!("`{name}` is not supported yet: it needs the S3 gateway, which this release does not have; remove it and {instead}"),
+        ),
+        Some((other, at)) => errors.add(&at, format!("must be true or false, not {}", kind(other))),
+    }
 }
 
 /// What code may reach is answered for by whoever applies the spec, and code of a repo changes without him.
@@ -165,6 +179,9 @@ fn project_name(fields: &mut Fields<'_>, errors: &mut Errors) -> Option<ProjectN
     let (value, pointer) = fields.take("project")?;
     if value.is_object() {
         let mut inner = Fields::open(value, &pointer, errors)?;
+        if value.get("name").is_none_or(Value::is_null) {
+            errors.add(&pointer, "must have a `name`");
+        }
         let name = inner.parsed("name", errors);
         inner.finish(errors);
         return name;
@@ -323,8 +340,8 @@ fn resources(fields: &mut Fields<'_>, name: &'static str, errors: &mut Errors) -
         cpu_millis: amount(&mut inner, "cpu", quantity::cpu_millis),
         memory_bytes: amount(&mut inner, "memory", quantity::bytes),
         disk_bytes: amount(&mut inner, "disk", quantity::bytes),
+        gpu: cluster::gpu(&mut inner, errors),
     };
-    inner.not_yet(&["gpu"], errors);
     inner.finish(errors);
     resources
 }
@@ -376,7 +393,11 @@ fn network(fields: &mut Fields<'_>, errors: &mut Errors) -> Network {
     match value.as_str() {
         Some("none") => return Network::None,
         Some("internet") => return Network::Internet,
-        Some("data-plane") => errors.add(&pointer, "`data-plane` is not supported yet: use `none` or `internet`"),
+        Some("data-plane") => errors.add(
+            &pointer,
+            "`data-plane` is not supported yet: what it lets code reach is the S3 gateway, which this release does not have; \
+             use `none` and the files below `/pfs`",
+        ),
         _ => errors.add(&pointer, format!("{value} is not known: use `none` or `internet`")),
     }
     Network::None

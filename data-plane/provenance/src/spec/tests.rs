@@ -149,13 +149,8 @@ fn fields_of_later_releases_are_refused_and_never_ignored() {
         ("spout", json!({})),
         ("s3_out", json!(true)),
         ("s3Out", json!(true)),
-        ("distributed", json!({ "nodes": 2 })),
-        ("datum_set_spec", json!({ "number": 2 })),
-        ("scheduling_spec", json!({})),
-        ("tolerations", json!([])),
-        ("pod_patch", json!("")),
+        ("pod_spec", json!("{}")),
         ("network", json!("data-plane")),
-        ("resource_limits", json!({ "gpu": { "number": 1 } })),
     ] {
         let found = mistakes(field, value);
         assert!(found[0].1.contains("not supported yet"), "{field}: {found:?}");

@@ -1,0 +1,138 @@
+//! What the executor of a plane can give code. A spec that asks for more is refused when it is applied, where code would find
+//! something else than it was promised; what only a cluster makes sense of is kept and told to be without effect.
+
+use provenance::spec::PipelineSpec;
+
+/// What runs code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Executor {
+    /// In words: "it …".
+    pub how: &'static str,
+    /// It gives GPUs.
+    pub gpus: bool,
+    /// One datum may run over several nodes.
+    pub several_nodes: bool,
+    /// There are machines to choose from, and pods to be changed.
+    pub cluster: bool,
+}
+
+/// Code as processes of the machine that the plane is on.
+pub const PROCESSES: Executor = Executor {
+    how: "it runs code as processes of one machine",
+    gpus: false,
+    several_nodes: false,
+    cluster: false,
+};
+
+/// A place in a spec, and what is to be said of it.
+pub type Told = (&'static str, String);
+
+impl Executor {
+    /// What of a spec it cannot give, so that the spec cannot be applied.
+    pub fn refuses(&self, spec: &PipelineSpec) -> Vec<Told> {
+        let mut told = Vec::new();
+        for (at, amount) in [
+            ("/resource_requests/gpu", &spec.resource_requests),
+            ("/resource_limits/gpu", &spec.resource_limits),
+        ] {
+            if amount.gpu.is_some() && !self.gpus {
+                let message = format!(
+                    "can't be given on this data plane: {}, and hands out no GPUs; remove `gpu`, or apply the spec where there are some",
+                    self.how
+                );
+                told.push((at, message));
+            }
+        }
+        if let Some(distributed) = spec.distributed.filter(|d| d.nodes > 1 && !self.several_nodes) {
+            let message = format!(
+                "are {} nodes for one datum, which this data plane does not have: {}; write `nodes: 1`, or apply the spec where there are more",
+                distributed.nodes, self.how
+            );
+            told.push(("/distributed/nodes", message));
+        }
+        told
+    }
+
+    /// What of a spec is without effect.
+    pub fn ignores(&self, spec: &PipelineSpec) -> Vec<String> {
+        let given = [
+            ("scheduling_spec", spec.scheduling != Default::default()),
+            ("tolerations", !spec.tolerations.is_empty()),
+            ("pod_patch", !spec.pod_patch.is_empty()),
+        ];
+        let ignored = given.into_iter().filter(|(_, given)| *given && !self.cluster);
+        ignored
+            .map(|(field, _)| format!("`{field}` is kept and ignored on this data plane: {}", self.how))
+            .collect()
+    }
+}
+
+/// The variables by which programs that run as several processes find each other, as torchrun and Kubeflow's trainer set them, of
+/// the one node that there is.
+pub fn of_one_node(spec: &PipelineSpec) -> Vec<(String, String)> {
+    const ADDRESS: &str = "127.0.0.1";
+    const PORT: &str = "29500";
+    let Some(distributed) = spec.distributed else {
+        return Vec::new();
+    };
+    let processes = distributed.processes_per_node.to_string();
+    let all = [
+        ("MASTER_ADDR", ADDRESS),
+        ("MASTER_PORT", PORT),
+        ("WORLD_SIZE", &processes),
+        ("RANK", "0"),
+        ("PET_NNODES", "1"),
+        ("PET_NPROC_PER_NODE", &processes),
+        ("PET_NODE_RANK", "0"),
+        ("PET_MASTER_ADDR", ADDRESS),
+        ("PET_MASTER_PORT", PORT),
+    ];
+    all.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec()
+}
+
+#[cfg(test)]
+mod tests {
+    use contract::names::ProjectName;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    const CLUSTER: Executor = Executor {
+        how: "it runs code in pods",
+        gpus: true,
+        several_nodes: true,
+        cluster: true,
+    };
+
+    fn spec(more: &[(&str, Value)]) -> PipelineSpec {
+        let mut value = json!({ "pipeline": { "name": "p" }, "transform": { "cmd": ["a"] },
+            "input": { "pfs": { "repo": "r", "glob": "/" } } });
+        for (name, field) in more {
+            value[name] = field.clone();
+        }
+        PipelineSpec::parse(&value, &ProjectName::default_project()).unwrap()
+    }
+
+    #[test]
+    fn what_code_would_miss_is_refused_and_what_only_a_cluster_knows_is_ignored() {
+        let gpu = json!({ "gpu": { "type": "nvidia.com/gpu", "number": 1 } });
+        let much = spec(&[
+            ("resource_limits", gpu),
+            ("distributed", json!({ "nodes": 2 })),
+            ("scheduling_spec", json!({ "node_selector": { "disk": "ssd" } })),
+            ("tolerations", json!([{ "key": "spot" }])),
+            (
+                "pod_patch",
+                json!([{ "op": "add", "path": "/spec/hostname", "value": "x" }]),
+            ),
+        ]);
+        let places: Vec<&str> = PROCESSES.refuses(&much).iter().map(|(at, _)| *at).collect();
+        assert_eq!(places, ["/resource_limits/gpu", "/distributed/nodes"]);
+        assert_eq!(PROCESSES.ignores(&much).len(), 3);
+        assert!(CLUSTER.refuses(&much).is_empty() && CLUSTER.ignores(&much).is_empty());
+        let plain = spec(&[("distributed", json!({ "nodes": 1, "processes_per_node": 3 }))]);
+        assert!(PROCESSES.refuses(&plain).is_empty() && PROCESSES.ignores(&plain).is_empty());
+        assert!(of_one_node(&plain).contains(&("WORLD_SIZE".to_owned(), "3".to_owned())));
+        assert!(of_one_node(&spec(&[])).is_empty());
+    }
+}
