@@ -38,7 +38,7 @@ fn whole() -> Vec<Field> {
         ("autoscaling", "Workers may go to sleep between jobs", boolean()),
         (
             "datum_set_spec",
-            "How many datums a worker takes at a time",
+            "At most how much of a job a worker takes under one lease",
             object(datum_set(), &[]),
         ),
         (
@@ -64,7 +64,7 @@ fn whole() -> Vec<Field> {
         (
             "tolerations",
             "Taints of a cluster's machines that it runs in spite of",
-            list(object(toleration(), &[])),
+            list(&object(toleration(), &[])),
         ),
         ("pod_patch", "A JSON patch of a cluster's pods", pod_patch()),
         (
@@ -136,9 +136,13 @@ fn transform() -> Vec<Field> {
         (
             "secrets",
             "Secrets of the project that code gets",
-            list(object(secret_use(), &["name"])),
+            list(&object(secret_use(), &["name"])),
         ),
-        ("image_pull_secrets", "Secrets by which the image is pulled", list(pull)),
+        (
+            "image_pull_secrets",
+            "Secrets by which the image is pulled",
+            list(&pull),
+        ),
         ("user", "The user of the image that runs it", text()),
         ("working_dir", "Where it runs", text()),
         (
@@ -415,7 +419,7 @@ fn words(words: &[&str]) -> Value {
     json!({ "enum": words })
 }
 
-fn list(items: Value) -> Value {
+fn list(items: &Value) -> Value {
     json!({ "type": "array", "items": items })
 }
 

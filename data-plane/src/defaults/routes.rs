@@ -7,7 +7,7 @@ use chassis::http::{Json, Query};
 use contract::ids::ProjectId;
 use contract::names::ProjectName;
 use contract::policy::Permission;
-use contract::problem::{Problem, ProblemKind};
+use contract::problem::{FieldError, Problem, ProblemKind};
 use provenance::access::can_in_project;
 use provenance::spec::check_defaults;
 use serde::Deserialize;
@@ -65,7 +65,18 @@ async fn set(
     if !of.project.as_ref().is_some_and(admin) {
         call.manages("set what pipeline specs begin with")?;
     }
-    if let Err(errors) = check_defaults(&body) {
+    let checked = check_defaults(&body).and_then(|spec| {
+        // What no spec can be applied with here would stop everybody.
+        let refused = plane.executor().refuses(&spec).into_iter();
+        let errors: Vec<FieldError> = refused
+            .map(|(pointer, message)| FieldError {
+                pointer: pointer.to_owned(),
+                message,
+            })
+            .collect();
+        if errors.is_empty() { Ok(()) } else { Err(errors) }
+    });
+    if let Err(errors) = checked {
         let first = errors
             .first()
             .map(|e| format!("{}: {}", e.pointer, e.message))

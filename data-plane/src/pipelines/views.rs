@@ -25,8 +25,25 @@ use crate::serving;
 use crate::serving::queries::ServiceRow;
 
 const SHOW: System = System::because("what the caller may not know of is left out below");
-/// Fields that may name an input or tell what is done with it.
-const TELLING: [&str; 4] = ["transform", "max_origins", "description", "metadata"];
+/// Fields that neither name an input nor tell what is done with it, nor hold texts of somebody's own. A new field is not shown
+/// until it stands here.
+const HARMLESS: [&str; 15] = [
+    "pipeline",
+    "output_branch",
+    "parallelism_spec",
+    "autoscaling",
+    "datum_set_spec",
+    "datum_timeout",
+    "datum_tries",
+    "job_timeout",
+    "reprocess_spec",
+    "resource_requests",
+    "resource_limits",
+    "distributed",
+    "network",
+    "path_collision",
+    "service",
+];
 
 /// Shows pipelines whose repos the caller may know of.
 ///
@@ -181,7 +198,7 @@ fn view(row: PipelineRow, named: bool) -> Answer<Pipeline> {
         let read = PipelineSpec::parse(&spec, &row.project.parse()?);
         spec = read.map_or_else(|_| json!({}), |read| read.to_value());
         if let Some(object) = spec.as_object_mut() {
-            object.retain(|field, _| !TELLING.contains(&field.as_str()));
+            object.retain(|field, _| HARMLESS.contains(&field.as_str()));
             object.insert("input".to_owned(), json!(reasons::RESTRICTED));
         }
     }

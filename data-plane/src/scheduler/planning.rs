@@ -158,8 +158,8 @@ struct Difference {
     removed: Vec<[u8; 32]>,
     /// Datums that are gone.
     gone: usize,
-    /// Datums of the base that `err_cmd` took care of: they are run again. Key and inputs.
-    again: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Datums of the base that `err_cmd` took care of: they are run again. Key, inputs, bytes to fetch.
+    again: Vec<(Vec<u8>, Vec<u8>, i64)>,
 }
 
 /// Plans a starting job.
@@ -212,11 +212,11 @@ pub async fn plan(plane: &Plane, job: JobId) -> Answer<()> {
             (None, 0, Difference::of(added))
         }
     };
-    let mut rows = datums(&difference.added, &code_digest);
-    rows.extend(difference.again.iter().map(|(key, inputs)| NewDatum {
+    let mut rows = datums(&difference.added, &inputs.spec, &code_digest);
+    rows.extend(difference.again.iter().map(|(key, inputs, size_bytes)| NewDatum {
         key: key.clone(),
         inputs: inputs.clone(),
-        size_bytes: 0,
+        size_bytes: *size_bytes,
         skipped: false,
     }));
     let mut saved_ms = 0;
@@ -293,8 +293,8 @@ async fn difference(
     let mut conn = plane.pool.acquire().await?;
     let mut again = queries::recovered(&mut conn, &SELF, base).await?;
     let gone: HashSet<&[u8]> = removed.iter().map(|k| &k[..]).collect();
-    let recovered: HashSet<Vec<u8>> = again.iter().map(|(key, _)| key.clone()).collect();
-    again.retain(|(key, _)| !gone.contains(&key[..]));
+    let recovered: HashSet<Vec<u8>> = again.iter().map(|(key, ..)| key.clone()).collect();
+    again.retain(|(key, ..)| !gone.contains(&key[..]));
     // A recovered one gave nothing that could be taken away, but it counted.
     let count = removed.len();
     removed.retain(|k| !recovered.contains(&k[..]));
@@ -317,11 +317,12 @@ pub fn task_inputs(datum: &Datum) -> Vec<TaskInput> {
     input.collect()
 }
 
-fn datums(datums: &[Datum], code_digest: &[u8; 32]) -> Vec<NewDatum> {
+fn datums(datums: &[Datum], spec: &PipelineSpec, code_digest: &[u8; 32]) -> Vec<NewDatum> {
+    let code = spec.input.leaves().iter().position(|leaf| leaf.is_code);
     let row = |datum: &Datum| NewDatum {
         key: datum.key(code_digest).to_vec(),
         inputs: encode_inputs(&task_inputs(datum)),
-        size_bytes: i64::try_from(datum.size()).unwrap_or(i64::MAX),
+        size_bytes: i64::try_from(datum.size(code)).unwrap_or(i64::MAX),
         skipped: false,
     };
     datums.iter().map(row).collect()

@@ -249,13 +249,14 @@ pub async fn update_plan_digest(
     Ok(())
 }
 
-/// Datums of a job that `err_cmd` took care of: key, inputs.
-pub async fn recovered(conn: &mut PgConnection, _: &System, job: Uuid) -> Answer<Vec<(Vec<u8>, Vec<u8>)>> {
-    let rows =
-        sqlx::query_as("select key, inputs from datums where job_id = $1 and state = 'recovered' order by position")
-            .bind(job)
-            .fetch_all(conn)
-            .await?;
+/// Datums of a job that `err_cmd` took care of: key, inputs, bytes to fetch.
+pub async fn recovered(conn: &mut PgConnection, _: &System, job: Uuid) -> Answer<Vec<(Vec<u8>, Vec<u8>, i64)>> {
+    let rows = sqlx::query_as(
+        "select key, inputs, size_bytes from datums where job_id = $1 and state = 'recovered' order by position",
+    )
+    .bind(job)
+    .fetch_all(conn)
+    .await?;
     Ok(rows)
 }
 

@@ -1,7 +1,7 @@
 //! What the executor of a plane can give code. A spec that asks for more is refused when it is applied, where code would find
 //! something else than it was promised; what only a cluster makes sense of is kept and told to be without effect.
 
-use provenance::spec::PipelineSpec;
+use provenance::spec::{Network, PipelineSpec};
 
 /// What runs code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,12 +50,22 @@ impl Executor {
             );
             told.push(("/distributed/nodes", message));
         }
+        if spec.distributed.is_some() && spec.network != Network::None && !self.cluster {
+            let message = format!(
+                "can't stand beside `network` on this data plane, whose network all datums would share, and with it the \
+                 address where their processes meet: {}; remove one of the two",
+                self.how
+            );
+            told.push(("/distributed", message));
+        }
         told
     }
 
     /// What of a spec is without effect.
     pub fn ignores(&self, spec: &PipelineSpec) -> Vec<String> {
         let given = [
+            ("resource_requests", spec.resource_requests != Default::default()),
+            ("resource_limits.cpu", spec.resource_limits.cpu_millis.is_some()),
             ("scheduling_spec", spec.scheduling != Default::default()),
             ("tolerations", !spec.tolerations.is_empty()),
             ("pod_patch", !spec.pod_patch.is_empty()),
@@ -119,6 +129,8 @@ mod tests {
         let much = spec(&[
             ("resource_limits", gpu),
             ("distributed", json!({ "nodes": 2 })),
+            ("network", json!("internet")),
+            ("resource_requests", json!({ "cpu": 2 })),
             ("scheduling_spec", json!({ "node_selector": { "disk": "ssd" } })),
             ("tolerations", json!([{ "key": "spot" }])),
             (
@@ -127,8 +139,8 @@ mod tests {
             ),
         ]);
         let places: Vec<&str> = PROCESSES.refuses(&much).iter().map(|(at, _)| *at).collect();
-        assert_eq!(places, ["/resource_limits/gpu", "/distributed/nodes"]);
-        assert_eq!(PROCESSES.ignores(&much).len(), 3);
+        assert_eq!(places, ["/resource_limits/gpu", "/distributed/nodes", "/distributed"]);
+        assert_eq!(PROCESSES.ignores(&much).len(), 4);
         assert!(CLUSTER.refuses(&much).is_empty() && CLUSTER.ignores(&much).is_empty());
         let plain = spec(&[("distributed", json!({ "nodes": 1, "processes_per_node": 3 }))]);
         assert!(PROCESSES.refuses(&plain).is_empty() && PROCESSES.ignores(&plain).is_empty());

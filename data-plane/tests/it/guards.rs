@@ -217,7 +217,12 @@ async fn older_versions_of_a_pipeline_do_not_name_inputs_that_are_hidden() {
     let (ada, bob) = (app.member("ada").await, app.member("bob").await);
     app.repo(&ada, "hidden").await;
     let open = app.repo(&ada, "open").await;
-    apply(&app, &ada, spec("p", "hidden", "main")).await.ok();
+    let mut telling = spec("p", "hidden", "main");
+    telling["pod_patch"] = json!([{ "op": "add", "path": "/metadata/labels/of", "value": "hidden" }]);
+    telling["scheduling_spec"] = json!({ "node_selector": { "for": "hidden" } });
+    telling["tolerations"] = json!([{ "key": "hidden" }]);
+    telling["salt"] = json!("hidden");
+    apply(&app, &ada, telling).await.ok();
     apply(&app, &ada, spec("p", "open", "main")).await.ok();
     let p = repo(&app, &ada, "p").await;
     app.grant(&bob, Role::Viewer, &p).await;

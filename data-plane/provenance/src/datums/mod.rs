@@ -119,9 +119,11 @@ impl Datum {
         Self::new(datums.flat_map(|datum| datum.inputs).collect())
     }
 
-    /// Bytes of all inputs.
-    pub fn size(&self) -> u64 {
-        self.inputs.iter().map(|i| i.size).sum()
+    /// Bytes that are fetched for it: those of all inputs but of files that are shown empty, and of the leaf at that place,
+    /// which is the same for all datums.
+    pub fn size(&self, code: Option<usize>) -> u64 {
+        let fetched = |i: &&DatumInput| !i.empty_files && Some(i.leaf) != code;
+        self.inputs.iter().filter(fetched).map(|i| i.size).sum()
     }
 
     fn new(mut inputs: Vec<DatumInput>) -> Self {

@@ -69,6 +69,9 @@ const EFFECTS: [(&str, Option<&str>); 7] = [
     ("NO_EXECUTE", Some(NO_EXECUTE)),
     ("ALL_EFFECTS", None),
 ];
+/// What a patch may hold: operations, bytes as JSON, and levels of objects and lists. Documents that hold specs are read by
+/// readers that go 128 levels deep.
+const PATCH_MAX: (usize, usize, usize) = (100, 64 << 10, 32);
 const OPERATIONS: [(&str, &str); 6] = [
     ("add", "add"),
     ("remove", "remove"),
@@ -251,11 +254,28 @@ fn pod_patch(fields: &mut Fields<'_>, errors: &mut Errors) -> Vec<Value> {
         errors.add(&pointer, message);
         return Vec::new();
     }
+    let (operations, bytes, levels) = PATCH_MAX;
+    let items = items(&written, &pointer, errors);
+    if items.len() > operations || written.to_string().len() > bytes || depth(&written) > levels {
+        let message = format!("is too much: at most {operations} operations, {bytes} bytes and {levels} levels");
+        errors.add(&pointer, message);
+        return Vec::new();
+    }
     let mut all = Vec::new();
-    for (number, item) in items(&written, &pointer, errors).iter().enumerate() {
+    for (number, item) in items.iter().enumerate() {
         all.extend(operation(item, &join(&pointer, &number.to_string()), errors));
     }
     all
+}
+
+/// Levels of objects and lists. Whatever was read as JSON has few enough to be walked.
+fn depth(value: &Value) -> usize {
+    let below = match value {
+        Value::Array(items) => items.iter().map(depth).max(),
+        Value::Object(fields) => fields.values().map(depth).max(),
+        _ => return 0,
+    };
+    1 + below.unwrap_or(0)
 }
 
 fn operation(value: &Value, pointer: &str, errors: &mut Errors) -> Option<Value> {
@@ -272,7 +292,7 @@ fn operation(value: &Value, pointer: &str, errors: &mut Errors) -> Option<Value>
         match text {
             Some(text) if !text.starts_with('/') => errors.add(
                 &join(pointer, name),
-                format!("is no JSON pointer, which begins with `/`: `{text}`"),
+                format!("must name a place in the pod, which begins with `/`, not `{text}`"),
             ),
             Some(_) if !needed && op.is_some() => {
                 errors.add(&join(pointer, name), "belongs to `move` and `copy` only: remove it");

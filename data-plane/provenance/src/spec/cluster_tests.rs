@@ -230,3 +230,22 @@ fn mistakes_in_fields_of_machines_and_portions_are_told_at_their_places() {
         "resource_limits": { "gpu": { "type": "x", "number": 2 } } });
     assert_eq!(mistake(&differing).0, "/resource_requests/gpu");
 }
+
+#[test]
+fn a_patch_of_the_pod_is_bounded_however_it_is_written() {
+    let patch = |value: Value| json!([{ "op": "add", "path": "/spec/x", "value": value }]);
+    let deep = |levels: usize| (0..levels).fold(json!("x"), |inner, _| json!([inner]));
+    let with = |patch: Value| {
+        let spec = json!({ "pipeline": { "name": "p" }, "transform": { "cmd": ["a"] }, "pod_patch": patch,
+            "input": { "pfs": { "repo": "r", "glob": "/" } } });
+        PipelineSpec::parse(&spec, &ProjectName::default_project())
+    };
+    assert!(with(patch(deep(30))).is_ok());
+    for much in [deep(31), json!("x".repeat(65_536))] {
+        for written in [patch(much.clone()), json!(patch(much).to_string())] {
+            let errors = with(written).unwrap_err();
+            assert_eq!(errors[0].pointer, "/pod_patch");
+            assert!(errors[0].message.contains("is too much"), "{errors:?}");
+        }
+    }
+}

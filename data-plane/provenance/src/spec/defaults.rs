@@ -9,10 +9,10 @@ use super::PipelineSpec;
 use super::fields::{field_name, join};
 
 /// Fields whose own fields are names of somebody else's.
-const FREE: [&str; 2] = ["env", "metadata"];
+const FREE: [&str; 3] = ["env", "metadata", "node_selector"];
 /// Fields that may have a default. Whoever sets defaults has no right on the data of those who apply specs (R14), so none
 /// may decide what code runs, sees or reaches, or where its output goes.
-const ADMITTED: [&str; 13] = [
+const ADMITTED: [&str; 12] = [
     "autoscaling",
     "datum_set_spec",
     "datum_timeout",
@@ -21,7 +21,6 @@ const ADMITTED: [&str; 13] = [
     "max_origins",
     "metadata",
     "parallelism_spec",
-    "priority_class_name",
     "resource_limits",
     "resource_requests",
     "scheduling_spec",
@@ -58,9 +57,11 @@ fn merge(below: &Value, above: &Value, free: bool) -> Value {
 
 /// Whether something can be what specs begin with: fields that say with what means code runs, not what runs.
 ///
+/// Answers the least spec that begins with it.
+///
 /// # Errors
 /// Every mistake at its place.
-pub fn check_defaults(value: &Value) -> Result<(), Vec<FieldError>> {
+pub fn check_defaults(value: &Value) -> Result<PipelineSpec, Vec<FieldError>> {
     let wrong = |pointer: &str, message: &str| FieldError {
         pointer: pointer.to_owned(),
         message: message.to_owned(),
@@ -94,14 +95,14 @@ pub fn check_defaults(value: &Value) -> Result<(), Vec<FieldError>> {
     let least = json!({
         "pipeline": { "name": "p" }, "transform": { "cmd": ["true"] }, "input": { "pfs": { "repo": "r", "glob": "/" } },
     });
-    PipelineSpec::parse(&merged(&least, value), &ProjectName::default_project())?;
+    let spec = PipelineSpec::parse(&merged(&least, value), &ProjectName::default_project())?;
     // A field that the reader knows and this list does not is refused too: it was not thought of.
     let unknown = object
         .keys()
         .filter(|name| !ADMITTED.contains(&field_name(name).as_str()));
     let unknown = unknown.map(|name| wrong(&join("", name), "has no default: put it into the specs"));
     match unknown.collect::<Vec<FieldError>>() {
-        none if none.is_empty() => Ok(()),
+        none if none.is_empty() => Ok(spec),
         some => Err(some),
     }
 }
@@ -144,7 +145,10 @@ mod tests {
         assert!(check_defaults(&json!({})).is_ok());
         let admitted = json!({ "datum_tries": 1, "resourceLimits": { "memory": "1Gi" }, "metadata": { "Team": "x" },
             "max_origins": 3, "parallelism_spec": { "constant": 2 }, "job_timeout": "1h", "autoscaling": true });
-        assert_eq!(check_defaults(&admitted), Ok(()));
+        assert!(check_defaults(&admitted).is_ok());
+        let labels = |name: &str| json!({ "scheduling_spec": { "node_selector": { name: "x" } } });
+        let both = json!({ "scheduling_spec": { "node_selector": { "gpuType": "x", "gpu_type": "x" } } });
+        assert_eq!(merged(&labels("gpuType"), &labels("gpu_type")), both);
         for (value, pointer) in [
             (json!([]), ""),
             (json!({ "input": {} }), "/input"),

@@ -1,5 +1,6 @@
 //! The pipeline spec: what people write, read into types that cannot hold a mistake. Everything wrong with a spec is
-//! reported at once, each at its place. Fields that this release does not carry out are refused, never ignored.
+//! reported at once, each at its place. Fields that this release knows nothing of are refused,
+//! never ignored; what a plane cannot carry out is its executor's to say.
 
 mod cluster;
 #[cfg(test)]

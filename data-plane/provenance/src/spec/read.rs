@@ -23,7 +23,6 @@ const NOT_YET: &[&str] = &[
     "tf_job",
     "determined",
     "maximum_expected_uptime",
-    "priority_class_name",
 ];
 
 pub(super) fn spec(value: &Value, default_project: &ProjectName) -> Result<PipelineSpec, Vec<FieldError>> {
