@@ -21,6 +21,10 @@ pub enum Format {
     Dot,
     /// For Mermaid, as Markdown shows it
     Mermaid,
+    /// W3C PROV, as JSON
+    Prov,
+    /// OpenLineage events, one a line
+    Openlineage,
 }
 
 /// Which way was walked.

@@ -11,6 +11,7 @@ mod credentials;
 mod defaults;
 mod doctor;
 mod embedded;
+mod evidence;
 mod failure;
 mod files;
 mod files_of_ours;
@@ -123,6 +124,7 @@ enum Command {
     Diff(files::Diff),
     Provenance(lineage::Provenance),
     Impact(lineage::Impact),
+    Verify(evidence::Verify),
     Reproduce(reproduce::Reproduce),
     #[command(subcommand)]
     Pipeline(pipeline::Pipeline),
@@ -222,6 +224,7 @@ async fn run(command: Command, output: Output) -> Outcome {
         Command::Up(arguments) => embedded::up(&arguments, &settings, output).await,
         Command::Down => embedded::down(&settings, output).await,
         Command::Status => embedded::status(&settings, output).await,
+        Command::Verify(arguments) => evidence::verify(&arguments, output),
         Command::Doctor(_) => doctor::run(&settings, output).await,
         Command::Mount(arguments) => mount::run(arguments, Client::new(settings, output)?, output).await,
         Command::Unmount(arguments) => mount::unmount(&arguments, output),
@@ -274,6 +277,7 @@ async fn ask(command: Command, client: &Client, output: Output) -> Outcome {
         | Command::Down
         | Command::Status
         | Command::Doctor(_)
+        | Command::Verify(_)
         | Command::Mount(_)
         | Command::Unmount(_)
         | Command::Completions { .. } => Ok(()),

@@ -1,10 +1,13 @@
 //! Where something comes from (`provenance`) and what was made of it (`impact`).
 
+use std::path::PathBuf;
+
 use clap::Args;
-use contract::api::{ImportedSource, Lineage, UpstreamCommit};
+use contract::api::{EvidenceWay, ImportedSource, Lineage, UpstreamCommit};
 use contract::names::RepoName;
 
 use crate::client::{Client, Request};
+use crate::evidence::{self, Standard};
 use crate::failure::{Failure, Outcome};
 use crate::graph::{self, Format, Way};
 use crate::output::{Output, or_dash};
@@ -17,13 +20,17 @@ const RUN_SHOWN: usize = 5;
 /// Show everything that a commit was made from.
 #[derive(Debug, Args)]
 #[command(after_help = "Example: howdah provenance score-red@main
-         howdah provenance score-red@main --format dot | dot -Tsvg > lineage.svg")]
+         howdah provenance score-red@main --format dot | dot -Tsvg > lineage.svg
+         howdah provenance score-red@main --bundle scores.tar && howdah verify scores.tar")]
 pub struct Provenance {
     /// Branch or commit
     reference: String,
     /// How to print it
     #[arg(long, value_enum, default_value = "text")]
     format: Format,
+    /// Write all that it takes to check it, without a service, into this file; see `howdah verify`
+    #[arg(long, value_name = "FILE", conflicts_with = "format")]
+    bundle: Option<PathBuf>,
 }
 
 /// Show everything that was made from a commit.
@@ -43,6 +50,10 @@ pub struct Impact {
 /// # Errors
 /// What the service answers.
 pub async fn provenance(arguments: Provenance, client: &Client, output: Output) -> Outcome {
+    if let Some(bundle) = &arguments.bundle {
+        let reference = commit(&arguments.reference, &client.settings.project)?;
+        return evidence::write(client, &reference.to_string(), bundle, output).await;
+    }
     let question = ("/v1/provenance", Way::Up, "made from");
     show(question, &arguments.reference, arguments.format, client, output).await
 }
@@ -70,11 +81,24 @@ async fn show(
             "leave one of them out",
         ));
     }
+    let way_of = match way {
+        Way::Up => EvidenceWay::Up,
+        Way::Down => EvidenceWay::Down,
+    };
+    let standard = match format {
+        Format::Prov => Some(Standard::Prov),
+        Format::Openlineage => Some(Standard::OpenLineage),
+        _ => None,
+    };
+    if let Some(standard) = standard {
+        let reference = commit(reference, &client.settings.project)?;
+        return evidence::print(client, &reference.to_string(), way_of, standard, output).await;
+    }
     let request = Request::get(address).query("ref", commit(reference, &client.settings.project)?);
     let found: Lineage = client.plane(request).await?;
     match format {
         Format::Text => output.result(&found, || in_words(reference, word, &found)),
-        Format::Json => Output { json: true }.result(&found, String::new),
+        Format::Json | Format::Prov | Format::Openlineage => Output { json: true }.result(&found, String::new),
         Format::Dot => output.line(&graph::dot(reference, &found, way)),
         Format::Mermaid => output.line(&graph::mermaid(reference, &found, way)),
     }

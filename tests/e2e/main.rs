@@ -2,6 +2,7 @@
 //! and scripts do.
 
 mod bad_input;
+mod bundles;
 mod challenge;
 mod commands;
 mod crashes;

@@ -4,6 +4,7 @@
 mod access;
 mod accounts;
 mod data;
+mod evidence;
 mod history;
 mod pipelines;
 mod reproductions;
@@ -13,6 +14,7 @@ mod statistics;
 pub use access::*;
 pub use accounts::*;
 pub use data::*;
+pub use evidence::*;
 pub use history::*;
 pub use pipelines::*;
 pub use reproductions::*;

@@ -10,6 +10,7 @@ pub mod names;
 pub mod policy;
 pub mod problem;
 pub mod reach;
+pub mod record;
 pub mod reference;
 pub mod schema;
 pub mod serving;

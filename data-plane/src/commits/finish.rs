@@ -7,8 +7,9 @@ use contract::ids::CommitId;
 use contract::problem::ProblemKind;
 use storage::TreeRef;
 
+use super::CommitRow;
 use super::queries::{self, FinishedContent};
-use super::{Ancestry, CommitRow, origins, record_digest};
+use super::records::{ancestry, find_spec_digest, record_digest};
 use crate::failure::{Answer, Failure};
 use crate::permissions::System;
 use crate::plane::{Plane, Tx};
@@ -26,14 +27,15 @@ pub async fn finish_in_transaction(
     tree: &TreeRef,
     at: DateTime<Utc>,
 ) -> Answer<CommitRow> {
-    let commit = queries::lock_commit(tx, system, id)
+    let mut commit = queries::lock_commit(tx, system, id)
         .await?
         .ok_or_else(Failure::not_found)?;
     if commit.state != CommitState::Open {
         return Err(finished_already(id));
     }
+    commit.recorded_spec = find_spec_digest(tx, system, id).await?;
     let ancestry = ancestry(plane, tx, system, &commit, *tree.digest().as_bytes()).await?;
-    let digest = record_digest(&commit, at, &ancestry);
+    let digest = record_digest(&commit, at, ancestry);
     let root = tree.to_bytes()?;
     let content = FinishedContent {
         root: &root,
@@ -41,49 +43,21 @@ pub async fn finish_in_transaction(
         size_bytes: i64::try_from(tree.bytes()).unwrap_or(i64::MAX),
         files: i64::try_from(tree.files()).unwrap_or(i64::MAX),
         origin_set: commit.origin_set,
+        spec: commit.recorded_spec.as_deref(),
         at,
     };
     if !queries::update_finished(tx, system, id, &content).await? {
         return Err(finished_already(id));
     }
+    let (size_bytes, files) = (content.size_bytes, content.files);
     Ok(CommitRow {
         state: CommitState::Finished,
-        size_bytes: content.size_bytes,
-        files: content.files,
+        size_bytes,
+        files,
         root: Some(root),
         digest: Some(digest.to_vec()),
         finished_at: Some(at),
         ..commit
-    })
-}
-
-/// What the record's digest covers besides the row, of a commit with this tree.
-///
-/// # Errors
-/// When the database is away or the origin set is damaged.
-pub async fn ancestry(
-    plane: &Plane,
-    tx: &mut Tx,
-    system: &System,
-    commit: &CommitRow,
-    tree: [u8; 32],
-) -> Answer<Ancestry> {
-    let parent = match commit.parent {
-        None => None,
-        Some(parent) => queries::find_record_digest(tx, system, parent).await?,
-    };
-    let inputs = queries::list_input_digests(tx, system, commit.id).await?;
-    // A retroactive release gives a commit another set later; its record goes on to name the one it was made with.
-    let recorded = queries::find_recorded_set(tx, system, commit.id).await?;
-    let set = origins::get(plane, tx, system, recorded.unwrap_or(commit.origin_set)).await?;
-    Ok(Ancestry {
-        parent,
-        tree,
-        origins: set.digest(),
-        inputs: inputs
-            .into_iter()
-            .map(|(name, digest)| (name, digest.unwrap_or_default()))
-            .collect(),
     })
 }
 

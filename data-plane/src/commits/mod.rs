@@ -8,6 +8,7 @@ pub mod log;
 pub mod origins;
 pub mod put;
 pub mod queries;
+pub mod records;
 pub mod resolve;
 pub mod routes;
 pub mod together;
@@ -47,6 +48,8 @@ pub struct CommitRow {
     pub digest: Option<Vec<u8>>,
     /// Digest of the tree that the record names, where that tree is gone.
     pub recorded_tree: Option<Vec<u8>>,
+    /// Digest of the spec that made it, if its record names that.
+    pub recorded_spec: Option<Vec<u8>>,
     /// Digest of its record as it is since sources were purged from it.
     pub purged_record: Option<Vec<u8>>,
     /// Bytes of all files.
@@ -174,166 +177,5 @@ pub const fn state_word(state: CommitState) -> &'static str {
         CommitState::Finished => "finished",
         CommitState::Errored => "errored",
         CommitState::Removed => "removed",
-    }
-}
-
-/// What the digest of a commit's record covers besides the row itself.
-pub struct Ancestry {
-    /// Digest of the parent's record, if it has a finished parent.
-    pub parent: Option<Vec<u8>>,
-    /// Digest of the tree.
-    pub tree: [u8; 32],
-    /// Digest of the origin set.
-    pub origins: [u8; 32],
-    /// Name and record digest of each input, in any order.
-    pub inputs: Vec<(String, Vec<u8>)>,
-}
-
-/// The digest of a finished commit's canonical record: every field in a fixed order, each with its length in front, so
-/// that no two records have the same bytes.
-pub fn record_digest(commit: &CommitRow, finished_at: DateTime<Utc>, ancestry: &Ancestry) -> [u8; 32] {
-    let mut hasher = blake3::Hasher::new();
-    let mut field = |bytes: &[u8]| {
-        hasher.update(&(bytes.len() as u64).to_le_bytes());
-        hasher.update(bytes);
-    };
-    field(b"howdah commit 1");
-    field(commit.id.uuid().as_bytes());
-    field(commit.repo.uuid().as_bytes());
-    field(commit.branch.as_str().as_bytes());
-    field(commit.commit_set.uuid().as_bytes());
-    field(ancestry.parent.as_deref().unwrap_or_default());
-    field(&ancestry.tree);
-    field(&ancestry.origins);
-    let mut inputs: Vec<_> = ancestry.inputs.iter().collect();
-    inputs.sort();
-    field(&(inputs.len() as u64).to_le_bytes());
-    for (name, digest) in inputs {
-        field(name.as_bytes());
-        field(digest);
-    }
-    field(commit.message.as_bytes());
-    field(commit.actor.id.to_string().as_bytes());
-    field(commit.actor.name.as_bytes());
-    field(commit.actor.token.to_string().as_bytes());
-    if let Some(pipeline) = &commit.pipeline {
-        field(pipeline.id.uuid().as_bytes());
-        field(&pipeline.version.to_le_bytes());
-        field(pipeline.image_digest.as_deref().unwrap_or_default().as_bytes());
-        field(pipeline.code_revision.as_deref().unwrap_or_default().as_bytes());
-    }
-    field(&commit.started_at.timestamp_micros().to_le_bytes());
-    field(&finished_at.timestamp_micros().to_le_bytes());
-    // Records without sources have the digests that they had before there were any.
-    if !commit.sources.is_empty() {
-        field(b"sources");
-        field(&(commit.sources.len() as u64).to_le_bytes());
-        for source in &commit.sources {
-            field(source.url.as_bytes());
-            field(source.path.as_bytes());
-            field(&source.files.to_le_bytes());
-            field(&source.size_bytes.to_le_bytes());
-            field(source.etag.as_deref().unwrap_or_default().as_bytes());
-            field(source.version.as_deref().unwrap_or_default().as_bytes());
-            field(&source.fetched_at.timestamp_micros().to_le_bytes());
-        }
-    }
-    *hasher.finalize().as_bytes()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use contract::ids::{AccountId, GenerateId, TokenId};
-    use contract::policy::Principal;
-
-    fn commit() -> CommitRow {
-        fn id<T: GenerateId>(n: u8) -> T {
-            T::generate_id(1_790_000_000_000, [n; 10])
-        }
-        CommitRow {
-            id: id(1),
-            seq: 1,
-            repo: id(2),
-            branch: BranchName::main(),
-            commit_set: id(3),
-            parent: None,
-            state: CommitState::Open,
-            reason: None,
-            root: None,
-            digest: None,
-            purged_record: None,
-            size_bytes: 1,
-            files: 1,
-            origin_set: 1,
-            message: "m".to_owned(),
-            actor: Actor {
-                id: Principal::Account(id::<AccountId>(4)),
-                name: "ada".to_owned(),
-                token: id::<TokenId>(5),
-            },
-            pipeline: None,
-            started_at: DateTime::UNIX_EPOCH,
-            finished_at: None,
-            recorded_tree: None,
-            removed: None,
-            sources: Vec::new(),
-        }
-    }
-
-    fn source() -> ImportedSource {
-        ImportedSource {
-            url: "https://a.org/f".to_owned(),
-            path: "/f".to_owned(),
-            files: 1,
-            size_bytes: 7,
-            etag: Some("\"v1\"".to_owned()),
-            version: None,
-            fetched_at: DateTime::UNIX_EPOCH,
-        }
-    }
-
-    fn digest(sources: Vec<ImportedSource>) -> String {
-        let ancestry = Ancestry {
-            parent: None,
-            tree: [1; 32],
-            origins: [2; 32],
-            inputs: Vec::new(),
-        };
-        let row = CommitRow { sources, ..commit() };
-        hex::encode(record_digest(&row, DateTime::UNIX_EPOCH, &ancestry))
-    }
-
-    #[test]
-    fn records_without_sources_keep_the_digest_that_they_had_before_there_were_sources() {
-        assert_eq!(
-            digest(Vec::new()),
-            "5945cbeba59a6cea4be8e038a039caf30e5651b5a3f3d959e220ad44adb034e3"
-        );
-    }
-
-    #[test]
-    fn every_field_of_a_source_is_covered() {
-        let changes: [fn(&mut ImportedSource); 7] = [
-            |s| s.url.push('x'),
-            |s| s.path.push('x'),
-            |s| s.files += 1,
-            |s| s.size_bytes += 1,
-            |s| s.etag = None,
-            |s| s.version = Some("v".to_owned()),
-            |s| s.fetched_at += chrono::Duration::microseconds(1),
-        ];
-        let mut seen = vec![
-            digest(Vec::new()),
-            digest(vec![source()]),
-            digest(vec![source(), source()]),
-        ];
-        for change in changes {
-            let mut other = source();
-            change(&mut other);
-            seen.push(digest(vec![other]));
-        }
-        let distinct: std::collections::HashSet<_> = seen.iter().collect();
-        assert_eq!(distinct.len(), seen.len());
     }
 }

@@ -21,7 +21,7 @@ macro_rules! select_commits {
             "select c.id, c.seq, c.repo_id, c.branch, c.commit_set, c.parent_id, c.state, c.reason, c.root, c.digest,
                     c.size_bytes, c.files, c.origin_set_id, c.message, c.actor, c.pipeline_id, c.pipeline_version,
                     c.image_digest, c.code_revision, c.started_at, c.finished_at, c.recorded_tree_digest, c.removed_how,
-                    c.removed_at, c.removed_by, c.sources, c.purged_record_digest from ",
+                    c.removed_at, c.removed_by, c.sources, c.purged_record_digest, c.recorded_spec_digest from ",
             $tail
         )
     };
@@ -73,6 +73,7 @@ impl FromRow<'_, PgRow> for CommitRow {
             digest: row.try_get("digest")?,
             purged_record: row.try_get("purged_record_digest")?,
             recorded_tree: row.try_get("recorded_tree_digest")?,
+            recorded_spec: row.try_get("recorded_spec_digest")?,
             size_bytes: row.try_get("size_bytes")?,
             files: row.try_get("files")?,
             origin_set: row.try_get("origin_set_id")?,
@@ -373,23 +374,6 @@ async fn find_finished_by(
     Ok(row)
 }
 
-/// The digest of the nearest record from `id` upward along parents, itself included. An errored commit has none; one that
-/// was given up keeps its own.
-pub async fn find_record_digest(conn: &mut PgConnection, _: &System, id: CommitId) -> Answer<Option<Vec<u8>>> {
-    let digest = sqlx::query_scalar(
-        "with recursive chain (id, parent_id, digest, depth) as (
-            select id, parent_id, digest, 0 from commits where id = $1
-            union all
-            select p.id, p.parent_id, p.digest, depth + 1 from chain join commits p on p.id = chain.parent_id
-             where chain.digest is null
-         ) select digest from chain where digest is not null order by depth limit 1",
-    )
-    .bind(id.uuid())
-    .fetch_optional(conn)
-    .await?;
-    Ok(digest)
-}
-
 /// The n-th ancestor along parents; those that were given up do not count.
 pub async fn find_ancestor(conn: &mut PgConnection, _: &System, id: CommitId, n: u32) -> Answer<Option<CommitRow>> {
     let row = sqlx::query_as(select_commits!(
@@ -453,6 +437,8 @@ pub struct FinishedContent<'a> {
     pub files: i64,
     /// Interned origins.
     pub origin_set: i64,
+    /// Digest of the spec that the record names.
+    pub spec: Option<&'a [u8]>,
     /// Now.
     pub at: chrono::DateTime<chrono::Utc>,
 }
@@ -466,7 +452,7 @@ pub async fn update_finished(
 ) -> Answer<bool> {
     let done = sqlx::query(
         "update commits set state = 'finished', root = $2, digest = $3, size_bytes = $4, files = $5,
-             origin_set_id = $6, finished_at = $7 where id = $1 and state = 'open'",
+             origin_set_id = $6, finished_at = $7, recorded_spec_digest = $8 where id = $1 and state = 'open'",
     )
     .bind(id.uuid())
     .bind(content.root)
@@ -475,6 +461,7 @@ pub async fn update_finished(
     .bind(content.files)
     .bind(content.origin_set)
     .bind(content.at)
+    .bind(content.spec)
     .execute(&mut *conn)
     .await?;
     sqlx::query("delete from filesets where commit_id = $1")
@@ -521,31 +508,6 @@ pub async fn update_origins(conn: &mut PgConnection, _: &System, id: CommitId, s
         .execute(conn)
         .await?;
     Ok(())
-}
-
-/// The origin set that a commit was finished with, if a retroactive release has replaced it since.
-pub async fn find_recorded_set(conn: &mut PgConnection, _: &System, id: CommitId) -> Answer<Option<i64>> {
-    let set = sqlx::query_scalar::<_, Option<i64>>("select recorded_origin_set_id from commits where id = $1")
-        .bind(id.uuid())
-        .fetch_optional(conn)
-        .await?;
-    Ok(set.flatten())
-}
-
-/// Name and record digest of each direct input of a commit.
-pub async fn list_input_digests(
-    conn: &mut PgConnection,
-    _: &System,
-    id: CommitId,
-) -> Answer<Vec<(String, Option<Vec<u8>>)>> {
-    let rows = sqlx::query_as(
-        "select i.input_name, c.digest from commit_inputs i join commits c on c.id = i.input_id
-         where i.commit_id = $1 order by i.input_name, i.input_id",
-    )
-    .bind(id.uuid())
-    .fetch_all(conn)
-    .await?;
-    Ok(rows)
 }
 
 /// Adds changes to an open commit. The row of the commit must be locked or held.

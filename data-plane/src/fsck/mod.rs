@@ -17,8 +17,8 @@ use serde::Serialize;
 use storage::{Digest, FileEntry, FilePath, Finding, Storage, TreeRef};
 
 use crate::call::Call;
-use crate::commits::finish::ancestry;
-use crate::commits::{CommitRow, origins, record_digest};
+use crate::commits::records::{ancestry, record_digest};
+use crate::commits::{CommitRow, origins};
 use crate::failure::Answer;
 use crate::permissions::System;
 use crate::plane::Plane;
@@ -242,7 +242,7 @@ async fn check_record(
 ) -> Answer<Option<Line>> {
     let ancestry = ancestry(&call.plane, tx, &CHECK, commit, tree).await?;
     let finished_at = commit.finished_at.unwrap_or(commit.started_at);
-    let digest = record_digest(commit, finished_at, &ancestry);
+    let digest = record_digest(commit, finished_at, ancestry);
     Ok((commit.current_digest() != Some(&digest[..])).then(|| {
         error(
             subject,

@@ -3,6 +3,7 @@
 //! in it; upstream, these are named too. A pipeline's output has its job's inputs alone. Walks go level by level, two
 //! queries each.
 
+mod evidence;
 pub mod queries;
 pub mod routes;
 

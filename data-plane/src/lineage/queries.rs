@@ -2,7 +2,8 @@
 
 use contract::ids::{CommitId, DomainId};
 use provenance::origins::OriginSet;
-use sqlx::PgConnection;
+use sqlx::types::Json;
+use sqlx::{FromRow, PgConnection};
 use uuid::Uuid;
 
 use crate::commits::CommitRow;
@@ -113,4 +114,38 @@ pub async fn list_release_digests(
         .into_iter()
         .map(|(id, digest)| (CommitId::from_uuid(id), hex::encode(digest)))
         .collect())
+}
+
+/// A version of a pipeline.
+#[derive(Debug, FromRow)]
+pub struct VersionRow {
+    /// The pipeline.
+    pub pipeline_id: Uuid,
+    /// Which version.
+    pub version: i32,
+    /// Its spec as it was applied.
+    pub spec: Json<serde_json::Value>,
+    /// The spec's digest.
+    pub spec_digest: Vec<u8>,
+    /// The image's digest.
+    pub image_digest: Option<String>,
+}
+
+/// These versions of pipelines.
+pub async fn list_versions(
+    conn: &mut PgConnection,
+    _: &System,
+    versions: &[(DomainId, i32)],
+) -> Answer<Vec<VersionRow>> {
+    let (pipelines, numbers): (Vec<Uuid>, Vec<i32>) = versions.iter().map(|(id, n)| (id.uuid(), *n)).unzip();
+    let rows = sqlx::query_as(
+        "select v.pipeline_id, v.version, v.spec, v.spec_digest, v.image_digest from pipeline_versions v
+           join unnest($1::uuid[], $2::integer[]) w (id, version) on v.pipeline_id = w.id and v.version = w.version
+          order by v.pipeline_id, v.version",
+    )
+    .bind(pipelines)
+    .bind(numbers)
+    .fetch_all(conn)
+    .await?;
+    Ok(rows)
 }

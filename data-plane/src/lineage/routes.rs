@@ -1,4 +1,4 @@
-//! `/v1/provenance` and `/v1/impact`.
+//! `/v1/provenance` and `/v1/impact`, and what they are checked by: `/v1/evidence`, `/v1/manifest`.
 
 use axum::Router;
 use axum::extract::State;
@@ -8,7 +8,7 @@ use contract::api::Lineage;
 use contract::reference::CommitRef;
 use serde::Deserialize;
 
-use super::{Direction, shown, walk};
+use super::{Direction, evidence, shown, walk};
 use crate::call::Call;
 use crate::failure::Answer;
 use crate::plane::Plane;
@@ -18,6 +18,8 @@ pub fn router() -> Router<Plane> {
     Router::new()
         .route("/v1/provenance", get(provenance))
         .route("/v1/impact", get(impact))
+        .route("/v1/evidence", get(evidence::show))
+        .route("/v1/manifest", get(evidence::manifest))
 }
 
 #[derive(Deserialize)]

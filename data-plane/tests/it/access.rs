@@ -114,6 +114,8 @@ const TABLE: &[Row<'_>] = &[
     ("GET", "/v1/diff?a=r&b=r", "", [401, 404, 403, 200, 200, 401, 401]),
     ("GET", "/v1/provenance?ref=r", "", [401, 404, 403, 200, 200, 401, 401]),
     ("GET", "/v1/impact?ref=r", "", [401, 404, 403, 200, 200, 401, 401]),
+    ("GET", "/v1/evidence?ref=r", "", [401, 404, 403, 200, 200, 401, 401]),
+    ("GET", "/v1/manifest?ref=r", "", [401, 404, 403, 200, 200, 401, 401]),
     (
         "GET",
         "/v1/access/explain?ref=r",
@@ -281,6 +283,8 @@ async fn what_may_not_be_known_is_answered_as_if_it_had_never_been() {
         "/v1/content?ref=REPO&path=/a".to_owned(),
         "/v1/log?ref=REPO".to_owned(),
         "/v1/provenance?ref=REPO".to_owned(),
+        "/v1/evidence?ref=REPO".to_owned(),
+        "/v1/manifest?ref=REPO".to_owned(),
         "/v1/access/explain?ref=REPO".to_owned(),
         "/v1/diff?a=REPO&b=REPO".to_owned(),
     ] {

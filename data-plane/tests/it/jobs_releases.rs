@@ -1,7 +1,7 @@
 //! Releases at the edge into a pipeline (R9), made before and after the commits that they speak of, and the guard (R5).
 
 use chrono::Duration;
-use contract::api::{JobState, JobStatistics, Pipeline};
+use contract::api::{Evidence, JobState, JobStatistics, Pipeline};
 use contract::policy::{OrganizationRole, Release, Role};
 use serde_json::json;
 
@@ -88,6 +88,53 @@ async fn a_release_counts_for_commits_made_after_it_and_for_no_other_edge() {
     rig.settle(&ada, applied[0].commit_set.unwrap()).await;
     assert!(!may_read(&rig, &bob, "score@main").await);
     assert!(may_read(&rig, &bob, "score@main^").await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn evidence_of_what_was_released_says_that_something_is_hidden_and_tells_nothing_of_it() {
+    let rig = Rig::start().await;
+    let (ada, bob) = (rig.member("ada").await, rig.member("bob").await);
+    let digest = story(&rig, &ada, &bob).await;
+    release(&rig, &digest, false);
+    let put = rig.put(&ada, "images", &[("x", "2")]).await;
+    rig.settle(&ada, put.commit_set).await;
+
+    let all: Evidence = rig.get(&ada, "/v1/evidence?ref=score").await;
+    assert!(!all.restricted && all.commits.iter().all(|c| !c.restricted));
+    assert_eq!((all.commits.len(), all.versions.len()), (4, 2));
+    for commit in &all.commits {
+        let record = commit.record.as_ref().unwrap();
+        assert_eq!(Some(record.digest()), commit.digest, "{record:?}");
+    }
+    let (status, text) = rig.send(&bob, "GET", "/v1/evidence?ref=score", None).await;
+    assert_eq!(status, 200, "{text}");
+    let some: Evidence = serde_json::from_str(&text).unwrap();
+    assert!(some.restricted && some.commits.len() == 1 && some.commits[0].restricted);
+    assert_eq!(some.versions[0].sealed, None);
+    let record = some.commits[0].record.as_ref().unwrap();
+    assert!(record.inputs.is_empty() && record.parent.is_none());
+    assert_eq!(some.commits[0].digest, all.commits[0].digest);
+    for hidden in &all.commits[1..] {
+        for told in [hidden.commit.to_string(), hidden.digest.unwrap().to_string()] {
+            assert!(!text.contains(&told), "{text}");
+        }
+    }
+    for name in ["images", "found"] {
+        assert!(!text.contains(name), "{text}");
+    }
+    for path in [
+        "/v1/evidence?ref=found",
+        "/v1/manifest?ref=found",
+        "/v1/manifest?ref=nothing",
+    ] {
+        assert_eq!(rig.send(&bob, "GET", path, None).await.0, 404, "{path}");
+    }
+    // Who may know of an input by its name, and not read it, is told the name.
+    rig.grant(&bob, Role::Discoverer, "found");
+    let named: Evidence = rig.get(&bob, "/v1/evidence?ref=score").await;
+    let found = named.commits.iter().find(|c| c.repo.as_str() == "found").unwrap();
+    assert!(found.record.is_none() && found.digest.is_none() && found.content.is_none() && found.files == 0);
+    assert!(named.restricted && named.versions.iter().any(|v| v.sealed.is_some()));
 }
 
 #[tokio::test(flavor = "multi_thread")]

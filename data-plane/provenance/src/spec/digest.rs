@@ -234,10 +234,11 @@ fn cron(leaf: &PfsInput) -> Value {
 }
 
 pub(super) fn spec(spec: &PipelineSpec, image_digest: Option<&str>) -> [u8; 32] {
-    seal(
-        "howdah spec v1",
-        &json!({ "spec": decisive(spec), "image": image_digest }),
-    )
+    blake3::derive_key("howdah spec v1", sealed(spec, image_digest).as_bytes())
+}
+
+pub(super) fn sealed(spec: &PipelineSpec, image_digest: Option<&str>) -> String {
+    canonical_json(&json!({ "spec": decisive(spec), "image": image_digest }))
 }
 
 pub(super) fn code(spec: &PipelineSpec, image_digest: Option<&str>) -> [u8; 32] {

@@ -376,6 +376,11 @@ impl PipelineSpec {
         digest::spec(self, image_digest)
     }
 
+    /// The bytes that [`PipelineSpec::spec_digest`] is of, so that others can compute it.
+    pub fn sealed(&self, image_digest: Option<&str>) -> String {
+        digest::sealed(self, image_digest)
+    }
+
     /// What a release names of a spec whose code stands in a repo of ours: that code too, so that other code is not what
     /// was released. `code` is the digest of what stands at its path.
     pub fn digest_with_code(spec_digest: &[u8], code: &[u8; 32]) -> [u8; 32] {

@@ -8,8 +8,8 @@ use futures::TryStreamExt;
 use storage::{EntryKind, FilePath, Storage, TreeRef};
 
 use super::{PURGE, queries};
-use crate::commits::finish::ancestry;
-use crate::commits::{self, CommitRow, record_digest};
+use crate::commits::records::{ancestry, record_digest};
+use crate::commits::{self, CommitRow};
 use crate::failure::Answer;
 use crate::files::change::{self, FileChange};
 use crate::files::listing::directory_path;
@@ -174,7 +174,7 @@ async fn digest(plane: &Plane, tx: &mut Tx, row: &CommitRow) -> Answer<Option<[u
     };
     let ancestry = ancestry(plane, tx, &PURGE, row, tree).await?;
     let finished_at = row.finished_at.unwrap_or(row.started_at);
-    Ok(row.digest.is_some().then(|| record_digest(row, finished_at, &ancestry)))
+    Ok(row.digest.is_some().then(|| record_digest(row, finished_at, ancestry)))
 }
 
 #[cfg(test)]
