@@ -2,9 +2,10 @@
 //! a worker fetches that digest once, verifies and unpacks it, and its sandboxes share the unpacked files.
 //!
 //! Images come from registries, spoken to by the service itself and never by user code, under the rules of imports about
-//! who may be reached.
+//! who may be reached. Those that show an image only to who signs in are signed in to with secrets of the project.
 
 mod config;
+mod logins;
 mod manifest;
 mod members;
 mod reference;
@@ -18,6 +19,7 @@ mod users;
 use contract::config::ImportConfig;
 
 pub use config::ImageSettings;
+pub use logins::{Login, credentials, logins};
 pub use reference::{Digest, ImageReference, ParseImageError};
 pub use registry::{Credentials, Registry};
 pub use store::{Store, Unpacked};
@@ -34,8 +36,13 @@ pub enum ImageError {
     #[error("{0}; whoever runs the service can allow it with HOWDAH_IMPORT_ALLOW")]
     NotAllowed(String),
     /// The registry does not show it to us.
-    #[error("`{0}` is not there, or only for who signs in: check the name and the tag")]
+    #[error(
+        "`{0}` is not there, or only for who signs in: check the name and the tag, or name a secret in `transform.image_pull_secrets`"
+    )]
     NotFound(String),
+    /// Nobody can be signed in for it.
+    #[error("{0}")]
+    SignIn(String),
     /// It does not answer, or not as registries do.
     #[error("{0}")]
     Unreachable(String),
@@ -77,9 +84,14 @@ impl Images {
     ///
     /// # Errors
     /// When there is no such image for us.
-    pub async fn resolve(&self, reference: &ImageReference, has_command: bool) -> Result<Digest, ImageError> {
-        let (digest, manifest) = self.registry.manifest(reference, None).await?;
-        let config = self.registry.small_blob(reference, &manifest.config, None).await?;
+    pub async fn resolve(
+        &self,
+        reference: &ImageReference,
+        has_command: bool,
+        who: Option<&Credentials>,
+    ) -> Result<Digest, ImageError> {
+        let (digest, manifest) = self.registry.manifest(reference, who).await?;
+        let config = self.registry.small_blob(reference, &manifest.config, who).await?;
         let settings = ImageSettings::parse(&config)?;
         if !has_command && settings.command().is_empty() {
             return Err(ImageError::Unfit(format!(

@@ -39,6 +39,17 @@ pub struct Credentials {
     pub password: SecretString,
 }
 
+impl Credentials {
+    /// What tells two of them apart.
+    pub(super) fn digest(&self) -> [u8; 32] {
+        let mut hasher = blake3::Hasher::new_derive_key("howdah credentials of a registry v1");
+        hasher.update(self.username.as_bytes());
+        hasher.update(&[0]);
+        hasher.update(self.password.expose_secret().as_bytes());
+        *hasher.finalize().as_bytes()
+    }
+}
+
 /// Says when no more may be kept.
 pub(super) type Room<'a> = dyn Fn() -> Result<(), ImageError> + Sync + 'a;
 

@@ -20,7 +20,7 @@ use tokio::sync::Semaphore;
 use super::manifest::{Blob, Manifest};
 use super::unpack::{Bounds, Unpacking, read_inside};
 use super::users::{self, User};
-use super::{Digest, ImageError, ImageReference, ImageSettings, Images};
+use super::{Credentials, Digest, ImageError, ImageReference, ImageSettings, Images};
 
 /// Of one image.
 const BOUNDS: Bounds = Bounds {
@@ -58,6 +58,8 @@ const ROOTFS: &str = "rootfs";
 /// What it takes on the disk.
 const BYTES: &str = "bytes";
 
+/// Where layers come from, and who asks for them.
+type Origin<'a> = (&'a ImageReference, Option<&'a Credentials>);
 type Fetching = Shared<BoxFuture<'static, Result<Arc<Unpacked>, ImageError>>>;
 
 /// An image on this machine.
@@ -93,11 +95,14 @@ pub struct Store {
     removed: AtomicU64,
 }
 
+/// An image, and who asks for it, by a digest of the pair that is signed in with: what one may not have, another one may.
+type Asked = (Digest, Option<[u8; 32]>);
+
 #[derive(Default)]
 struct Known {
     ready: HashMap<Digest, Arc<Unpacked>>,
-    fetching: HashMap<Digest, Fetching>,
-    failed: HashMap<Digest, Failed>,
+    fetching: HashMap<Asked, Fetching>,
+    failed: HashMap<Asked, Failed>,
 }
 
 /// A fetch that failed.
@@ -193,11 +198,12 @@ impl Store {
         self: &Arc<Self>,
         reference: &ImageReference,
         digest: &Digest,
+        who: Option<&Credentials>,
     ) -> Result<Arc<Unpacked>, ImageError> {
         loop {
             let (runtime, wanted) = (
                 tokio::runtime::Handle::current(),
-                (reference.at(digest.clone()), digest.clone()),
+                (reference.at(digest.clone()), digest.clone(), who.cloned()),
             );
             let store = Arc::clone(self);
             let step = self.blocking(move |_| Ok(store.step(&runtime, wanted))).await?;
@@ -209,27 +215,32 @@ impl Store {
         }
     }
 
-    fn step(self: &Arc<Self>, runtime: &tokio::runtime::Handle, wanted: (ImageReference, Digest)) -> Step {
-        let (reference, digest) = wanted;
+    fn step(
+        self: &Arc<Self>,
+        runtime: &tokio::runtime::Handle,
+        wanted: (ImageReference, Digest, Option<Credentials>),
+    ) -> Step {
+        let (reference, digest, who) = wanted;
+        let asked = (digest.clone(), who.as_ref().map(Credentials::digest));
         let mut known = self.known();
         if let Some(found) = self.look(&mut known, &digest) {
             return Step::Done(Ok(found));
         }
-        if let Some(fetching) = known.fetching.get(&digest) {
+        if let Some(fetching) = known.fetching.get(&asked) {
             return Step::WaitFor(fetching.clone());
         }
-        let failed = known.failed.get(&digest).filter(|failed| failed.until > Instant::now());
+        let failed = known.failed.get(&asked).filter(|failed| failed.until > Instant::now());
         match failed {
             Some(failed) if failed.error.may_pass() => return Step::WaitUntil(failed.until),
             Some(failed) => return Step::Done(Err(failed.error.clone())),
             None => {}
         }
-        let (store, key) = (Arc::clone(self), digest.clone());
+        let (store, key) = (Arc::clone(self), asked.clone());
         let task = runtime.spawn(async move {
-            let fetched = store.fetch(&reference, &digest).await;
+            let fetched = store.fetch(&reference, &digest, who.as_ref()).await;
             let mut known = store.known();
-            known.fetching.remove(&digest);
-            known.note(digest, fetched.as_ref().err());
+            known.fetching.remove(&asked);
+            known.note(asked, fetched.as_ref().err());
             fetched
         });
         let ended = async {
@@ -241,15 +252,22 @@ impl Store {
         Step::WaitFor(fetching)
     }
 
-    async fn fetch(self: &Arc<Self>, reference: &ImageReference, digest: &Digest) -> Result<Arc<Unpacked>, ImageError> {
+    async fn fetch(
+        self: &Arc<Self>,
+        reference: &ImageReference,
+        digest: &Digest,
+        who: Option<&Credentials>,
+    ) -> Result<Arc<Unpacked>, ImageError> {
         let closed = |error: tokio::sync::AcquireError| ImageError::Disk(error.to_string());
         let _place = self.places.acquire().await.map_err(closed)?;
         let began = Instant::now();
         let registry = &self.images.registry;
-        let (_, manifest) = registry.manifest(reference, None).await?;
-        let config = registry.small_blob(reference, &manifest.config, None).await?;
+        let (_, manifest) = registry.manifest(reference, who).await?;
+        let config = registry.small_blob(reference, &manifest.config, who).await?;
         let wanted = bytes_of(&manifest)?;
-        let incoming = self.directory.join(INCOMING).join(digest.hex());
+        // Two may fetch the same image, each with its own right to it.
+        let number = self.removed.fetch_add(1, Ordering::Relaxed);
+        let incoming = self.directory.join(INCOMING).join(format!("{number}-{}", digest.hex()));
         let empty = incoming.clone();
         self.blocking(move |store| {
             store.make_room(wanted)?;
@@ -259,7 +277,7 @@ impl Store {
         })
         .await?;
         let (from, digest) = (incoming.clone(), digest.clone());
-        let made = match self.layers(reference, &manifest, &incoming).await {
+        let made = match self.layers((reference, who), &manifest, &incoming).await {
             Ok(()) => {
                 self.blocking(move |store| {
                     let (bytes, disk_bytes) = unpack(&from, &manifest, &config, store.owner)?;
@@ -297,16 +315,16 @@ impl Store {
     }
 
     /// Fetches the layers into files named by their place.
-    async fn layers(&self, reference: &ImageReference, manifest: &Manifest, into: &Path) -> Result<(), ImageError> {
+    async fn layers(&self, from: Origin<'_>, manifest: &Manifest, into: &Path) -> Result<(), ImageError> {
         let layers = manifest.layers.iter().enumerate();
         let fetches: Vec<BoxFuture<'_, Result<(), ImageError>>> = layers
-            .map(|(at, layer)| self.layer(reference, layer, into.join(at.to_string())).boxed())
+            .map(|(at, layer)| self.layer(from, layer, into.join(at.to_string())).boxed())
             .collect();
         let fetched = futures::stream::iter(fetches).buffer_unordered(LAYERS_AT_ONCE);
         fetched.try_collect().await
     }
 
-    async fn layer(&self, reference: &ImageReference, layer: &Blob, into: PathBuf) -> Result<(), ImageError> {
+    async fn layer(&self, (reference, who): Origin<'_>, layer: &Blob, into: PathBuf) -> Result<(), ImageError> {
         let mut file = tokio::fs::File::create_new(into).await.map_err(|error| disk(&error))?;
         let room = || match self.free()? < BOUNDS.free_bytes {
             true => Err(ImageError::Disk("the disk is nearly full".to_owned())),
@@ -314,7 +332,7 @@ impl Store {
         };
         self.images
             .registry
-            .blob(reference, layer, None, (&mut file, &room))
+            .blob(reference, layer, who, (&mut file, &room))
             .await
     }
 
@@ -434,8 +452,8 @@ impl Store {
 
 impl Known {
     /// Remembers how a fetch ended.
-    fn note(&mut self, digest: Digest, error: Option<&ImageError>) {
-        let before = self.failed.remove(&digest).map_or(0, |failed| failed.times);
+    fn note(&mut self, asked: Asked, error: Option<&ImageError>) {
+        let before = self.failed.remove(&asked).map_or(0, |failed| failed.times);
         let Some(error) = error.cloned() else { return };
         if self.failed.len() >= FAILURES_MAX {
             self.failed.clear();
@@ -449,7 +467,7 @@ impl Known {
             until: Instant::now() + pause,
             times: before + 1,
         };
-        self.failed.insert(digest, failed);
+        self.failed.insert(asked, failed);
     }
 }
 

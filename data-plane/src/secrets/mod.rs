@@ -18,6 +18,7 @@ use provenance::spec::{BUCKET_KEYS, EgressTarget, PipelineSpec, SecretTarget, Se
 use sqlx::PgConnection;
 
 use crate::failure::{Answer, Failure};
+use crate::images::{self, Login};
 use crate::permissions::System;
 use crate::plane::Plane;
 use crate::projects;
@@ -199,6 +200,24 @@ pub async fn values(
     let row = queries::find(conn, &USE, project, name).await?.ok_or_else(absent)?;
     let sealed = row.sealed.as_deref().ok_or_else(absent)?;
     open(plane, (id, name, row.version), sealed)
+}
+
+/// Who signs in at registries with these secrets. Code never sees these.
+///
+/// # Errors
+/// `invalid`, saying what to set, when a secret is not there or signs in to nothing.
+pub async fn of_registries(
+    plane: &Plane,
+    conn: &mut PgConnection,
+    project: &ProjectName,
+    names: &[SecretName],
+) -> Answer<Vec<Login>> {
+    let mut all = Vec::new();
+    for name in names {
+        let values = values(plane, conn, project, name).await?;
+        all.extend(images::logins(name, &values).map_err(Failure::invalid)?);
+    }
+    Ok(all)
 }
 
 /// What the worker gives to user code of a job that was planned with these versions, if it was planned with any; `None` when another one is current:

@@ -8,7 +8,7 @@ use super::execute::{Bench, RunEnd};
 use super::inputs::Place;
 use super::output::RunLog;
 use super::protocol::{ImageTask, JobTask};
-use crate::images::{Digest, ImageError, ImageReference, Unpacked, User};
+use crate::images::{Digest, ImageError, ImageReference, Unpacked, User, credentials};
 
 /// What one datum needs of its image.
 pub struct InImage {
@@ -80,7 +80,10 @@ async fn bring(bench: &Bench, task: &ImageTask, log: &RunLog<'_>) -> Result<Arc<
     }
     let reference: ImageReference = task.name.parse()?;
     log.line("system", &format!("fetching the image {} ({digest})", task.name));
-    let found = bench.images.get(&reference, &digest).await?;
+    let found = bench
+        .images
+        .get(&reference, &digest, credentials(&task.logins, &reference).as_ref())
+        .await?;
     if let Some((bytes, took)) = found.fetched {
         let (mebibytes, seconds) = (bytes >> 20, took.as_secs_f64());
         log.line(

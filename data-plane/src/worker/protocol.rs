@@ -11,6 +11,8 @@ use uuid::Uuid;
 
 use contract::config::{ImportConfig, StoreConfig};
 
+use crate::images::Login;
+
 /// The header by which a worker shows the secret of this boot of the plane.
 pub const SECRET_HEADER: &str = "howdah-worker-secret";
 
@@ -165,6 +167,9 @@ pub struct ImageTask {
     pub digest: String,
     /// Who runs the code, when the spec says so.
     pub user: Option<String>,
+    /// Who signs in at its registry.
+    #[serde(default)]
+    pub logins: Vec<Login>,
 }
 
 /// The tree that an input reads.

@@ -213,6 +213,15 @@ pub async fn tasks(plane: &Plane, tx: &mut Tx, ids: &[Uuid], planned: bool) -> A
             }
             Err(error) => task.refused = Some(error.detail().to_owned()),
         }
+        if let Some(image) = &mut task.image {
+            match secrets::of_registries(plane, tx, &spec.project, &spec.transform.image_pull_secrets).await {
+                Ok(logins) => image.logins = logins,
+                Err(error) if matches!(error.kind(), ProblemKind::Overloaded | ProblemKind::StorageFull) => {
+                    return Err(error);
+                }
+                Err(error) => task.refused = Some(error.detail().to_owned()),
+            }
+        }
         all.push(task);
     }
     Ok((all, outdated))
@@ -233,6 +242,7 @@ fn job_task(row: &queries::TaskRow, spec: &PipelineSpec, inputs: Vec<InputTree>)
             name,
             digest,
             user: transform.user,
+            logins: Vec::new(),
         }),
         cmd: transform.cmd,
         stdin: transform.stdin,

@@ -237,7 +237,7 @@ async fn an_image_is_fetched_once_however_many_wait_and_what_is_damaged_leaves_n
     };
     registry.damage();
     let store = Arc::new(open());
-    let damaged = store.get(&reference, &digest).await.unwrap_err();
+    let damaged = store.get(&reference, &digest, None).await.unwrap_err();
     assert!(damaged.to_string().contains("not what its digest says"), "{damaged}");
     assert_eq!(names(), ["incoming"]);
     assert_eq!(
@@ -250,10 +250,10 @@ async fn an_image_is_fetched_once_however_many_wait_and_what_is_damaged_leaves_n
     // It is not asked for again at once.
     registry.damage();
     let before = registry.asked("/blobs/");
-    assert_eq!(store.get(&reference, &digest).await.unwrap_err(), damaged);
+    assert_eq!(store.get(&reference, &digest, None).await.unwrap_err(), damaged);
     assert_eq!(registry.asked("/blobs/"), before);
     let store = Arc::new(open());
-    let all = (0..8).map(|_| store.get(&reference, &digest));
+    let all = (0..8).map(|_| store.get(&reference, &digest, None));
     for found in futures::future::join_all(all).await {
         assert!(found.unwrap().rootfs.join("data/version").exists());
     }
@@ -264,7 +264,7 @@ async fn an_image_is_fetched_once_however_many_wait_and_what_is_damaged_leaves_n
     registry.stop();
     let store = Arc::new(open());
     assert!(!directory.path().join("images/incoming/half").exists());
-    assert!(store.get(&reference, &digest).await.unwrap().fetched.is_none());
+    assert!(store.get(&reference, &digest, None).await.unwrap().fetched.is_none());
     // What is known of one counts only while it is there.
     std::fs::remove_dir_all(directory.path().join("images").join(digest.hex())).unwrap();
     assert!(store.ready(&digest).await.is_none());
@@ -279,11 +279,11 @@ async fn an_image_that_claims_absurd_sizes_evicts_nothing_and_costs_nothing() {
     let directory = testkit::temporary_directory();
     let store = Store::open(directory.path().join("images"), None, Images::new(&allowing()).unwrap()).unwrap();
     let store = Arc::new(store);
-    store.get(&reference, &digest).await.unwrap();
+    store.get(&reference, &digest, None).await.unwrap();
     for sizes in [[u64::MAX, 2], [u64::MAX / 2, u64::MAX / 2], [15 << 30, 15 << 30]] {
         let absurd = registry.claim("acme/tool", &digest, sizes);
         let before = registry.asked("/blobs/");
-        let refused = store.get(&reference, &absurd).await.unwrap_err();
+        let refused = store.get(&reference, &absurd, None).await.unwrap_err();
         assert!(refused.to_string().contains("more than 21474836480 bytes"), "{refused}");
         assert!(!refused.may_pass());
         // The configuration, with and without a token.

@@ -1,4 +1,4 @@
-//! A registry of container images on this machine, which wants a token as Docker Hub does. Images are made of programs of
+//! A registry of container images on this machine, which wants a token as Docker Hub does, and of who asks for what is private that he signs in. Images are made of programs of
 //! this machine.
 
 use std::collections::{BTreeSet, HashMap};
@@ -15,6 +15,8 @@ use data_plane::images::Digest;
 use serde_json::{Value, json};
 
 const TOKEN: &str = "of-this-registry";
+/// For repositories below `private/`, which take who signs in.
+const PRIVATE: &str = "of-its-private-part";
 const PROGRAMS: [&str; 8] = ["sh", "cat", "id", "ls", "rm", "basename", "mkdir", "sleep"];
 
 #[derive(Default)]
@@ -134,15 +136,26 @@ impl Registry {
 }
 
 async fn answer(State((host, content)): State<(String, Shared)>, uri: Uri, headers: HeaderMap) -> Response {
+    let given = headers.get(header::AUTHORIZATION).and_then(|given| given.to_str().ok());
     if uri.path() == "/token" {
-        return axum::Json(json!({ "token": TOKEN })).into_response();
+        let private = uri.query().is_some_and(|query| query.contains("private%2F"));
+        return match given {
+            // ada:hunter2-registry
+            Some("Basic YWRhOmh1bnRlcjItcmVnaXN0cnk=") if private => {
+                axum::Json(json!({ "token": PRIVATE })).into_response()
+            }
+            None if !private => axum::Json(json!({ "token": TOKEN })).into_response(),
+            _ => StatusCode::UNAUTHORIZED.into_response(),
+        };
     }
+    let token = if uri.path().starts_with("/v2/private/") {
+        PRIVATE
+    } else {
+        TOKEN
+    };
     let mut content = content.lock().unwrap();
     content.asked.push(uri.path().to_owned());
-    let allowed = headers
-        .get(header::AUTHORIZATION)
-        .is_some_and(|given| *given == format!("Bearer {TOKEN}"));
-    if !allowed {
+    if given != Some(&format!("Bearer {token}")) {
         let challenge = format!("Bearer realm=\"http://{host}/token\",service=\"test\",scope=\"any\"");
         return (StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, challenge)]).into_response();
     }
