@@ -1,5 +1,7 @@
 //! `howdah doctor`: what this machine has and lacks, each with what to do.
 
+mod images;
+
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -53,10 +55,13 @@ impl Finding {
 /// # Errors
 /// Exit code 1 when a check is bad.
 pub async fn run(settings: &Settings, output: Output) -> Outcome {
+    let isolation = sandbox().await;
+    let images = images::images(&images::Machine::this(chosen(&isolation), &settings.home));
     let findings = vec![
         programs(),
         postgres(&settings.home).await,
-        sandbox().await,
+        isolation,
+        images,
         fuse().await,
         space(&settings.home),
         service(settings).await,
@@ -154,6 +159,11 @@ async fn sandbox() -> Finding {
             "build the workspace again",
         ),
     }
+}
+
+/// The isolation that a finding is about.
+fn chosen(finding: &Finding) -> &str {
+    finding.found.split(' ').next().unwrap_or_default()
 }
 
 /// What the sandbox said: the isolation that works on the first line, then what is better and why it does not.
