@@ -1,7 +1,10 @@
 //! `howdah reproduce`: runs the job of a derived commit again and compares what comes out.
 
+mod deep;
+
 use clap::Args;
 use contract::api::{NewReproduction, Reproduction, ReproductionState, WaitAnswer};
+use contract::ids::JobId;
 
 use crate::client::{Client, Request};
 use crate::failure::{Exit, Failure, Outcome};
@@ -14,10 +17,17 @@ use crate::references::commit;
 /// All datums run. What comes out is compared and let go of: no branch moves, nothing downstream starts, no result is
 /// kept. It needs read on the commit and write on its repo. Exit code 0: identical; 1: different; 5: the job failed.
 #[derive(Debug, Args)]
-#[command(after_help = "Example: howdah reproduce score-red@main")]
+#[command(after_help = "Example: howdah reproduce score-red@main
+         howdah reproduce score-red@main --deep")]
 pub struct Reproduce {
     /// Branch or commit of a pipeline's output
     reference: String,
+    /// Everything upstream that a pipeline made too, from what people made on, one commit after the other
+    #[arg(long)]
+    deep: bool,
+    /// Go on with an interrupted `--deep`, by its id: what it has reproduced is not run again
+    #[arg(long = "continue", value_name = "ID", requires = "deep")]
+    going_on: Option<JobId>,
 }
 
 /// `howdah reproduce`.
@@ -25,26 +35,41 @@ pub struct Reproduce {
 /// # Errors
 /// Exit code 1 when something else came out, 5 when the job failed; what the service answers.
 pub async fn run(arguments: Reproduce, client: &Client, output: Output) -> Outcome {
-    let body = NewReproduction {
-        reference: commit(&arguments.reference, &client.settings.project)?,
-    };
-    let mut found: Reproduction = client.plane(Request::post("/v1/reproductions").body(&body)?).await?;
+    if arguments.deep {
+        return deep::run(&arguments.reference, arguments.going_on, client, output).await;
+    }
+    let reference = commit(&arguments.reference, &client.settings.project)?;
     let spinner = output.spinner(&format!("running {} again", arguments.reference));
+    let begun = begin(client, &reference).await?;
+    let found = end(client, begun, |told| spinner.set_message(told)).await?;
+    spinner.finish_and_clear();
+    output.result(&found, || in_words(&arguments.reference, &found))?;
+    verdict(&arguments.reference, &found)
+}
+
+async fn begin(client: &Client, reference: &str) -> Outcome<Reproduction> {
+    let body = NewReproduction {
+        reference: reference.to_owned(),
+    };
+    client.plane(Request::post("/v1/reproductions").body(&body)?).await
+}
+
+/// Waits for the end of a reproduction, and tells how far it is.
+async fn end(client: &Client, begun: Reproduction, tell: impl Fn(String)) -> Outcome<Reproduction> {
+    let mut found = begun;
     while found.state == ReproductionState::Running {
         let wait = Request::get("/v1/wait")
             .query("target", found.id)
             .query("timeout_seconds", 2);
         let answer: WaitAnswer = client.plane(wait).await?;
         if let Some(job) = answer.jobs.first() {
-            spinner.set_message(format!("{} {}: {}", job.pipeline, job.state.as_str(), counts(job)));
+            tell(format!("{} {}: {}", job.pipeline, job.state.as_str(), counts(job)));
         }
         found = client
             .plane(Request::get(format!("/v1/reproductions/{}", found.id)))
             .await?;
     }
-    spinner.finish_and_clear();
-    output.result(&found, || in_words(&arguments.reference, &found))?;
-    verdict(&arguments.reference, &found)
+    Ok(found)
 }
 
 fn in_words(reference: &str, found: &Reproduction) -> String {

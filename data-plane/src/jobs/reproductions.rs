@@ -10,14 +10,15 @@ use std::collections::BTreeSet;
 use axum::Router;
 use axum::extract::State;
 use axum::routing::{get, post};
-use chassis::http::{Json, Path};
-use contract::api::{Job, JobState, NewReproduction, Reproduction, ReproductionState};
+use chassis::http::{Json, Path, Query};
+use contract::api::{Job, JobState, NewReproduction, Page, Reproduction, ReproductionState};
 use contract::ids::{CommitId, JobId};
 use contract::policy::Permission;
 use contract::problem::ProblemKind;
 use contract::reference::CommitRef;
 use http::StatusCode;
 use provenance::access::in_words;
+use serde::Deserialize;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
@@ -27,6 +28,7 @@ use crate::call::Call;
 use crate::commits;
 use crate::commits::lock::lock_dag;
 use crate::commits::origins;
+use crate::cursor;
 use crate::failure::{Answer, Failure};
 use crate::permissions::System;
 use crate::pipelines;
@@ -37,7 +39,7 @@ const READABLE: System = System::because("the caller may read the commit that is
 /// The routes.
 pub fn router() -> Router<Plane> {
     Router::new()
-        .route("/v1/reproductions", post(begin))
+        .route("/v1/reproductions", post(begin).get(list))
         .route("/v1/reproductions/{id}", get(show))
 }
 
@@ -152,6 +154,38 @@ async fn may_run(
 async fn show(State(plane): State<Plane>, call: Call, Path(id): Path<JobId>) -> Answer<Json<Reproduction>> {
     let mut conn = plane.pool.acquire().await?;
     Ok(Json(view(&call, &mut conn, id).await?))
+}
+
+#[derive(Deserialize)]
+struct ListQuery {
+    #[serde(rename = "ref")]
+    reference: String,
+    limit: Option<u32>,
+    cursor: Option<String>,
+}
+
+/// The reproductions of a commit, newest first.
+async fn list(
+    State(plane): State<Plane>,
+    call: Call,
+    Query(query): Query<ListQuery>,
+) -> Answer<Json<Page<Reproduction>>> {
+    let reference: CommitRef = query.reference.parse()?;
+    let limit = cursor::limit(query.limit)?;
+    let mut conn = plane.pool.acquire().await?;
+    let commit = call.locate_readable(&mut conn, &reference).await?.commit;
+    let name = format!("reproductions {}", commit.id);
+    let before: Option<JobId> = call.position(&name, query.cursor.as_deref())?;
+    let ids = rows::list(&mut conn, &READABLE, commit.id, before, limit as i64 + 1).await?;
+    let page = call.page(&name, ids, limit, |id| *id)?;
+    let mut items = Vec::new();
+    for id in page.items {
+        items.push(view(&call, &mut conn, id).await?);
+    }
+    Ok(Json(Page {
+        items,
+        next_cursor: page.next_cursor,
+    }))
 }
 
 async fn view(call: &Call, conn: &mut PgConnection, id: JobId) -> Answer<Reproduction> {

@@ -55,6 +55,25 @@ pub async fn find_running(conn: &mut PgConnection, _: &System, commit: CommitId)
     Ok(id.map(JobId::from_uuid))
 }
 
+/// The jobs that reproduce a commit or did, newest first, at most so many; those that were begun before `before`.
+pub async fn list(
+    conn: &mut PgConnection,
+    _: &System,
+    commit: CommitId,
+    before: Option<JobId>,
+    most: i64,
+) -> Answer<Vec<JobId>> {
+    let ids: Vec<Uuid> = sqlx::query_scalar(
+        "select id from jobs where reproduces = $1 and ($2::uuid is null or id < $2) order by id desc limit $3",
+    )
+    .bind(commit.uuid())
+    .bind(before.map(JobId::uuid))
+    .bind(most)
+    .fetch_all(conn)
+    .await?;
+    Ok(ids.into_iter().map(JobId::from_uuid).collect())
+}
+
 /// A reproduction to be made.
 pub struct NewReproduction<'a> {
     /// The job that will run.
