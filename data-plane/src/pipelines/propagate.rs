@@ -67,7 +67,8 @@ pub async fn load_dag(tx: &mut Tx) -> Answer<Dag> {
     Ok(dag)
 }
 
-/// As [`propagate`], and the pipelines in `started` run on the current heads, if each of their inputs has one.
+/// As [`propagate`], and the pipelines in `started` run on the current heads, if each of their inputs has one; with `reprocess` all
+/// datums of these.
 ///
 /// # Errors
 /// As [`propagate`].
@@ -105,7 +106,7 @@ pub async fn begin(
     let mut making = Making {
         plane,
         set,
-        reprocess,
+        again: if reprocess { started.clone() } else { Vec::new() },
         sets: HashMap::new(),
         heads,
         leaf_names: leaf_names(tx, &ids).await?,
@@ -159,7 +160,8 @@ async fn leaf_names(tx: &mut Tx, ids: &[Uuid]) -> Answer<HashMap<(Uuid, usize), 
 struct Making<'a> {
     plane: &'a Plane,
     set: CommitSetId,
-    reprocess: bool,
+    /// Of these all datums run. What is downstream of them runs what changed for it, as always.
+    again: Vec<DomainId>,
     /// Origin sets of the commits read or made so far.
     sets: HashMap<CommitId, Arc<OriginSet>>,
     heads: BTreeMap<BranchOf, CommitId>,
@@ -207,7 +209,7 @@ impl Making<'_> {
             run,
             output: new.commit,
             set: self.set,
-            reprocess: self.reprocess,
+            reprocess: self.again.contains(&new.pipeline),
             inputs: new
                 .inputs
                 .iter()

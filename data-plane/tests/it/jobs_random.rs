@@ -4,23 +4,19 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io::Read;
 
-use contract::api::{Commit, Job, JobState};
+use contract::api::{AppliedPipeline, Commit, Job, JobState};
 use contract::ids::CommitSetId;
-use provenance::glob::Glob;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
+use crate::jobs_random_inputs::{Above, Files, Input, Seen};
 use crate::jobs_rig::{Person, Rig};
-
-/// Files by path, without a leading `/`.
-type Files = BTreeMap<String, String>;
 
 const REPOS: [&str; 2] = ["r0", "r1"];
 const PATHS: [&str; 8] = ["a1", "a2", "b1", "b2", "c", "d/x", "d/y", "e/x"];
-const GLOBS: [&str; 5] = ["/*", "/", "/*/*", "/(?)*", "/[a-d]*"];
 const PIPELINES: usize = 5;
 const STEPS: usize = 14;
 const BAD: &str = "bad\n";
@@ -44,144 +40,20 @@ fn digest(text: &str) -> String {
     hex::encode(Sha256::digest(text.as_bytes()))
 }
 
-/// An input as the evaluator sees it.
-#[derive(Debug, Clone)]
-enum Input {
-    Leaf { repo: String, name: String, glob: String },
-    Cross(Vec<Input>),
-    Union(Vec<Input>),
-    Group(Vec<Input>),
+/// What a datum writes: its list.
+fn list(datum: &Seen, code: u32) -> String {
+    let files = datum.files();
+    let mut lines: Vec<String> = files
+        .iter()
+        .map(|(path, text)| format!("./{path} {}\n", &digest(text)[..16]))
+        .collect();
+    // As `sort` orders them: the digests follow the paths.
+    lines.sort_by(|a, b| a.split(' ').next().cmp(&b.split(' ').next()));
+    format!("{}{code}\n", lines.concat())
 }
 
-/// What a datum sees: files by their path below `/pfs`. With each of them the key that its glob captured.
-#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
-struct Seen {
-    files: Files,
-    keys: BTreeSet<String>,
-}
-
-impl Input {
-    /// Made so that no two datums of a pipeline can see the same.
-    fn random(rng: &mut StdRng, repos: &[String], depth: usize, grouped: bool, next: &mut usize) -> Self {
-        let kind = if depth == 0 { 0 } else { rng.random_range(0..6) };
-        let parts = |rng: &mut StdRng, next: &mut usize, grouped| {
-            (0..2)
-                .map(|_| Self::random(rng, repos, depth - 1, grouped, next))
-                .collect()
-        };
-        match kind {
-            3 => Self::Cross(parts(rng, next, grouped)),
-            4 => Self::Union(parts(rng, next, grouped)),
-            5 if !grouped => Self::Group(parts(rng, next, true)),
-            _ => {
-                *next += 1;
-                Self::Leaf {
-                    repo: repos.choose(rng).unwrap().clone(),
-                    name: format!("n{next}"),
-                    glob: (if grouped { "/(?)*" } else { GLOBS.choose(rng).unwrap() }).to_owned(),
-                }
-            }
-        }
-    }
-
-    fn spec(&self, grouped: bool) -> Value {
-        let all = |parts: &[Self], grouped| parts.iter().map(|p| p.spec(grouped)).collect::<Vec<_>>();
-        match self {
-            Self::Leaf { repo, name, glob } => {
-                let mut leaf = json!({ "repo": repo, "name": name, "glob": glob });
-                if grouped {
-                    leaf["group_by"] = json!("$1");
-                }
-                json!({ "pfs": leaf })
-            }
-            Self::Cross(parts) => json!({ "cross": all(parts, grouped) }),
-            Self::Union(parts) => json!({ "union": all(parts, grouped) }),
-            Self::Group(parts) => json!({ "group": all(parts, true) }),
-        }
-    }
-
-    fn repos(&self) -> BTreeSet<&str> {
-        match self {
-            Self::Leaf { repo, .. } => BTreeSet::from([repo.as_str()]),
-            Self::Cross(parts) | Self::Union(parts) | Self::Group(parts) => {
-                parts.iter().flat_map(Self::repos).collect()
-            }
-        }
-    }
-
-    /// All datums, by the definitions alone.
-    fn datums(&self, heads: &BTreeMap<String, Files>) -> Vec<Seen> {
-        let empty = Files::new();
-        match self {
-            Self::Leaf { repo, name, glob } => leaf(heads.get(repo).unwrap_or(&empty), name, glob),
-            Self::Union(parts) => parts.iter().flat_map(|p| p.datums(heads)).collect(),
-            Self::Cross(parts) => parts.iter().fold(vec![Seen::default()], |made, part| {
-                let others = part.datums(heads);
-                made.iter()
-                    .flat_map(|a| others.iter().map(|b| a.clone().with(b)))
-                    .collect()
-            }),
-            Self::Group(parts) => {
-                let mut groups: BTreeMap<BTreeSet<String>, Seen> = BTreeMap::new();
-                for datum in parts.iter().flat_map(|p| p.datums(heads)) {
-                    let group = groups.entry(datum.keys.clone()).or_default();
-                    *group = group.clone().with(&datum);
-                }
-                groups.into_values().collect()
-            }
-        }
-    }
-}
-
-impl Seen {
-    fn with(mut self, other: &Self) -> Self {
-        self.files.extend(other.files.clone());
-        self.keys.extend(other.keys.clone());
-        self
-    }
-
-    /// What it writes: its list.
-    fn list(&self, code: u32) -> String {
-        let lines = self
-            .files
-            .iter()
-            .map(|(path, text)| format!("./{path} {}\n", &digest(text)[..16]));
-        // As `sort` orders them: the digests follow the paths.
-        let mut lines: Vec<String> = lines.collect();
-        lines.sort_by(|a, b| a.split(' ').next().cmp(&b.split(' ').next()));
-        format!("{}{code}\n", lines.concat())
-    }
-
-    fn is_bad(&self) -> bool {
-        self.files.values().any(|text| text == BAD)
-    }
-}
-
-fn leaf(files: &Files, name: &str, glob: &str) -> Vec<Seen> {
-    let glob: Glob = glob.parse().unwrap();
-    let mut places: BTreeSet<(String, bool)> = files.keys().map(|path| (format!("/{path}"), false)).collect();
-    for path in files.keys() {
-        places.insert(("/".to_owned(), true));
-        places.extend(
-            path.match_indices('/')
-                .map(|(at, _)| (format!("/{}", &path[..at]), true)),
-        );
-    }
-    let found = places.into_iter().filter_map(|(place, is_dir)| {
-        let captures = glob.matches(&place, is_dir)?;
-        let below = format!("{}/", place.trim_end_matches('/'));
-        let seen = files.iter().filter(|(path, _)| {
-            let path = format!("/{path}");
-            path == place || is_dir && path.starts_with(&below)
-        });
-        Some(Seen {
-            files: seen
-                .map(|(path, text)| (format!("{name}/{path}"), text.clone()))
-                .collect(),
-            keys: captures.get(1).map(str::to_owned).into_iter().collect(),
-        })
-    });
-    found.collect()
+fn is_bad(datum: &Seen) -> bool {
+    datum.files().values().any(|text| text == BAD)
 }
 
 /// A pipeline and what it has done.
@@ -189,10 +61,11 @@ struct Pipeline {
     name: String,
     input: Input,
     code: u32,
-    /// Lists of datums that succeeded before.
-    done: HashSet<String>,
+    /// Datums that succeeded before, and with which code.
+    done: HashSet<(u32, Seen)>,
     /// Its last job did not succeed.
     errored: bool,
+    stopped: bool,
 }
 
 impl Pipeline {
@@ -200,7 +73,7 @@ impl Pipeline {
         json!({
             "pipeline": { "name": self.name },
             "transform": { "cmd": ["/bin/sh", "-eu", "-c", SCRIPT], "env": { "CODE": self.code.to_string() } },
-            "input": self.input.spec(false),
+            "input": self.input.spec(Above::default()),
             "datum_tries": 1,
         })
     }
@@ -228,11 +101,12 @@ impl World {
         for n in 0..PIPELINES {
             let name = format!("p{n}");
             pipelines.push(Pipeline {
-                input: Input::random(&mut rng, &repos, 2, false, &mut 0),
+                input: Input::random(&mut rng, &repos, 2, Above::default(), &mut 0),
                 name: name.clone(),
                 code: 0,
                 done: HashSet::new(),
                 errored: false,
+                stopped: false,
             });
             repos.push(name);
         }
@@ -301,24 +175,63 @@ impl World {
         commits[0].commit_set
     }
 
-    /// Other code, or code of before.
-    async fn recode(&mut self) -> (CommitSetId, String) {
-        let at = self.rng.random_range(0..self.pipelines.len());
-        let code = (self.pipelines[at].code + self.rng.random_range(1..3)) % 3;
-        self.pipelines[at].code = code;
-        let spec = self.pipelines[at].spec();
-        let applied = self.rig.apply(&self.ada, vec![spec]).await;
-        (applied[0].commit_set.unwrap(), self.pipelines[at].name.clone())
+    /// A pipeline that runs, or one that is stopped.
+    fn pick(&mut self, stopped: bool) -> Option<usize> {
+        let all: Vec<usize> = (0..PIPELINES)
+            .filter(|at| self.pipelines[*at].stopped == stopped)
+            .collect();
+        all.choose(&mut self.rng).copied()
+    }
+
+    /// Other code, or code of before; other inputs; or the same, and all datums again. The commit set, if there is anything
+    /// to do.
+    async fn apply(&mut self, at: usize) -> (Option<CommitSetId>, bool) {
+        let reprocess = match self.rng.random_range(0..4) {
+            0 => true,
+            1 => {
+                let mut repos: Vec<String> = REPOS.map(str::to_owned).to_vec();
+                repos.extend((0..at).map(|n| format!("p{n}")));
+                self.pipelines[at].input = Input::random(&mut self.rng, &repos, 2, Above::default(), &mut 0);
+                false
+            }
+            _ => {
+                self.pipelines[at].code = (self.pipelines[at].code + self.rng.random_range(1..3)) % 3;
+                false
+            }
+        };
+        let body = json!({ "specs": [self.pipelines[at].spec()], "reprocess": reprocess });
+        let applied: Value = self.rig.post(&self.ada, "/v1/pipelines", body).await;
+        let applied: AppliedPipeline = serde_json::from_value(applied["items"][0].clone()).unwrap();
+        (applied.commit_set, reprocess)
+    }
+
+    async fn say(&mut self, at: usize, what: &str) {
+        let path = format!("/v1/pipelines/default/p{at}/{what}");
+        let _: Value = self.rig.post(&self.ada, &path, json!({})).await;
+        self.pipelines[at].stopped = what == "stop";
+    }
+
+    /// One job for the heads of now.
+    async fn start(&mut self, at: usize) -> CommitSetId {
+        let name = format!("p{at}");
+        let before = self.rig.jobs(&self.ada, &name).await.first().map(|job| job.id);
+        self.say(at, "start").await;
+        let jobs = self.rig.jobs(&self.ada, &name).await;
+        assert_ne!(jobs.first().map(|job| job.id), before, "a job of {name}");
+        assert_eq!(jobs.get(1).map(|job| job.id), before, "one job of {name}");
+        jobs[0].commit_set
     }
 
     /// Works out what a change must have led to, and compares it with what is there.
-    async fn check(&mut self, set: CommitSetId, moved: &[&str]) {
+    /// Of `again` all datums run.
+    async fn check(&mut self, set: CommitSetId, moved: &[String], again: Option<usize>) {
         let answer = self.rig.settle(&self.ada, set).await;
-        let mut reached: BTreeSet<String> = moved.iter().map(|m| (*m).to_owned()).collect();
+        let mut reached: BTreeSet<String> = moved.iter().cloned().collect();
         for at in 0..self.pipelines.len() {
             let pipeline = &self.pipelines[at];
             let name = pipeline.name.clone();
-            if !reached.contains(&name) && !pipeline.input.repos().iter().any(|r| reached.contains(*r)) {
+            let is_reached = reached.contains(&name) || pipeline.input.repos().iter().any(|r| reached.contains(*r));
+            if pipeline.stopped || !is_reached {
                 let job = answer.jobs.iter().find(|j| j.pipeline.as_str() == name);
                 assert!(job.is_none(), "{name} was not reached: {job:?}");
                 continue;
@@ -326,12 +239,12 @@ impl World {
             reached.insert(name.clone());
             let job = answer.jobs.iter().find(|j| j.pipeline.as_str() == name);
             let job = job.unwrap_or_else(|| panic!("no job of {name}: {answer:?}"));
-            self.evaluate(at, job);
+            self.evaluate(at, job, again == Some(at));
             self.compare(&name).await;
         }
     }
 
-    fn evaluate(&mut self, at: usize, job: &Job) {
+    fn evaluate(&mut self, at: usize, job: &Job, again: bool) {
         let upstream: Vec<&str> = self.pipelines[at].input.repos().into_iter().collect();
         let broken = self
             .pipelines
@@ -343,16 +256,16 @@ impl World {
             return;
         }
         let pipeline = &mut self.pipelines[at];
-        let datums = pipeline.input.datums(&self.heads);
+        let datums = pipeline.input.datums(&self.heads, Above::default());
         let mut output = Files::new();
         let (mut ran, mut known, mut failed) = (0, 0, 0);
         for datum in &datums {
-            let list = datum.list(pipeline.code);
-            if datum.is_bad() {
+            if is_bad(datum) {
                 failed += 1;
                 continue;
             }
-            if pipeline.done.insert(list.clone()) {
+            let list = list(datum, pipeline.code);
+            if pipeline.done.insert((pipeline.code, datum.key())) || again {
                 ran += 1;
             } else {
                 known += 1;
@@ -412,23 +325,44 @@ async fn run(seed: u64, steps: usize) {
     }
     for at in 0..PIPELINES {
         let name = format!("p{at}");
-        world.evaluate(at, &jobs[&name]);
+        world.evaluate(at, &jobs[&name], false);
         world.compare(&name).await;
     }
     for _ in 0..steps {
-        let repo = *REPOS.choose(&mut world.rng).unwrap();
-        let (set, moved) = match world.rng.random_range(0..10) {
-            0..5 => (Some(world.put(repo).await), vec![repo.to_owned()]),
-            5..7 => (world.remove(repo).await, vec![repo.to_owned()]),
-            7 => (Some(world.together().await), REPOS.map(str::to_owned).to_vec()),
-            _ => {
-                let (set, name) = world.recode().await;
-                (Some(set), vec![name])
+        world.step().await;
+    }
+}
+
+impl World {
+    async fn step(&mut self) {
+        let repo = *REPOS.choose(&mut self.rng).unwrap();
+        let (running, stopped) = (self.pick(false), self.pick(true));
+        match (self.rng.random_range(0..14), running, stopped) {
+            (0..3, ..) => {
+                if let Some(set) = self.remove(repo).await {
+                    self.check(set, &[repo.to_owned()], None).await;
+                }
             }
-        };
-        if let Some(set) = set {
-            let moved: Vec<&str> = moved.iter().map(String::as_str).collect();
-            world.check(set, &moved).await;
+            (3, ..) => {
+                let set = self.together().await;
+                self.check(set, &REPOS.map(str::to_owned), None).await;
+            }
+            (4..8, Some(at), _) => {
+                let (set, reprocess) = self.apply(at).await;
+                if let Some(set) = set {
+                    self.check(set, &[format!("p{at}")], Some(at).filter(|_| reprocess))
+                        .await;
+                }
+            }
+            (8, Some(at), _) => self.say(at, "stop").await,
+            (9 | 10, _, Some(at)) => {
+                let set = self.start(at).await;
+                self.check(set, &[format!("p{at}")], None).await;
+            }
+            _ => {
+                let set = self.put(repo).await;
+                self.check(set, &[repo.to_owned()], None).await;
+            }
         }
     }
 }

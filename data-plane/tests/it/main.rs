@@ -40,6 +40,7 @@ mod jobs_planning;
 mod jobs_private_images;
 mod jobs_purges;
 mod jobs_random;
+mod jobs_random_inputs;
 mod jobs_releases;
 mod jobs_reproductions;
 mod jobs_rig;
