@@ -1,7 +1,7 @@
 //! Commits, and the log of a branch or path.
 
 use clap::{Args, Subcommand};
-use contract::api::{Commit as CommitView, CommitState, ImportedSource, Page};
+use contract::api::{Attest, Commit as CommitView, CommitState, ImportedSource, Page};
 
 use crate::client::{Client, Request};
 use crate::failure::Outcome;
@@ -43,6 +43,20 @@ pub enum Commit {
         /// At most so many
         #[arg(short = 'n', long, value_name = "N")]
         limit: Option<usize>,
+    },
+    /// Answer for what a spout received: from then on it takes no more rights than other data
+    ///
+    /// A commit holds the files of those before it, so they are attested with it. Needs read on it and `declassify` (the role
+    /// owner) on the spout's repo of what is not attested, `<pipeline>_unattested`.
+    #[command(
+        after_help = "Example: howdah commit attest feed@6f0c2a -m \"compared with the sender's list\"\n         howdah commit show feed@main"
+    )]
+    Attest {
+        /// Commit, or branch (its newest commit)
+        reference: String,
+        /// Why it may be trusted
+        #[arg(short, long, default_value = "")]
+        message: String,
     },
     /// Give up the content of a commit whose data the commits after it keep
     #[command(
@@ -121,6 +135,14 @@ pub async fn run(command: Commit, client: &Client, output: Output) -> Outcome {
             let found: CommitView = client.plane(request).await?;
             return output.result(&found, || describe(&found));
         }
+        Commit::Attest { reference, message } => {
+            let body = Attest {
+                reference: commit(&reference, default)?,
+                message,
+            };
+            let attested: CommitView = client.plane(Request::post("/v1/commits/attest").body(&body)?).await?;
+            return output.result(&attested, || describe(&attested));
+        }
         Commit::List { reference, limit } => {
             return list(&commit(&reference, default)?, None, limit, client, output).await;
         }
@@ -194,6 +216,17 @@ fn describe(commit: &CommitView) -> String {
     ];
     if let Some(reason) = &commit.reason {
         lines.push(format!("reason      {reason}"));
+    }
+    if commit.unattested {
+        lines.push("received    from outside, not attested".to_owned());
+    }
+    if let Some(attested) = &commit.attested {
+        let (by, at) = (&attested.by.name, time(&attested.at));
+        let why = match attested.message.as_str() {
+            "" => String::new(),
+            why => format!(": {why}"),
+        };
+        lines.push(format!("attested    by {by}, {at}{why}"));
     }
     if let Some(removed) = &commit.removed {
         let (how, by) = (removed.how.as_str(), &removed.by.name);

@@ -33,6 +33,7 @@ pub mod scheduler;
 pub mod secrets;
 pub mod server;
 pub mod serving;
+pub mod spouts;
 pub mod statistics;
 pub mod stores;
 pub mod uploads;

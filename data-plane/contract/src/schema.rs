@@ -15,7 +15,9 @@ type Field = (&'static str, &'static str, Value);
 
 /// The schema of one spec.
 pub fn pipeline() -> Value {
-    let mut schema = object(whole(), &["pipeline", "transform", "input"]);
+    let mut schema = object(whole(), &["pipeline", "transform"]);
+    // A spout reads nothing.
+    schema["anyOf"] = json!([{ "required": ["input"] }, { "required": ["spout"] }]);
     schema["$schema"] = json!("https://json-schema.org/draft/2020-12/schema");
     schema["title"] = json!("Howdah pipeline spec");
     schema["$defs"] = json!({ "input": input() });
@@ -76,6 +78,14 @@ fn whole() -> Vec<Field> {
             "service",
             "The command runs until it is replaced, and answers at a port",
             object(service(), &["internal_port"]),
+        ),
+        (
+            "spout",
+            "The command receives from outside and makes commits",
+            object(
+                vec![("overwrite", "Each commit has its own files alone", boolean())],
+                &[],
+            ),
         ),
         ("egress", "Where outputs are sent", egress()),
         ("s3_out", "Not supported yet", json!({ "enum": [false] })),

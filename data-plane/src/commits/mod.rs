@@ -16,7 +16,7 @@ pub mod turns;
 pub mod views;
 
 use chrono::{DateTime, Utc};
-use contract::api::{Actor, CommitState, ImportedSource, Removed};
+use contract::api::{Actor, Attestation, CommitState, ImportedSource, Removed};
 use contract::ids::{CommitId, CommitSetId, DomainId};
 use contract::names::BranchName;
 use storage::TreeRef;
@@ -72,6 +72,10 @@ pub struct CommitRow {
     pub removed: Option<Removed>,
     /// Where files of it were fetched from.
     pub sources: Vec<ImportedSource>,
+    /// Of a commit that a spout made: the domain of what is not attested.
+    pub unattested: Option<DomainId>,
+    /// Who attested it.
+    pub attested: Option<Attestation>,
 }
 
 impl CommitRow {

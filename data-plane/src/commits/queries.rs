@@ -1,6 +1,6 @@
 //! SQL of commits, branch heads, inputs and filesets.
 
-use contract::api::{Actor, CommitState, ImportedSource, Removed, RemovedHow};
+use contract::api::{Actor, Attestation, CommitState, ImportedSource, Removed, RemovedHow};
 use contract::ids::{CommitId, CommitSetId, DomainId};
 use contract::names::BranchName;
 use contract::problem::ProblemKind;
@@ -21,7 +21,8 @@ macro_rules! select_commits {
             "select c.id, c.seq, c.repo_id, c.branch, c.commit_set, c.parent_id, c.state, c.reason, c.root, c.digest,
                     c.size_bytes, c.files, c.origin_set_id, c.message, c.actor, c.pipeline_id, c.pipeline_version,
                     c.image_digest, c.code_revision, c.started_at, c.finished_at, c.recorded_tree_digest, c.removed_how,
-                    c.removed_at, c.removed_by, c.sources, c.purged_record_digest, c.recorded_spec_digest from ",
+                    c.removed_at, c.removed_by, c.sources, c.purged_record_digest, c.recorded_spec_digest, c.unattested_id,
+                    c.attested from ",
             $tail
         )
     };
@@ -84,6 +85,10 @@ impl FromRow<'_, PgRow> for CommitRow {
             finished_at: row.try_get("finished_at")?,
             removed: removed(row)?,
             sources: row.try_get::<Json<Vec<ImportedSource>>, _>("sources")?.0,
+            unattested: row
+                .try_get::<Option<Uuid>, _>("unattested_id")?
+                .map(DomainId::from_uuid),
+            attested: row.try_get::<Option<Json<Attestation>>, _>("attested")?.map(|a| a.0),
         })
     }
 }

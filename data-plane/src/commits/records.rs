@@ -181,6 +181,8 @@ mod tests {
             recorded_spec: None,
             removed: None,
             sources: Vec::new(),
+            unattested: None,
+            attested: None,
         }
     }
 

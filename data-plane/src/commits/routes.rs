@@ -35,6 +35,7 @@ pub fn router() -> Router<Plane> {
         .route("/v1/commits", get(show).post(start))
         .route("/v1/commits/finish", post(finish))
         .route("/v1/commits/finish-together", post(finish_together))
+        .route("/v1/commits/attest", post(crate::spouts::attest::attest))
         .route("/v1/log", get(list))
 }
 

@@ -141,5 +141,7 @@ fn one(
         code_revision: stamp.and_then(|s| s.code_revision),
         removed: row.removed,
         sources: row.sources,
+        unattested: row.unattested.is_some() && row.attested.is_none(),
+        attested: row.attested,
     })
 }

@@ -30,6 +30,7 @@ use crate::permissions::System;
 use crate::pipelines::MovedHead;
 use crate::plane::{Plane, Tx};
 use crate::repos;
+use crate::spouts;
 use queries::CronRow;
 
 const TICK: System =
@@ -176,12 +177,16 @@ async fn commit_all(plane: &Plane, passed: &[Passed], now: DateTime<Utc>) -> Ans
     publish(plane, tx, set, &moved).await
 }
 
-/// When the next tick of a pipeline that runs comes, or of the schedule of a branch that has something to follow.
+/// When the next tick of a pipeline that runs comes, or of the schedule of a branch that has something to follow; now, while a
+/// spout is wanted: it cannot receive while its plane sleeps.
 ///
 /// # Errors
 /// When the database is away.
 pub async fn next_alarm(plane: &Plane) -> Answer<Option<DateTime<Utc>>> {
     let mut conn = plane.pool.acquire().await?;
+    if spouts::queries::is_any_wanted(&mut conn, &TICK).await? {
+        return Ok(Some(plane.now()));
+    }
     let tick = queries::next(&mut conn, &TICK).await?;
     let follow = triggers::next_tick(plane, &mut conn).await?;
     Ok(tick.into_iter().chain(follow).min())

@@ -53,7 +53,8 @@ pub async fn list_earlier(conn: &mut PgConnection, _: &System, commits: &[Commit
     }
     let rows = sqlx::query_as(
         "with recursive line (commit, id, n) as (
-            select id, parent_id, 1 from commits where id = any($1) and pipeline_id is null and parent_id is not null
+            select id, parent_id, 1 from commits where id = any($1) and (pipeline_id is null or unattested_id is not null)
+               and parent_id is not null
             union all
             select line.commit, c.parent_id, n + 1 from line join commits c on c.id = line.id
              where c.parent_id is not null and n < $2
@@ -74,7 +75,8 @@ pub async fn list_results(conn: &mut PgConnection, _: &System, commits: &[Commit
         "with recursive line (made, source) as (
             select commit_id, input_id from commit_inputs where input_id = any($1)
             union
-            select c.id, line.source from line join commits c on c.parent_id = line.made where c.pipeline_id is null
+            select c.id, line.source from line join commits c on c.parent_id = line.made
+             where c.pipeline_id is null or c.unattested_id is not null
          ) select distinct made, source from line
             where not exists (select from jobs j where j.output_commit_id = line.made and j.reproduces is not null)",
     )

@@ -125,6 +125,7 @@ async fn object(plane: &Plane, call: &Call, conn: &mut PgConnection, reference: 
             pipeline: None,
             inputs: Vec::new(),
             edge: Edge::plain(),
+            unattested: None,
         };
         let lineage = Lineage {
             object: id,
@@ -161,6 +162,7 @@ async fn lineage_of(call: &Call, conn: &mut PgConnection, commit: CommitRow) -> 
             edge: digest.map_or_else(Edge::plain, |(id, digest)| {
                 matching_releases(policy, id, digest, commit.started_at)
             }),
+            unattested: commit.unattested.filter(|_| commit.attested.is_none()),
         }
     };
     Ok(Lineage {

@@ -20,6 +20,7 @@ use crate::failure::{Answer, Failure};
 use crate::permissions::System;
 use crate::plane::{Plane, Tx};
 use crate::repos;
+use crate::spouts;
 
 const APPLY: System = System::because("the rights on inputs and output were checked by `examine` in this transaction");
 const NO_USER: &str = "is a user of an image, and there is none: code runs as a process of this machine under a user id of the \
@@ -64,7 +65,8 @@ pub async fn apply(call: &Call, body: ApplyPipelines) -> Answer<Vec<AppliedPipel
         let own = examined.new_repo.then_some((examined.id, &spec.name));
         ids[at] = examined.id;
         let crons = examined.crons.iter().filter(|c| c.new).map(|c| (c.id, &c.name));
-        for (id, name) in own.into_iter().chain(crons) {
+        let outside = examined.outside.iter().filter(|o| o.new).map(|o| (o.id, &o.name));
+        for (id, name) in own.into_iter().chain(crons).chain(outside) {
             let domain = RegisterDomain {
                 id,
                 project: spec.project.clone(),
@@ -98,7 +100,7 @@ async fn look(call: &Call, specs: &[Parsed], ids: &[DomainId], body: &ApplyPipel
 }
 
 fn makes_repo(examined: &Examined) -> bool {
-    examined.new_repo || examined.crons.iter().any(|c| c.new)
+    examined.new_repo || examined.crons.iter().any(|c| c.new) || examined.outside.iter().any(|o| o.new)
 }
 
 fn parse(plane: &Plane, defaults: &Defaults, body: &ApplyPipelines) -> Answer<Vec<Parsed>> {
@@ -128,6 +130,7 @@ fn parse(plane: &Plane, defaults: &Defaults, body: &ApplyPipelines) -> Answer<Ve
                 errors.extend(refused.into_iter().map(|(at, message)| field(index, at, message)));
                 specs.push(Parsed {
                     cron_ids: spec.input.leaves().iter().map(|_| plane.id()).collect(),
+                    outside_id: plane.id(),
                     image_digest: None,
                     spec,
                     value,
@@ -157,8 +160,9 @@ async fn write(
     let dag = propagate::load_dag(&mut tx).await?;
     let examined = examine(call, &mut tx, specs, ids, body.code_revision.as_deref(), &dag).await?;
     let unregistered = |e: &Examined| {
-        let mut crons = e.crons.iter().filter(|c| c.new);
-        e.new_repo && !registered.contains(&e.id) || crons.any(|c| !registered.contains(&c.id))
+        let crons = e.crons.iter().filter(|c| c.new).map(|c| c.id);
+        let mut made = crons.chain(e.outside.iter().filter(|o| o.new).map(|o| o.id));
+        e.new_repo && !registered.contains(&e.id) || made.any(|id| !registered.contains(&id))
     };
     if examined.iter().any(unregistered) {
         let detail = "an output repo was deleted while the specs were looked at; nothing was applied";
@@ -228,6 +232,9 @@ async fn save(call: &Call, tx: &mut Tx, one: &Examined, parsed: &Parsed, code_re
     };
     queries::insert_version(tx, &APPLY, &version).await?;
     cron::save(&call.plane, tx, one.id, &one.crons).await?;
+    if let Some(outside) = &one.outside {
+        spouts::begin::save(&call.plane, tx, one.id, outside, &actor).await?;
+    }
     followers::save(&call.plane, tx, one.id, &one.followers, &actor).await
 }
 

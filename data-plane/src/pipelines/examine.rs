@@ -2,6 +2,7 @@
 //! cycles, and who would lose read on future outputs. Changes nothing, so a dry run is the same code.
 
 mod impact;
+mod outside;
 
 use std::sync::Arc;
 
@@ -10,7 +11,7 @@ use contract::names::{BranchName, ProjectName, RepoName};
 use contract::policy::Permission;
 use contract::problem::{FieldError, Problem, ProblemKind};
 use provenance::access::{Policy, required_for_egress, required_for_new_pipeline};
-use provenance::origins::{OriginSet, matching_releases};
+use provenance::origins::{Edge, OriginSet, matching_releases};
 use provenance::propagation::{BranchOf, Dag, PipelineNode, would_cycle};
 use provenance::spec::{CronInput, PfsInput, PipelineSpec, TriggerInput, differences};
 use provenance::ticks::{BACKLOG_MOST, Ticks};
@@ -30,6 +31,7 @@ use crate::permissions::System;
 use crate::projects;
 use crate::repos;
 use crate::secrets;
+use crate::spouts::{self, Outside};
 
 const DECIDE: System = System::because("rows are read in order to decide whether the caller may apply the pipeline");
 
@@ -43,6 +45,8 @@ pub struct Parsed {
     pub image_digest: Option<String>,
     /// The domains of cron inputs' repos that are not there yet, one for each leaf, used or not.
     pub cron_ids: Vec<DomainId>,
+    /// The domain of what a spout receives, used if it has none yet.
+    pub outside_id: DomainId,
 }
 
 /// A spec whose surroundings were looked at.
@@ -67,6 +71,8 @@ pub struct Examined {
     pub followers: Vec<Follower>,
     /// The repos of its cron inputs.
     pub crons: Vec<CronRepo>,
+    /// Of a spout, the repo that stands for what it receives.
+    pub outside: Option<Outside>,
     /// Who loses read, in words.
     pub impact: Vec<String>,
     /// The origins of what it will make.
@@ -169,9 +175,16 @@ impl Examination<'_> {
             let edge = matching_releases(self.policy, id, &digest, self.call.plane.now());
             heads.iter().map(|set| (set.as_ref(), edge.clone())).collect()
         };
+        let outside = self.outside(id, project.id, parsed.outside_id).await?;
+        let received = outside.as_ref().map(|outside| OriginSet::own(outside.id));
+        let own: Vec<_> = own
+            .into_iter()
+            .chain(received.iter().map(|set| (set, Edge::plain())))
+            .collect();
         let origins = OriginSet::combine(id, &own);
         if parsed.image_digest.is_some() || parsed.spec.transform.image.is_none() {
-            self.check_network(&heads, &origins)?;
+            let made = outside.as_ref().filter(|o| o.new).map(|o| o.id);
+            self.check_network(&heads, &origins, made)?;
         }
         self.check_secrets().await?;
         let impact = self.impact(id, &origins).await?;
@@ -194,6 +207,7 @@ impl Examination<'_> {
             before,
             inputs,
             crons: std::mem::take(&mut self.crons),
+            outside,
             followers: std::mem::take(&mut self.followers),
             impact,
             origins,
@@ -229,7 +243,9 @@ impl Examination<'_> {
         let Some(visible) = self.call.rights().visible(row) else {
             return Err(repos::queries::taken(name));
         };
-        if cron::queries::find_pipeline(self.conn, &DECIDE, id).await?.is_some() {
+        if cron::queries::find_pipeline(self.conn, &DECIDE, id).await?.is_some()
+            || spouts::queries::find_pipeline(self.conn, &DECIDE, id).await?.is_some()
+        {
             return Err(repos::queries::taken(name));
         }
         if !is_pipeline {
@@ -482,7 +498,7 @@ impl Examination<'_> {
     }
 
     /// R10: code that reaches the network may send away what it reads. Repos that this very request makes are the caller's.
-    fn check_network(&self, heads: &[Arc<OriginSet>], origins: &OriginSet) -> Answer<()> {
+    fn check_network(&self, heads: &[Arc<OriginSet>], origins: &OriginSet, made: Option<DomainId>) -> Answer<()> {
         let Some(way) = self.spec.way_out() else {
             return Ok(());
         };
@@ -495,7 +511,7 @@ impl Examination<'_> {
         let subject = &self.call.rights().subject;
         let inputs: Vec<&OriginSet> = heads.iter().map(AsRef::as_ref).collect();
         let mut missing = required_for_egress(self.policy, subject, &inputs, origins, self.call.plane.now());
-        missing.retain(|domain| !self.makes(*domain));
+        missing.retain(|domain| !self.makes(*domain) && Some(*domain) != made);
         if missing.is_empty() {
             return Ok(());
         }

@@ -18,6 +18,7 @@ use crate::failure::{Answer, Failure};
 use crate::jobs;
 use crate::permissions::System;
 use crate::plane::{Plane, Tx};
+use crate::spouts;
 
 const SELF: System = System::because("what a commit sets in motion was allowed when the pipelines were applied (R4)");
 
@@ -68,11 +69,27 @@ pub async fn load_dag(tx: &mut Tx) -> Answer<Dag> {
 }
 
 /// As [`propagate`], and the pipelines in `started` run on the current heads, if each of their inputs has one; with `reprocess` all
-/// datums of these.
+/// datums of these. Spouts among them begin anew.
 ///
 /// # Errors
 /// As [`propagate`].
 pub async fn begin(
+    plane: &Plane,
+    tx: &mut Tx,
+    set: CommitSetId,
+    moved: &[(BranchOf, CommitId)],
+    started: &[DomainId],
+    reprocess: bool,
+) -> Answer<Vec<Begun>> {
+    let spouts = spouts::queries::among(tx, &SELF, started).await?;
+    let started: Vec<DomainId> = started.iter().filter(|id| !spouts.contains(id)).copied().collect();
+    let mut begun = spouts::begin::jobs(plane, tx, set, &spouts).await?;
+    begun.extend(begin_reading(plane, tx, set, moved, &started, reprocess).await?);
+    Ok(begun)
+}
+
+/// The jobs of pipelines that read something.
+async fn begin_reading(
     plane: &Plane,
     tx: &mut Tx,
     set: CommitSetId,

@@ -25,6 +25,7 @@ use crate::jobs;
 use crate::permissions::{System, Visible};
 use crate::plane::{Plane, Tx};
 use crate::serving;
+use crate::spouts;
 
 const VISIBLE: System = System::because("the caller may know of the pipeline's repo");
 const ALLOWED: System = System::because("the caller may write to the pipeline's repo, so may decide when it runs");
@@ -208,6 +209,12 @@ async fn run_once(
         let detail = format!("`{repo}` is {}, so it does not run", row.state);
         return Err(Failure::new(ProblemKind::Conflict, detail).hint(format!("howdah pipeline start {repo}")));
     }
+    if !spouts::queries::among(&mut tx, &ALLOWED, &[repo.id]).await?.is_empty() {
+        let detail = format!("`{repo}` is a spout: it runs by itself until it is stopped");
+        return Err(
+            Failure::new(ProblemKind::Conflict, detail).hint(format!("howdah pipeline stop {repo}, then start {repo}"))
+        );
+    }
     let set = plane.id();
     let Some(ticked) = ticks.commit(plane, &mut tx, repo.id, set, &call.actor()).await? else {
         return Ok(None);
@@ -240,7 +247,8 @@ async fn remove(call: Call, Path((project, name)): Path<(ProjectName, RepoName)>
     }
     queries::delete(&mut tx, &ALLOWED, repo.id, call.plane.now()).await?;
     followers::save(&call.plane, &mut tx, repo.id, &[], &call.actor()).await?;
-    let deleted = cron::queries::delete_of(&mut tx, &ALLOWED, repo.id, call.plane.now()).await?;
+    let mut deleted = cron::queries::delete_of(&mut tx, &ALLOWED, repo.id, call.plane.now()).await?;
+    deleted.extend(spouts::queries::delete_of(&mut tx, &ALLOWED, repo.id, call.plane.now()).await?);
     tx.commit().await?;
     call.plane.signals.work_changed();
     call.plane.signals.commits_changed();

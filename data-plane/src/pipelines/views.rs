@@ -140,7 +140,8 @@ async fn show_service(call: &Call, conn: &mut PgConnection, service: &ServiceRow
     if call.readable_among(conn, vec![service.origin_set_id]).await?.is_empty() {
         return Ok(());
     }
-    shown.service = Some(serving::routes::view(service));
+    // A spout is kept running alike, and nobody reaches it.
+    shown.service = service.port.map(|_| serving::routes::view(service));
     if crashing {
         shown.reason = crash(call, conn, service).await?;
     }
@@ -152,7 +153,7 @@ async fn crash(call: &Call, conn: &mut PgConnection, service: &ServiceRow) -> An
     let open = reasons::open_to(call, conn, &[service.output_commit_id]).await?;
     let job = contract::ids::JobId::from_uuid(service.job_id);
     let reason = format!(
-        "the service ended {} times in a row, last: {}; it is started again with growing pauses: look at `howdah logs {job}`",
+        "it ended {} times in a row, last: {}; it is started again with growing pauses: look at `howdah logs {job}`",
         service.failures,
         service.reason.as_deref().unwrap_or("its machine stopped")
     );

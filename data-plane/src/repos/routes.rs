@@ -25,6 +25,7 @@ use crate::permissions::{System, Visible};
 use crate::pipelines;
 use crate::plane::Plane;
 use crate::projects;
+use crate::spouts;
 
 const VISIBLE: System = System::because("only domains that the caller may discover are asked for");
 const CREATE: System = System::because("every member may create repos, and learns of names that are taken");
@@ -246,6 +247,12 @@ async fn remove(
         && pipelines::queries::is_deleted(&mut tx, &VISIBLE, pipeline).await? != Some(true)
     {
         let detail = format!("`{repo}` holds the ticks of a pipeline's cron input");
+        return Err(Failure::new(ProblemKind::Conflict, detail).hint("it goes away with the pipeline"));
+    }
+    if let Some(pipeline) = spouts::queries::find_pipeline(&mut tx, &VISIBLE, repo.id).await?
+        && pipelines::queries::is_deleted(&mut tx, &VISIBLE, pipeline).await? != Some(true)
+    {
+        let detail = format!("`{repo}` stands for what a spout received and nobody attested");
         return Err(Failure::new(ProblemKind::Conflict, detail).hint("it goes away with the pipeline"));
     }
     if repo.pipeline && pipelines::queries::is_deleted(&mut tx, &VISIBLE, repo.id).await? == Some(false) {

@@ -32,6 +32,7 @@ use crate::failure::{Answer, Failure};
 use crate::jobs;
 use crate::permissions::System;
 use crate::plane::Plane;
+use crate::spouts;
 use crate::worker;
 use queries::HeadJob;
 
@@ -99,12 +100,13 @@ impl Scheduler {
             self.plane.signals.work_changed();
         }
         worker::queries::give_up(&mut conn, &SELF, now).await?;
+        let receives = spouts::queries::is_any_wanted(&mut conn, &SELF).await?;
         drop(conn);
         loop {
             let mut conn = self.plane.pool.acquire().await?;
             let heads = queries::heads(&mut conn, &SELF).await?;
             drop(conn);
-            let at_work = heads.iter().any(|h| h.state != "created" || h.ready);
+            let at_work = receives || heads.iter().any(|h| h.state != "created" || h.ready);
             self.awake = at_work.then(|| {
                 self.awake
                     .take()

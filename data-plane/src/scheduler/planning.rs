@@ -181,12 +181,13 @@ pub async fn plan(plane: &Plane, job: JobId) -> Answer<()> {
     drop(conn);
     let inputs = inputs(plane, job.uuid(), &work).await?;
     code_is_there(plane, &inputs).await?;
-    if let Some(service) = inputs.spec.service {
+    if inputs.spec.service.is_some() || inputs.spec.spout.is_some() {
         if work.reproduces.is_some() {
-            let detail = "a service makes nothing that could be compared";
+            let detail = "a service or spout makes nothing that could be compared";
             return Err(Failure::new(ProblemKind::Conflict, detail));
         }
-        return serving::begin::begin(plane, job, &work, &inputs, service).await;
+        let port = inputs.spec.service.map(|service| service.internal_port);
+        return serving::begin::begin(plane, job, &work, &inputs, port).await;
     }
     let code_digest = inputs.code_digest;
     let keys = if work.reprocess {

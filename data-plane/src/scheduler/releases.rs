@@ -87,6 +87,10 @@ struct Affected {
     repo_id: Uuid,
     parent_id: Option<Uuid>,
     pipeline_id: Option<Uuid>,
+    /// A spout made it, and its content holds that of its parent.
+    received: bool,
+    /// The domain of what a spout received and nobody attested.
+    unattested_id: Option<Uuid>,
     spec_digest: Option<Vec<u8>>,
     origin_set_id: i64,
     started_at: DateTime<Utc>,
@@ -100,7 +104,11 @@ pub(super) async fn recompute_from(plane: &Plane, tx: &mut Tx, policy: &Policy, 
     recompute(plane, tx, policy, &[commit.uuid()]).await
 }
 
-async fn recompute(plane: &Plane, tx: &mut Tx, policy: &Policy, from: &[Uuid]) -> Answer<()> {
+/// As [`recompute_from`], of several commits.
+///
+/// # Errors
+/// As [`recompute_from`].
+pub async fn recompute(plane: &Plane, tx: &mut Tx, policy: &Policy, from: &[Uuid]) -> Answer<()> {
     let affected = affected(tx, from).await?;
     let ids: Vec<Uuid> = affected.iter().map(|a| a.id).collect();
     let mut inputs: HashMap<Uuid, Vec<Uuid>> = HashMap::new();
@@ -118,15 +126,23 @@ async fn recompute(plane: &Plane, tx: &mut Tx, policy: &Policy, from: &[Uuid]) -
         let mut changed = false;
         for commit in &affected {
             let mut parents: Vec<Uuid> = inputs.get(&commit.id).cloned().unwrap_or_default();
-            if commit.pipeline_id.is_none() {
+            if commit.pipeline_id.is_none() || commit.received {
                 parents.extend(commit.parent_id);
             }
-            let edge = edge(policy, commit);
+            // A spout's only edge leads from the commit before it.
+            let edge = if commit.received {
+                Edge::plain()
+            } else {
+                edge(policy, commit)
+            };
             let mut known = Vec::new();
             for parent in parents {
                 known.push(sets.of(plane, tx, parent).await?);
             }
-            let combined: Vec<(&OriginSet, Edge)> = known.iter().map(|set| (set.as_ref(), edge.clone())).collect();
+            let outside = commit.unattested_id.map(|id| OriginSet::own(DomainId::from_uuid(id)));
+            let known = known.iter().map(|set| (set.as_ref(), edge.clone()));
+            let outside = outside.iter().map(|set| (set, Edge::plain()));
+            let combined: Vec<(&OriginSet, Edge)> = known.chain(outside).collect();
             let set = OriginSet::combine(DomainId::from_uuid(commit.repo_id), &combined);
             changed |= sets.set(commit, set);
         }
@@ -182,10 +198,12 @@ async fn affected(tx: &mut Tx, from: &[Uuid]) -> Answer<Vec<Affected>> {
              select down.id from touched t cross join lateral (
                  select commit_id as id from commit_inputs where input_id = t.id
                  union all
-                 select id from commits where parent_id = t.id and pipeline_id is null) down
+                 select id from commits where parent_id = t.id and (pipeline_id is null or unattested_id is not null)) down
          )
          select c.id, c.repo_id, c.parent_id, c.pipeline_id,
-                coalesce(c.release_digest, v.spec_digest) as spec_digest, c.origin_set_id, c.started_at
+                coalesce(c.release_digest, v.spec_digest) as spec_digest, c.origin_set_id, c.started_at,
+                c.unattested_id is not null as received,
+                case when c.attested is null then c.unattested_id end as unattested_id
            from commits c left join pipeline_versions v
              on v.pipeline_id = c.pipeline_id and v.version = c.pipeline_version
           where c.id in (select id from touched) order by c.seq",

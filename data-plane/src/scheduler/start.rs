@@ -3,7 +3,7 @@
 //! is asked again, in the transaction that starts the job.
 
 use contract::ids::{CommitId, DomainId, JobId};
-use provenance::origins::{OriginSet, matching_releases};
+use provenance::origins::{Edge, OriginSet, matching_releases};
 use provenance::spec::PipelineSpec;
 use uuid::Uuid;
 
@@ -14,6 +14,7 @@ use crate::failure::{Answer, Failure};
 use crate::jobs;
 use crate::pipelines::{self, queries::RunRow};
 use crate::plane::{Plane, Tx};
+use crate::spouts;
 
 /// Starts a job whose inputs are finished, or ends it because of their origins. Answers whether it waited for that.
 ///
@@ -48,7 +49,10 @@ pub async fn start(plane: &Plane, id: Uuid) -> Answer<bool> {
     }
     let released = hex::encode(released.as_ref().unwrap_or(&run.spec_digest));
     let edge = matching_releases(&policy, pipeline, &released, output.started_at);
-    let parents: Vec<_> = inputs.iter().map(|set| (set.as_ref(), edge.clone())).collect();
+    let unattested = spouts::queries::find_unattested(&mut tx, &SELF, output.id).await?;
+    let outside = unattested.map(OriginSet::own);
+    let parents = inputs.iter().map(|set| (set.as_ref(), edge.clone()));
+    let parents: Vec<_> = parents.chain(outside.iter().map(|set| (set, Edge::plain()))).collect();
     let set = OriginSet::combine(pipeline, &parents);
     let recorded = origins::get(plane, &mut tx, &SELF, output.origin_set).await?;
     if *recorded != set {

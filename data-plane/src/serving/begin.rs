@@ -3,7 +3,6 @@
 use contract::api::JobState;
 use contract::ids::{CommitId, JobId};
 use provenance::datums::{Datum, INPUTS_MAX};
-use provenance::spec::Service;
 use storage::TreeRef;
 use uuid::Uuid;
 
@@ -23,11 +22,11 @@ use crate::worker::queries::encode_inputs;
 const SELF: System = System::because("the scheduler, or whom a route let in, decides what is served");
 
 /// Makes a starting job the one that serves, instead of the one before it: that one is ended in the same transaction, so
-/// there are never two. A pipeline that was stopped meanwhile serves nothing.
+/// there are never two. A pipeline that was stopped meanwhile serves nothing. A spout has no `port`.
 ///
 /// # Errors
 /// As planning.
-pub async fn begin(plane: &Plane, job: JobId, work: &WorkRow, inputs: &Inputs, service: Service) -> Answer<()> {
+pub async fn begin(plane: &Plane, job: JobId, work: &WorkRow, inputs: &Inputs, port: Option<u16>) -> Answer<()> {
     let datum = seen(plane, inputs).await?;
     let mut tx = plane.begin().await?;
     // Whoever stops or deletes it holds this lock too.
@@ -47,7 +46,7 @@ pub async fn begin(plane: &Plane, job: JobId, work: &WorkRow, inputs: &Inputs, s
     let now = plane.now();
     let (key, read) = (datum.key(&inputs.code_digest), encode_inputs(&task_inputs(&datum)));
     queries::insert_datum(&mut tx, &SELF, job, (&key, &read), now).await?;
-    queries::insert(&mut tx, &SELF, job, work.pipeline_id, service.internal_port, now).await?;
+    queries::insert(&mut tx, &SELF, job, work.pipeline_id, port, now).await?;
     let commit = CommitId::from_uuid(work.output_commit_id);
     finish_in_transaction(plane, &mut tx, &SELF, commit, &TreeRef::empty(), now).await?;
     pipelines::queries::update_outcome(&mut tx, &SELF, work.pipeline_id, None).await?;

@@ -16,6 +16,7 @@ use super::{STEADY, pause};
 use crate::failure::Answer;
 use crate::permissions::System;
 use crate::plane::Plane;
+use crate::spouts;
 use crate::worker::protocol::{
     DatumTask, ServiceReport, ServiceStanding, ServiceTask, ServicesAnswer, ServicesRequest,
 };
@@ -83,6 +84,10 @@ async fn take_reports(plane: &Plane, body: &ServicesRequest) -> Answer<()> {
         };
         match &report.standing {
             ServiceStanding::Starting => {}
+            ServiceStanding::Running => {
+                let mut conn = plane.pool.acquire().await?;
+                news |= queries::answering(&mut conn, &WORKERS, run, now).await?;
+            }
             ServiceStanding::Answering { door } => {
                 let mut conn = plane.pool.acquire().await?;
                 news |= queries::answering(&mut conn, &WORKERS, run, now).await?;
@@ -136,6 +141,11 @@ async fn wanted(plane: &Plane, (who, isolation): (Uuid, &str)) -> Answer<Vec<Ser
         .into_iter()
         .map(|task| (task.job, task))
         .collect();
+    let mut keys = HashMap::new();
+    for row in rows.iter().filter(|row| row.port.is_none()) {
+        let job = JobId::from_uuid(row.job_id);
+        keys.insert(job, spouts::queries::find_last_key(&mut tx, &WORKERS, job).await?);
+    }
     tx.commit().await?;
     let task = |row: queries::WantedRow| {
         let job = JobId::from_uuid(row.job_id);
@@ -148,7 +158,8 @@ async fn wanted(plane: &Plane, (who, isolation): (Uuid, &str)) -> Answer<Vec<Ser
                 run: row.run,
                 inputs: worker::decode_inputs(&row.inputs),
             },
-            port: u16::try_from(row.port).ok()?,
+            port: row.port.and_then(|port| u16::try_from(port).ok()),
+            last_key: keys.remove(&job).flatten(),
         })
     };
     Ok(rows.into_iter().filter_map(task).collect())

@@ -64,7 +64,7 @@ pub async fn insert(
     _: &System,
     job: JobId,
     pipeline: Uuid,
-    port: u16,
+    port: Option<u16>,
     at: DateTime<Utc>,
 ) -> Answer<()> {
     sqlx::query(
@@ -72,7 +72,7 @@ pub async fn insert(
     )
     .bind(job.uuid())
     .bind(pipeline)
-    .bind(i32::from(port))
+    .bind(port.map(i32::from))
     .bind(at)
     .execute(conn)
     .await?;
@@ -86,8 +86,8 @@ pub struct ServiceRow {
     pub job_id: Uuid,
     /// The pipeline.
     pub pipeline_id: Uuid,
-    /// The port inside.
-    pub port: i32,
+    /// The port inside; a spout has none.
+    pub port: Option<i32>,
     /// `starting`, `answering` or `waiting`.
     pub state: String,
     /// Why it waits.
@@ -167,8 +167,8 @@ pub struct WantedRow {
     pub job_id: Uuid,
     /// The run.
     pub run: i32,
-    /// The port inside.
-    pub port: i32,
+    /// The port inside; a spout has none.
+    pub port: Option<i32>,
     /// The datum's key.
     pub key: Vec<u8>,
     /// What it reads.

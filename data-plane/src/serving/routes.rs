@@ -73,7 +73,8 @@ async fn admit_now(call: &Call, project: &ProjectName, name: &RepoName, can_wait
     let pipeline = pipelines::queries::find(&mut conn, &VISIBLE, repo.id, false)
         .await?
         .ok_or_else(Failure::not_found)?;
-    let Some(row) = queries::of_pipeline(&mut conn, &VISIBLE, repo.id).await? else {
+    let row = queries::of_pipeline(&mut conn, &VISIBLE, repo.id).await?;
+    let Some(row) = row.filter(|row| row.port.is_some()) else {
         let pending = queries::pending_job(&mut conn, &VISIBLE, repo.id).await?;
         let (true, Some(pending)) = (can_wait, pending) else {
             return Err(nothing(&repo.to_string(), &pipeline.state));
@@ -116,7 +117,7 @@ async fn show(call: Call, Path((project, name)): Path<(ProjectName, RepoName)>) 
 pub fn view(row: &ServiceRow) -> ServiceView {
     ServiceView {
         job: JobId::from_uuid(row.job_id),
-        internal_port: u16::try_from(row.port).unwrap_or(0),
+        internal_port: row.port.and_then(|port| u16::try_from(port).ok()).unwrap_or(0),
         state: match row.state.as_str() {
             "answering" => ServiceState::Answering,
             "waiting" => ServiceState::Waiting,

@@ -27,12 +27,13 @@ const OUTPUTS_MAX: usize = 500_000;
 /// So many entries are kept in memory before they are flushed and reported.
 const ENTRIES_MAX: usize = 250_000;
 /// The list of a datum's outputs is one value in the database and in a request.
-const LIST_BYTES_MAX: usize = 64 << 20;
+pub(super) const LIST_BYTES_MAX: usize = 64 << 20;
 
-type Entries = Vec<(FilePath, FileEntry)>;
+pub(super) type Entries = Vec<(FilePath, FileEntry)>;
 
 /// What storing the outputs of a datum came to.
-enum Stored {
+pub(super) enum Stored {
+    /// They are stored.
     Entries(Entries),
     /// The outputs are not acceptable: the user's affair.
     Refused(String),
@@ -176,23 +177,6 @@ async fn store(writer: &Writer, ran: &Ran, wrote: &mut bool) -> Stored {
     if ran.end != RunEnd::Succeeded {
         return Stored::Entries(Vec::new());
     }
-    let out = ran.place.pfs.join("out");
-    let limits = OutputLimits {
-        entries: OUTPUTS_MAX,
-        path_bytes: LIST_BYTES_MAX,
-        bytes: ran.job.disk_bytes_max(),
-    };
-    let outputs = {
-        let out = out.clone();
-        tokio::task::spawn_blocking(move || sandbox::collect_outputs(&out, limits)).await
-    };
-    let outputs = match outputs {
-        Ok(Ok(outputs)) => outputs,
-        Ok(Err(error)) => return Stored::Refused(error.to_string()),
-        Err(error) => return Stored::Lost(error.to_string()),
-    };
-    let mut left = EMBEDDED_OF_DATUM_MAX;
-    let mut entries = Vec::new();
     let seen = seen_files(ran);
     let code = ran.job.trees.iter().find_map(|tree| {
         let path = tree.code.as_deref()?.trim_matches('/');
@@ -205,8 +189,42 @@ async fn store(writer: &Writer, ran: &Ran, wrote: &mut bool) -> Stored {
         };
         Some((tree.name.as_str(), shown))
     });
+    let out = ran.place.pfs.join("out");
+    below(writer, (&seen, code), &out, ran.job.disk_bytes_max(), wrote).await
+}
+
+/// Stores what a command that goes on left in a directory which it does not see any more; it may hold files of it open. Makes
+/// nothing durable: `wrote` says whether anything went into the write session.
+pub(super) async fn store_received(writer: &Writer, directory: &Path, bytes_max: u64, wrote: &mut bool) -> Stored {
+    below(writer, (&SeenFiles::new(), None), directory, bytes_max, wrote).await
+}
+
+/// Stores everything below a directory.
+async fn below(
+    writer: &Writer,
+    (seen, code): (&SeenFiles<'_>, Option<(&str, &str)>),
+    out: &Path,
+    bytes_max: u64,
+    wrote: &mut bool,
+) -> Stored {
+    let limits = OutputLimits {
+        entries: OUTPUTS_MAX,
+        path_bytes: LIST_BYTES_MAX,
+        bytes: bytes_max,
+    };
+    let outputs = {
+        let out = out.to_owned();
+        tokio::task::spawn_blocking(move || sandbox::collect_outputs(&out, limits)).await
+    };
+    let outputs = match outputs {
+        Ok(Ok(outputs)) => outputs,
+        Ok(Err(error)) => return Stored::Refused(error.to_string()),
+        Err(error) => return Stored::Lost(error.to_string()),
+    };
+    let mut left = EMBEDDED_OF_DATUM_MAX;
+    let mut entries = Vec::new();
     for output in outputs {
-        match one(writer, (&seen, code), &out, output, (&mut left, wrote)).await {
+        match one(writer, (seen, code), out, output, (&mut left, wrote)).await {
             Stored::Entries(more) => entries.extend(more),
             other => return other,
         }
@@ -259,7 +277,7 @@ async fn one(
                 embedded(file, executable).await
             } else {
                 *wrote = true;
-                writer.write_file(file, executable).await
+                writer.write_file(file.take(size), executable).await
             };
             match entry {
                 Ok(entry) => Stored::Entries(vec![(path, entry)]),

@@ -23,4 +23,5 @@ mod report;
 pub mod routes;
 mod secrets;
 mod serving;
+mod spouting;
 pub mod supervisor;

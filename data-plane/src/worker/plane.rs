@@ -8,8 +8,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::protocol::{
-    ClaimRequest, Claimed, CompleteAnswer, CompleteRequest, HeartbeatAnswer, HeartbeatRequest, SECRET_HEADER,
-    ServicesAnswer, ServicesRequest,
+    ClaimRequest, Claimed, CommitAnswer, CommitRequest, CompleteAnswer, CompleteRequest, HeartbeatAnswer,
+    HeartbeatRequest, SECRET_HEADER, ServicesAnswer, ServicesRequest,
 };
 
 /// So many bytes of a refusal are shown.
@@ -117,6 +117,11 @@ impl Plane {
     /// Says which services run, and asks which should.
     pub async fn services(&self, request: &ServicesRequest) -> Result<ServicesAnswer, Refusal> {
         self.post("services", request).await
+    }
+
+    /// Asks for a commit of a spout.
+    pub async fn commit(&self, request: &CommitRequest) -> Result<CommitAnswer, Refusal> {
+        self.post("commits", request).await
     }
 
     /// Brings results.

@@ -356,6 +356,32 @@ pub struct ServicesRequest {
     pub wait_ms: u64,
 }
 
+/// A spout's command asked for a commit, whose files are stored.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct CommitRequest {
+    /// Who.
+    pub worker: Uuid,
+    /// The spout's job.
+    pub job: JobId,
+    /// The run.
+    pub run: i32,
+    /// Names this commit, however often it is asked for.
+    pub request: Uuid,
+    /// What the command calls it, however often it starts again.
+    pub key: Option<String>,
+    /// What the command says.
+    pub message: String,
+    /// The files, `storage::encode_entries`, hex.
+    pub outputs: String,
+}
+
+/// The commit that is there now.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct CommitAnswer {
+    /// Its id.
+    pub commit: CommitId,
+}
+
 /// A run of a service.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ServiceReport {
@@ -373,6 +399,8 @@ pub struct ServiceReport {
 pub enum ServiceStanding {
     /// Nothing listens at its port yet.
     Starting,
+    /// It runs, and has no port: a spout.
+    Running,
     /// It does.
     Answering {
         /// The socket on this machine that hands out connections to it (`sandbox::connect`).
@@ -401,6 +429,9 @@ pub struct ServiceTask {
     pub job: JobTask,
     /// Its one datum; its `run` tells starts apart.
     pub datum: DatumTask,
-    /// The port that it listens at inside.
-    pub port: u16,
+    /// The port that it listens at inside; a spout has none.
+    pub port: Option<u16>,
+    /// The key of a spout's newest commit that has one.
+    #[serde(default)]
+    pub last_key: Option<String>,
 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use contract::ids::JobId;
-use sandbox::{Exit, Port};
+use sandbox::{Exit, Port, Run};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -18,6 +18,7 @@ use super::inputs::{self, Place};
 use super::output::RunLog;
 use super::plane::Plane;
 use super::protocol::{DatumTask, ServiceReport, ServiceStanding, ServiceTask, ServicesRequest};
+use super::spouting::{Pipes, Spout};
 
 /// How long the plane may hold its answer back while nothing else is wanted.
 const WAIT: Duration = Duration::from_secs(20);
@@ -107,7 +108,12 @@ pub async fn keep(bench: Arc<Bench>, plane: Plane) {
         match answer {
             Ok(answer) => {
                 for (task, stop) in services.settle(answer.services) {
-                    tokio::spawn(run(Arc::clone(&bench), Arc::clone(&services), task, stop));
+                    tokio::spawn(run(
+                        (Arc::clone(&bench), plane.clone()),
+                        Arc::clone(&services),
+                        task,
+                        stop,
+                    ));
                 }
             }
             Err(error) => {
@@ -118,10 +124,10 @@ pub async fn keep(bench: Arc<Bench>, plane: Plane) {
     }
 }
 
-async fn run(bench: Arc<Bench>, services: Arc<Services>, task: ServiceTask, stop: CancellationToken) {
+async fn run((bench, plane): (Arc<Bench>, Plane), services: Arc<Services>, task: ServiceTask, stop: CancellationToken) {
     let (job, run) = (task.datum.job, task.datum.run);
     let place = Place::below(&bench.datums, &format!("service-{}-{run}", job.uuid().simple()));
-    let (reason, exit_code) = serve(&bench, &services, task, &place, &stop).await;
+    let (reason, exit_code) = serve((&bench, &plane), &services, task, &place, &stop).await;
     let root = place.root;
     // What stays is removed when the next worker starts.
     let _ = tokio::task::spawn_blocking(move || sandbox::discard(&root)).await;
@@ -140,13 +146,18 @@ async fn in_image(bench: &Bench, job: &JobShared, log: &RunLog<'_>) -> Result<Op
 
 /// Runs it to its end; answers why it ended.
 async fn serve(
-    bench: &Bench,
+    (bench, plane): (&Bench, &Plane),
     services: &Services,
     task: ServiceTask,
     place: &Place,
     stop: &CancellationToken,
 ) -> (String, Option<i32>) {
-    let ServiceTask { job, datum, port } = task;
+    let ServiceTask {
+        job,
+        datum,
+        port,
+        last_key,
+    } = task;
     let lost = |error: &dyn std::fmt::Display| (format!("it could not be started: {error}"), None);
     let trees = match inputs::trees(&job) {
         Ok(trees) => trees,
@@ -169,18 +180,15 @@ async fn serve(
         Ok(image) => image,
         Err(reason) => return (reason, None),
     };
-    let door = place.root.join("door");
     let cmd = image.as_ref().map_or(&shared.task.cmd, |image| &image.cmd).clone();
     let stdin = shared.task.stdin.clone();
     let mut run = sandbox_run(bench, (&shared, &datum, place), image.as_ref(), cmd, &stdin);
     run.inputs = names;
     run.shown = elsewhere;
-    run.port = Some(Port {
-        number: port,
-        socket: door.clone(),
-    });
-    run.env.push(("HOWDAH_SERVICE_PORT".to_owned(), port.to_string()));
-    run.env.push(("HOWDAH_SERVICE_BASE".to_owned(), "/".to_owned()));
+    let way = match Way::open(place, &mut run, port, last_key) {
+        Ok(way) => way,
+        Err(error) => return lost(&error),
+    };
     let (binary, isolation) = (bench.config.sandbox_binary.clone(), bench.isolation);
     let spawned = tokio::task::spawn_blocking(move || sandbox::spawn(&binary, isolation, &run)).await;
     let running = match spawned {
@@ -189,15 +197,53 @@ async fn serve(
         Err(error) => return lost(&error),
     };
     let attended = attend(running, &log, stop.cancelled());
-    let knocked = knock(&door, || {
-        let standing = ServiceStanding::Answering { door: door.clone() };
-        services.stands(datum.job, datum.run, standing);
-    });
-    let ended = ended_first(attended, knocked).await;
+    let stands = |standing| services.stands(datum.job, datum.run, standing);
+    let spout = Spout {
+        bench,
+        plane,
+        job: &shared,
+        datum: &datum,
+        place,
+    };
+    let ended = ended_first(attended, way.serve(&spout, stands)).await;
     log.close();
     match ended {
         Ok(outcome) => said(&outcome.exit, &shared),
         Err(error) => lost(&error),
+    }
+}
+
+/// How a command and the rest of the world come together.
+enum Way {
+    /// It listens at a port, which is reached through this socket.
+    Door(PathBuf),
+    /// It asks for commits.
+    Pipes(Box<Pipes>),
+}
+
+impl Way {
+    fn open(place: &Place, run: &mut Run, port: Option<u16>, last_key: Option<String>) -> std::io::Result<Self> {
+        let Some(port) = port else {
+            return Ok(Self::Pipes(Box::new(Pipes::make(place, run, last_key)?)));
+        };
+        let door = place.root.join("door");
+        run.port = Some(Port {
+            number: port,
+            socket: door.clone(),
+        });
+        run.env.push(("HOWDAH_SERVICE_PORT".to_owned(), port.to_string()));
+        run.env.push(("HOWDAH_SERVICE_BASE".to_owned(), "/".to_owned()));
+        Ok(Self::Door(door))
+    }
+
+    async fn serve(self, spout: &Spout<'_>, stands: impl Fn(ServiceStanding)) {
+        match self {
+            Self::Door(door) => knock(&door, || stands(ServiceStanding::Answering { door: door.clone() })).await,
+            Self::Pipes(pipes) => {
+                stands(ServiceStanding::Running);
+                spout.commit_when_asked(*pipes).await;
+            }
+        }
     }
 }
 
@@ -248,7 +294,7 @@ fn said(exit: &Exit, job: &JobShared) -> (String, Option<i32>) {
         _ => None,
     };
     match failure(exit, job) {
-        Ok(reason) if code == Some(0) => (format!("{reason}: a service must not end by itself"), code),
+        Ok(reason) if code == Some(0) => (format!("{reason}: a service or spout must not end by itself"), code),
         Ok(reason) | Err(reason) => (reason, code),
     }
 }

@@ -3,6 +3,7 @@
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+use super::Attestation;
 use crate::ids::{CommitId, CommitSetId, DomainId, TokenId, UploadId};
 use crate::names::{BranchName, ProjectName, RepoName};
 use crate::policy::Principal;
@@ -179,6 +180,12 @@ pub struct Commit {
     /// Where files of it were fetched from.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sources: Vec<ImportedSource>,
+    /// A spout received it from outside, and nobody has attested it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unattested: bool,
+    /// Who attested what a spout received.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attested: Option<Attestation>,
 }
 
 /// A kind of directory entry.

@@ -1,4 +1,4 @@
-//! What takes something out of the past: squash, drop and purge.
+//! What takes something out of the past: squash, drop and purge. And who answers for what arrived from outside.
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -149,4 +149,28 @@ pub struct PurgedCopy {
     pub repo: RepoName,
     /// The commit.
     pub commit: CommitId,
+}
+
+/// Somebody answers for what arrived from outside.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attestation {
+    /// Who.
+    pub by: Actor,
+    /// When.
+    pub at: DateTime<Utc>,
+    /// Why.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
+}
+
+/// `POST /v1/commits/attest`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Attest {
+    /// The commit, by a reference.
+    #[serde(rename = "ref")]
+    pub reference: String,
+    /// Why it may be trusted.
+    #[serde(default)]
+    pub message: String,
 }

@@ -24,6 +24,8 @@ pub struct LineageNode {
     /// The releases on the edges from these inputs; `Edge::plain()` where they are not known, which can only make a
     /// witness less telling.
     pub edge: Edge,
+    /// The domain of what it received from outside and nobody attested: a spout's.
+    pub unattested: Option<DomainId>,
 }
 
 /// Everything upstream of one commit, itself included.
@@ -121,11 +123,14 @@ impl Teller<'_> {
     }
 
     fn one(&self, domain: DomainId, who: &str) -> MissingDomain {
-        let name = self.name(domain);
+        let received = self.received(domain);
+        let name = received.clone().unwrap_or_else(|| self.name(domain));
         let verb = self.verb.as_str();
         let hidden = !self.shows(domain);
         let subject = if hidden { name.clone() } else { format!("`{name}`") };
-        let reason = if domain == self.set.home() {
+        let reason = if received.is_some() {
+            format!("{who} may not {verb} what is {name}")
+        } else if domain == self.set.home() {
             format!("{who} may not {verb} {subject} itself")
         } else {
             format!("{who} may not {verb} {subject}, from which this was made")
@@ -138,6 +143,13 @@ impl Teller<'_> {
             domain: name,
             reason,
         }
+    }
+
+    /// In words, if the domain is what a spout that the viewer may know of received: that it is one stands in its spec.
+    fn received(&self, domain: DomainId) -> Option<String> {
+        let of = |node: &&LineageNode| node.unattested == Some(domain) && self.shows(node.domain);
+        let spout = self.lineage.nodes.values().find(of)?.domain;
+        Some(format!("unattested: what {} received from outside", self.name(spout)))
     }
 
     fn shows(&self, domain: DomainId) -> bool {
@@ -230,7 +242,7 @@ fn shortest(lineage: &Lineage, domain: DomainId, active: &ActiveReleases) -> Opt
         let Some(node) = lineage.nodes.get(&commit) else {
             continue;
         };
-        if node.domain == domain {
+        if node.domain == domain || node.unattested == Some(domain) {
             let mut path = vec![commit];
             while let Some(next) = path.last().and_then(|c| towards.get(c)) {
                 path.push(*next);

@@ -155,6 +155,10 @@ fn service(spec: &PipelineSpec, value: &mut Value) {
     if let Some(service) = spec.service {
         value["service"] = json!({ "internal_port": service.internal_port });
     }
+    if let (Some(spout), Some(fields)) = (spec.spout, value.as_object_mut()) {
+        fields.remove("input");
+        fields.insert("spout".to_owned(), json!({ "overwrite": spout.overwrite }));
+    }
 }
 
 fn input(spec: &InputSpec) -> Value {

@@ -20,6 +20,9 @@ mod refused;
 #[cfg(test)]
 mod schema_tests;
 mod secrets;
+mod spout;
+#[cfg(test)]
+mod spouts_tests;
 #[cfg(test)]
 mod tests;
 
@@ -50,7 +53,8 @@ pub struct PipelineSpec {
     pub description: String,
     /// What runs.
     pub transform: Transform,
-    /// What it runs on; with `transform.code` that is one more part of it, crossed with what the spec says.
+    /// What it runs on; with `transform.code` that is one more part of it, crossed with what the spec says. A spout has a
+    /// cross of nothing.
     pub input: InputSpec,
     /// The branch of the output repo that outputs go to.
     pub output_branch: BranchName,
@@ -94,6 +98,15 @@ pub struct PipelineSpec {
     pub pod_patch: Vec<Value>,
     /// One datum over several nodes at the same time.
     pub distributed: Option<Distributed>,
+    /// The command reads nothing, runs until it is stopped and makes commits itself.
+    pub spout: Option<Spout>,
+}
+
+/// A command that makes commits of what it receives from outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Spout {
+    /// Each commit has the files that it was made of, and none of those before.
+    pub overwrite: bool,
 }
 
 /// A command that answers at a port of its own loopback.

@@ -10,14 +10,18 @@ use serde_json::Value;
 
 use super::fields::{At, Errors, Fields, join, kind, string};
 use super::{
-    MaxOrigins, Network, PathCollision, PipelineSpec, Reprocess, Resources, Transform, cluster, egress, input, port,
-    quantity, secrets,
+    InputSpec, MaxOrigins, Network, PathCollision, PipelineSpec, Reprocess, Resources, Transform, cluster, egress,
+    input, port, quantity, secrets, spout,
 };
 
+const REPROCESSING: &[(&str, Reprocess)] = &[
+    ("until_success", Reprocess::UntilSuccess),
+    ("every_job", Reprocess::EveryJob),
+];
+const COLLISIONS: &[(&str, PathCollision)] = &[("fail", PathCollision::Fail), ("append", PathCollision::Append)];
 /// Fields of a whole spec that a later release carries out.
 const NOT_YET: &[&str] = &[
     "pod_spec",
-    "spout",
     "sidecar_resource_limits",
     "sidecar_resource_requests",
     "tf_job",
@@ -48,36 +52,26 @@ fn whole(value: &Value, default_project: &ProjectName, errors: &mut Errors) -> O
     let project = named.as_ref().map_or(default_project, |(project, _)| project).clone();
     let description = fields.string("description", errors).unwrap_or_default();
     let transform = transform(&mut fields, &project, errors);
-    let input = match fields.take("input") {
-        Some((value, pointer)) => input::read(value, &pointer, &project, named.as_ref().map(|(_, name)| name), errors),
-        None => {
-            errors.add("", "must have an `input`: what the pipeline reads");
-            None
-        }
-    };
+    let (input, has_input) = read_input(&mut fields, (value, &project, named.as_ref()), errors);
     let output_branch = fields.parsed::<BranchName>("output_branch", errors);
     let parallelism = parallelism(&mut fields, errors);
     let autoscaling = fields.bool("autoscaling", errors).unwrap_or(false);
     let datum_timeout = duration(&mut fields, "datum_timeout", errors);
     let datum_tries = fields.number("datum_tries", 1, errors).unwrap_or(3);
     let job_timeout = duration(&mut fields, "job_timeout", errors);
-    let every = [
-        ("until_success", Reprocess::UntilSuccess),
-        ("every_job", Reprocess::EveryJob),
-    ];
-    let reprocess = fields.word("reprocess_spec", &every, errors).unwrap_or_default();
+    let reprocess = fields.word("reprocess_spec", REPROCESSING, errors).unwrap_or_default();
     let salt = fields.string("salt", errors).unwrap_or_default();
     let resource_requests = resources(&mut fields, "resource_requests", errors);
     let resource_limits = resources(&mut fields, "resource_limits", errors);
     let metadata = metadata(&mut fields, errors);
     let max_origins = max_origins(&mut fields, &project, errors);
     let network = network(&mut fields, errors);
-    let collisions = [("fail", PathCollision::Fail), ("append", PathCollision::Append)];
-    let path_collision = fields.word("path_collision", &collisions, errors).unwrap_or_default();
+    let path_collision = fields.word("path_collision", COLLISIONS, errors).unwrap_or_default();
     let service = port::read(&mut fields, errors);
     let egress = egress::read(&mut fields, errors);
     let cluster = cluster::read(&mut fields, errors);
     no_gateway(&mut fields, "s3_out", "write files below `/pfs/out`", errors);
+    let spout = spout::read(&mut fields, errors);
     fields.not_yet(NOT_YET, errors);
     fields.finish(errors);
     let (project, name) = named?;
@@ -114,10 +108,30 @@ fn whole(value: &Value, default_project: &ProjectName, errors: &mut Errors) -> O
         tolerations: cluster.tolerations,
         pod_patch: cluster.pod_patch,
         distributed: cluster.distributed,
+        spout,
     };
     port::check(&spec, errors);
     cluster::check(&spec, errors);
+    spout::check(&spec, has_input, errors);
     Some(spec)
+}
+
+/// The input, and whether the spec has one: a spout reads nothing.
+fn read_input(
+    fields: &mut Fields<'_>,
+    (whole, project, named): (&Value, &ProjectName, Option<&(ProjectName, RepoName)>),
+    errors: &mut Errors,
+) -> (Option<InputSpec>, bool) {
+    let has = |name: &str| whole.get(name).is_some_and(|v| !v.is_null());
+    let input = match fields.take("input") {
+        _ if has("spout") => Some(InputSpec::Cross(Vec::new())),
+        Some((value, pointer)) => input::read(value, &pointer, project, named.map(|(_, name)| name), errors),
+        None => {
+            errors.add("", "must have an `input`: what the pipeline reads");
+            None
+        }
+    };
+    (input, has("input"))
 }
 
 /// Refuses what needs the S3 gateway. Written out but switched off, as generated specs do, it asks for nothing.

@@ -146,7 +146,6 @@ fn an_unknown_field_names_the_nearest_known_one_and_its_place() {
 #[test]
 fn fields_of_later_releases_are_refused_and_never_ignored() {
     for (field, value) in [
-        ("spout", json!({})),
         ("s3_out", json!(true)),
         ("s3Out", json!(true)),
         ("pod_spec", json!("{}")),

@@ -160,6 +160,7 @@ fn lineage(edge: &Edge) -> Lineage {
                 pipeline,
                 inputs,
                 edge,
+                unattested: None,
             },
         )
     };

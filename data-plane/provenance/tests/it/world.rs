@@ -106,6 +106,7 @@ impl World {
                     pipeline: made.digest.as_ref().map(|_| made.domain),
                     inputs: made.inputs.iter().map(|i| self.commits[*i].id).collect(),
                     edge,
+                    unattested: None,
                 },
             );
             open.extend(&made.inputs);

@@ -1,0 +1,75 @@
+//! `POST /v1/commits/attest`: somebody who holds `declassify` on what a spout received answers for a commit (R2). With it go
+//! the commits before it, whose files it holds. The origin leaves these and everything made from them in one transaction, by
+//! the way of retroactive releases; what the spout receives afterwards has it again.
+
+use axum::extract::State;
+use chassis::http::Json;
+use contract::api::{Attest, Attestation, Commit, CommitState};
+use contract::policy::Permission;
+use contract::problem::ProblemKind;
+use contract::reference::CommitRef;
+use provenance::access::shown_name;
+
+use super::queries;
+use crate::call::Call;
+use crate::commits::lock::lock_dag;
+use crate::commits::{self, views};
+use crate::failure::{Answer, Failure};
+use crate::permissions::System;
+use crate::pipelines::propagate::unknown_policy;
+use crate::plane::Plane;
+use crate::scheduler::releases;
+
+const ALLOWED: System = System::because("the caller reads the commit and holds declassify on what it received");
+/// Bytes of a reason.
+const MESSAGE_BYTES_MAX: usize = 10_000;
+
+/// Attests a commit; one that was attested before stays as it is.
+///
+/// # Errors
+/// As a read of the commit; `not-allowed` without `declassify`; `conflict` for what no spout made or is not finished.
+pub async fn attest(State(plane): State<Plane>, call: Call, Json(body): Json<Attest>) -> Answer<Json<Commit>> {
+    let reference: CommitRef = body.reference.parse()?;
+    if body.message.len() > MESSAGE_BYTES_MAX || body.message.contains('\0') {
+        let detail = format!("the message must be text of {MESSAGE_BYTES_MAX} bytes at most");
+        return Err(Failure::invalid(detail));
+    }
+    let mut conn = plane.pool.acquire().await?;
+    let readable = call.locate_readable(&mut conn, &reference).await?;
+    drop(conn);
+    let commit = readable.commit;
+    let Some(unattested) = commit.unattested else {
+        let detail = format!("no spout made commit `{}`, so there is nothing to attest", commit.id);
+        return Err(Failure::new(ProblemKind::Conflict, detail)
+            .hint("attest the spout's commit that it was made from: `howdah provenance` names it"));
+    };
+    if commit.state != CommitState::Finished {
+        let detail = format!("commit `{}` holds nothing that could be attested", commit.id);
+        return Err(Failure::new(ProblemKind::Conflict, detail));
+    }
+    let policy = plane.policy.last_known().ok_or_else(unknown_policy)?;
+    let mut tx = plane.begin().await?;
+    lock_dag(&mut tx).await?;
+    if !call.may_still(Permission::Declassify, unattested)? {
+        let name = shown_name(&policy, &call.rights().subject, unattested);
+        let detail = format!("attesting what a spout received needs `declassify` on {name}");
+        return Err(Failure::new(ProblemKind::NotAllowed, detail)
+            .hint("ask an owner of it, or of the spout's repo, to attest the commit"));
+    }
+    let attestation = Attestation {
+        by: call.actor(),
+        at: plane.now(),
+        message: body.message,
+    };
+    let attested = queries::attest(&mut tx, &ALLOWED, commit.id, &attestation).await?;
+    if !attested.is_empty() {
+        releases::recompute(&plane, &mut tx, &policy, &attested).await?;
+    }
+    let row = commits::queries::find_commit(&mut tx, &ALLOWED, commit.id)
+        .await?
+        .ok_or_else(Failure::not_found)?;
+    let shown = views::show(&mut tx, &call, &readable.proof, row).await?;
+    tx.commit().await?;
+    plane.signals.commits_changed();
+    Ok(Json(shown))
+}
