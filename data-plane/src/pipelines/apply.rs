@@ -245,8 +245,7 @@ fn plan_digest(spec: &PipelineSpec, code: &[u8; 32], inputs: &[(String, DomainId
     for (_, domain, _) in inputs {
         hasher.update(domain.uuid().as_bytes());
     }
-    let input = spec.to_value().get("input").cloned().unwrap_or_default();
-    hasher.update(provenance::spec::canonical_json(&input).as_bytes());
+    hasher.update(provenance::spec::canonical_json(&spec.read_input()).as_bytes());
     // The same repo may have the code elsewhere.
     if let Some(code) = &spec.transform.code {
         hasher.update(code.path.as_bytes());

@@ -117,12 +117,6 @@ fn remove(places: Vec<PathBuf>) {
 }
 
 fn report(ran: Ran, stored: Stored, flushed: &Result<(), StorageError>, upload: Duration) -> DatumReport {
-    let bytes_in = ran
-        .seen
-        .iter()
-        .filter(|seen| !seen.empty)
-        .map(|seen| seen.file.size)
-        .sum();
     let bytes_out = match &stored {
         Stored::Entries(entries) => entries.iter().map(|(_, file)| file.size).sum(),
         Stored::Refused(_) | Stored::Lost(_) => 0,
@@ -163,7 +157,7 @@ fn report(ran: Ran, stored: Stored, flushed: &Result<(), StorageError>, upload: 
         started_at: ran.started_at,
         memory_bytes: ran.memory_bytes,
         cpu_ms: millis(ran.cpu),
-        bytes_in,
+        bytes_in: ran.bytes_in,
         bytes_out,
     }
 }

@@ -16,6 +16,7 @@ use super::desk::{JobShared, Queued, Stop};
 use super::environment::variables;
 use super::image::{self, InImage};
 use super::inputs::{self, Place, Seen};
+use super::lazy::{Blocks, Mounts};
 use super::output::{Outbox, RunLog};
 use super::protocol::{DatumTask, JobTask, WorkerConfig};
 use super::secrets;
@@ -31,6 +32,8 @@ pub struct Bench {
     pub storage: Storage,
     /// Inputs on this machine.
     pub cache: Arc<Cache>,
+    /// Contents of lazy inputs.
+    pub blocks: Arc<Blocks>,
     /// Images on this machine.
     pub images: Arc<Store>,
     /// Lines to send.
@@ -85,6 +88,10 @@ pub struct Ran {
     pub seen: Vec<Seen>,
     /// What is shown elsewhere than below `/pfs`.
     pub shown: Vec<(PathBuf, String)>,
+    /// Its lazy inputs, until its code has ended.
+    pub lazy: Mounts,
+    /// Bytes of inputs that were brought.
+    pub bytes_in: u64,
     /// How it ended.
     pub end: RunEnd,
     /// Exit code of the command.
@@ -126,6 +133,8 @@ pub async fn run(bench: &Bench, launcher: &Arc<Launcher>, queued: Queued) -> Ran
         place,
         seen: Vec::new(),
         shown: Vec::new(),
+        lazy: Mounts::default(),
+        bytes_in: 0,
         end: RunEnd::Succeeded,
         exit_code: None,
         download: Duration::ZERO,
@@ -148,6 +157,12 @@ pub async fn run(bench: &Bench, launcher: &Arc<Launcher>, queued: Queued) -> Ran
         Ok(image) => command((bench, launcher), &mut ran, image.as_ref(), &log).await,
         Err(end) => end,
     };
+    let lazy = std::mem::take(&mut ran.lazy);
+    ran.bytes_in += lazy.read_bytes();
+    if !lazy.is_empty() {
+        // Unmounting may wait for the kernel.
+        let _ = tokio::task::spawn_blocking(move || drop(lazy)).await;
+    }
     log.close();
     ran
 }
@@ -158,17 +173,21 @@ async fn prepare(bench: &Bench, ran: &mut Ran, log: &RunLog<'_>) -> Result<Optio
         Some(task) => Some(image::prepare(bench, &ran.job.task, task, log).await?),
         None => None,
     };
-    lay_out(bench, ran)
+    lay_out(bench, ran, log)
         .await
         .map_err(|error| RunEnd::Lost(error.to_string()))?;
     Ok(image)
 }
 
-async fn lay_out(bench: &Bench, ran: &mut Ran) -> Result<(), inputs::InputError> {
+async fn lay_out(bench: &Bench, ran: &mut Ran, log: &RunLog<'_>) -> Result<(), inputs::InputError> {
     ran.seen = inputs::seen(&bench.storage, &ran.job.trees, &ran.datum).await?;
     // Without namespaces user code could change the cache through a link.
     let copy = bench.isolation == Isolation::Plain;
-    inputs::lay_out(&bench.cache, &ran.place, &names(&ran.job, &ran.datum), &ran.seen, copy).await?;
+    let rest = ran.lazy.mount(&bench.blocks, &ran.place, &ran.seen, log).await;
+    let mut names = names(&ran.job, &ran.datum);
+    names.retain(|name| !ran.lazy.has(name));
+    inputs::lay_out(&bench.cache, &ran.place, &names, &rest, copy).await?;
+    ran.bytes_in = rest.iter().filter(|one| !one.empty).map(|one| one.file.size).sum();
     ran.shown = shown(&ran.job, &ran.place);
     Ok(())
 }
@@ -320,8 +339,14 @@ async fn start(
     }
     let mut run = sandbox_run(bench, (&ran.job, &ran.datum, &ran.place), image, cmd, stdin);
     run.shown.clone_from(&ran.shown);
-    let launcher = Arc::clone(launcher);
-    let spawned = tokio::task::spawn_blocking(move || launcher.spawn(&run)).await;
+    let spawned = if ran.lazy.is_empty() {
+        let launcher = Arc::clone(launcher);
+        tokio::task::spawn_blocking(move || launcher.spawn(&run)).await
+    } else {
+        // One that was kept ready has the mounts of the time at which it was started.
+        let (binary, isolation) = (bench.config.sandbox_binary.clone(), bench.isolation);
+        tokio::task::spawn_blocking(move || sandbox::spawn(&binary, isolation, &run)).await
+    };
     let running = spawned.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;
     attend(running, log, ran.stop.over()).await
 }

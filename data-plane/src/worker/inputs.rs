@@ -21,6 +21,8 @@ pub struct Tree {
     pub tree: TreeRef,
     /// Show names only.
     pub empty_files: bool,
+    /// Fetch contents when they are read.
+    pub lazy: bool,
     /// It is shown at `/code`, from this path in it on.
     pub code: Option<String>,
 }
@@ -36,6 +38,8 @@ pub struct Seen {
     pub file: FileEntry,
     /// Shown without content.
     pub empty: bool,
+    /// Its content is fetched when it is read.
+    pub lazy: bool,
 }
 
 /// Why a datum could not be laid out. Never the user's fault.
@@ -70,6 +74,7 @@ pub fn trees(job: &JobTask) -> Result<Vec<Tree>, StorageError> {
                 name: input.name.clone(),
                 tree: TreeRef::from_bytes(&bytes)?,
                 empty_files: input.empty_files,
+                lazy: input.lazy,
                 code: input.code.clone(),
             })
         })
@@ -87,6 +92,7 @@ pub async fn seen(storage: &Storage, trees: &[Tree], datum: &DatumTask) -> Resul
             path,
             file,
             empty: tree.empty_files,
+            lazy: tree.lazy,
         };
         let trimmed = input.path.trim_matches('/');
         let prefix = if trimmed.is_empty() {

@@ -14,6 +14,7 @@ mod execute;
 pub mod executor;
 mod image;
 mod inputs;
+mod lazy;
 mod output;
 mod plane;
 pub mod process;

@@ -17,6 +17,7 @@ use super::deliver::deliver;
 use super::desk::{Desk, JobShared};
 use super::execute::{self, Bench, Ran};
 use super::inputs;
+use super::lazy::{self, Blocks};
 use super::plane::Plane;
 use super::protocol::{ClaimRequest, Claimed, HeartbeatRequest, WorkerConfig};
 use super::report::Reporter;
@@ -51,6 +52,7 @@ struct Worker {
 /// When the bucket, the home directory or the sandbox cannot be used at all.
 pub async fn run(config: WorkerConfig, storage: Storage, shutdown: Shutdown) -> anyhow::Result<()> {
     let datums = config.home.join("datums");
+    lazy::unmount_below(&datums);
     // What an earlier worker left: nobody reports it any more.
     sandbox::discard(&datums)?;
     std::fs::create_dir_all(&datums)?;
@@ -72,6 +74,7 @@ pub async fn run(config: WorkerConfig, storage: Storage, shutdown: Shutdown) -> 
         bench: Arc::new(Bench {
             config,
             isolation,
+            blocks: Arc::new(Blocks::new(storage.clone())),
             storage,
             cache: Arc::new(cache),
             images: Arc::new(images),

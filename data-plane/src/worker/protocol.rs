@@ -183,6 +183,9 @@ pub struct InputTree {
     pub root: String,
     /// Show the files' names with empty contents.
     pub empty_files: bool,
+    /// Fetch contents when they are read.
+    #[serde(default)]
+    pub lazy: bool,
     /// It is shown at `/code`, from this path in it on, and not below `/pfs`.
     #[serde(default)]
     pub code: Option<String>,

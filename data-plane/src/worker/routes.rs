@@ -179,6 +179,7 @@ pub async fn tasks(plane: &Plane, tx: &mut Tx, ids: &[Uuid], planned: bool) -> A
                 commit: CommitId::from_uuid(found.map_or(Uuid::nil(), |(_, _, commit, _)| *commit)),
                 root: hex::encode(root),
                 empty_files: leaf.empty_files,
+                lazy: leaf.lazy,
                 code: spec
                     .transform
                     .code

@@ -15,6 +15,7 @@ use super::desk::JobShared;
 use super::execute::{Bench, RunEnd, attend, failure, is_code, sandbox_run, shown};
 use super::image::{self, InImage};
 use super::inputs::{self, Place};
+use super::lazy::Mounts;
 use super::output::RunLog;
 use super::plane::Plane;
 use super::protocol::{DatumTask, ServiceReport, ServiceStanding, ServiceTask, ServicesRequest};
@@ -170,9 +171,9 @@ async fn serve(
     let log = RunLog::lasting(&bench.outbox, &bench.environment, &datum, &shared.masks);
     let laid_out = tokio::select! {
         () = stop.cancelled() => return lost(&super::execute::OVER),
-        laid_out = lay_out(bench, &shared, &datum, place) => laid_out,
+        laid_out = lay_out(bench, (&shared, &datum, place), &log) => laid_out,
     };
-    let (names, elsewhere) = match laid_out {
+    let (names, elsewhere, lazy) = match laid_out {
         Ok(laid_out) => laid_out,
         Err(error) => return lost(&error),
     };
@@ -206,6 +207,7 @@ async fn serve(
         place,
     };
     let ended = ended_first(attended, way.serve(&spout, stands)).await;
+    drop(lazy);
     log.close();
     match ended {
         Ok(outcome) => said(&outcome.exit, &shared),
@@ -253,17 +255,19 @@ type Elsewhere = Vec<(PathBuf, String)>;
 /// Lays out all inputs, those without a match too; answers the names below `/pfs` and what is shown elsewhere.
 async fn lay_out(
     bench: &Bench,
-    job: &JobShared,
-    datum: &DatumTask,
-    place: &Place,
-) -> Result<(Vec<String>, Elsewhere), inputs::InputError> {
+    (job, datum, place): (&JobShared, &DatumTask, &Place),
+    log: &RunLog<'_>,
+) -> Result<(Vec<String>, Elsewhere, Mounts), inputs::InputError> {
     let seen = inputs::seen(&bench.storage, &job.trees, datum).await?;
     let mut names: Vec<String> = job.trees.iter().map(|tree| tree.name.clone()).collect();
     names.sort();
     names.dedup();
-    inputs::lay_out(&bench.cache, place, &names, &seen, false).await?;
+    let mut lazy = Mounts::default();
+    let rest = lazy.mount(&bench.blocks, place, &seen, log).await;
+    let laid_out: Vec<String> = names.iter().filter(|name| !lazy.has(name)).cloned().collect();
+    inputs::lay_out(&bench.cache, place, &laid_out, &rest, false).await?;
     names.retain(|name| !is_code(job, name));
-    Ok((names, shown(job, place)))
+    Ok((names, shown(job, place), lazy))
 }
 
 /// The first, beside which the second goes on until it is done.

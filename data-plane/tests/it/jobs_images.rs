@@ -291,3 +291,21 @@ async fn an_image_that_claims_absurd_sizes_evicts_nothing_and_costs_nothing() {
         assert!(store.ready(&digest).await.is_some());
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lazy_input_is_read_in_an_image_too() {
+    if !std::path::Path::new("/dev/fuse").exists() {
+        return;
+    }
+    let (rig, ada, registry) = rig(&[("a", "1"), ("b", "22")]).await;
+    let image = registry.image("acme/tool:1");
+    registry.push("acme/tool", "1", "one", &json!({}));
+    let mut spec = in_image("p", &image, "cat $in > /pfs/out/$(basename $in)");
+    spec["input"]["pfs"]["lazy"] = json!(true);
+    let applied = apply(&rig, &ada, spec).await;
+    let job = rig.job(&ada, applied.commit_set.unwrap(), "p").await;
+    succeeded(&job, 2, 2, 0);
+    assert_eq!(rig.cat(&ada, "p@main", "/b").await, "22");
+    let read: u64 = rig.datums(&ada, job.id).await.iter().filter_map(|d| d.bytes_in).sum();
+    assert_eq!(read, 3);
+}

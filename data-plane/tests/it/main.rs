@@ -33,6 +33,7 @@ mod jobs_egress;
 mod jobs_egress_database;
 mod jobs_images;
 mod jobs_inputs;
+mod jobs_lazy;
 mod jobs_logs;
 mod jobs_origins;
 mod jobs_pipelines;

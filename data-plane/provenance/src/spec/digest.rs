@@ -55,6 +55,9 @@ fn differ(old: &Value, new: &Value, pointer: String, found: &mut Vec<String>) {
 
 pub(super) fn whole(spec: &PipelineSpec) -> Value {
     let mut value = decisive(spec);
+    if spec.input.leaves().into_iter().any(|leaf| leaf.lazy) {
+        value["input"] = input(written_input(spec), true);
+    }
     value["description"] = json!(spec.description);
     if !spec.transform.image_pull_secrets.is_empty() {
         value["transform"]["image_pull_secrets"] = json!(spec.transform.image_pull_secrets);
@@ -106,7 +109,7 @@ fn decisive(spec: &PipelineSpec) -> Value {
             "accept_return_code": transform.accept_return_code,
             "env": transform.env,
         },
-        "input": input(written_input(spec)),
+        "input": read_input(spec),
         "output_branch": spec.output_branch,
         "datum_tries": spec.datum_tries,
         "reprocess_spec": spec.reprocess.as_str(),
@@ -161,8 +164,13 @@ fn service(spec: &PipelineSpec, value: &mut Value) {
     }
 }
 
-fn input(spec: &InputSpec) -> Value {
-    let all = |parts: &[InputSpec]| parts.iter().map(input).collect::<Vec<_>>();
+/// How files are brought changes nothing of what code sees.
+pub(super) fn read_input(spec: &PipelineSpec) -> Value {
+    input(written_input(spec), false)
+}
+
+fn input(spec: &InputSpec, lazily: bool) -> Value {
+    let all = |parts: &[InputSpec]| parts.iter().map(|part| input(part, lazily)).collect::<Vec<_>>();
     match spec {
         InputSpec::Cross(parts) => json!({ "cross": all(parts) }),
         InputSpec::Union(parts) => json!({ "union": all(parts) }),
@@ -182,6 +190,9 @@ fn input(spec: &InputSpec) -> Value {
                 if let Some(key) = key {
                     pfs[field] = json!(key);
                 }
+            }
+            if lazily && leaf.lazy {
+                pfs["lazy"] = json!(true);
             }
             if leaf.outer_join {
                 pfs["outer_join"] = json!(true);

@@ -144,14 +144,7 @@ impl Reader<'_> {
         let outer_join = fields.bool("outer_join", errors).unwrap_or(false);
         let group_by = fields.string("group_by", errors);
         no_gateway(&mut fields, "s3", "read the files below `/pfs`", errors);
-        for (off, name) in [(false, "lazy")] {
-            // Written out but switched off, as generated specs do, it asks for nothing.
-            match fields.take(name) {
-                Some((v, _)) if *v == Value::Bool(off) => {}
-                Some((_, at)) => errors.add(&at, format!("`{name}` is not supported yet: remove it")),
-                None => {}
-            }
-        }
+        let lazy = fields.bool("lazy", errors).unwrap_or(false);
         let trigger = trigger(&mut fields, branch.as_ref(), errors);
         fields.not_yet(&["commit", "repo_type"], errors);
         let at = fields.pointer().to_owned();
@@ -180,6 +173,7 @@ impl Reader<'_> {
             name,
             glob,
             empty_files,
+            lazy,
             join_on,
             outer_join,
             group_by,
@@ -246,6 +240,7 @@ impl Reader<'_> {
             name,
             glob,
             empty_files: false,
+            lazy: false,
             join_on: None,
             outer_join: false,
             group_by: None,
@@ -379,6 +374,7 @@ pub(super) fn with_code(input: InputSpec, code: &CodeInput, errors: &mut Errors)
         name,
         glob: glob.ok()?,
         empty_files: false,
+        lazy: false,
         join_on: None,
         outer_join: false,
         group_by: None,

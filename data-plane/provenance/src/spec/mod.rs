@@ -195,6 +195,8 @@ pub struct PfsInput {
     pub glob: Glob,
     /// User code sees names only, every file is empty.
     pub empty_files: bool,
+    /// Contents of files are fetched when they are read.
+    pub lazy: bool,
     /// The key under a join, `$1` for the first capture of the glob.
     pub join_on: Option<String>,
     /// Kept by a join where another of its inputs has nothing of that key.
@@ -376,6 +378,11 @@ impl PipelineSpec {
     /// Whether it uses secrets of its project.
     pub fn uses_secrets(&self) -> bool {
         !self.transform.secrets.is_empty() || self.egress.as_ref().is_some_and(|egress| egress.secret.is_some())
+    }
+
+    /// The input as JSON, without what only says how its files are brought.
+    pub fn read_input(&self) -> Value {
+        digest::read_input(self)
     }
 
     /// The spec with every default filled in, as JSON that `parse` reads again.

@@ -1,4 +1,5 @@
 //! What specs are refused for: spellings, names that get too long, and code of a repo with means to send away what it reads.
+//! And what makes no difference to them.
 
 use serde_json::json;
 
@@ -50,4 +51,20 @@ fn code_of_a_repo_gets_no_secrets_and_no_network() {
     let errors = PipelineSpec::parse(&spec, &ProjectName::default_project()).unwrap_err();
     let places: Vec<&str> = errors.iter().map(|e| e.pointer.as_str()).collect();
     assert_eq!(places, ["/transform/secrets", "/network"]);
+}
+
+#[test]
+fn a_lazy_input_is_read_again_and_is_the_same_code_and_release() {
+    let read = |lazy: bool| {
+        let input = json!({ "pfs": { "repo": "r", "glob": "/*", "lazy": lazy } });
+        let spec = json!({ "pipeline": { "name": "p" }, "transform": { "cmd": ["a"] }, "input": input });
+        PipelineSpec::parse(&spec, &ProjectName::default_project()).unwrap()
+    };
+    let (lazy, eager) = (read(true), read(false));
+    assert!(lazy.input.leaves()[0].lazy && !eager.input.leaves()[0].lazy);
+    let again = PipelineSpec::parse(&lazy.to_value(), &ProjectName::default_project());
+    assert_eq!(again.unwrap(), lazy);
+    assert_eq!(lazy.spec_digest(None), eager.spec_digest(None));
+    assert_eq!(lazy.code_digest(None), eager.code_digest(None));
+    assert_eq!(lazy.read_input(), eager.read_input());
 }

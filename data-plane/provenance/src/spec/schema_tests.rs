@@ -34,7 +34,7 @@ fn specs() -> Vec<Value> {
             },
             "input": { "cross": [
                 { "pfs": { "repo": "a", "glob": "/", "branch": "b", "project": "other", "name": "n", "empty_files": true,
-                           "lazy": false, "s3": false } },
+                           "lazy": true, "s3": false } },
                 { "union": [{ "pfs": { "repo": "c", "glob": "/*", "trigger": { "branch": "main", "size": "1M", "commits": 2,
                            "cron_spec": "@daily", "all": true } } }] },
                 { "group": [{ "pfs": { "repo": "e", "glob": "/(*)-*", "group_by": "$1" } }] },
@@ -53,6 +53,7 @@ fn specs() -> Vec<Value> {
             "metadata": { "x": "y" }, "max_origins": ["a"], "network": "internet", "path_collision": "append",
         }),
         with(json!({ "service": { "internal_port": 8888, "type": "ClusterIP" } })),
+        json!({ "pipeline": { "name": "p" }, "transform": { "cmd": ["a"] }, "spout": { "overwrite": true } }),
         with(json!({ "egress": bucket })),
         with(json!({ "egress": { "object_storage": bucket } })),
         with(json!({ "egress": { "URL": "s3://bucket", "secret": { "name": "aws" } } })),

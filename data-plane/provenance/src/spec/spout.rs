@@ -12,17 +12,6 @@ pub(super) fn read(fields: &mut Fields<'_>, errors: &mut Errors) -> Option<Spout
     let (value, pointer) = fields.take("spout")?;
     let mut inner = Fields::open(value, &pointer, errors)?;
     let overwrite = inner.bool("overwrite", errors).unwrap_or(false);
-    for name in ["service", "marker"] {
-        if let Some((_, at)) = inner.take(name) {
-            let instead = match name {
-                "service" => "a spout has no port: let it ask its source, or put files from outside with a token",
-                _ => {
-                    "a commit's message may begin with `key=…`, and the last key stands in HOWDAH_LAST_KEY when the command starts again"
-                }
-            };
-            errors.add(&at, format!("`{name}` has no meaning here: {instead}; remove it"));
-        }
-    }
     inner.finish(errors);
     Some(Spout { overwrite })
 }

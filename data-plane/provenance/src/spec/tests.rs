@@ -154,10 +154,8 @@ fn fields_of_later_releases_are_refused_and_never_ignored() {
         let found = mistakes(field, value);
         assert!(found[0].1.contains("not supported yet"), "{field}: {found:?}");
     }
-    for field in ["lazy", "s3"] {
-        let found = mistakes("input", json!({ "pfs": { "repo": "a", "glob": "/", field: true } }));
-        assert!(found[0].1.contains("not supported yet"), "{field}: {found:?}");
-    }
+    let found = mistakes("input", json!({ "pfs": { "repo": "a", "glob": "/", "s3": true } }));
+    assert!(found[0].1.contains("not supported yet"), "{found:?}");
 }
 
 #[test]
