@@ -25,6 +25,7 @@ use crate::failure::{Answer, Failure};
 use crate::files::upload::BATCHES_OF_ALL_MAX;
 use crate::images::Images;
 use crate::imports::Importer;
+use crate::pipelines::sponsors::Settled;
 use crate::policy::PolicyHolder;
 use crate::serving::Doors;
 use crate::uploads::handover::Handovers;
@@ -81,6 +82,8 @@ pub struct Parts {
     pub importer: Importer,
     /// What finds the images that pipelines run from.
     pub images: Images,
+    /// Up to which policy it was decided which pipelines may run.
+    pub sponsors: Settled,
     /// The memory for outputs that are sent elsewhere.
     pub egress: egress::Room,
     /// Who may wait for the lock of the DAG with a connection in hand.
@@ -172,6 +175,7 @@ impl Plane {
             control: ControlPlane::new(&config)?,
             importer: Importer::new(&config.imports)?,
             images: Images::new(&config.imports)?,
+            sponsors: Settled::default(),
             egress: egress::Room::default(),
             origin_sets: OriginSets::default(),
             turns: Turns::default(),

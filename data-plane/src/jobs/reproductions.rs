@@ -31,7 +31,7 @@ use crate::commits::origins;
 use crate::cursor;
 use crate::failure::{Answer, Failure};
 use crate::permissions::System;
-use crate::pipelines;
+use crate::pipelines::{self, sponsors};
 use crate::plane::{Plane, Tx};
 
 const READABLE: System = System::because("the caller may read the commit that is reproduced");
@@ -124,13 +124,12 @@ async fn may_run(
         .await?
         .ok_or_else(missing)?;
     let id = contract::ids::DomainId::from_uuid(run.id);
-    let pipeline = pipelines::queries::find(tx, &READABLE, id, true).await?;
-    if pipeline.is_some_and(|p| p.state == "suspended") {
-        return Err(Failure::new(
-            ProblemKind::Conflict,
-            format!("the pipeline of `{name}` is suspended, so it does not run"),
-        )
-        .hint("ask the owners of its inputs"));
+    if let Some(refused) = sponsors::refusal(call, tx, id, name).await? {
+        return Err(refused);
+    }
+    let reads: BTreeSet<i64> = inputs.iter().map(|i| i.origin_set_id).collect();
+    if let Some(refused) = sponsors::refusal_of(call, tx, &run, &Vec::from_iter(reads), name).await? {
+        return Err(refused);
     }
     let plane = &call.plane;
     let output = origins::get(plane, tx, &READABLE, origin_set).await?;

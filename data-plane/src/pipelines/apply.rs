@@ -10,7 +10,7 @@ use provenance::spec::{PathCollision, PipelineSpec};
 use super::examine::{Examined, Parsed, examine, field, invalid};
 use super::propagate::{self, Begun};
 use super::queries::{self, NewVersion};
-use super::{MovedHead, followers};
+use super::{MovedHead, followers, sponsors};
 use crate::branches::triggers;
 use crate::call::Call;
 use crate::commits::lock::lock_dag;
@@ -177,6 +177,12 @@ async fn write(
             started.push(one.id);
         }
     }
+    let saved: Vec<_> = examined
+        .iter()
+        .filter(|one| one.changed)
+        .map(|one| one.id.uuid())
+        .collect();
+    sponsors::note(plane, &mut tx, &saved).await?;
     let set: CommitSetId = plane.id();
     let watched = examined.iter().filter(|one| one.changed).flat_map(|one| &one.followers);
     let watched: Vec<_> = watched.map(|f| (f.repo, f.on.source.clone())).collect();

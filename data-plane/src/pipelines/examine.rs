@@ -21,7 +21,7 @@ use sqlx::PgConnection;
 use super::conditions;
 use super::followers::{self, Follower};
 use super::queries::{self, PipelineRow};
-use super::released;
+use super::{released, sponsors};
 use crate::branches;
 use crate::call::Call;
 use crate::commits::{self, origins};
@@ -591,6 +591,10 @@ impl Examination<'_> {
         if !(same && followed) && found.is_empty() {
             // The repo of that name is another one now, or the branch that follows another one for it was deleted.
             found.push("/input".to_owned());
+        }
+        if found.is_empty() && sponsors::is_lost(&self.call.plane, self.conn, self.policy, row.id).await? {
+            // The caller may derive from all of it: it goes on by his grants.
+            found.push("/sponsor".to_owned());
         }
         Ok(found)
     }

@@ -11,6 +11,8 @@ pub mod propagate;
 pub mod queries;
 pub mod released;
 pub mod routes;
+pub mod sponsors;
+mod sponsors_queries;
 pub mod views;
 
 use contract::ids::{CommitId, DomainId};

@@ -12,7 +12,7 @@ use provenance::spec::PipelineSpec;
 use uuid::Uuid;
 
 use super::queries::{self, NewJob, RunRow};
-use super::{MovedHead, conditions, released};
+use super::{MovedHead, conditions, released, sponsors};
 use crate::commits::{self, NewCommit, PipelineStamp, origins};
 use crate::failure::{Answer, Failure};
 use crate::jobs;
@@ -136,6 +136,7 @@ async fn begin_reading(
             .ok_or_else(|| Failure::internal("a pipeline has no version"))?;
         begun.push(making.make(tx, run, &commit).await?);
     }
+    sponsors::note(plane, tx, &ids).await?;
     Ok(begun)
 }
 

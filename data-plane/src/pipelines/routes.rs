@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 
 use super::queries::{self, PipelineRow};
-use super::{MovedHead, apply, followers, propagate, views};
+use super::{MovedHead, apply, followers, propagate, sponsors, views};
 use crate::call::Call;
 use crate::commits::lock::lock_dag;
 use crate::cron::{self, ByHand};
@@ -165,7 +165,10 @@ async fn stop(call: Call, Path((project, name)): Path<(ProjectName, RepoName)>) 
 
 async fn start(call: Call, Path((project, name)): Path<(ProjectName, RepoName)>) -> Answer<Json<Pipeline>> {
     let (mut tx, repo, row) = locked(&call, project, name, Permission::Write).await?;
-    if row.state == "paused" {
+    if matches!(row.state.as_str(), "paused" | "suspended") {
+        if let Some(refused) = sponsors::refusal(&call, &mut tx, repo.id, &repo.to_string()).await? {
+            return Err(refused);
+        }
         queries::update_state(&mut tx, &ALLOWED, repo.id, "running", None).await?;
         propagate::begin(&call.plane, &mut tx, call.plane.id(), &[], &[repo.id], false).await?;
     }
@@ -205,6 +208,11 @@ async fn run_once(
         ByHand::prepare(plane, repo.id).await?
     };
     let (mut tx, repo, row) = locked(call, project, name, Permission::Write).await?;
+    if row.state == "suspended"
+        && let Some(refused) = sponsors::refusal(call, &mut tx, repo.id, &repo.to_string()).await?
+    {
+        return Err(refused);
+    }
     if row.state == "paused" || row.state == "suspended" {
         let detail = format!("`{repo}` is {}, so it does not run", row.state);
         return Err(Failure::new(ProblemKind::Conflict, detail).hint(format!("howdah pipeline start {repo}")));

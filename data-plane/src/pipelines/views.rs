@@ -115,8 +115,8 @@ async fn reason(
     open: &HashSet<Uuid>,
 ) -> Answer<Option<String>> {
     if row.state != "failure" {
-        // Somebody stopped it: no job's data is told of.
-        return Ok(row.reason.clone());
+        // Somebody stopped it, or took a right away: no job's data is told of.
+        return Ok(reasons::told(call.rights(), row.reason.clone(), true));
     }
     // A failure without its job is of a time in which jobs were not kept beside reasons.
     let (Some(output), Some(set)) = (row.reason_output, row.reason_set) else {

@@ -17,6 +17,7 @@ use super::queries::{self, WorkRow};
 use super::reproduction;
 use super::{SELF, derived};
 use crate::commits::finish::finish_in_transaction;
+use crate::commits::lock::lock_dag;
 use crate::egress::{self, Sent};
 use crate::failure::Answer;
 use crate::jobs;
@@ -54,6 +55,9 @@ pub async fn finish(plane: &Plane, job: JobId) -> Answer<()> {
                 return Ok(());
             }
             tx = plane.begin().await?;
+            // Asked again under the lock: a right that was taken away since takes the output along (R8).
+            lock_dag(&mut tx).await?;
+            pipelines::sponsors::settle_in(plane, &mut tx).await?;
             let now = plane.now();
             if work.state == "egressing" {
                 queries::update_state(&mut tx, &SELF, job, JobState::Finishing.as_str()).await?;

@@ -8,8 +8,10 @@ use storage::TreeRef;
 use super::SELF;
 use super::queries::{self, WorkRow};
 use crate::commits;
+use crate::commits::lock::lock_dag;
 use crate::failure::{Answer, Failure};
 use crate::jobs::reproductions_queries as rows;
+use crate::pipelines;
 use crate::plane::Plane;
 
 /// What its commit says of itself afterwards.
@@ -29,6 +31,8 @@ pub async fn finish(plane: &Plane, job: JobId, work: &WorkRow, original: CommitI
     let comparison = compare(plane, &commit.tree()?, tree).await?;
     let now = plane.now();
     let mut tx = plane.begin().await?;
+    lock_dag(&mut tx).await?;
+    pipelines::sponsors::settle_in(plane, &mut tx).await?;
     if !queries::succeed(&mut tx, &SELF, job, now).await? {
         return Ok(());
     }

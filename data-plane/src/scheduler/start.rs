@@ -23,6 +23,7 @@ use crate::spouts;
 pub async fn start(plane: &Plane, id: Uuid) -> Answer<bool> {
     let mut tx = plane.begin().await?;
     lock_dag(&mut tx).await?;
+    pipelines::sponsors::settle_in(plane, &mut tx).await?;
     if !queries::start(&mut tx, &SELF, id, plane.now()).await? {
         return Ok(false);
     }

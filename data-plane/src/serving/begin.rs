@@ -31,6 +31,7 @@ pub async fn begin(plane: &Plane, job: JobId, work: &WorkRow, inputs: &Inputs, p
     let mut tx = plane.begin().await?;
     // Whoever stops or deletes it holds this lock too.
     lock_dag(&mut tx).await?;
+    pipelines::sponsors::settle_in(plane, &mut tx).await?;
     if !queries::is_wanted(&mut tx, &SELF, work.pipeline_id).await? {
         let reason = "the pipeline was stopped before its service began";
         jobs::end::end(plane, &mut tx, job, JobState::Killed, Some(reason)).await?;

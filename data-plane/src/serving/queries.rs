@@ -8,13 +8,13 @@ use uuid::Uuid;
 use crate::failure::Answer;
 use crate::permissions::System;
 
-/// Whether what a pipeline serves is wanted: it is there and was not stopped.
+/// Whether what a pipeline serves is wanted: it is there, and was neither stopped nor suspended.
 pub async fn is_wanted(conn: &mut PgConnection, _: &System, pipeline: Uuid) -> Answer<bool> {
     let state: Option<String> = sqlx::query_scalar("select state from pipelines where id = $1 and deleted_at is null")
         .bind(pipeline)
         .fetch_optional(conn)
         .await?;
-    Ok(state.is_some_and(|state| state != "paused"))
+    Ok(state.is_some_and(|state| state != "paused" && state != "suspended"))
 }
 
 /// Locks the service of a pipeline, if there is one. It comes before its job and its datum in every transaction.

@@ -96,6 +96,11 @@ fn nothing(name: &str, state: &str) -> Failure {
     match state {
         "paused" => Failure::new(ProblemKind::Conflict, format!("the service `{name}` was stopped"))
             .hint(format!("howdah pipeline start {name}")),
+        "suspended" => Failure::new(
+            ProblemKind::Conflict,
+            format!("the service `{name}` is suspended: the right to one of its inputs was revoked"),
+        )
+        .hint(format!("howdah pipeline show {name}")),
         state => Failure::new(
             ProblemKind::Conflict,
             format!(

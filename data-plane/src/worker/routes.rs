@@ -28,7 +28,7 @@ use super::queries::{self, Added, HeldRow, ReportedJob, Results, Settled};
 use crate::failure::{Answer, Failure};
 use crate::permissions::System;
 use crate::plane::{Plane, Tx};
-use crate::{scheduler, secrets};
+use crate::{pipelines, scheduler, secrets};
 
 const WORKERS: System = System::because("workers act for the plane, which checked the rights when the job was made");
 /// A lease runs out when nothing was heard of its worker for that long.
@@ -98,6 +98,9 @@ async fn next_claimable(plane: &Plane) -> Answer<Option<Duration>> {
 }
 
 async fn claim_now(plane: &Plane, body: &ClaimRequest) -> Answer<Claimed> {
+    if pipelines::sponsors::is_unsettled(plane) {
+        return Ok(Claimed::default());
+    }
     let lease: LeaseId = plane.id();
     let now = plane.now();
     let most = i64::from(body.datums_max.clamp(1, CLAIM_MAX));

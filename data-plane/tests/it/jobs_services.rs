@@ -271,3 +271,26 @@ async fn a_service_that_never_answered_ends_well_when_it_is_replaced() {
     let states: Vec<JobState> = rig.jobs(&ada, "page").await.iter().map(|j| j.state).collect();
     assert_eq!(states, [JobState::Running, JobState::Success]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_reads_a_revoked_input_ends_at_once_and_comes_back_with_the_right() {
+    let rig = Rig::start().await;
+    let (ada, ben) = (rig.member("ada").await, rig.member("ben").await);
+    rig.repo(&ada, "in").await;
+    rig.put(&ada, "in", &[("a", "first")]).await;
+    rig.grant(&ben, Role::Deriver, "in");
+    rig.apply(&ben, vec![spec()]).await;
+    rig.grant(&ada, Role::Viewer, "page");
+    answers(&rig, &ada, "first").await;
+    // Ada may read all of it, and goes on to.
+    let mut open = echo(&rig, &ada).await;
+    rig.control.change(|s| s.grants.retain(|g| g.role != Role::Deriver));
+    let began = std::time::Instant::now();
+    let end = tokio::time::timeout(LIMIT, open.read(&mut [0])).await.unwrap();
+    assert!(matches!(end, Ok(0) | Err(_)), "the service goes on");
+    println!("cut after {:?}", began.elapsed());
+    assert_eq!(pipeline(&rig, &ada).await.state, PipelineState::Suspended);
+    assert_eq!(ask(&rig, &ada, "/").await.0, 409);
+    rig.grant(&ben, Role::Deriver, "in");
+    answers(&rig, &ada, "first").await;
+}

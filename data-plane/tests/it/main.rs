@@ -49,6 +49,7 @@ mod jobs_secrets;
 mod jobs_services;
 mod jobs_sets;
 mod jobs_spec;
+mod jobs_sponsors;
 mod jobs_spouts;
 mod jobs_statistics;
 mod jobs_worker;

@@ -7,9 +7,11 @@ mod decide;
 mod explain;
 mod policy;
 mod questions;
+mod sponsors;
 
 pub use cache::DecisionCache;
 pub use decide::{Access, Cause, Denial, Permit, Readable, Subject, Verb, can, can_in_project, decide, read};
 pub use explain::{Lineage, LineageNode, explain, in_words, shown_name};
 pub use policy::{PermissionSet, Policy};
 pub use questions::{Loss, guard, impact, required_for_egress, required_for_new_pipeline, who_can_read};
+pub use sponsors::{Grants, Ground, Grounds, Standing};

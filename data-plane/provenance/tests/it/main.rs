@@ -7,4 +7,5 @@ mod access_random;
 mod datums_random;
 mod propagation_random;
 mod seed;
+mod sponsors;
 mod world;
