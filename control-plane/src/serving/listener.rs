@@ -9,6 +9,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
+use contract::ids::TokenId;
 use contract::names::{OrganizationName, ProjectName, RepoName};
 use contract::problem::ProblemKind;
 use contract::serving::{COOKIE, HEADER, PREFIX, SECURE_COOKIE};
@@ -18,6 +19,7 @@ use hyper_util::rt::TokioIo;
 
 use super::entries::{self, Access, Entry};
 use super::hosts::{Hosts, label};
+use super::lasting;
 use crate::app::App;
 use crate::authz;
 use crate::gateway::{self, headers::strip_hop_by_hop};
@@ -26,8 +28,6 @@ use crate::refusal::Refusal;
 
 /// The parameter that a link of `howdah open` carries.
 pub(super) const TICKET: &str = "howdah-ticket";
-/// So often it is looked whether the session behind an open connection is still good.
-const RENEWED_EVERY: Duration = Duration::from_secs(30);
 
 /// Serves until the shutdown begins.
 ///
@@ -71,8 +71,8 @@ struct Onward {
     path: String,
     /// What browsers see in front of the service's own path.
     prefix: String,
-    /// Whose cookie it was, to look again.
-    entry: Option<Entry>,
+    /// The session or token behind it, to look again.
+    token: TokenId,
 }
 
 async fn browser(
@@ -97,7 +97,7 @@ async fn browser(
         access,
         path: format!("{PREFIX}{}/{}{asked}", entry.place.project, entry.place.name),
         prefix: String::new(),
-        entry: Some(entry),
+        token: entry.token,
     };
     let mut answer = forward(app, hosts, host, onward, request).await?;
     // Beside what the service itself says of it: all such headers count.
@@ -232,27 +232,29 @@ async fn program(app: &Arc<App>, hosts: &Hosts, host: &str, mut request: Request
     };
     let asked = request.uri().path_and_query().map_or("/", |p| p.as_str());
     let (organization, project, name, rest) = split(asked).ok_or_else(Refusal::not_found)?;
-    let access = match claims {
+    let (access, token) = match claims {
         Some(claims) => {
             gateway::check_name(app, claims.org, organization.as_str()).await?;
             let route = crate::planes::wake(app, claims.org).await?;
-            Access {
+            let access = Access {
                 organization: claims.org,
                 organization_name: organization.clone(),
                 plane_url: route.url,
                 token: secret.to_owned(),
-            }
+            };
+            (access, claims.token)
         }
         None => {
             let actor = authz::authenticate(&app.pool, secret, app.environment.now()).await?;
-            entries::access(app, &actor, &organization).await?
+            let access = entries::access(app, &actor, &organization).await?;
+            (access, actor.token())
         }
     };
     let onward = Onward {
         path: format!("{PREFIX}{project}/{name}{rest}"),
         prefix: format!("/{organization}/{project}/{name}"),
         access,
-        entry: None,
+        token,
     };
     // All services share this address: a cookie of one would be sent to the others.
     request.headers_mut().remove(header::COOKIE);
@@ -300,14 +302,16 @@ async fn forward(
         let value = HeaderValue::from_str(&value).map_err(chassis::http::ApiError::internal)?;
         headers.insert(name, value);
     }
-    let mut answer = app
-        .plane_client
-        .request(request)
-        .await
-        .map_err(|error| gateway::broken(app, onward.access.organization, &error))?;
+    let mut over = lasting::over(Arc::clone(app), onward.token);
+    let mut answer = tokio::select! {
+        answer = app.plane_client.request(request) => {
+            answer.map_err(|error| gateway::broken(app, onward.access.organization, &error))?
+        }
+        () = &mut over => return Err(lasting::ended()),
+    };
     if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
         let plane = hyper::upgrade::on(&mut answer);
-        tokio::spawn(join(Arc::clone(app), (caller, plane), onward.entry, hold));
+        tokio::spawn(join((caller, plane), over, hold));
         let (mut parts, _) = answer.into_parts();
         strip_keeping_upgrade(&mut parts.headers);
         return Ok(Response::from_parts(parts, Body::empty()));
@@ -318,7 +322,7 @@ async fn forward(
         let _ = &hold;
         frame
     });
-    Ok(Response::from_parts(parts, Body::new(body)))
+    Ok(Response::from_parts(parts, lasting::until(Body::new(body), over)))
 }
 
 /// Only we say on whose behalf a request comes.
@@ -353,9 +357,8 @@ fn strip_keeping_upgrade(headers: &mut HeaderMap) {
 
 /// Carries bytes both ways until a side ends or the session behind them does. The plane asks for the rights.
 async fn join(
-    app: Arc<App>,
     (caller, plane): (hyper::upgrade::OnUpgrade, hyper::upgrade::OnUpgrade),
-    entry: Option<Entry>,
+    over: lasting::Over,
     hold: InFlight,
 ) {
     let (Ok(caller), Ok(plane)) = tokio::join!(caller, plane) else {
@@ -365,21 +368,9 @@ async fn join(
     tokio::select! {
         // How it ended is the affair of the two.
         _ = tokio::io::copy_bidirectional(&mut caller, &mut plane) => {}
-        () = session_over(&app, entry) => {}
+        () = over => {}
     }
     drop(hold);
-}
-
-async fn session_over(app: &App, entry: Option<Entry>) {
-    let Some(entry) = entry else {
-        return std::future::pending().await;
-    };
-    loop {
-        tokio::time::sleep(RENEWED_EVERY).await;
-        if entries::actor(app, &entry).await.is_err() {
-            return;
-        }
-    }
 }
 
 #[cfg(test)]

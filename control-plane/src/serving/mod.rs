@@ -6,6 +6,7 @@
 
 mod entries;
 mod hosts;
+mod lasting;
 mod listener;
 mod open;
 mod queries;

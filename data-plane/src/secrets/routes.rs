@@ -16,11 +16,14 @@ use sqlx::PgConnection;
 
 use super::queries::{self, SecretRow};
 use crate::call::Call;
+use crate::commits::lock::lock_dag;
 use crate::cursor;
 use crate::failure::{Answer, Failure};
 use crate::permissions::System;
+use crate::pipelines::propagate;
 use crate::plane::Plane;
 use crate::projects;
+use crate::serving;
 
 const ADMIN: System = System::because("the caller is admin of the project, or manages the organization");
 /// A secret may have so many bytes, and so many keys.
@@ -97,6 +100,7 @@ async fn set(
     Json(body): Json<NewSecret>,
 ) -> Answer<Json<Secret>> {
     let mut tx = plane.begin().await?;
+    lock_dag(&mut tx).await?;
     let id = managed(&call, &mut tx, &project).await?;
     check(&body)?;
     // Set to what it is, as an automation does at every deployment, it stays as it is, and no datum runs again.
@@ -111,7 +115,12 @@ async fn set(
     let keys: Vec<String> = body.values.into_keys().collect();
     queries::update_values(&mut tx, &ADMIN, (id, &name), &keys, Some(&sealed)).await?;
     let row = queries::find(&mut tx, &ADMIN, &project, &name).await?;
+    // What serves with the values before is replaced, as by a new commit; what has an end ends with them.
+    let serving = serving::queries::using(&mut tx, &ADMIN, id, &name).await?;
+    propagate::begin(&plane, &mut tx, plane.id(), &[], &serving, false).await?;
     tx.commit().await?;
+    plane.signals.work_changed();
+    plane.signals.commits_changed();
     Ok(Json(view(&project, row.ok_or_else(Failure::not_found)?)?))
 }
 

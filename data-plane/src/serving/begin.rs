@@ -17,6 +17,7 @@ use crate::plane::{Plane, Tx};
 use crate::scheduler::matches;
 use crate::scheduler::planning::{Inputs, task_inputs};
 use crate::scheduler::queries::WorkRow;
+use crate::secrets;
 use crate::worker::queries::encode_inputs;
 
 const SELF: System = System::because("the scheduler, or whom a route let in, decides what is served");
@@ -38,6 +39,12 @@ pub async fn begin(plane: &Plane, job: JobId, work: &WorkRow, inputs: &Inputs, p
         tx.commit().await?;
         plane.signals.work_changed();
         plane.signals.commits_changed();
+        return Ok(());
+    }
+    if secrets::versions(&mut tx, &inputs.spec).await? != work.secret_versions.0 {
+        // Set again since it was planned: it is planned with that.
+        drop(tx);
+        plane.signals.work_changed();
         return Ok(());
     }
     replace(plane, &mut tx, work.pipeline_id, "replaced by a newer job").await?;

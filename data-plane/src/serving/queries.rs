@@ -1,7 +1,8 @@
 //! SQL of services.
 
 use chrono::{DateTime, Utc};
-use contract::ids::{DomainId, JobId};
+use contract::ids::{DomainId, JobId, ProjectId};
+use contract::names::SecretName;
 use sqlx::{FromRow, PgConnection};
 use uuid::Uuid;
 
@@ -15,6 +16,24 @@ pub async fn is_wanted(conn: &mut PgConnection, _: &System, pipeline: Uuid) -> A
         .fetch_optional(conn)
         .await?;
     Ok(state.is_some_and(|state| state != "paused" && state != "suspended"))
+}
+
+/// The pipelines of a project that serve with a secret.
+pub async fn using(
+    conn: &mut PgConnection,
+    _: &System,
+    project: ProjectId,
+    secret: &SecretName,
+) -> Answer<Vec<DomainId>> {
+    let rows: Vec<Uuid> = sqlx::query_scalar(
+        "select s.pipeline_id from services s join jobs j on j.id = s.job_id join repos r on r.id = s.pipeline_id
+          where r.project_id = $1 and j.secret_versions ? $2 order by s.pipeline_id",
+    )
+    .bind(project.uuid())
+    .bind(secret.as_str())
+    .fetch_all(conn)
+    .await?;
+    Ok(rows.into_iter().map(DomainId::from_uuid).collect())
 }
 
 /// Locks the service of a pipeline, if there is one. It comes before its job and its datum in every transaction.

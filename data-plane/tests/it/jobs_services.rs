@@ -30,6 +30,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             os._exit(7)
         known = {
             "/headers": lambda: str(self.headers),
+            "/secret": lambda: os.environ.get("TOKEN", ""),
             "/environment": lambda: os.environ["HOWDAH_SERVICE_PORT"] + os.environ["HOWDAH_SERVICE_BASE"],
         }
         body = known.get(self.path, lambda: " ".join(open("/pfs/in/" + f).read() for f in sorted(os.listdir("/pfs/in"))))()
@@ -293,4 +294,40 @@ async fn a_service_that_reads_a_revoked_input_ends_at_once_and_comes_back_with_t
     assert_eq!(ask(&rig, &ada, "/").await.0, 409);
     rig.grant(&ben, Role::Deriver, "in");
     answers(&rig, &ada, "first").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_is_replaced_when_a_secret_that_it_uses_is_set_to_something_else() {
+    let rig = Rig::start().await;
+    let ada = rig.member("ada").await;
+    crate::jobs_secrets::grant(&rig, &ada, Role::Owner);
+    rig.repo(&ada, "in").await;
+    rig.put(&ada, "in", &[("a", "first")]).await;
+    let set = async |name: &str, value: &str| {
+        let body = json!({ "values": { "token": value } });
+        let path = format!("/v1/projects/default/secrets/{name}");
+        let (status, text) = rig.send(&ada, "PUT", &path, Some(body)).await;
+        assert!(status < 300, "{status} {text}");
+    };
+    set("used", "one").await;
+    set("other", "one").await;
+    let mut with = spec();
+    with["transform"]["secrets"] = json!([{ "name": "used", "env_var": "TOKEN", "key": "token" }]);
+    rig.apply(&ada, vec![with]).await;
+    let says = async |expected: &str| {
+        let expected = (200, expected.to_owned());
+        testkit::wait::wait_until("the secret of the service", LIMIT, async || {
+            ask(&rig, &ada, "/secret").await == expected
+        })
+        .await;
+    };
+    says("one").await;
+    // Neither what it is already, nor another secret.
+    set("used", "one").await;
+    set("other", "two").await;
+    assert_eq!(rig.jobs(&ada, "page").await.len(), 1);
+    set("used", "two").await;
+    says("two").await;
+    let states: Vec<JobState> = rig.jobs(&ada, "page").await.iter().map(|j| j.state).collect();
+    assert_eq!(states, [JobState::Running, JobState::Success]);
 }
