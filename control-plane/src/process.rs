@@ -121,6 +121,7 @@ fn cloud(config: &ControlPlaneConfig, app: &Arc<App>, control_url: String) -> an
         jwks: app.jwks.clone(),
         database: PgConnectOptions::from_str(&config.database_url).context("`database_url` is not a PostgreSQL URL")?,
         imports: config.imports.clone(),
+        logs: config.logs,
     };
     let planes = Arc::clone(&app.planes);
     Ok(LocalCloud::new(settings, app.pool.clone(), move |organization| {

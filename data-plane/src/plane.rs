@@ -25,6 +25,7 @@ use crate::failure::{Answer, Failure};
 use crate::files::upload::BATCHES_OF_ALL_MAX;
 use crate::images::Images;
 use crate::imports::Importer;
+use crate::jobs::retention::Retention;
 use crate::pipelines::sponsors::Settled;
 use crate::policy::PolicyHolder;
 use crate::serving::Doors;
@@ -84,6 +85,8 @@ pub struct Parts {
     pub images: Images,
     /// Up to which policy it was decided which pipelines may run.
     pub sponsors: Settled,
+    /// Whether lines of logs have to go.
+    pub retention: Retention,
     /// The memory for outputs that are sent elsewhere.
     pub egress: egress::Room,
     /// Who may wait for the lock of the DAG with a connection in hand.
@@ -176,6 +179,7 @@ impl Plane {
             importer: Importer::new(&config.imports)?,
             images: Images::new(&config.imports)?,
             sponsors: Settled::default(),
+            retention: Retention::default(),
             egress: egress::Room::default(),
             origin_sets: OriginSets::default(),
             turns: Turns::default(),

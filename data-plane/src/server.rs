@@ -78,6 +78,7 @@ pub fn spawn_background(plane: &Plane, shutdown: &Shutdown) {
     shutdown.spawn("scheduler", scheduler::run(plane.clone(), shutdown.clone()));
     shutdown.spawn("ticks", cron::follow(plane.clone(), shutdown.clone()));
     shutdown.spawn("garbage", garbage::follow(plane.clone(), shutdown.clone()));
+    shutdown.spawn("logs", jobs::retention::follow(plane.clone(), shutdown.clone()));
     shutdown.spawn("handovers", uploads::handover::follow(plane.clone(), shutdown.clone()));
     shutdown.spawn("sponsors", pipelines::sponsors::follow(plane.clone(), shutdown.clone()));
     shutdown.spawn("releases", scheduler::releases::follow(plane.clone(), shutdown.clone()));

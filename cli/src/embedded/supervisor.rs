@@ -5,7 +5,7 @@ use std::fs::File;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use contract::config::{ControlPlaneConfig, ImportConfig, ServicesConfig};
+use contract::config::{ControlPlaneConfig, ImportConfig, LogsConfig, ServicesConfig};
 use contract::reach::Reach;
 use private_postgres::Cluster;
 use tokio::process::{Child, ChildStdin};
@@ -316,6 +316,7 @@ async fn launch(
         sandbox_binary: programs.sandbox.clone(),
         idle_seconds: idle.unwrap_or(300),
         imports,
+        logs: logs_kept()?,
         services: Some(ServicesConfig {
             listen: service.services_listen.clone(),
             url: service.services_url.clone(),
@@ -349,6 +350,34 @@ fn parse_allow(text: &str) -> Outcome<Vec<Reach>> {
             })
         })
         .collect()
+}
+
+/// How much of logs is kept: `HOWDAH_LOG_DAYS` and `HOWDAH_LOG_JOB_MIB`.
+///
+/// # Errors
+/// When one of them is no number from 1.
+pub(super) fn logs_kept() -> Outcome<LogsConfig> {
+    let usual = LogsConfig::default();
+    let (days, mebibytes) = ("HOWDAH_LOG_DAYS", "HOWDAH_LOG_JOB_MIB");
+    Ok(LogsConfig {
+        keep_days: parse_least_one(days, variable(days).as_deref())?.unwrap_or(usual.keep_days),
+        job_bytes_max: parse_least_one(mebibytes, variable(mebibytes).as_deref())?
+            .map_or(usual.job_bytes_max, |mebibytes| u64::from(mebibytes) << 20),
+    })
+}
+
+fn parse_least_one(name: &str, value: Option<&str>) -> Outcome<Option<u32>> {
+    let Some(text) = value.map(str::trim).filter(|text| !text.is_empty()) else {
+        return Ok(None);
+    };
+    match text.parse::<u32>() {
+        Ok(number @ 1..) => Ok(Some(number)),
+        _ => Err(Failure::usage(
+            "a limit of logs is not valid",
+            format!("{name} is `{text}`"),
+            format!("write a whole number from 1, or leave {name} out"),
+        )),
+    }
 }
 
 async fn stop_database(cluster: Option<Cluster>) {
@@ -387,6 +416,19 @@ mod tests {
         let two = parse_allow(" a.example.org, 10.0.0.0/8,").unwrap_or_default();
         assert_eq!(two.len(), 2);
         assert!(parse_allow("http://a").is_err());
+    }
+
+    #[test]
+    fn a_limit_of_logs_is_a_number_from_1() {
+        let read = |text| parse_least_one("HOWDAH_LOG_DAYS", text).ok();
+        assert_eq!(
+            (read(None), read(Some("")), read(Some(" 7 "))),
+            (Some(None), Some(None), Some(Some(7)))
+        );
+        assert_eq!(
+            (read(Some("0")), read(Some("-1")), read(Some("a week"))),
+            (None, None, None)
+        );
     }
 
     #[test]

@@ -106,6 +106,7 @@ impl TestApp {
             sandbox_binary: "/nonexistent".into(),
             idle_seconds: 300,
             imports: contract::config::ImportConfig::default(),
+            logs: contract::config::LogsConfig::default(),
             services: None,
         };
         let shutdown = Shutdown::new();

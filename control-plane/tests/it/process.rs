@@ -57,6 +57,7 @@ impl Place {
             sandbox_binary: "/nonexistent".into(),
             idle_seconds: 300,
             imports: contract::config::ImportConfig::default(),
+            logs: contract::config::LogsConfig::default(),
             services: None,
         };
         let mut child = Command::new(env!("CARGO_BIN_EXE_howdah-control-plane"))

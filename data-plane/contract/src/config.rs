@@ -37,6 +37,9 @@ pub struct ControlPlaneConfig {
     /// What the data planes fetch, and from where.
     #[serde(default)]
     pub imports: ImportConfig,
+    /// How much of logs the data planes keep.
+    #[serde(default)]
+    pub logs: LogsConfig,
     /// Where services of pipelines are reached, a listener of its own; nowhere when absent.
     #[serde(default)]
     pub services: Option<ServicesConfig>,
@@ -98,6 +101,28 @@ pub struct DataPlaneConfig {
     /// What is fetched, and from where.
     #[serde(default)]
     pub imports: ImportConfig,
+    /// How much of logs is kept.
+    #[serde(default)]
+    pub logs: LogsConfig,
+}
+
+/// How much of what user code prints is kept. Older lines, and the oldest ones of a job that has more, are removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogsConfig {
+    /// For so many days.
+    pub keep_days: u32,
+    /// So many bytes of a job; a line counts 64 more than its text.
+    pub job_bytes_max: u64,
+}
+
+impl Default for LogsConfig {
+    fn default() -> Self {
+        Self {
+            keep_days: 30,
+            job_bytes_max: 1 << 30,
+        }
+    }
 }
 
 /// How files are fetched from elsewhere, and from where. What is not public may not be reached unless it is named here.

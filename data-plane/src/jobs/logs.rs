@@ -15,7 +15,7 @@ use contract::problem::ProblemKind;
 use serde::Deserialize;
 
 use super::datums::{self, DatumRow};
-use super::{queries, state_of};
+use super::{queries, retention, state_of};
 use crate::call::{Call, Standing};
 use crate::commits::origins;
 use crate::failure::{Answer, Failure};
@@ -52,6 +52,8 @@ struct Reading {
     wanted: queries::WantedLines,
     follow: bool,
     after: i64,
+    /// What is told before all lines.
+    note: Option<LogLine>,
     /// Lines that may be sent still.
     left: i64,
     over: bool,
@@ -78,12 +80,22 @@ pub(super) async fn stream(
         Some(count) => queries::find_tail(&mut conn, &READABLE, id, &wanted, count.into()).await?,
     };
     let left = query.limit.map_or(i64::MAX, i64::from);
+    let gone = queries::find_gone(&mut conn, &READABLE, id).await?;
+    // Not to who wants later ones, and finds them.
+    let missed = gone.filter(|(_, until)| after == 0 && query.since.is_none_or(|since| since <= *until));
+    let note = missed.filter(|_| left > 0).map(|(count, until)| LogLine {
+        at: until,
+        datum: String::new(),
+        stream: "system".to_owned(),
+        text: retention::told(&plane.config.logs, count),
+    });
     let reading = Reading {
         standing: call.keep(),
         job: id,
         wanted,
         follow: query.follow,
         after,
+        note,
         left,
         over: left == 0,
         plane: plane.clone(),
@@ -161,6 +173,7 @@ impl Reading {
                 return Ok(None);
             }
             let count = rows.len() as i64;
+            let note = self.note.take();
             self.left = self.left.saturating_sub(count);
             self.over = self.left == 0 || count < most && (ended || !self.follow);
             self.after = rows.last().map_or(self.after, |row| row.seq);
@@ -168,8 +181,8 @@ impl Reading {
                 // Behind what is not wanted, too: it is not read again.
                 self.after = self.after.max(last);
             }
-            if count > 0 {
-                return Ok(Some(lines(rows)));
+            if count > 0 || note.is_some() {
+                return Ok(Some(lines(note, rows)));
             }
             if !self.over {
                 let _ = tokio::time::timeout(PATIENCE, changes.changed()).await;
@@ -178,15 +191,15 @@ impl Reading {
     }
 }
 
-fn lines(rows: Vec<queries::LineRow>) -> Bytes {
+fn lines(note: Option<LogLine>, rows: Vec<queries::LineRow>) -> Bytes {
     let mut out = Vec::new();
-    for row in rows {
-        let line = LogLine {
-            at: row.at,
-            datum: hex::encode(row.datum_key),
-            stream: row.stream,
-            text: row.text,
-        };
+    let line = |row: queries::LineRow| LogLine {
+        at: row.at,
+        datum: hex::encode(row.datum_key),
+        stream: row.stream,
+        text: row.text,
+    };
+    for line in note.into_iter().chain(rows.into_iter().map(line)) {
         // A struct of texts and a time always serializes.
         if serde_json::to_writer(&mut out, &line).is_ok() {
             out.push(b'\n');

@@ -8,6 +8,7 @@ pub mod queries;
 pub mod reasons;
 pub mod reproductions;
 pub mod reproductions_queries;
+pub mod retention;
 pub mod routes;
 pub mod statistics;
 pub mod statistics_queries;

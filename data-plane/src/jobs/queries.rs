@@ -276,6 +276,16 @@ pub async fn last_line(conn: &mut PgConnection, _: &System, job: JobId) -> Answe
     Ok(last.unwrap_or(0))
 }
 
+/// How many of its first lines a job has not any more, and until when those were printed; `None`: it has all.
+pub async fn find_gone(conn: &mut PgConnection, _: &System, job: JobId) -> Answer<Option<(i64, DateTime<Utc>)>> {
+    let row =
+        sqlx::query_as("select lines_gone, gone_until from job_logs where job_id = $1 and gone_until is not null")
+            .bind(job.uuid())
+            .fetch_optional(conn)
+            .await?;
+    Ok(row)
+}
+
 fn lines(select: &str, job: JobId, wanted: &WantedLines) -> QueryBuilder<Postgres> {
     let mut query = QueryBuilder::new(format!("select {select} from datum_logs where job_id = "));
     query.push_bind(job.uuid());

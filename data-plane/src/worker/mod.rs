@@ -15,6 +15,7 @@ pub mod executor;
 mod image;
 mod inputs;
 mod lazy;
+pub mod lines;
 mod output;
 mod plane;
 pub mod process;

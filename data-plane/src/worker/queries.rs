@@ -7,13 +7,9 @@ use sqlx::types::Json;
 use sqlx::{FromRow, PgConnection};
 use uuid::Uuid;
 
-use super::protocol::{DatumReport, SentLine, TaskInput};
+use super::protocol::{DatumReport, TaskInput};
 use crate::failure::Answer;
 use crate::permissions::System;
-
-const SELF: System = System::because("called by a query that was given a proof");
-/// The advisory lock of whoever writes lines.
-const LOGS_LOCK: i64 = 0x6877_645f_6c6f_6773;
 
 /// The stored form of a datum's inputs.
 pub fn encode_inputs(inputs: &[TaskInput]) -> Vec<u8> {
@@ -402,47 +398,6 @@ pub async fn count(conn: &mut PgConnection, _: &System, job: Uuid, added: Added)
     .fetch_one(conn)
     .await?;
     Ok(open)
-}
-
-/// Waits until nobody writes lines, and lets nobody do it until the transaction ends.
-pub async fn lock_logs(conn: &mut PgConnection, _: &System) -> Answer<()> {
-    sqlx::query("select pg_advisory_xact_lock($1)")
-        .bind(LOGS_LOCK)
-        .execute(conn)
-        .await?;
-    Ok(())
-}
-
-/// Keeps lines, but none of a job whose output was purged; one that was sent twice is kept once. Who writes lines takes turns until the end of the transaction: so
-/// whoever has read up to a line has read all that are numbered below it.
-pub async fn insert_logs(conn: &mut PgConnection, _: &System, lines: &[SentLine]) -> Answer<()> {
-    if lines.is_empty() {
-        return Ok(());
-    }
-    lock_logs(conn, &SELF).await?;
-    sqlx::query(
-        "insert into datum_logs (job_id, datum_key, attempt, line, at, stream, text)
-         select r.* from unnest($1::uuid[], $2::bytea[], $3::int[], $4::int[], $5::timestamptz[], $6::text[], $7::text[])
-                as r (job_id, datum_key, attempt, line, at, stream, text)
-          where not exists (select 1 from jobs j join commits c on c.id = j.output_commit_id
-                             where j.id = r.job_id and c.removed_how = 'purged')
-         on conflict do nothing",
-    )
-    .bind(lines.iter().map(|l| l.job.uuid()).collect::<Vec<_>>())
-    .bind(
-        lines
-            .iter()
-            .map(|l| hex::decode(&l.key).unwrap_or_default())
-            .collect::<Vec<_>>(),
-    )
-    .bind(lines.iter().map(|l| l.run).collect::<Vec<_>>())
-    .bind(lines.iter().map(|l| l.line).collect::<Vec<_>>())
-    .bind(lines.iter().map(|l| l.at).collect::<Vec<_>>())
-    .bind(lines.iter().map(|l| l.stream.as_str()).collect::<Vec<_>>())
-    .bind(lines.iter().map(|l| l.text.as_str()).collect::<Vec<_>>())
-    .execute(conn)
-    .await?;
-    Ok(())
 }
 
 /// A job as a worker needs it.

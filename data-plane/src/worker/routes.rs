@@ -20,6 +20,7 @@ use uuid::Uuid;
 
 use super::claims::{self, NewClaim};
 use super::executor;
+use super::lines;
 use super::protocol::{
     ClaimRequest, Claimed, CompleteAnswer, CompleteRequest, DatumReport, DatumTask, Ending, HeartbeatAnswer,
     HeartbeatRequest, ImageTask, InputTree, JobTask, SECRET_HEADER,
@@ -285,8 +286,9 @@ async fn heartbeat(
     queries::be_quick(&mut tx, &WORKERS).await?;
     let renewed = queries::renew(&mut tx, &WORKERS, body.worker, &leases, now, now + LEASE).await?;
     let ended = queries::ended(&mut tx, &WORKERS, &jobs).await?;
-    queries::insert_logs(&mut tx, &WORKERS, &body.logs).await?;
+    let most = lines::insert(&mut tx, &WORKERS, &body.logs).await?;
     tx.commit().await?;
+    plane.retention.lines_came(&plane.config.logs, most);
     if !body.logs.is_empty() {
         plane.signals.commits_changed();
     }
@@ -327,7 +329,7 @@ async fn complete(
     };
     queries::update_datums(&mut tx, &WORKERS, &settled).await?;
     queries::insert_results(&mut tx, &WORKERS, &batch.results, now).await?;
-    queries::insert_logs(&mut tx, &WORKERS, &body.logs).await?;
+    let most = lines::insert(&mut tx, &WORKERS, &body.logs).await?;
     // What ended made room: for the next of a job with limited parallelism, or for the next suspect.
     let made_room = jobs.iter().any(|job| job.parallelism.is_some())
         || held
@@ -340,6 +342,7 @@ async fn complete(
         woken |= queries::count(&mut tx, &WORKERS, job, added).await? == 0;
     }
     tx.commit().await?;
+    plane.retention.lines_came(&plane.config.logs, most);
     if woken {
         plane.signals.work_changed();
     }

@@ -98,6 +98,7 @@ pub fn config(control: &FakeControl, database_url: &str, directory: &std::path::
         fail_closed_seconds: 60,
         handover: true,
         imports: ImportConfig::default(),
+        logs: contract::config::LogsConfig::default(),
     }
 }
 

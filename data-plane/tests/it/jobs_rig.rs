@@ -89,6 +89,7 @@ impl Rig {
             fail_closed_seconds: 60,
             handover: false,
             imports: contract::config::ImportConfig::default(),
+            logs: contract::config::LogsConfig::default(),
         };
         let mut rig = Self {
             control,

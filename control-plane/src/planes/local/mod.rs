@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use async_trait::async_trait;
-use contract::config::{DataPlaneConfig, ImportConfig, StoreConfig};
+use contract::config::{DataPlaneConfig, ImportConfig, LogsConfig, StoreConfig};
 use contract::ids::OrganizationId;
 use secrecy::ExposeSecret;
 use sqlx::PgPool;
@@ -40,6 +40,8 @@ pub struct LocalSettings {
     pub database: PgConnectOptions,
     /// What the planes may fetch, and from where.
     pub imports: ImportConfig,
+    /// How much of logs the planes keep.
+    pub logs: LogsConfig,
 }
 
 /// The local cloud.
@@ -86,6 +88,7 @@ impl LocalCloud {
             fail_closed_seconds: 60,
             handover: true,
             imports: self.settings.imports.clone(),
+            logs: self.settings.logs,
         }
     }
 

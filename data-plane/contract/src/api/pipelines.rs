@@ -233,7 +233,7 @@ pub struct Datum {
 pub struct LogLine {
     /// When.
     pub at: DateTime<Utc>,
-    /// The datum's key.
+    /// The datum's key; empty where a line tells of lines that are not kept any more.
     pub datum: String,
     /// `stdout`, `stderr` or `system`.
     pub stream: String,

@@ -260,7 +260,7 @@ impl Purging<'_> {
             let ended = jobs::end::end(&self.call.plane, tx, job, JobState::Killed, Some(&reason)).await?;
             stopped += usize::from(ended);
         }
-        worker::queries::lock_logs(tx, &PURGE).await?;
+        worker::lines::lock(tx, &PURGE).await?;
         Ok(stopped)
     }
 

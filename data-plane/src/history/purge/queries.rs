@@ -244,11 +244,19 @@ pub async fn forget(
         .bind(keys)
         .execute(&mut *conn)
         .await?;
-    let lines = sqlx::query("delete from datum_logs where job_id = any($1) and datum_key = any($2)")
-        .bind(&jobs)
-        .bind(keys)
-        .execute(&mut *conn)
-        .await?;
+    let lines: i64 = sqlx::query_scalar(
+        "with gone as (
+             delete from datum_logs where job_id = any($1) and datum_key = any($2)
+             returning job_id, octet_length(text) + 64 as bytes
+         ), counted as (
+             update job_logs l set bytes = greatest(0, l.bytes - g.bytes)
+               from (select job_id, sum(bytes) as bytes from gone group by job_id) g where g.job_id = l.job_id
+         ) select count(*) from gone",
+    )
+    .bind(&jobs)
+    .bind(keys)
+    .fetch_one(&mut *conn)
+    .await?;
     sqlx::query("delete from datums where job_id = any($1) and key = any($2)")
         .bind(&jobs)
         .bind(keys)
@@ -272,7 +280,7 @@ pub async fn forget(
         .execute(&mut *conn)
         .await?;
     forbid_bases(conn, &[pipeline.uuid()]).await?;
-    Ok((results.rows_affected(), lines.rows_affected()))
+    Ok((results.rows_affected(), u64::try_from(lines).unwrap_or(0)))
 }
 
 /// These commits.
