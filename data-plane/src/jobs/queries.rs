@@ -118,23 +118,29 @@ pub struct Wanted<'a> {
     pub before: Option<JobId>,
 }
 
-/// Jobs, newest first.
+/// Jobs, newest first. Of each of the origins so many at most are walked over their own index, so that it costs the same
+/// whatever else there is.
 pub async fn list(conn: &mut PgConnection, _: &System, wanted: Wanted<'_>, limit: i64) -> Answer<Vec<JobRow>> {
-    // Put together, so that each combination has a plan of its own that walks the index that fits.
-    let mut query =
-        QueryBuilder::<Postgres>::new(select_jobs!("where j.reproduces is null and c.origin_set_id = any("));
-    query.push_bind(wanted.sets).push(")");
+    // Put together, so that each combination has a plan of its own.
+    let mut query = QueryBuilder::<Postgres>::new(select_jobs!("where j.seq in (select f.seq from unnest("));
+    query.push_bind(wanted.sets).push(
+        "::bigint[]) s (id) cross join lateral (select i.seq from jobs i where i.origin_set_id = s.id and i.reproduces is null",
+    );
     if let Some(pipeline) = wanted.pipeline {
-        query.push(" and j.pipeline_id = ").push_bind(pipeline);
+        query.push(" and i.pipeline_id = ").push_bind(pipeline);
     }
     if let Some(state) = wanted.state {
-        query.push(" and j.state = ").push_bind(state.as_str());
+        query.push(" and i.state = ").push_bind(state.as_str());
     }
     if let Some(before) = wanted.before {
-        query.push(" and j.seq < (select seq from jobs where id = ");
+        query.push(" and i.seq < (select seq from jobs where id = ");
         query.push_bind(before.uuid()).push(")");
     }
-    query.push(" order by j.seq desc limit ").push_bind(limit);
+    query
+        .push(" order by i.seq desc limit ")
+        .push_bind(limit)
+        .push(") f order by f.seq desc limit ");
+    query.push_bind(limit).push(") order by j.seq desc");
     Ok(query.build_query_as().fetch_all(conn).await?)
 }
 
@@ -161,11 +167,10 @@ pub async fn input_sets(conn: &mut PgConnection, _: &System, outputs: &[Uuid]) -
 
 /// The origin sets of all outputs of a pipeline, or of all pipelines.
 pub async fn origin_sets(conn: &mut PgConnection, _: &System, pipeline: Option<Uuid>) -> Answer<Vec<i64>> {
-    // Sets are few: walk from one to the next over the index instead of reading every commit.
+    // Sets are few: of each it is looked whether there is one job.
     let rows = sqlx::query_scalar(
         "select id from origin_sets s where exists (
-             select 1 from commits c where c.origin_set_id = s.id and c.pipeline_id is not null
-                and ($1::uuid is null or c.repo_id = $1))",
+             select 1 from jobs j where j.origin_set_id = s.id and j.reproduces is null and ($1::uuid is null or j.pipeline_id = $1))",
     )
     .bind(pipeline)
     .fetch_all(conn)

@@ -154,6 +154,10 @@ async fn a_retroactive_release_covers_what_was_made_before_and_everything_made_f
     .await;
     assert!(may_read(&rig, &bob, "score@main").await);
     assert!(!may_read(&rig, &bob, "found@main").await);
+    // The jobs that made them are listed to him too, and no others.
+    let listed: contract::api::Page<contract::api::Job> = rig.get(&bob, "/v1/jobs").await;
+    let made: Vec<&str> = listed.items.iter().map(|j| j.pipeline.as_str()).collect();
+    assert_eq!(made, ["board", "score"]);
 
     let manager = |s: &mut contract::policy::PolicySnapshot| s.members[0].role = OrganizationRole::Owner;
     rig.control.change(manager);
