@@ -26,6 +26,7 @@ use crate::files::upload::BATCHES_OF_ALL_MAX;
 use crate::images::Images;
 use crate::imports::Importer;
 use crate::jobs::retention::Retention;
+use crate::pipelines::released::Codes;
 use crate::pipelines::sponsors::Settled;
 use crate::policy::PolicyHolder;
 use crate::serving::Doors;
@@ -83,6 +84,8 @@ pub struct Parts {
     pub importer: Importer,
     /// What finds the images that pipelines run from.
     pub images: Images,
+    /// The digests of code that stands in repos.
+    pub codes: Codes,
     /// Up to which policy it was decided which pipelines may run.
     pub sponsors: Settled,
     /// Whether lines of logs have to go.
@@ -178,6 +181,7 @@ impl Plane {
             control: ControlPlane::new(&config)?,
             importer: Importer::new(&config.imports)?,
             images: Images::new(&config.imports)?,
+            codes: Codes::default(),
             sponsors: Settled::default(),
             retention: Retention::default(),
             egress: egress::Room::default(),

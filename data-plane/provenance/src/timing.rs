@@ -92,8 +92,10 @@ pub struct Figures {
     pub wall_s: f64,
     /// Working out the datums, seconds.
     pub planning_s: f64,
-    /// Putting the output together, seconds.
+    /// Putting the output together, and sending it, seconds.
     pub finishing_s: f64,
+    /// Whether the output is sent elsewhere before it is published.
+    pub sends: bool,
     /// Datums that ran.
     pub ran: u64,
     /// Waiting of all datums, seconds.
@@ -161,7 +163,13 @@ pub fn advice(figures: &Figures) -> Vec<String> {
     }
     let rest = [
         (figures.planning_s, "working out its datums"),
-        (figures.finishing_s, "putting its output together"),
+        (
+            figures.finishing_s,
+            match figures.sends {
+                true => "putting its output together and sending it",
+                false => "putting its output together",
+            },
+        ),
     ];
     for (seconds, what) in rest {
         if seconds / figures.wall_s > WORTH_A_WORD {

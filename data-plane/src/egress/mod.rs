@@ -244,7 +244,8 @@ async fn refusal(plane: &Plane, job: JobId) -> Answer<Option<String>> {
     for input in jobs::queries::inputs(&mut conn, &SELF, job).await? {
         inputs.push(origins::get(plane, &mut conn, &SELF, input.origin_set_id).await?);
     }
-    pipelines::conditions::refusal(plane, &run, &inputs, &output)
+    let purpose = pipelines::conditions::Purpose::Output;
+    pipelines::conditions::refusal(plane, &run, purpose, &inputs, &output)
 }
 
 #[cfg(test)]

@@ -31,6 +31,7 @@ use crate::commits::origins;
 use crate::cursor;
 use crate::failure::{Answer, Failure};
 use crate::permissions::System;
+use crate::pipelines::conditions::Purpose;
 use crate::pipelines::{self, sponsors};
 use crate::plane::{Plane, Tx};
 
@@ -137,7 +138,7 @@ async fn may_run(
     for set in inputs.iter().map(|i| i.origin_set_id).collect::<BTreeSet<_>>() {
         sets.push(origins::get(plane, tx, &READABLE, set).await?);
     }
-    match pipelines::conditions::refusal(plane, &run, &sets, &output)? {
+    match pipelines::conditions::refusal(plane, &run, Purpose::Comparison, &sets, &output)? {
         None => Ok(()),
         Some(reason) => {
             let rights = call.rights();
@@ -214,12 +215,20 @@ async fn view(call: &Call, conn: &mut PgConnection, id: JobId) -> Answer<Reprodu
     })
 }
 
-/// Whether a job reproduces something: it leaves no results and says nothing of its pipeline's state.
+/// Whether a job reproduces something.
+///
+/// # Errors
+/// When the database is away.
+pub async fn is_one(conn: &mut PgConnection, system: &System, job: JobId) -> Answer<bool> {
+    Ok(rows::find(conn, system, job).await?.is_some())
+}
+
+/// Whether a job that ended reproduced something: it leaves no results and says nothing of its pipeline's state.
 ///
 /// # Errors
 /// When the database is away.
 pub async fn ended(conn: &mut PgConnection, system: &System, job: JobId) -> Answer<bool> {
-    if rows::find(conn, system, job).await?.is_none() {
+    if !is_one(conn, system, job).await? {
         return Ok(false);
     }
     rows::delete_results(conn, system, job).await?;

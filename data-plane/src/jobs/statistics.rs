@@ -31,8 +31,10 @@ use crate::failure::{Answer, Failure};
 use crate::permissions::System;
 use crate::pipelines;
 use crate::plane::Plane;
+use crate::scheduler::queries::has_egress;
 
 const READABLE: System = System::because("the caller may read the outputs, or what he may not is left out here");
+const FINISHING: &str = "finishing";
 /// So many of the slowest datums are told.
 const SLOWEST: i64 = 10;
 
@@ -69,7 +71,12 @@ pub(super) async fn of_job(
     let now = plane.now();
     let ready = statistics_queries::list_ready(&mut conn, &READABLE, &[row.id]).await?;
     let moments = moments(&row, ready.first().and_then(|(_, at)| *at));
-    let phases = phases(&moments, now);
+    let mut phases = phases(&moments, now);
+    let sends = has_egress(&mut conn, &READABLE, id).await?;
+    for phase in phases.iter_mut().filter(|phase| sends && phase.name == FINISHING) {
+        // It is nearly all of it.
+        phase.name = "egressing".to_owned();
+    }
     let requested = requested(&mut conn, id).await?;
     let leaves = Leaves::of(&call, &mut conn, id).await?;
     let rows = datums::list_slowest(&mut conn, &READABLE, id, None, None, SLOWEST).await?;
@@ -87,7 +94,8 @@ pub(super) async fn of_job(
     let hints = advice(&Figures {
         wall_s: ran(&row, now),
         planning_s: of("planning"),
-        finishing_s: of("finishing"),
+        finishing_s: of(if sends { "egressing" } else { FINISHING }),
+        sends,
         ran: counts.succeeded + counts.recovered + counts.failed,
         queue_s: seconds(row.queue_ms),
         download_s: seconds(row.download_ms),

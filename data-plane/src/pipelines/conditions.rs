@@ -57,15 +57,22 @@ pub fn lacks_derive(call: &Call, policy: &Policy, what: &str, missing: &[DomainI
 }
 
 /// The answer to who wants code to reach the network with what it reads, and lacks `declassify` on these domains.
-pub fn lacks_declassify(call: &Call, policy: &Policy, missing: &[DomainId], way: &str) -> Problem {
+pub fn lacks_declassify(call: &Call, policy: &Policy, missing: &[DomainId], ways: &[&str]) -> Problem {
     let (names, whom) = told(call, policy, missing);
-    let (what, instead) = match way {
-        "egress" => ("sends away what was made of the inputs", "remove `egress`"),
-        _ => ("lets the code send away what it reads", "use `network: none`"),
-    };
+    let (mut whats, mut instead) = (Vec::new(), Vec::new());
+    for way in ways {
+        let (what, other) = match *way {
+            "egress" => ("sends away what was made of the inputs", "remove `egress`"),
+            _ => ("lets the code send away what it reads", "use `network: none`"),
+        };
+        whats.push(format!("`{way}` {what}"));
+        instead.push(other);
+    }
+    let instead = instead.join(" and ");
+    let it = if ways.len() > 1 { "each" } else { "it" };
     Problem::new(
         ProblemKind::NotAllowed,
-        format!("`{way}` {what}, so it needs `declassify` on {names}"),
+        format!("{}, so {it} needs `declassify` on {names}", whats.join(" and ")),
     )
     .with_hint(if whom.is_empty() {
         format!("{instead}, or ask the owners of the inputs")
@@ -105,14 +112,39 @@ pub async fn may_feed(
 const OUTDATED: &str =
     "SpecNotValid: this version of the spec is not valid any more; apply it again, and what is wrong with it is said";
 
+/// What comes of a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// An output, which is published, and sent to where its spec says.
+    Output,
+    /// A comparison (a reproduction): nothing of it is sent or published, but its code runs.
+    Comparison,
+}
+
+impl Purpose {
+    /// That of a job.
+    pub fn of(reproduces: bool) -> Self {
+        if reproduces { Self::Comparison } else { Self::Output }
+    }
+}
+
 /// Why a job may not run whose output would have these origins, if it may not.
 ///
 /// # Errors
 /// When the stored name of its project is damaged.
-pub fn refusal(plane: &Plane, run: &RunRow, inputs: &[Arc<OriginSet>], output: &OriginSet) -> Answer<Option<String>> {
-    let Ok(spec) = PipelineSpec::parse(&run.spec.0, &run.project.parse()?) else {
+pub fn refusal(
+    plane: &Plane,
+    run: &RunRow,
+    purpose: Purpose,
+    inputs: &[Arc<OriginSet>],
+    output: &OriginSet,
+) -> Answer<Option<String>> {
+    let Ok(mut spec) = PipelineSpec::parse(&run.spec.0, &run.project.parse()?) else {
         return Ok(Some(OUTDATED.to_owned()));
     };
+    if purpose == Purpose::Comparison {
+        spec.egress = None;
+    }
     let Some(policy) = plane.policy.last_known() else {
         return Ok(None);
     };
@@ -138,14 +170,19 @@ pub fn refusal(plane: &Plane, run: &RunRow, inputs: &[Arc<OriginSet>], output: &
             )));
         }
     }
-    if let Some(way) = spec.way_out() {
+    let ways = spec.ways_out();
+    if !ways.is_empty() {
         // The sponsor is who applied this version; the limits of the token in use were looked at then.
         let sponsor = Subject::unlimited(run.actor.0.id);
         let inputs: Vec<&OriginSet> = inputs.iter().map(AsRef::as_ref).collect();
         let missing = required_for_egress(&policy, &sponsor, &inputs, output, plane.now());
         if !missing.is_empty() {
             return Ok(Some(format!(
-                "EgressNotAllowed: `{way}` needs `declassify` on {}, which {} does not hold; do without it, or let an owner of that apply the pipeline or release it",
+                "EgressNotAllowed: {} `declassify` on {}, which {} does not hold; do without it, or let an owner of that apply the pipeline or release it",
+                match ways.as_slice() {
+                    [way] => format!("`{way}` needs"),
+                    ways => format!("`{}` need", ways.join("` and `")),
+                },
                 list(&missing),
                 run.actor.0.name
             )));

@@ -223,7 +223,14 @@ impl Examination<'_> {
             Some((_, repo, branch)) => commits::queries::find_head(self.conn, &DECIDE, *repo, &branch.parse()?).await?,
         };
         let commit = commit.flatten().map(|head| head.id);
-        let with_code = released::digest(&self.call.plane, self.conn, (self.spec, &digest), commit).await?;
+        let with_code = released::digest(
+            &self.call.plane,
+            self.conn,
+            (self.spec, &digest),
+            commit,
+            released::Look::InStorage,
+        )
+        .await?;
         Ok(with_code.unwrap_or_else(|| digest.to_vec()))
     }
 
@@ -499,14 +506,14 @@ impl Examination<'_> {
 
     /// R10: code that reaches the network may send away what it reads. Repos that this very request makes are the caller's.
     fn check_network(&self, heads: &[Arc<OriginSet>], origins: &OriginSet, made: Option<DomainId>) -> Answer<()> {
-        let Some(way) = self.spec.way_out() else {
+        let ways = self.spec.ways_out();
+        if ways.is_empty() {
             return Ok(());
-        };
-        let pointer = format!("/{}", way.split(':').next().unwrap_or(way));
+        }
         if let Some(egress) = &self.spec.egress
             && let Err(refused) = crate::egress::check(&self.call.plane.importer, egress)
         {
-            return Err(invalid(vec![field(self.index, &pointer, refused.detail())]));
+            return Err(invalid(vec![field(self.index, "/egress", refused.detail())]));
         }
         let subject = &self.call.rights().subject;
         let inputs: Vec<&OriginSet> = heads.iter().map(AsRef::as_ref).collect();
@@ -515,8 +522,12 @@ impl Examination<'_> {
         if missing.is_empty() {
             return Ok(());
         }
-        let mut problem = conditions::lacks_declassify(self.call, self.policy, &missing, way);
-        problem.errors = vec![field(self.index, &pointer, problem.detail.clone())];
+        let mut problem = conditions::lacks_declassify(self.call, self.policy, &missing, &ways);
+        let pointer = |way: &&str| format!("/{}", way.split(':').next().unwrap_or(way));
+        let errors = ways
+            .iter()
+            .map(|way| field(self.index, &pointer(way), problem.detail.clone()));
+        problem.errors = errors.collect();
         Err(problem.into())
     }
 

@@ -11,7 +11,9 @@ use provenance::propagation::{BranchOf, Dag, NewOutputCommit, PipelineNode, plan
 use provenance::spec::PipelineSpec;
 use uuid::Uuid;
 
+use super::conditions::Purpose;
 use super::queries::{self, NewJob, RunRow};
+use super::released::Look;
 use super::{MovedHead, conditions, released, sponsors};
 use crate::commits::{self, NewCommit, PipelineStamp, origins};
 use crate::failure::{Answer, Failure};
@@ -245,7 +247,7 @@ impl Making<'_> {
         let unsure = |commit: &CommitId| self.unsure.contains(commit);
         if released.is_some_and(|digest| digest.is_empty()) || new.inputs.iter().any(|(_, c)| unsure(c)) {
             self.unsure.insert(new.commit);
-        } else if let Some(reason) = conditions::refusal(plane, run, &inputs, &set)? {
+        } else if let Some(reason) = conditions::refusal(plane, run, Purpose::Output, &inputs, &set)? {
             jobs::end::fail(plane, tx, job.id, &reason).await?;
         }
         self.sets.insert(new.commit, set);
@@ -263,7 +265,7 @@ impl Making<'_> {
             return Ok(None);
         };
         let code = released::code_commit(&spec, &new.inputs);
-        released::digest(self.plane, tx, (&spec, &run.spec_digest), code).await
+        released::digest(self.plane, tx, (&spec, &run.spec_digest), code, Look::InMemory).await
     }
 
     /// The parents' origins, less what releases of this very spec and code excuse (R9), and the own domain.

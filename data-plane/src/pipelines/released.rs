@@ -2,6 +2,9 @@
 //! that code pushed later is not what was released. A commit that was made so keeps that digest; all others have their
 //! version's.
 
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
 use contract::ids::{CommitId, JobId};
 use provenance::spec::PipelineSpec;
 use sqlx::PgConnection;
@@ -15,8 +18,27 @@ use crate::plane::Plane;
 const CODE: System =
     System::because("the digest of a pipeline's code decides whether a release counts; nobody is shown it");
 
+/// So many digests are remembered; then all are forgotten.
+const KNOWN_MOST: usize = 10_000;
+
+/// Digests of what stands at a path of a tree, by tree and path: neither ever changes. `None`: nothing stands there.
+#[derive(Default)]
+pub struct Codes(Mutex<HashMap<Stands, Option<[u8; 32]>>>);
+
+/// A tree, and the path of code in it.
+type Stands = (Vec<u8>, String);
+
+/// Where the digest of code is looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Look {
+    /// In storage, which takes as long as that does: not under the lock of the DAG.
+    InStorage,
+    /// Among those that are remembered. Of another one nothing is known: its job settles that when it starts.
+    InMemory,
+}
+
 /// The digest of a spec with its code as it is in that commit; `None` where the spec names no code. Empty, so that no release
-/// is of it, while the commit is open or when it has nothing at the path of the code.
+/// is of it, while the commit is open, when it has nothing at the path of the code, or when that is not known.
 ///
 /// # Errors
 /// When the database or storage is away.
@@ -25,6 +47,7 @@ pub async fn digest(
     conn: &mut PgConnection,
     (spec, spec_digest): (&PipelineSpec, &[u8]),
     commit: Option<CommitId>,
+    look: Look,
 ) -> Answer<Option<Vec<u8>>> {
     let Some(code) = &spec.transform.code else {
         return Ok(None);
@@ -36,16 +59,36 @@ pub async fn digest(
     let Some(root) = root else {
         return Ok(Some(Vec::new()));
     };
-    let path = match code.path.trim_matches('/') {
+    let found = of_code(plane, (root, code.path.trim_matches('/')), look).await?;
+    let digest = found.map(|found| PipelineSpec::digest_with_code(spec_digest, &found));
+    Ok(Some(digest.map_or_else(Vec::new, |digest| digest.to_vec())))
+}
+
+async fn of_code(plane: &Plane, (root, path): (Vec<u8>, &str), look: Look) -> Answer<Option<[u8; 32]>> {
+    let known = |codes: &Codes, key: &Stands| {
+        let codes = codes.0.lock().unwrap_or_else(PoisonError::into_inner);
+        codes.get(key).copied()
+    };
+    let key = (root, path.to_owned());
+    if let Some(known) = known(&plane.codes, &key) {
+        return Ok(known);
+    }
+    if look == Look::InMemory {
+        return Ok(None);
+    }
+    let path = match path {
         "" => None,
         path => Some(FilePath::parse(path)?),
     };
-    let found = plane
-        .storage
-        .subtree_digest(&TreeRef::from_bytes(&root)?, path.as_ref())
-        .await?;
-    let digest = found.map(|found| PipelineSpec::digest_with_code(spec_digest, found.digest.as_bytes()));
-    Ok(Some(digest.map_or_else(Vec::new, |digest| digest.to_vec())))
+    let tree = TreeRef::from_bytes(&key.0)?;
+    let found = plane.storage.subtree_digest(&tree, path.as_ref()).await?;
+    let found = found.map(|found| *found.digest.as_bytes());
+    let mut codes = plane.codes.0.lock().unwrap_or_else(PoisonError::into_inner);
+    if codes.len() >= KNOWN_MOST {
+        codes.clear();
+    }
+    codes.insert(key, found);
+    Ok(found)
 }
 
 /// Of a run's inputs, by their leaves, the commit that has its code.

@@ -14,7 +14,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::queries::{self, PipelineRow};
-use super::released;
+use super::released::{self, Look};
 use crate::call::Call;
 use crate::commits;
 use crate::failure::Answer;
@@ -104,7 +104,14 @@ async fn release_digest(call: &Call, conn: &mut PgConnection, row: &PipelineRow)
     if call.readable_among(conn, vec![head.origin_set]).await?.is_empty() {
         return Ok(None);
     }
-    released::digest(&call.plane, conn, (&spec, &row.spec_digest), Some(head.id)).await
+    released::digest(
+        &call.plane,
+        conn,
+        (&spec, &row.spec_digest),
+        Some(head.id),
+        Look::InStorage,
+    )
+    .await
 }
 
 /// The reason as this caller is told it, if he is.

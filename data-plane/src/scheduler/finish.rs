@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
+use chrono::{DateTime, Utc};
 use contract::api::JobState;
 use contract::ids::{CommitId, DomainId, JobId};
 use provenance::datums::{Datum, OutputPath, collision};
@@ -20,6 +21,7 @@ use crate::commits::finish::finish_in_transaction;
 use crate::commits::lock::lock_dag;
 use crate::egress::{self, Sent};
 use crate::failure::Answer;
+use crate::files::stored::LONGEST;
 use crate::jobs;
 use crate::pipelines;
 use crate::plane::Plane;
@@ -38,6 +40,7 @@ pub async fn finish(plane: &Plane, job: JobId) -> Answer<()> {
     if !matches!(work.state.as_str(), "egressing" | "finishing") {
         return Ok(());
     }
+    let began = plane.now();
     let assembled = assemble(plane, job, &work).await?;
     if let (Some(original), Assembled::Tree(tree, _)) = (work.reproduces, &assembled) {
         return reproduction::finish(plane, job, &work, CommitId::from_uuid(original), tree).await;
@@ -59,6 +62,10 @@ pub async fn finish(plane: &Plane, job: JobId) -> Answer<()> {
             lock_dag(&mut tx).await?;
             pipelines::sponsors::settle_in(plane, &mut tx).await?;
             let now = plane.now();
+            if is_stale(began, now) {
+                // It is put together again. What was sent is known to be there, so that takes no time.
+                return Ok(());
+            }
             if work.state == "egressing" {
                 queries::update_state(&mut tx, &SELF, job, JobState::Finishing.as_str()).await?;
             }
@@ -85,6 +92,12 @@ pub async fn finish(plane: &Plane, job: JobId) -> Answer<()> {
     tx.commit().await?;
     derived::clear_if_possible(plane).await;
     Ok(())
+}
+
+/// Whether what was put together then may be gone by now: packs that nothing refers to are kept for longer than [`LONGEST`],
+/// and no longer.
+fn is_stale(began: DateTime<Utc>, now: DateTime<Utc>) -> bool {
+    (now - began).to_std().is_ok_and(|took| took >= LONGEST)
 }
 
 /// Sends an output to where it goes besides: published is only what has arrived. Answers whether it has; else the job is
@@ -315,4 +328,18 @@ async fn taken(
         }
     }
     Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_output_that_was_on_its_way_out_for_half_a_day_is_put_together_again() {
+        let began = DateTime::<Utc>::UNIX_EPOCH;
+        let after = |hours| is_stale(began, began + chrono::Duration::hours(hours));
+        assert_eq!([0, 11, 12, 500].map(after), [false, false, true, true]);
+        // A clock that was set back says nothing.
+        assert!(!after(-1));
+    }
 }

@@ -5,6 +5,7 @@
 use contract::ids::{CommitId, DomainId, JobId};
 use provenance::origins::{Edge, OriginSet, matching_releases};
 use provenance::spec::PipelineSpec;
+use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::{SELF, queries, releases};
@@ -12,6 +13,8 @@ use crate::commits::lock::lock_dag;
 use crate::commits::{self, origins};
 use crate::failure::{Answer, Failure};
 use crate::jobs;
+use crate::pipelines::conditions::Purpose;
+use crate::pipelines::released::Look;
 use crate::pipelines::{self, queries::RunRow};
 use crate::plane::{Plane, Tx};
 use crate::spouts;
@@ -21,6 +24,7 @@ use crate::spouts;
 /// # Errors
 /// When the database is away, nothing is known of the policy, or something stored is damaged.
 pub async fn start(plane: &Plane, id: Uuid) -> Answer<bool> {
+    let looked = look_at_code(plane, JobId::from_uuid(id)).await?;
     let mut tx = plane.begin().await?;
     lock_dag(&mut tx).await?;
     pipelines::sponsors::settle_in(plane, &mut tx).await?;
@@ -44,7 +48,11 @@ pub async fn start(plane: &Plane, id: Uuid) -> Answer<bool> {
         inputs.push(origins::get(plane, &mut tx, &SELF, input.origin_set_id).await?);
     }
     let pipeline = DomainId::from_uuid(run.id);
-    let released = released_as(plane, &mut tx, job, &run).await?;
+    let released = released_as(plane, &mut tx, job, &run, Look::InMemory).await?;
+    if released != looked {
+        // Its code was purged from meanwhile: it is looked at again.
+        return Ok(true);
+    }
     if let Some(digest) = &released {
         pipelines::released::update_release_digest(&mut tx, &SELF, output.id, digest).await?;
     }
@@ -60,7 +68,8 @@ pub async fn start(plane: &Plane, id: Uuid) -> Answer<bool> {
         // What waits for this output in turn gets them too.
         releases::recompute_from(plane, &mut tx, &policy, output.id).await?;
     }
-    if let Some(reason) = pipelines::conditions::refusal(plane, &run, &inputs, &set)? {
+    let purpose = Purpose::of(jobs::reproductions::is_one(&mut tx, &SELF, job).await?);
+    if let Some(reason) = pipelines::conditions::refusal(plane, &run, purpose, &inputs, &set)? {
         jobs::end::fail(plane, &mut tx, job, &reason).await?;
     }
     tx.commit().await?;
@@ -69,11 +78,26 @@ pub async fn start(plane: &Plane, id: Uuid) -> Answer<bool> {
 }
 
 /// What a release of the job's output must name, where that is not its version's digest: its code is finished now.
-async fn released_as(plane: &Plane, tx: &mut Tx, job: JobId, run: &RunRow) -> Answer<Option<Vec<u8>>> {
+async fn released_as(
+    plane: &Plane,
+    conn: &mut PgConnection,
+    job: JobId,
+    run: &RunRow,
+    look: Look,
+) -> Answer<Option<Vec<u8>>> {
     let Ok(spec) = PipelineSpec::parse(&run.spec.0, &run.project.parse()?) else {
         return Ok(None);
     };
-    let leaves = pipelines::released::leaves_of(tx, &SELF, job).await?;
+    let leaves = pipelines::released::leaves_of(conn, &SELF, job).await?;
     let code = pipelines::released::code_commit(&spec, &leaves);
-    pipelines::released::digest(plane, tx, (&spec, &run.spec_digest), code).await
+    pipelines::released::digest(plane, conn, (&spec, &run.spec_digest), code, look).await
+}
+
+/// The same without a lock, since it may be read from storage: under the lock it is known then.
+async fn look_at_code(plane: &Plane, job: JobId) -> Answer<Option<Vec<u8>>> {
+    let mut conn = plane.pool.acquire().await?;
+    match pipelines::queries::run_of_job(&mut conn, &SELF, job).await? {
+        None => Ok(None),
+        Some((_, run)) => released_as(plane, &mut conn, job, &run, Look::InStorage).await,
+    }
 }

@@ -160,7 +160,7 @@ impl Receiving<'_> {
         };
         let set = origins_of(self.pipeline, self.unattested, parent);
         // As when a job starts: who applied it may have lost what it takes, and the branch may have held something else.
-        if let Some(reason) = conditions::refusal(plane, self.run, &[], &set)? {
+        if let Some(reason) = conditions::refusal(plane, self.run, conditions::Purpose::Output, &[], &set)? {
             return Err(Failure::new(ProblemKind::Conflict, reason));
         }
         let new = NewCommit {

@@ -8,6 +8,9 @@ use uuid::Uuid;
 use crate::failure::Answer;
 use crate::permissions::System;
 
+/// The advisory lock of whoever claims datums.
+const CLAIMS_LOCK: i64 = 0x6877_645f_636c_6d73;
+
 /// A datum that was claimed.
 #[derive(Debug, FromRow)]
 pub struct ClaimedRow {
@@ -21,6 +24,25 @@ pub struct ClaimedRow {
     pub inputs: Vec<u8>,
     /// How often it was claimed.
     pub claims: i32,
+}
+
+/// Whether datums are being claimed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Claiming {
+    /// They are, by any number at once.
+    Datums,
+    /// Nobody does.
+    Nothing,
+}
+
+/// Waits until it is so, and keeps it so until the transaction ends.
+pub async fn lock_claiming(conn: &mut PgConnection, _: &System, claiming: Claiming) -> Answer<()> {
+    let sql = match claiming {
+        Claiming::Datums => "select pg_advisory_xact_lock_shared($1)",
+        Claiming::Nothing => "select pg_advisory_xact_lock($1)",
+    };
+    sqlx::query(sql).bind(CLAIMS_LOCK).execute(conn).await?;
+    Ok(())
 }
 
 /// A claim in the making.

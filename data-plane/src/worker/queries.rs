@@ -58,7 +58,7 @@ pub async fn update_isolation(conn: &mut PgConnection, _: &System, jobs: &[Uuid]
     sqlx::query(
         "update jobs j set isolation = $2, executor = case when v.in_image then 'container' else 'process' end
            from pipeline_versions v
-          where j.id = any($1) and j.isolation is distinct from $2
+          where j.id in (select id from jobs where id = any($1) and isolation is distinct from $2 for update skip locked)
             and v.pipeline_id = j.pipeline_id and v.version = j.version",
     )
     .bind(jobs)

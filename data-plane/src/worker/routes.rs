@@ -18,7 +18,7 @@ use provenance::spec::{Network, PipelineSpec};
 use storage::TreeRef;
 use uuid::Uuid;
 
-use super::claims::{self, NewClaim};
+use super::claims::{self, Claiming, NewClaim};
 use super::executor;
 use super::lines;
 use super::protocol::{
@@ -107,6 +107,7 @@ async fn claim_now(plane: &Plane, body: &ClaimRequest) -> Answer<Claimed> {
     let most = i64::from(body.datums_max.clamp(1, CLAIM_MAX));
     let mut tx = plane.begin().await?;
     queries::be_quick(&mut tx, &WORKERS).await?;
+    claims::lock_claiming(&mut tx, &WORKERS, Claiming::Datums).await?;
     let new = NewClaim {
         lease,
         worker: body.worker,
@@ -126,12 +127,10 @@ async fn claim_now(plane: &Plane, body: &ClaimRequest) -> Answer<Claimed> {
         .collect();
     queries::update_isolation(&mut tx, &WORKERS, &ids, &body.isolation).await?;
     let (jobs, outdated) = tasks(plane, &mut tx, &ids, true).await?;
-    for job in &outdated {
-        scheduler::queries::plan_again(&mut tx, &WORKERS, *job).await?;
-    }
     tx.commit().await?;
-    if !outdated.is_empty() {
-        plane.signals.work_changed();
+    if let Err(error) = plan_again(plane, &outdated).await {
+        // Once their lease is over they are claimed, and found so, again.
+        tracing::warn!("jobs whose secrets were set since are planned again later: {error}");
     }
     let current = |row: &claims::ClaimedRow| !outdated.contains(&JobId::from_uuid(row.job_id));
     let datums = rows.into_iter().filter(current).map(|row| DatumTask {
@@ -155,6 +154,22 @@ async fn claim_now(plane: &Plane, body: &ClaimRequest) -> Answer<Claimed> {
         jobs,
         datums,
     })
+}
+
+/// Takes jobs whose secrets were set since they were planned back to their beginning, their datums with them. While that
+/// happens nobody claims: of two who did both at once each would wait for a datum of the other.
+async fn plan_again(plane: &Plane, jobs: &[JobId]) -> Answer<()> {
+    if jobs.is_empty() {
+        return Ok(());
+    }
+    let mut tx = plane.begin().await?;
+    claims::lock_claiming(&mut tx, &WORKERS, Claiming::Nothing).await?;
+    for job in jobs {
+        scheduler::queries::plan_again(&mut tx, &WORKERS, *job).await?;
+    }
+    tx.commit().await?;
+    plane.signals.work_changed();
+    Ok(())
 }
 
 /// What the datums of each of these jobs have in common, and the jobs that have to be planned again, because a secret has

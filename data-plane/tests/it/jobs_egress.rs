@@ -351,6 +351,18 @@ async fn what_is_sent_away_needs_declassify_of_who_applied_it_when_it_is_applied
         "{refused:?}"
     );
 
+    // All that leads out is named.
+    let mut both = copy(bucket.egress());
+    both["network"] = json!("internet");
+    let refused = rig.refused(&bob, vec![both]).await;
+    let pointers: Vec<&str> = refused.errors.iter().map(|e| e.pointer.as_str()).collect();
+    assert_eq!(pointers, ["/specs/0/egress", "/specs/0/network"]);
+    assert!(
+        refused.detail.contains("`egress` sends") && refused.detail.contains("`network: internet` lets"),
+        "{}",
+        refused.detail
+    );
+
     // What may not be reached, and whose keys are not there, is told at once.
     let mut inside = bucket.egress();
     inside["endpoint"] = json!("http://169.254.169.254");
@@ -385,5 +397,15 @@ async fn what_is_sent_away_needs_declassify_of_who_applied_it_when_it_is_applied
         reason.starts_with("EgressNotAllowed: `egress` needs `declassify`"),
         "{reason}"
     );
+    assert_eq!(bucket.writes(), Vec::<String>::new());
+    // What is made to be compared is sent nowhere, so it needs no right to that.
+    let body = json!({ "ref": "default/p@main" });
+    let begun: contract::api::Reproduction = rig.post(&ada, "/v1/reproductions", body).await;
+    let path = format!("/v1/reproductions/{}", begun.id);
+    testkit::wait::wait_until("the reproduction", LIMIT, async || {
+        let found: contract::api::Reproduction = rig.get(&ada, &path).await;
+        found.state == contract::api::ReproductionState::Identical
+    })
+    .await;
     assert_eq!(bucket.writes(), Vec::<String>::new());
 }

@@ -366,13 +366,11 @@ impl PipelineSpec {
         read::spec(value, default_project)
     }
 
-    /// The field by which something of it leaves the organization (R10), if one does.
-    pub fn way_out(&self) -> Option<&'static str> {
-        match self.egress {
-            Some(_) => Some("egress"),
-            None if self.network != Network::None => Some("network: internet"),
-            None => None,
-        }
+    /// The fields by which something of it leaves the organization (R10).
+    pub fn ways_out(&self) -> Vec<&'static str> {
+        let egress = self.egress.as_ref().map(|_| "egress");
+        let network = (self.network != Network::None).then_some("network: internet");
+        egress.into_iter().chain(network).collect()
     }
 
     /// Whether it uses secrets of its project.
