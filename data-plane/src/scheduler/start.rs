@@ -16,7 +16,7 @@ use crate::jobs;
 use crate::pipelines::conditions::Purpose;
 use crate::pipelines::released::Look;
 use crate::pipelines::{self, queries::RunRow};
-use crate::plane::{Plane, Tx};
+use crate::plane::Plane;
 use crate::spouts;
 
 /// Starts a job whose inputs are finished, or ends it because of their origins. Answers whether it waited for that.
