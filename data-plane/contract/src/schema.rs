@@ -27,7 +27,7 @@ pub fn pipeline() -> Value {
 
 fn whole() -> Vec<Field> {
     let every = ["until_success", "every_job"];
-    vec![
+    let mut fields = vec![
         ("pipeline", "Name and project", pipeline_name()),
         ("description", "What it is for", text()),
         ("transform", "What runs for each datum", object(transform(), &[])),
@@ -60,22 +60,6 @@ fn whole() -> Vec<Field> {
         ("resource_requests", "What code gets at least", object(resources(), &[])),
         ("resource_limits", "What code gets at most", object(resources(), &[])),
         (
-            "scheduling_spec",
-            "Which machines of a cluster it runs on",
-            object(scheduling(), &[]),
-        ),
-        (
-            "tolerations",
-            "Taints of a cluster's machines that it runs in spite of",
-            list(&object(toleration(), &[])),
-        ),
-        ("pod_patch", "A JSON patch of a cluster's pods", pod_patch()),
-        (
-            "distributed",
-            "One datum over several nodes",
-            object(distributed(), &["nodes"]),
-        ),
-        (
             "service",
             "The command runs until it is replaced, and answers at a port",
             object(service(), &["internal_port"]),
@@ -105,6 +89,29 @@ fn whole() -> Vec<Field> {
             "path_collision",
             "What becomes of a path that several datums write; `fail`",
             words(&["fail", "append"]),
+        ),
+    ];
+    fields.extend(cluster());
+    fields
+}
+
+fn cluster() -> Vec<Field> {
+    vec![
+        (
+            "scheduling_spec",
+            "Which machines of a cluster it runs on",
+            object(scheduling(), &[]),
+        ),
+        (
+            "tolerations",
+            "Taints of a cluster's machines that it runs in spite of",
+            list(&object(toleration(), &[])),
+        ),
+        ("pod_patch", "A JSON patch of a cluster's pods", pod_patch()),
+        (
+            "distributed",
+            "One datum over several nodes",
+            object(distributed(), &["nodes"]),
         ),
     ]
 }

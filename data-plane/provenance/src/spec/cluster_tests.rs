@@ -98,12 +98,17 @@ fn changing_machines_or_portions_reruns_nothing_and_changing_the_number_of_nodes
     }
 }
 
+fn told(cases: &[(Value, &str, &str)]) {
+    for (more, at, text) in cases {
+        let (place, message) = mistake(more);
+        assert!(place == *at && message.contains(text), "{more}: {place} {message}");
+    }
+}
+
 #[test]
 fn mistakes_in_fields_of_machines_and_portions_are_told_at_their_places() {
     let gpu = |gpu: Value| json!({ "resource_limits": { "gpu": gpu } });
-    let toleration = |one: Value| json!({ "tolerations": [one] });
-    let patch = |one: Value| json!({ "pod_patch": [one] });
-    for (more, at, text) in [
+    told(&[
         (json!({ "datum_set_spec": 3 }), "/datum_set_spec", "must be an object"),
         (
             json!({ "datum_set_spec": { "number": 0 } }),
@@ -150,6 +155,16 @@ fn mistakes_in_fields_of_machines_and_portions_are_told_at_their_places() {
             "/scheduling_spec/node_selektor",
             "did you mean `node_selector`",
         ),
+    ]);
+    let differing = json!({ "resource_requests": { "gpu": { "type": "x", "number": 1 } },
+        "resource_limits": { "gpu": { "type": "x", "number": 2 } } });
+    assert_eq!(mistake(&differing).0, "/resource_requests/gpu");
+}
+
+#[test]
+fn mistakes_in_tolerations_are_told_at_their_places() {
+    let toleration = |one: Value| json!({ "tolerations": [one] });
+    told(&[
         (json!({ "tolerations": {} }), "/tolerations", "must be a list"),
         (
             toleration(json!({ "effect": "NoSchedule" })),
@@ -176,6 +191,13 @@ fn mistakes_in_fields_of_machines_and_portions_are_told_at_their_places() {
             "/tolerations/0/toleration_seconds",
             "NoExecute",
         ),
+    ]);
+}
+
+#[test]
+fn mistakes_in_a_pod_patch_are_told_at_their_places() {
+    let patch = |one: Value| json!({ "pod_patch": [one] });
+    told(&[
         (json!({ "pod_patch": "{" }), "/pod_patch", "is no JSON"),
         (
             json!({ "pod_patch": { "spec": {} } }),
@@ -208,6 +230,12 @@ fn mistakes_in_fields_of_machines_and_portions_are_told_at_their_places() {
             "/pod_patch/0",
             "must have a `from`",
         ),
+    ]);
+}
+
+#[test]
+fn mistakes_in_distributed_and_what_needs_the_s3_gateway_are_told_at_their_places() {
+    told(&[
         (json!({ "distributed": {} }), "/distributed", "must have `nodes`"),
         (json!({ "distributed": { "nodes": 0 } }), "/distributed/nodes", "from 1"),
         (
@@ -222,13 +250,7 @@ fn mistakes_in_fields_of_machines_and_portions_are_told_at_their_places() {
             "/input/pfs/s3",
             "needs the S3 gateway",
         ),
-    ] {
-        let (place, message) = mistake(&more);
-        assert!(place == at && message.contains(text), "{more}: {place} {message}");
-    }
-    let differing = json!({ "resource_requests": { "gpu": { "type": "x", "number": 1 } },
-        "resource_limits": { "gpu": { "type": "x", "number": 2 } } });
-    assert_eq!(mistake(&differing).0, "/resource_requests/gpu");
+    ]);
 }
 
 #[test]
