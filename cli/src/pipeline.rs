@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use contract::api::{
-    AppliedPipeline, ApplyPipelines, Page, Pipeline as PipelineView, PipelineState, PipelineStatistics,
+    AppliedPipeline, ApplyPipelines, DryRun, Estimate, Page, Pipeline as PipelineView, PipelineState,
+    PipelineStatistics, SpecChange,
 };
 
 use serde::Serialize;
@@ -20,6 +21,8 @@ use crate::times;
 
 /// So many of the last jobs are shown.
 const RUNS: usize = 10;
+/// So many characters of a value are shown in a diff.
+const SHOWN: usize = 100;
 
 /// Pipelines
 #[derive(Debug, Subcommand)]
@@ -223,19 +226,91 @@ fn outcome(applied: &AppliedPipeline, dry_run: bool) -> String {
         "{}/{} {would}{}, version {}",
         applied.project, applied.name, applied.change, applied.version
     )];
-    if !applied.differences.is_empty() && applied.change == "updated" {
-        lines.push(format!("  changed: {}", applied.differences.join(", ")));
+    if applied.change == "updated" {
+        lines.extend(applied.changes.iter().map(changed));
     }
     lines.extend(applied.impact.iter().map(|text| format!("  impact: {text}")));
+    lines.extend(applied.dry_run.iter().flat_map(foreseen));
     if let Some(job) = applied.job {
         lines.push(format!("  job {job}, commit set {}", or_dash(applied.commit_set)));
     }
     lines.join("\n")
 }
 
+/// A field of the spec as it was and is, on one line.
+fn changed(change: &SpecChange) -> String {
+    let short = |value: &Option<serde_json::Value>| {
+        let text = value.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string);
+        match text.char_indices().nth(SHOWN) {
+            Some((end, _)) => format!("{}…", &text[..end]),
+            None => text,
+        }
+    };
+    format!(
+        "  changed: {}: {} -> {}",
+        change.pointer,
+        short(&change.before),
+        short(&change.after)
+    )
+}
+
+/// What a dry run found.
+fn foreseen(found: &DryRun) -> Vec<String> {
+    let least = if found.at_least { "at least " } else { "" };
+    let mut lines = Vec::new();
+    match (found.datums, found.to_run, found.known) {
+        (Some(all), Some(run), Some(known)) => {
+            lines.push(format!("  datums: {least}{all}, {run} would run, {known} are known"));
+        }
+        (Some(all), ..) => lines.push(format!("  datums: {least}{all}")),
+        (None, ..) => {}
+    }
+    if let Some(reason) = &found.reason {
+        let what = if found.datums.is_some() { "note" } else { "datums" };
+        lines.push(format!("  {what}: {reason}"));
+    }
+    lines.extend(
+        found
+            .estimate
+            .iter()
+            .map(|one| format!("  estimate: {}", estimated(one, least))),
+    );
+    if !found.downstream.is_empty() {
+        lines.push(format!(
+            "  then: {}; their datums depend on what it makes",
+            found.downstream.join(", ")
+        ));
+    }
+    lines
+}
+
+fn estimated(one: &Estimate, least: &str) -> String {
+    let seconds = |s: Option<f64>| s.map_or_else(|| "?".to_owned(), |s| format!("{s:.1} s"));
+    if let Some(reason) = &one.reason {
+        return reason.clone();
+    }
+    let mut text = format!(
+        "{least}{} of processors, {} in all",
+        seconds(one.cpu_s),
+        seconds(one.wall_s)
+    );
+    if one.from_datums > 0 {
+        text.push_str(&format!(
+            " with {} at once (from {} datums before: {} each, the middle one {})",
+            one.at_once,
+            one.from_datums,
+            seconds(one.datum_s),
+            seconds(one.datum_median_s)
+        ));
+    }
+    text
+}
+
 fn state(state: PipelineState) -> &'static str {
     match state {
+        PipelineState::Starting => "starting",
         PipelineState::Running => "running",
+        PipelineState::Standby => "standby",
         PipelineState::Paused => "paused",
         PipelineState::Suspended => "suspended",
         PipelineState::Failure => "failure",

@@ -45,11 +45,16 @@ pub async fn apply(call: &Call, body: ApplyPipelines) -> Answer<Vec<AppliedPipel
     }
     let mut first = look(call, &specs, &ids, &body).await?;
     if body.dry_run {
-        return Ok(first
+        let told = super::dry_run::look(call, &specs, &first, body.reprocess).await?;
+        let shown = first
             .iter()
             .zip(&specs)
-            .map(|(e, p)| shown(plane, e, p, None))
-            .collect());
+            .zip(told)
+            .map(|((examined, parsed), told)| AppliedPipeline {
+                dry_run: Some(told),
+                ..shown(plane, examined, parsed, None)
+            });
+        return Ok(shown.collect());
     }
     let naming = if first.iter().any(makes_repo) {
         let naming = plane.naming.lock().await;
@@ -278,10 +283,12 @@ fn shown(plane: &Plane, one: &Examined, parsed: &Parsed, begun: Option<(Begun, C
         project: parsed.spec.project.clone(),
         change: change.to_owned(),
         version: u32::try_from(version).unwrap_or(0),
-        differences: one.differences.clone(),
+        differences: one.changes.iter().map(|change| change.pointer.clone()).collect(),
+        changes: one.changes.clone(),
         job: begun.map(|(job, _)| job.job),
         commit_set: begun.map(|(_, set)| set),
         impact: one.impact.clone(),
         warnings: plane.executor().ignores(&parsed.spec),
+        dry_run: None,
     }
 }

@@ -1,11 +1,13 @@
 //! Everything that is checked before a pipeline is saved: names, rights on every domain that its inputs require (R4),
 //! cycles, and who would lose read on future outputs. Changes nothing, so a dry run is the same code.
 
+mod diff;
 mod impact;
 mod outside;
 
 use std::sync::Arc;
 
+use contract::api::SpecChange;
 use contract::ids::{DomainId, ProjectId};
 use contract::names::{BranchName, ProjectName, RepoName};
 use contract::policy::Permission;
@@ -13,7 +15,7 @@ use contract::problem::{FieldError, Problem, ProblemKind};
 use provenance::access::{Policy, required_for_egress, required_for_new_pipeline};
 use provenance::origins::{Edge, OriginSet, matching_releases};
 use provenance::propagation::{BranchOf, Dag, PipelineNode, would_cycle};
-use provenance::spec::{CronInput, PfsInput, PipelineSpec, TriggerInput, differences};
+use provenance::spec::{CronInput, PfsInput, PipelineSpec, TriggerInput};
 use provenance::ticks::{BACKLOG_MOST, Ticks};
 use provenance::triggers::would_circle;
 use sqlx::PgConnection;
@@ -21,7 +23,7 @@ use sqlx::PgConnection;
 use super::conditions;
 use super::followers::{self, Follower};
 use super::queries::{self, PipelineRow};
-use super::{released, sponsors};
+use super::released;
 use crate::branches;
 use crate::call::Call;
 use crate::commits::{self, origins};
@@ -64,7 +66,7 @@ pub struct Examined {
     /// Whether something differs.
     pub changed: bool,
     /// What differs.
-    pub differences: Vec<String>,
+    pub changes: Vec<SpecChange>,
     /// Name, repo and branch of each leaf.
     pub inputs: Vec<(String, DomainId, String)>,
     /// The branches of its own that inputs with triggers read.
@@ -203,7 +205,7 @@ impl Examination<'_> {
             project: project.id,
             new_repo,
             changed: before.is_none() || !changed.is_empty(),
-            differences: changed,
+            changes: changed,
             before,
             inputs,
             crons: std::mem::take(&mut self.crons),
@@ -573,40 +575,5 @@ impl Examination<'_> {
             }
             found => found.map(drop),
         }
-    }
-
-    async fn differences(
-        &mut self,
-        row: &PipelineRow,
-        parsed: &Parsed,
-        code_revision: Option<&str>,
-        inputs: &[(String, DomainId, String)],
-    ) -> Answer<Vec<String>> {
-        let old = PipelineSpec::parse(&row.spec.0, &self.spec.project);
-        let old = old.map_or_else(|_| row.spec.0.clone(), |spec| spec.to_value());
-        let mut found = differences(&old, &parsed.spec.to_value());
-        let same_image = row.image_digest == parsed.image_digest && row.in_image == parsed.image_digest.is_some();
-        if !same_image && !found.iter().any(|p| p.starts_with("/transform/image")) {
-            found.push("/transform/image".to_owned());
-        }
-        if code_revision.is_some() && row.code_revision.as_deref() != code_revision {
-            found.push("/code_revision".to_owned());
-        }
-        let stored = queries::inputs(self.conn, &DECIDE, Some(&[row.id])).await?;
-        let same = stored.len() == inputs.len() && stored.iter().zip(inputs).all(|(s, i)| s.3 == i.1.uuid());
-        let mut followed = true;
-        for made in &self.followers {
-            let owner = queries::follower_of(self.conn, &DECIDE, made.repo, &made.branch).await?;
-            followed &= owner.map(DomainId::uuid) == Some(row.id);
-        }
-        if !(same && followed) && found.is_empty() {
-            // The repo of that name is another one now, or the branch that follows another one for it was deleted.
-            found.push("/input".to_owned());
-        }
-        if found.is_empty() && sponsors::is_lost(&self.call.plane, self.conn, self.policy, row.id).await? {
-            // The caller may derive from all of it: it goes on by his grants.
-            found.push("/sponsor".to_owned());
-        }
-        Ok(found)
     }
 }

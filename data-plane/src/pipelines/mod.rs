@@ -4,6 +4,8 @@
 
 pub mod apply;
 pub mod conditions;
+mod dry_run;
+mod dry_run_queries;
 mod examine;
 mod followers;
 mod images;
@@ -13,6 +15,8 @@ pub mod released;
 pub mod routes;
 pub mod sponsors;
 mod sponsors_queries;
+mod standing;
+mod standing_queries;
 pub mod views;
 
 use contract::ids::{CommitId, DomainId};

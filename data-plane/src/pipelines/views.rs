@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use super::queries::{self, PipelineRow};
 use super::released::{self, Look};
+use super::{standing, standing_queries};
 use crate::call::Call;
 use crate::commits;
 use crate::failure::Answer;
@@ -58,6 +59,7 @@ pub async fn show_all(conn: &mut PgConnection, call: &Call, rows: Vec<PipelineRo
     let failed: Vec<Uuid> = rows.iter().filter_map(|r| r.reason_output).collect();
     let open = reasons::open_to(call, conn, &failed).await?;
     let services = serving::queries::of_pipelines(conn, &SHOW, &ids).await?;
+    let standings = standing_queries::list(conn, &SHOW, &ids).await?;
     let mut names = Names {
         call,
         known: HashMap::new(),
@@ -76,7 +78,11 @@ pub async fn show_all(conn: &mut PgConnection, call: &Call, rows: Vec<PipelineRo
         let service = services
             .iter()
             .find(|s| s.pipeline_id == row.id && row.version == row.newest);
+        let standing = standings.iter().find(|s| s.id == row.id);
         let mut pipeline = view(row, named)?;
+        if let Some(standing) = standing {
+            standing::show(standing, named, &mut pipeline);
+        }
         if let Some(service) = service {
             show_service(call, conn, service, &mut pipeline).await?;
         }

@@ -1,6 +1,7 @@
 //! Matches of globs in trees: all of them, for a first plan, or only those that a change touches.
 
 use std::collections::{BTreeMap, HashSet};
+use std::time::Instant;
 
 use futures::StreamExt;
 use provenance::datums::{Kind, LeafChange, Match, Size, Touched, changed_matches};
@@ -42,10 +43,24 @@ pub async fn look_up(storage: &Storage, tree: &TreeRef, touched: &Touched) -> An
     Ok(summary.and_then(|summary| summary_match(touched, &summary)))
 }
 
+/// How much of a tree is looked at.
+#[derive(Debug, Clone, Copy)]
+pub struct Limit {
+    /// Not longer than until then.
+    pub until: Instant,
+    /// At most so many files.
+    pub files: u64,
+}
+
 /// All matches of a glob in a tree. Costs a listing of what begins like the glob, or two look-ups where all of it is literal.
 pub async fn all(storage: &Storage, tree: &TreeRef, glob: &Glob) -> Answer<Vec<Match>> {
+    some(storage, tree, glob, None).await.map(|(all, _)| all)
+}
+
+/// Matches of a glob in a tree, and whether the limit left some out.
+pub async fn some(storage: &Storage, tree: &TreeRef, glob: &Glob, limit: Option<Limit>) -> Answer<(Vec<Match>, bool)> {
     if tree.is_empty() {
-        return Ok(Vec::new());
+        return Ok((Vec::new(), false));
     }
     if glob.is_root() {
         let root = Touched {
@@ -53,10 +68,11 @@ pub async fn all(storage: &Storage, tree: &TreeRef, glob: &Glob) -> Answer<Vec<M
             kind: Kind::Directory,
             captures: glob.matches("/", true).unwrap_or_default(),
         };
-        return Ok(look_up(storage, tree, &root).await?.into_iter().collect());
+        let found = look_up(storage, tree, &root).await?;
+        return Ok((found.into_iter().collect(), false));
     }
     if let Some(path) = glob.only_path() {
-        return only(storage, tree, glob, path).await;
+        return only(storage, tree, glob, path).await.map(|found| (found, false));
     }
     let beginning = glob.literal_prefix().strip_prefix('/').unwrap_or_default();
     let directory = beginning.rsplit_once('/').map_or("", |(directory, _)| directory);
@@ -79,18 +95,24 @@ pub async fn all(storage: &Storage, tree: &TreeRef, glob: &Glob) -> Answer<Vec<M
     };
     let listed = storage.list(tree, prefix.as_ref(), after.as_ref());
     let mut listed = futures::stream::iter(exact.map(Ok)).chain(listed);
+    let (mut seen, mut cut) = (0, false);
     while let Some(entry) = listed.next().await {
         let (path, file) = entry?;
         if !path.as_str().starts_with(beginning) {
             break;
         }
+        if limit.is_some_and(|limit| seen >= limit.files || Instant::now() >= limit.until) {
+            cut = true;
+            break;
+        }
+        seen += 1;
         files.insert(format!("/{path}"), (*file.fingerprint().as_bytes(), file.size));
         if files.len() >= FILES_AT_ONCE {
             found.add(storage, tree, &std::mem::take(&mut files)).await?;
         }
     }
     found.add(storage, tree, &files).await?;
-    Ok(found.matches)
+    Ok((found.matches, cut))
 }
 
 /// The file and the directory of a path, of which a tree has one at most.

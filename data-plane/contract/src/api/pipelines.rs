@@ -245,8 +245,12 @@ pub struct LogLine {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PipelineState {
+    /// Was applied, and its first job has no datums yet.
+    Starting,
     /// Works.
     Running,
+    /// Has nothing to do, and its workers sleep.
+    Standby,
     /// Stopped by somebody.
     Paused,
     /// May not go on: an input was taken from it.
@@ -369,6 +373,9 @@ pub struct AppliedPipeline {
     pub version: u32,
     /// JSON pointers of the fields of the spec that differ.
     pub differences: Vec<String>,
+    /// The same with what they were and are. What they were is left out where it may name what the caller may not know.
+    #[serde(default)]
+    pub changes: Vec<SpecChange>,
     /// The job that was begun, if any.
     pub job: Option<JobId>,
     /// Its first commit set, to wait for.
@@ -378,6 +385,60 @@ pub struct AppliedPipeline {
     /// What of the spec has no effect on this data plane, in words.
     #[serde(default)]
     pub warnings: Vec<String>,
+    /// What a job of it would have to do; of a dry run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dry_run: Option<DryRun>,
+}
+
+/// A field of a spec that differs from the version before.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SpecChange {
+    /// Its JSON pointer.
+    pub pointer: String,
+    /// What it was; none where it was absent.
+    pub before: Option<serde_json::Value>,
+    /// What it is; none where it is absent.
+    pub after: Option<serde_json::Value>,
+}
+
+/// What applying a spec would set in motion.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct DryRun {
+    /// The datums that there would be.
+    pub datums: Option<u64>,
+    /// Those that would run.
+    pub to_run: Option<u64>,
+    /// Those that succeeded before, so that their outputs are taken.
+    pub known: Option<u64>,
+    /// There are at least so many: not everything was looked at.
+    pub at_least: bool,
+    /// Why counts are left out, or no job begins.
+    pub reason: Option<String>,
+    /// What those that would run may take.
+    pub estimate: Option<Estimate>,
+    /// The pipelines that run after it, `project/name`; their datums depend on what it makes.
+    pub downstream: Vec<String>,
+}
+
+/// What datums may take, by what others of their pipeline took.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Estimate {
+    /// Seconds of processors of all of them.
+    pub cpu_s: Option<f64>,
+    /// Seconds until all are done, with nothing else running.
+    pub wall_s: Option<f64>,
+    /// How many run at once.
+    pub at_once: u64,
+    /// So many datums it is made from.
+    pub from_datums: u64,
+    /// What one takes from its inputs to its outputs, on average.
+    pub datum_s: Option<f64>,
+    /// The same of the middle one.
+    pub datum_median_s: Option<f64>,
+    /// Processor seconds of one, on average.
+    pub datum_cpu_s: Option<f64>,
+    /// Why nothing can be said.
+    pub reason: Option<String>,
 }
 
 /// The answer of `wait`.
