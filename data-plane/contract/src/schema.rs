@@ -17,8 +17,7 @@ type Field = (&'static str, &'static str, Value);
 pub fn pipeline() -> Value {
     let mut schema = object(whole(), &["pipeline", "transform"]);
     // A spout reads nothing.
-    schema["anyOf"] =
-        json!([{ "required": ["input"] }, { "required": ["spout"], "properties": { "spout": { "type": "object" } } }]);
+    schema["anyOf"] = json!([{ "required": ["input"], "properties": { "input": { "not": { "type": "null" } } } }, { "required": ["spout"], "properties": { "spout": { "type": "object" } } }]);
     schema["$schema"] = json!("https://json-schema.org/draft/2020-12/schema");
     schema["title"] = json!("Howdah pipeline spec");
     schema["$defs"] = json!({ "input": input() });
