@@ -14,6 +14,7 @@ use provenance::propagation::{BranchOf, Dag};
 use provenance::spec::{InputSpec, PipelineSpec, Reprocess};
 use sqlx::PgConnection;
 use storage::TreeRef;
+use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use super::examine::{Examined, Parsed};
@@ -28,8 +29,10 @@ use crate::scheduler::matches::{self, Limit};
 use crate::secrets;
 
 const COUNT: System = System::because("what the caller may not read is found out here, and counts nothing");
-/// So long a dry run looks at one pipeline's inputs.
+/// So long a dry run looks at the inputs of all its specs, and so long at what is known.
 const LONGEST: Duration = Duration::from_secs(5);
+/// So many of all callers look at the same time: each holds its matches and datums in memory.
+static AT_ONCE: Semaphore = Semaphore::const_new(2);
 /// So many files of an input it looks at.
 const FILES: u64 = 200_000;
 /// So many datums it makes in order to look each of them up.
@@ -45,14 +48,15 @@ pub async fn look(call: &Call, specs: &[Parsed], examined: &[Examined], reproces
     let mut tx = call.plane.begin().await?;
     let dag = dag(&mut tx, specs, examined).await?;
     drop(tx);
+    let _turn = AT_ONCE.acquire().await.map_err(Failure::internal)?;
+    let until = Instant::now() + LONGEST;
     let begins: Vec<bool> = examined.iter().map(|one| one.changed || reprocess).collect();
     let mut found = Vec::new();
     for (at, (one, parsed)) in examined.iter().zip(specs).enumerate() {
         // One of this request that it reads and that runs before it gives it other inputs.
-        let upstream = examined
-            .iter()
-            .enumerate()
-            .find(|(other, up)| *other != at && begins[*other] && reads(one, up, &specs[*other].spec));
+        let upstream = examined.iter().enumerate().find(|(other, up)| {
+            *other != at && begins[*other] && !is_paused(up) && reads(one, up, &specs[*other].spec)
+        });
         let mut told = match (begins[at], upstream) {
             (false, None) => idle("nothing changed, so no job begins"),
             (_, Some((other, _))) => {
@@ -61,7 +65,7 @@ pub async fn look(call: &Call, specs: &[Parsed], examined: &[Examined], reproces
                     "it reads `{name}`, whose output is not known before its job is over"
                 ))
             }
-            (true, None) => one_of(call, one, parsed, reprocess).await?,
+            (true, None) => one_of(call, one, parsed, (reprocess, until)).await?,
         };
         if begins[at] {
             told.downstream = downstream(call, &dag, one, (specs, examined));
@@ -91,7 +95,7 @@ async fn dag(conn: &mut crate::plane::Tx, specs: &[Parsed], examined: &[Examined
             pipeline: one.id,
             output_branch: parsed.spec.output_branch.clone(),
             inputs: Vec::new(),
-            stopped: dag.pipelines.iter().any(|n| n.pipeline == one.id && n.stopped),
+            stopped: is_paused(one),
         };
         for (_, repo, branch) in &one.inputs {
             node.inputs.push(BranchOf {
@@ -144,7 +148,13 @@ fn downstream(call: &Call, dag: &Dag, one: &Examined, (specs, examined): (&[Pars
     names
 }
 
-async fn one_of(call: &Call, one: &Examined, parsed: &Parsed, reprocess: bool) -> Answer<DryRun> {
+/// Whether it stays stopped when it is applied; what was suspended goes on with another version.
+fn is_paused(one: &Examined) -> bool {
+    let state = one.before.as_ref().map(|before| before.state.as_str());
+    state == Some("paused") || (state == Some("suspended") && !one.changed)
+}
+
+async fn one_of(call: &Call, one: &Examined, parsed: &Parsed, (reprocess, until): (bool, Instant)) -> Answer<DryRun> {
     let spec = &parsed.spec;
     if spec.service.is_some() {
         return Ok(idle("a service has no datums: it runs until it is replaced or stopped"));
@@ -160,13 +170,12 @@ async fn one_of(call: &Call, one: &Examined, parsed: &Parsed, reprocess: bool) -
         Ok(trees) => trees,
     };
     drop(conn);
-    let until = Instant::now() + LONGEST;
     let mut told = match count(call, one, parsed, &trees, until).await? {
         Err(told) => told,
-        Ok(datums) => known(call, one, parsed, &datums, (reprocess, until)).await?,
+        Ok(datums) => known(call, one, parsed, &datums, reprocess).await?,
     };
-    if one.before.as_ref().is_some_and(|row| row.state == "paused") {
-        told.reason = Some("it is paused: a job begins with `howdah pipeline start`".to_owned());
+    if is_paused(one) {
+        told.reason = Some("it is stopped: a job begins with `howdah pipeline start`".to_owned());
     }
     if let Some(to_run) = told.to_run {
         told.estimate = Some(estimate(call, one, spec, to_run).await?);
@@ -259,6 +268,12 @@ async fn count(
             LONGEST.as_secs()
         ))));
     }
+    let all: u64 = lists.iter().map(|list| list.len() as u64).sum();
+    if all > FILES && lists.len() > 1 {
+        return Ok(Err(idle(&format!(
+            "its inputs match more than the {FILES} files that a dry run looks at"
+        ))));
+    }
     let mut sizes = lists.iter().map(|list| list.len() as u64);
     if let Some(product) = product(&parsed.spec.input, &mut sizes).filter(|n| *n > DATUMS) {
         return Ok(Err(DryRun {
@@ -310,14 +325,9 @@ fn product(input: &InputSpec, sizes: &mut impl Iterator<Item = u64>) -> Option<u
 }
 
 /// Which of the datums succeeded before.
-async fn known(
-    call: &Call,
-    one: &Examined,
-    parsed: &Parsed,
-    found: &Found,
-    (reprocess, until): (bool, Instant),
-) -> Answer<DryRun> {
+async fn known(call: &Call, one: &Examined, parsed: &Parsed, found: &Found, reprocess: bool) -> Answer<DryRun> {
     let spec = &parsed.spec;
+    let until = Instant::now() + LONGEST;
     let total = found.datums.len() as u64;
     let mut told = DryRun {
         datums: Some(total),
@@ -334,8 +344,11 @@ async fn known(
     let (mut looked_up, mut known) = (0, 0);
     for chunk in found.datums.chunks(CHUNK) {
         if Instant::now() >= until {
-            told.at_least = true;
-            break;
+            let seconds = LONGEST.as_secs();
+            told.reason = Some(format!(
+                "which of them are known takes longer to look up than the {seconds} s of a dry run"
+            ));
+            return Ok(told);
         }
         let keys: HashSet<Vec<u8>> = chunk.iter().map(|datum| datum.key(&code).to_vec()).collect();
         let keys: Vec<Vec<u8>> = keys.into_iter().collect();

@@ -10,7 +10,14 @@ pub fn show(row: &StandingRow, named: bool, shown: &mut Pipeline) {
     if shown.state != PipelineState::Running {
         return;
     }
-    let autoscaling = shown.spec.get("autoscaling").is_some_and(|v| v.as_bool() == Some(true));
+    let says = |field: &str| {
+        shown
+            .spec
+            .get(field)
+            .is_some_and(|v| !v.is_null() && v.as_bool() != Some(false))
+    };
+    // What has no end has always something to do.
+    let autoscaling = says("autoscaling") && !says("service") && !says("spout");
     let (state, reason) = standing(row, named, autoscaling);
     shown.state = state;
     // What it is deprived of says more.
@@ -52,7 +59,7 @@ fn waits(row: &StandingRow, named: bool) -> String {
             let names: Vec<String> = empty.iter().map(|name| format!("`{name}`")).collect();
             let has = if empty.len() == 1 { "has" } else { "have" };
             format!(
-                "its first job begins with a commit on each input, and {} {has} none: put something there",
+                "no job of this version began yet, and {} {has} no commit: the next commit on any input begins one",
                 names.join(", ")
             )
         }
@@ -81,8 +88,8 @@ mod tests {
     #[test]
     fn a_pipeline_starts_until_a_job_of_its_version_has_datums_and_stands_by_with_nothing_to_do() {
         for (worked, open, autoscaling, state, text) in [
-            (None, None, false, PipelineState::Starting, "`images` has none"),
-            (None, None, true, PipelineState::Starting, "`images` has none"),
+            (None, None, false, PipelineState::Starting, "`images` has no commit"),
+            (None, None, true, PipelineState::Starting, "`images` has no commit"),
             (
                 None,
                 Some(("created", 2)),

@@ -15,7 +15,7 @@ pub struct StandingRow {
     pub version: i32,
     /// The version of the newest job whose datums were worked out, or that is over.
     pub worked: Option<i32>,
-    /// What the first of its jobs that are not over does.
+    /// What the first of its jobs that are not over does; those that serve have no end, so nothing waits for it.
     pub open_state: Option<String>,
     /// The version that it runs.
     pub open_version: Option<i32>,
@@ -35,7 +35,9 @@ pub async fn list(conn: &mut PgConnection, _: &System, pipelines: &[Uuid]) -> An
                        where i.pipeline_id = p.id and b.head_id is null order by i.position) as empty
            from pipelines p left join lateral (
                 select state, version from jobs
-                 where pipeline_id = p.id and finished_at is null and reproduces is null order by seq limit 1) o on true
+                 where pipeline_id = p.id and finished_at is null and reproduces is null
+                    and not exists (select 1 from services s where s.job_id = jobs.id)
+                  order by seq limit 1) o on true
           where p.id = any($1)",
     )
     .bind(pipelines)

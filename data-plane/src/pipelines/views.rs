@@ -78,7 +78,8 @@ pub async fn show_all(conn: &mut PgConnection, call: &Call, rows: Vec<PipelineRo
         let service = services
             .iter()
             .find(|s| s.pipeline_id == row.id && row.version == row.newest);
-        let standing = standings.iter().find(|s| s.id == row.id);
+        // Of the newest version alone: it names that one's inputs.
+        let standing = standings.iter().find(|s| s.id == row.id && row.version == row.newest);
         let mut pipeline = view(row, named)?;
         if let Some(standing) = standing {
             standing::show(standing, named, &mut pipeline);
@@ -146,7 +147,8 @@ async fn reason(
 /// What is served, for whom may reach it; that it ends again and again for all.
 async fn show_service(call: &Call, conn: &mut PgConnection, service: &ServiceRow, shown: &mut Pipeline) -> Answer<()> {
     let crashes = service.failures > 0 && service.state != "answering";
-    let crashing = crashes && shown.state == PipelineState::Running;
+    let works = matches!(shown.state, PipelineState::Running | PipelineState::Starting);
+    let crashing = crashes && works;
     if crashing {
         shown.state = PipelineState::Crashing;
     }
