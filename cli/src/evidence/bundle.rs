@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 
 use sha2::{Digest as _, Sha256};
 
-use crate::failure::{Failure, Outcome};
+use crate::failure::{Exit, Failure, Outcome};
 
 /// What the evidence is in.
 pub const EVIDENCE: &str = "evidence.json";
@@ -21,8 +21,12 @@ pub const README: &str = "README.md";
 pub const SUMS: &str = "SHA256SUMS";
 
 const BLOCK: usize = 512;
-/// The members that are kept in memory are not larger.
-const MEMBER_MAX: u64 = 1 << 30;
+/// Commits in a bundle at most, as many as the service tells of.
+pub const COMMITS_MAX: usize = 20_000;
+/// The records are not larger.
+const EVIDENCE_MAX: usize = 32 << 20;
+/// What follows from them is not larger.
+pub const DOCUMENT_MAX: usize = 256 << 20;
 
 fn header(name: &str, size: u64) -> Outcome<tar::Header> {
     let mut header = tar::Header::new_ustar();
@@ -64,6 +68,9 @@ impl<W: Write> Writer<W> {
     /// # Errors
     /// When it cannot be written.
     pub fn member(&mut self, name: &str, bytes: &[u8]) -> Outcome {
+        if name == EVIDENCE && bytes.len() > EVIDENCE_MAX {
+            return Err(too_large(EVIDENCE_MAX));
+        }
         self.stream(name, bytes.len() as u64, bytes)
     }
 
@@ -114,11 +121,33 @@ pub fn unwritten(error: std::io::Error) -> Failure {
     )
 }
 
+/// There is more than a bundle may have.
+pub fn too_large(most: usize) -> Failure {
+    Failure::new(
+        "the provenance is too large",
+        format!("a part of it has more than {most} bytes"),
+        "ask for that of a commit further upstream",
+    )
+    .with_exit(Exit::Limit)
+}
+
+/// A text that somebody else wrote, as a terminal may show it: what is no letter, digit or sign is told by its number.
+pub fn plain(text: impl std::fmt::Display) -> String {
+    let mut shown = String::new();
+    for c in text.to_string().chars() {
+        match c {
+            '"' | '\'' => shown.push(c),
+            _ => shown.extend(c.escape_debug()),
+        }
+    }
+    shown
+}
+
 /// The bundle is not what it should be.
 pub fn wrong(why: impl std::fmt::Display) -> Failure {
     Failure::new(
         "the bundle does not hold",
-        why,
+        plain(why),
         "do not rely on it: ask for another one where you have it from",
     )
 }
@@ -183,12 +212,29 @@ impl<R: Read> Reader<R> {
         let mut bytes = Vec::new();
         self.stream(name, |piece| {
             bytes.extend_from_slice(piece);
-            match bytes.len() as u64 > MEMBER_MAX {
-                true => Err(wrong(format!("`{name}` is larger than {MEMBER_MAX} bytes"))),
+            match bytes.len() > EVIDENCE_MAX {
+                true => Err(wrong(format!("`{name}` is larger than {EVIDENCE_MAX} bytes"))),
                 false => Ok(()),
             }
         })?;
         Ok(bytes)
+    }
+
+    /// The next member, which must be that one with these bytes.
+    ///
+    /// # Errors
+    /// As [`Reader::stream`], and when it has others.
+    pub fn compare(&mut self, name: &str, expected: &[u8]) -> Outcome {
+        let mut left = expected;
+        let other = || wrong(format!("`{name}` says something else than follows from the records"));
+        self.stream(name, |piece| {
+            left = left.strip_prefix(piece).ok_or_else(other)?;
+            Ok(())
+        })?;
+        match left.is_empty() {
+            true => Ok(()),
+            false => Err(other()),
+        }
     }
 
     /// The digests of all members, and the end.

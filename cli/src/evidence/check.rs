@@ -41,11 +41,13 @@ pub struct Report {
     pub name: String,
     /// Digest of its record: whoever knows that one knows that all else is what it was.
     pub record: Option<RecordDigest>,
-    /// Digest of its content.
+    /// Digest of its content, where its record names that and the list of files has it.
     pub content: Option<RecordDigest>,
+    /// Whether nothing of it rests on the word of whoever made the bundle.
+    pub complete: bool,
     /// Records that were computed again.
     pub records: usize,
-    /// Links between records that were followed.
+    /// Links between records whose digests were compared.
     pub links: usize,
     /// Digests of specs that were computed again.
     pub specs: usize,
@@ -63,41 +65,32 @@ pub struct Report {
 /// The first thing that is wrong.
 pub fn check(input: impl Read, data: Option<&Path>, expected: Option<RecordDigest>) -> Outcome<Report> {
     let mut reader = Reader::new(input);
-    let bytes = reader.member(bundle::EVIDENCE)?;
-    let document: Document = serde_json::from_slice(&bytes).map_err(|e| {
-        wrong(format!(
-            "`{}` is not what this program understands: {e}",
-            bundle::EVIDENCE
-        ))
-    })?;
-    if document.format != FORMAT {
-        return Err(wrong(format!("its format is `{}`, not `{FORMAT}`", document.format)));
-    }
+    let document = parse(&mut reader)?;
     let evidence = document.evidence;
     let mut checked = Checked::default();
     let subject = checked.evidence(&evidence)?;
-    if let Some(expected) = expected
-        && subject.digest != Some(expected)
-    {
-        let found = subject.digest.map_or_else(|| "none".to_owned(), |d| d.to_string());
-        return Err(wrong(format!("the digest of its record is {found}, not {expected}")));
+    if let Some(expected) = expected {
+        expect(&subject, expected)?;
     }
-    let files = content(&mut reader, subject, data)?;
-    let prov = reader.member(bundle::PROV)?;
-    same(&prov, &super::lines(&[prov::document(&evidence)])?, bundle::PROV)?;
-    let events = reader.member(bundle::OPENLINEAGE)?;
-    same(
-        &events,
-        &super::lines(&openlineage::events(&evidence))?,
-        bundle::OPENLINEAGE,
-    )?;
-    reader.member(bundle::README)?;
+    let (files, content) = content(&mut reader, &subject, data)?;
+    if content.is_none() {
+        if data.is_some() || expected.is_some() {
+            return Err(wrong(
+                "the content that its record names was given up, or files of it were purged: no files can be held against it",
+            ));
+        }
+        checked.gap("the content that the record of the commit names was given up, or files of it were purged");
+    }
+    reader.compare(bundle::PROV, &super::lines([prov::document(&evidence)])?)?;
+    reader.compare(bundle::OPENLINEAGE, &super::lines(openlineage::events(&evidence))?)?;
+    reader.compare(bundle::README, super::README)?;
     reader.finish()?;
     Ok(Report {
-        commit: subject.commit,
-        name: format!("{}/{}", subject.project, subject.repo),
-        record: subject.digest,
-        content: subject.content,
+        commit: subject.commit.commit,
+        name: format!("{}/{}", subject.commit.project, subject.commit.repo),
+        record: subject.commit.digest.filter(|_| subject.computed),
+        content,
+        complete: !checked.partial && !evidence.restricted,
         records: checked.records,
         links: checked.links,
         specs: checked.specs,
@@ -107,57 +100,77 @@ pub fn check(input: impl Read, data: Option<&Path>, expected: Option<RecordDiges
     })
 }
 
-fn same(found: &[u8], expected: &[u8], name: &str) -> Outcome {
-    match found == expected {
-        true => Ok(()),
-        false => Err(wrong(format!("`{name}` says something else than the records"))),
+fn parse<R: Read>(reader: &mut Reader<R>) -> Outcome<Document> {
+    let bytes = reader.member(bundle::EVIDENCE)?;
+    let document: Document = serde_json::from_slice(&bytes).map_err(|e| {
+        wrong(format!(
+            "`{}` is not what this program understands: {e}",
+            bundle::EVIDENCE
+        ))
+    })?;
+    match document.format == FORMAT {
+        true => Ok(document),
+        false => Err(wrong(format!("its format is `{}`, not `{FORMAT}`", document.format))),
     }
 }
 
-/// Reads the list of files, computes the digest of the content, and compares the directory. Answers how many there are.
-fn content<R: Read>(reader: &mut Reader<R>, subject: &EvidenceCommit, data: Option<&Path>) -> Outcome<u64> {
+/// The commit that a bundle is about.
+struct Subject<'a> {
+    commit: &'a EvidenceCommit,
+    record: &'a Record,
+    /// Whether the digest of its record follows from the record, and not only from what the bundle says.
+    computed: bool,
+}
+
+/// Demands the record with that digest.
+fn expect(subject: &Subject<'_>, expected: RecordDigest) -> Outcome {
+    if subject.commit.digest != Some(expected) {
+        let found = subject
+            .commit
+            .digest
+            .map_or_else(|| "none".to_owned(), |d| d.to_string());
+        return Err(wrong(format!("the digest of its record is {found}, not {expected}")));
+    }
+    match subject.computed {
+        true => Ok(()),
+        false => Err(wrong(format!(
+            "parts of its record are left out or were purged, so whether its digest is {expected} cannot be computed"
+        ))),
+    }
+}
+
+/// Reads the list of files, computes the digest of the content, and compares the directory. Answers how many there are, and the
+/// digest where it is the one that the record names.
+fn content<R: Read>(
+    reader: &mut Reader<R>,
+    subject: &Subject<'_>,
+    data: Option<&Path>,
+) -> Outcome<(u64, Option<RecordDigest>)> {
     let mut list = List {
         tree: Tree::new(),
         last: String::new(),
         directory: data.map(Directory::new).transpose()?,
     };
-    let mut line = Vec::new();
-    reader.stream(bundle::FILES, |piece| {
-        for part in piece.split_inclusive(|byte| *byte == b'\n') {
-            line.extend_from_slice(part);
-            if line.len() > LINE_MAX {
-                return Err(wrong(format!("a line of `{}` is too long", bundle::FILES)));
-            }
-            if line.ends_with(b"\n") {
-                list.add(&line)?;
-                line.clear();
-            }
-        }
-        Ok(())
-    })?;
-    if !line.is_empty() {
-        return Err(wrong(format!("the last line of `{}` has no end", bundle::FILES)));
-    }
-    let (files, bytes) = list.tree.totals();
-    let Some(content) = subject.content else {
+    list.read(reader)?;
+    let (commit, (files, bytes)) = (subject.commit, list.tree.totals());
+    let Some(content) = commit.content else {
         return match files {
-            0 if data.is_none() => Ok(0),
-            0 => Err(wrong("the commit has no content any more that the directory could be")),
+            0 => Ok((0, None)),
             _ => Err(wrong("files are listed of a commit without content")),
         };
     };
     if let Some(directory) = list.directory {
         directory.finish()?;
     }
-    if (files, bytes) != (subject.files, subject.size_bytes) {
+    if (files, bytes) != (commit.files, commit.size_bytes) {
         return Err(wrong(format!(
             "{files} files of {bytes} bytes are listed, but the commit has {} of {}",
-            subject.files, subject.size_bytes
+            commit.files, commit.size_bytes
         )));
     }
     let found = RecordDigest::new(list.tree.digest(&list.last));
     match found == content {
-        true => Ok(files),
+        true => Ok((files, Some(found).filter(|found| *found == subject.record.tree))),
         false => Err(wrong(format!(
             "the listed files have the digest {found}, the commit's content {content}"
         ))),
@@ -171,6 +184,27 @@ struct List {
 }
 
 impl List {
+    fn read<R: Read>(&mut self, reader: &mut Reader<R>) -> Outcome {
+        let mut line = Vec::new();
+        reader.stream(bundle::FILES, |piece| {
+            for part in piece.split_inclusive(|byte| *byte == b'\n') {
+                line.extend_from_slice(part);
+                if line.len() > LINE_MAX {
+                    return Err(wrong(format!("a line of `{}` is too long", bundle::FILES)));
+                }
+                if line.ends_with(b"\n") {
+                    self.add(&line)?;
+                    line.clear();
+                }
+            }
+            Ok(())
+        })?;
+        match line.is_empty() {
+            true => Ok(()),
+            false => Err(wrong(format!("the last line of `{}` has no end", bundle::FILES))),
+        }
+    }
+
     fn add(&mut self, line: &[u8]) -> Outcome {
         let file: ListedFile = serde_json::from_slice(line)
             .map_err(|e| wrong(format!("a line of `{}` is not understood: {e}", bundle::FILES)))?;
@@ -196,6 +230,8 @@ struct Checked {
     records: usize,
     links: usize,
     specs: usize,
+    /// Whether something rests on the word of whoever made the bundle.
+    partial: bool,
     /// What could not be checked: how many of which sort.
     open: BTreeMap<&'static str, usize>,
 }
@@ -207,12 +243,22 @@ struct Known<'a> {
 }
 
 impl Checked {
+    /// Something cannot be checked, and nothing that was checked depends on it.
     fn open(&mut self, what: &'static str) {
         *self.open.entry(what).or_default() += 1;
     }
 
+    /// Something is told that nothing proves.
+    fn gap(&mut self, what: &'static str) {
+        self.partial = true;
+        self.open(what);
+    }
+
     /// Checks all but the content; the commit that it is about.
-    fn evidence<'a>(&mut self, evidence: &'a Evidence) -> Outcome<&'a EvidenceCommit> {
+    fn evidence<'a>(&mut self, evidence: &'a Evidence) -> Outcome<Subject<'a>> {
+        if evidence.commits.len() > bundle::COMMITS_MAX {
+            return Err(wrong(format!("it has more than {} commits", bundle::COMMITS_MAX)));
+        }
         let known = Known {
             commits: evidence.commits.iter().map(|commit| (commit.commit, commit)).collect(),
             versions: evidence.versions.iter().map(|v| ((v.pipeline, v.version), v)).collect(),
@@ -227,25 +273,40 @@ impl Checked {
             .commits
             .first()
             .filter(|commit| commit.commit == evidence.subject);
-        let subject = subject.ok_or_else(|| wrong("the commit that it is about does not come first"))?;
+        let commit = subject.ok_or_else(|| wrong("the commit that it is about does not come first"))?;
+        let Some(record) = &commit.record else {
+            return Err(wrong("the commit that it is about has no record"));
+        };
         for version in &evidence.versions {
             self.version(version)?;
         }
+        let mut computed = HashSet::new();
         for commit in &evidence.commits {
-            match &commit.record {
-                Some(record) => self.record(&known, commit, record)?,
-                None => self.unrecorded(commit)?,
+            let inputs: HashSet<CommitId> = commit.inputs.iter().copied().collect();
+            if inputs.len() != commit.inputs.len() {
+                return Err(wrong(format!("commit {} names an input twice", commit.commit)));
             }
-            let made = |input: &CommitId| !known.commits.contains_key(input);
-            if let Some(missing) = commit.inputs.iter().find(|input| made(input)) {
+            if let Some(missing) = inputs.iter().find(|input| !known.commits.contains_key(input)) {
                 return Err(wrong(format!(
                     "commit {} was made from {missing}, which is not in it",
                     commit.commit
                 )));
             }
+            match &commit.record {
+                Some(record) => {
+                    if self.record(&known, (commit, &inputs), record)? {
+                        computed.insert(commit.commit);
+                    }
+                }
+                None => self.unrecorded(commit)?,
+            }
         }
         self.reached(evidence, &known)?;
-        Ok(subject)
+        Ok(Subject {
+            commit,
+            record,
+            computed: computed.contains(&commit.commit),
+        })
     }
 
     /// Of what is not hidden, all is there because something else is.
@@ -268,7 +329,7 @@ impl Checked {
     fn version(&mut self, version: &EvidenceVersion) -> Outcome {
         let name = format!("{}/{} version {}", version.project, version.name, version.version);
         let Some(sealed) = &version.sealed else {
-            self.open("the spec of a pipeline names what may not be known and is left out");
+            self.gap("the spec of a pipeline names what may not be known and is left out");
             return Ok(());
         };
         let digest = RecordDigest::new(blake3::derive_key(SPEC, sealed.as_bytes()));
@@ -291,11 +352,17 @@ impl Checked {
         if commit.digest.is_some() || commit.purged_digest.is_some() || commit.content.is_some() {
             return Err(wrong(format!("commit {} has digests without a record", commit.commit)));
         }
-        self.open("a commit is named whose record may not be read");
+        self.gap("a commit is named whose record may not be read");
         Ok(())
     }
 
-    fn record(&mut self, known: &Known<'_>, commit: &EvidenceCommit, record: &Record) -> Outcome {
+    /// Checks a record and what it names. Answers whether its digest was computed.
+    fn record(
+        &mut self,
+        known: &Known<'_>,
+        (commit, inputs): (&EvidenceCommit, &HashSet<CommitId>),
+        record: &Record,
+    ) -> Outcome<bool> {
         let id = commit.commit;
         let Some(digest) = commit.digest.filter(|_| record.commit == id) else {
             return Err(wrong(format!(
@@ -303,7 +370,7 @@ impl Checked {
             )));
         };
         if commit.restricted {
-            self.open("parts of a record name what may not be read and are left out, so its digest cannot be computed");
+            self.gap("parts of a record name what may not be read and are left out, so its digest cannot be computed");
         } else {
             let found = record.digest();
             if found != commit.purged_digest.unwrap_or(digest) {
@@ -311,18 +378,24 @@ impl Checked {
                     "the record of commit {id} has the digest {found}, not {digest}"
                 )));
             }
-            self.records += 1;
         }
         if commit.purged_digest.is_some() {
-            self.open("a record was changed by a purge, so the digest by which later ones name it cannot be computed");
+            self.gap("a record was changed by a purge, so the digest by which later ones name it cannot be computed");
         }
+        let computed = !commit.restricted && commit.purged_digest.is_none();
+        self.records += usize::from(computed);
         match commit.content {
             Some(content) if content == record.tree => {}
             Some(_) => self.open("files of a commit were purged, so its content is not the one that its record names"),
+            None if commit.removed.is_none() => {
+                return Err(wrong(format!(
+                    "commit {id} has no content, and nothing says that it was given up"
+                )));
+            }
             None => self.open("the content of a commit was given up; its record is still checked"),
         }
         for input in &record.inputs {
-            if !self.link(known, input)? || !commit.inputs.contains(&input.commit) {
+            if !self.link(known, input)? || !inputs.contains(&input.commit) {
                 let name = &input.name;
                 return Err(wrong(format!(
                     "commit {id} was made from `{name}`, {}, which is not in it",
@@ -335,7 +408,8 @@ impl Checked {
         {
             self.open("the commit before one on its branch is no part of what was asked for; its digest is covered");
         }
-        self.made_by(known, commit, record)
+        self.made_by(known, commit, record)?;
+        Ok(computed)
     }
 
     /// Follows a record's name of another one. Answers whether that one is there.
@@ -343,14 +417,22 @@ impl Checked {
         let Some(found) = known.commits.get(&named.commit) else {
             return Ok(false);
         };
-        if found.record.is_some() && found.digest != named.digest {
-            return Err(wrong(format!(
+        match (&found.record, named.digest) {
+            (None, Some(_)) => Err(wrong(format!(
+                "a record names commit {} by a digest, and the record with that digest is left out",
+                named.commit
+            ))),
+            // One that failed, or was never finished.
+            (None, None) => Ok(true),
+            (Some(_), _) if found.digest == named.digest => {
+                self.links += 1;
+                Ok(true)
+            }
+            (Some(_), _) => Err(wrong(format!(
                 "a record names commit {} by another digest than that commit has",
                 named.commit
-            )));
+            ))),
         }
-        self.links += 1;
-        Ok(true)
     }
 
     /// What is told of who made it is what the record says.
@@ -390,7 +472,7 @@ impl Checked {
         };
         match pipeline.spec_digest {
             None => {
-                self.open("a record is older than records that name the spec, so only its version's number is covered");
+                self.gap("a record is older than records that name the spec, so only its version's number is covered");
             }
             Some(digest) if digest == version.spec_digest => {}
             Some(_) => {

@@ -2,14 +2,14 @@
 //! neither is held as a whole and the first difference is found first.
 
 use std::fs;
-use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::io::{self, Read};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use contract::api::ListedFile;
 use contract::record::RecordDigest;
 
-use super::bundle::wrong;
+use super::bundle::{plain, wrong};
 use crate::failure::{Failure, Outcome};
 
 /// Files of a directory, in order.
@@ -28,8 +28,8 @@ struct Entry {
 
 fn unread(at: &Path, error: impl std::fmt::Display) -> Failure {
     Failure::new(
-        format!("cannot read {}", at.display()),
-        error,
+        format!("cannot read {}", plain(at.display())),
+        plain(error),
         "check the directory that --data names",
     )
 }
@@ -80,8 +80,10 @@ impl Directory {
             _ => return Err(wrong(format!("`/{}` is not in the directory", listed.path))),
         }
         let at = self.top.join(&listed.path);
-        let metadata = fs::metadata(&at).map_err(|e| unread(&at, e))?;
-        if metadata.len() != listed.size_bytes || digest(&at).map_err(|e| unread(&at, e))? != listed.digest {
+        let (file, metadata) = open(&at)?;
+        if metadata.len() != listed.size_bytes
+            || digest(file, metadata.len()).map_err(|e| unread(&at, e))? != listed.digest
+        {
             return Err(wrong(format!(
                 "`/{}` in the directory has another content than in the commit",
                 listed.path
@@ -131,8 +133,21 @@ fn entries(at: &Path, prefix: &str) -> Outcome<Vec<Entry>> {
     Ok(found)
 }
 
-fn digest(at: &Path) -> io::Result<RecordDigest> {
+/// Opens a file, and nothing that is none: a pipe would be waited for, a device may never end.
+fn open(at: &Path) -> Outcome<(fs::File, fs::Metadata)> {
+    let mut options = fs::OpenOptions::new();
+    let options = options.read(true).custom_flags(nix::libc::O_NONBLOCK);
+    let file = options.open(at).map_err(|e| unread(at, e))?;
+    let metadata = file.metadata().map_err(|e| unread(at, e))?;
+    match metadata.is_file() {
+        true => Ok((file, metadata)),
+        false => Err(unread(at, "it is neither a file nor a directory")),
+    }
+}
+
+fn digest(file: fs::File, size: u64) -> io::Result<RecordDigest> {
     let mut hasher = blake3::Hasher::new();
-    hasher.update_reader(fs::File::open(at)?)?;
+    // One that grows meanwhile has another digest.
+    hasher.update_reader(file.take(size.saturating_add(1)))?;
     Ok(RecordDigest::new(*hasher.finalize().as_bytes()))
 }

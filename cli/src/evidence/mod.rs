@@ -29,7 +29,8 @@ const README: &[u8] = include_bytes!("README-of-a-bundle.md");
 ///
 /// Computes again the digests of all records and specs, the chain that they are, and the digest of the content from its list
 /// of files; says what was checked and what could not be. Exit code 1, with the first thing that is wrong, when it does not
-/// hold.
+/// hold, and when it holds in part: where parts of a record are left out or were purged, nothing proves what is told of it.
+/// `--expect` and `--data` hold only for a commit whose content is the one of its record.
 #[derive(Debug, Args)]
 #[command(after_help = "Example: howdah provenance score-red@main --bundle scores.tar
          howdah verify scores.tar
@@ -69,11 +70,15 @@ pub async fn ask(client: &Client, reference: &str, way: EvidenceWay) -> Outcome<
 }
 
 /// Documents as JSON lines.
-fn lines(documents: &[Value]) -> Outcome<Vec<u8>> {
+fn lines(documents: impl IntoIterator<Item = Value>) -> Outcome<Vec<u8>> {
     let mut bytes = Vec::new();
     for document in documents {
-        serde_json::to_writer(&mut bytes, document).map_err(|e| Failure::new("cannot write JSON", e, "report this"))?;
+        serde_json::to_writer(&mut bytes, &document)
+            .map_err(|e| Failure::new("cannot write JSON", e, "report this"))?;
         bytes.push(b'\n');
+        if bytes.len() > bundle::DOCUMENT_MAX {
+            return Err(bundle::too_large(bundle::DOCUMENT_MAX));
+        }
     }
     Ok(bytes)
 }
@@ -84,11 +89,10 @@ fn lines(documents: &[Value]) -> Outcome<Vec<u8>> {
 /// What the service answers.
 pub async fn print(client: &Client, reference: &str, way: EvidenceWay, standard: Standard, output: Output) -> Outcome {
     let evidence = ask(client, reference, way).await?;
-    let documents = match standard {
-        Standard::Prov => vec![prov::document(&evidence)],
-        Standard::OpenLineage => openlineage::events(&evidence),
+    let text = match standard {
+        Standard::Prov => lines([prov::document(&evidence)])?,
+        Standard::OpenLineage => lines(openlineage::events(&evidence))?,
     };
-    let text = lines(&documents)?;
     let text = String::from_utf8_lossy(&text);
     match text.trim_end() {
         "" => Ok(()),
@@ -124,6 +128,13 @@ pub async fn write(client: &Client, reference: &str, to: &Path, output: Output) 
             "check the versions",
         )
     })?;
+    if subject.record.is_none() {
+        return Err(Failure::new(
+            "there is nothing to prove",
+            "the commit has no record: it is not finished, or failed",
+            "name one that is finished, or wait for it with `howdah wait`",
+        ));
+    }
     // By its id: a branch may have moved on since.
     let pinned = format!("{}/{}@{}", subject.project, subject.repo, subject.commit);
     let mut list = tempfile::tempfile().map_err(unwritten)?;
@@ -137,7 +148,7 @@ pub async fn write(client: &Client, reference: &str, to: &Path, output: Output) 
                 if files % 1000 == 0 {
                     spinner.set_message(format!("{files} of {} files", subject.files));
                 }
-                out.write_all(&lines(&[json!(file)])?).map_err(unwritten)
+                out.write_all(&lines([json!(file)])?).map_err(unwritten)
             })
             .await?;
         out.flush().map_err(unwritten)?;
@@ -182,12 +193,12 @@ fn told(written: &Written<'_>, reference: &str) -> String {
 fn put(evidence: &Evidence, list: &mut (impl std::io::Read + Seek), out: impl Write) -> Outcome {
     let document = json!({ "format": check::FORMAT, "evidence": evidence });
     let mut writer = Writer::new(out);
-    writer.member(bundle::EVIDENCE, &lines(&[document])?)?;
+    writer.member(bundle::EVIDENCE, &lines([document])?)?;
     let size = list.stream_position().map_err(unwritten)?;
     list.rewind().map_err(unwritten)?;
     writer.stream(bundle::FILES, size, list)?;
-    writer.member(bundle::PROV, &lines(&[prov::document(evidence)])?)?;
-    writer.member(bundle::OPENLINEAGE, &lines(&openlineage::events(evidence))?)?;
+    writer.member(bundle::PROV, &lines([prov::document(evidence)])?)?;
+    writer.member(bundle::OPENLINEAGE, &lines(openlineage::events(evidence))?)?;
     writer.member(bundle::README, README)?;
     writer.finish()?;
     Ok(())
@@ -205,14 +216,33 @@ pub fn verify(arguments: &Verify, output: Output) -> Outcome {
     let checked = check::check(BufReader::new(file), arguments.data.as_deref(), arguments.expect);
     spinner.finish_and_clear();
     let report = checked?;
-    output.result(&report, || in_words(&report))
+    output.result(&report, || in_words(&report))?;
+    match report.complete {
+        true => Ok(()),
+        false => Err(Failure::new(
+            "the bundle holds in part",
+            "something that it tells rests on the word of whoever made it, because a part is left out or was purged",
+            "see what is not checkable, or ask for a bundle by somebody who may read all of it",
+        )),
+    }
 }
 
 fn in_words(report: &check::Report) -> String {
-    let mut said = vec![format!("holds: {}@{}", report.name, report.commit)];
+    let mut said = vec![format!(
+        "{}: {}@{}",
+        if report.complete { "holds" } else { "holds in part" },
+        report.name,
+        report.commit
+    )];
     said.push(format!(
-        "  checked: {} records and {} links between them, {} specs, the content from its {} files, PROV and OpenLineage",
-        report.records, report.links, report.specs, report.files
+        "  checked: {} records and {} links between them, {} specs, {}PROV and OpenLineage",
+        report.records,
+        report.links,
+        report.specs,
+        match report.content {
+            Some(_) => format!("the content from its {} files, ", report.files),
+            None => String::new(),
+        }
     ));
     if report.data {
         said.push("  the files of the directory are those of the commit".to_owned());

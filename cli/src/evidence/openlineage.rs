@@ -4,21 +4,26 @@
 use std::collections::HashMap;
 
 use contract::api::{Evidence, EvidenceCommit, EvidenceVersion, ImportedSource};
-use contract::ids::CommitId;
+use contract::ids::{CommitId, DomainId};
 use contract::record::Record;
 use serde_json::{Map, Value, json};
+
+use super::prov;
 
 const PRODUCER: &str = "urn:howdah:producer:1";
 const EVENT: &str = "https://openlineage.io/spec/2-0-2/OpenLineage.json#/$defs/RunEvent";
 const FACETS: &str = "https://openlineage.io/spec/facets";
 
 /// The events of evidence.
-pub fn events(evidence: &Evidence) -> Vec<Value> {
-    let namespace = format!("howdah://{}", evidence.organization);
+pub fn events(evidence: &Evidence) -> impl Iterator<Item = Value> {
     let known = Known {
-        namespace,
+        namespace: format!("howdah://{}", evidence.organization),
         commits: evidence.commits.iter().map(|commit| (commit.commit, commit)).collect(),
-        evidence,
+        versions: evidence
+            .versions
+            .iter()
+            .map(|version| ((version.pipeline, version.version), (version, source_code(version))))
+            .collect(),
     };
     let mut commits: Vec<_> = evidence
         .commits
@@ -28,14 +33,14 @@ pub fn events(evidence: &Evidence) -> Vec<Value> {
     commits.sort_by_key(|(commit, record)| (record.finished_at, commit.commit));
     commits
         .into_iter()
-        .map(|(commit, record)| known.event(commit, record))
-        .collect()
+        .map(move |(commit, record)| known.event(commit, record))
 }
 
 struct Known<'a> {
     namespace: String,
     commits: HashMap<CommitId, &'a EvidenceCommit>,
-    evidence: &'a Evidence,
+    /// With the code of each.
+    versions: HashMap<(DomainId, i32), (&'a EvidenceVersion, Option<Value>)>,
 }
 
 fn facet(schema: Option<&str>, fields: Value) -> Value {
@@ -57,7 +62,9 @@ fn facet(schema: Option<&str>, fields: Value) -> Value {
 
 impl Known<'_> {
     fn event(&self, commit: &EvidenceCommit, record: &Record) -> Value {
-        let inputs = record.inputs.iter().filter_map(|input| self.commits.get(&input.commit));
+        let named = record.inputs.iter().map(|input| input.commit);
+        let named = named.chain(prov::changed(commit, record));
+        let inputs = named.filter_map(|input| self.commits.get(&input));
         let mut inputs: Vec<Value> = inputs.map(|input| self.dataset(input)).collect();
         inputs.extend(record.sources.iter().map(fetched));
         json!({
@@ -82,10 +89,8 @@ impl Known<'_> {
 
     fn job(&self, commit: &EvidenceCommit, record: &Record) -> Value {
         let version = commit.pipeline.zip(commit.pipeline_version);
-        let version = version.and_then(|(pipeline, number)| {
-            let versions = &mut self.evidence.versions.iter();
-            versions.find(|v| (v.pipeline, v.version) == (pipeline, number))
-        });
+        let version = version.and_then(|version| self.versions.get(&version));
+        let (version, code) = version.map_or((None, None), |(version, code)| (Some(*version), code.clone()));
         let mut facets = Map::new();
         facets.insert(
             "jobType".to_owned(),
@@ -98,7 +103,7 @@ impl Known<'_> {
                 }),
             ),
         );
-        if let Some(code) = version.and_then(source_code) {
+        if let Some(code) = code {
             facets.insert("sourceCode".to_owned(), code);
         }
         let told = match version {

@@ -1,9 +1,9 @@
 //! Evidence as W3C PROV in JSON (<https://www.w3.org/submissions/prov-json/>). It follows from the evidence alone, so whoever
 //! has that can make the same document again and compare.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
-use contract::api::{Evidence, EvidenceCommit};
+use contract::api::{Evidence, EvidenceCommit, EvidenceWay};
 use contract::ids::{CommitId, DomainId};
 use contract::policy::Principal;
 use contract::record::Record;
@@ -80,22 +80,28 @@ pub fn document(evidence: &Evidence) -> Value {
             ],
         );
     }
+    let known = evidence.commits.iter().map(|commit| commit.commit).collect();
     for commit in &evidence.commits {
         named(&mut document, commit);
         match &commit.record {
-            Some(record) => recorded(&mut document, commit, record),
+            Some(record) => {
+                recorded(&mut document, commit, record);
+                derived(&mut document, commit, record, &known);
+            }
             None => unrecorded(&mut document, commit),
         }
     }
     if evidence.restricted {
         let label = "something that may not be known";
         document.node("entity", RESTRICTED.to_owned(), vec![("prov:label", json!(label))]);
+        let (subject, hidden) = (json!(entity(evidence.subject)), json!(RESTRICTED));
+        let (influencee, influencer) = match evidence.way {
+            EvidenceWay::Up => (subject, hidden),
+            EvidenceWay::Down => (hidden, subject),
+        };
         document.relation(
             "wasInfluencedBy",
-            vec![
-                ("prov:influencee", json!(entity(evidence.subject))),
-                ("prov:influencer", json!(RESTRICTED)),
-            ],
+            vec![("prov:influencee", influencee), ("prov:influencer", influencer)],
         );
     }
     json!(document.sections)
@@ -170,12 +176,17 @@ fn recorded(document: &mut Document, commit: &EvidenceCommit, record: &Record) {
             ("prov:plan", json!(plan)),
         ],
     );
-    derived(document, commit.commit, record);
+}
+
+/// The commit before it, where it is that one, changed. What a pipeline made from its inputs alone is not.
+pub fn changed(commit: &EvidenceCommit, record: &Record) -> Option<CommitId> {
+    let parent = record.parent.as_ref()?.commit;
+    (record.pipeline.is_none() || commit.inputs.contains(&parent)).then_some(parent)
 }
 
 /// What it was made from.
-fn derived(document: &mut Document, commit: CommitId, record: &Record) {
-    let (made, run) = (entity(commit), activity(commit));
+fn derived(document: &mut Document, commit: &EvidenceCommit, record: &Record, known: &HashSet<CommitId>) {
+    let (made, run) = (entity(commit.commit), activity(commit.commit));
     for input in &record.inputs {
         let used = json!(entity(input.commit));
         let role = json!(input.name);
@@ -196,19 +207,18 @@ fn derived(document: &mut Document, commit: CommitId, record: &Record) {
             ],
         );
     }
-    // What a pipeline made has its inputs alone; what people made is its parent, changed.
-    if let (Some(parent), None) = (&record.parent, &record.pipeline) {
+    if let Some(parent) = changed(commit, record).filter(|parent| known.contains(parent)) {
         document.relation(
             "wasDerivedFrom",
             vec![
                 ("prov:generatedEntity", json!(made)),
-                ("prov:usedEntity", json!(entity(parent.commit))),
+                ("prov:usedEntity", json!(entity(parent))),
                 ("prov:type", kind("prov:Revision")),
             ],
         );
     }
     for (n, source) in record.sources.iter().enumerate() {
-        let id = format!("source:{commit}-{}", n + 1);
+        let id = format!("source:{}-{}", commit.commit, n + 1);
         document.node(
             "entity",
             id.clone(),

@@ -2,7 +2,7 @@
 
 use std::io::Cursor;
 
-use contract::api::{Actor, EvidenceCommit, EvidenceVersion, ImportedSource};
+use contract::api::{Actor, EvidenceCommit, EvidenceVersion, ImportedSource, RemovedHow};
 use contract::ids::{AccountId, CommitId, CommitSetId, DomainId, OrganizationId, TokenId};
 use contract::policy::Principal;
 use contract::record::{Record, RecordedCommit, RecordedPipeline};
@@ -147,7 +147,7 @@ fn evidence() -> (Evidence, Vec<ListedFile>) {
 
 fn written(evidence: &Evidence, files: &[ListedFile]) -> Vec<u8> {
     let lines: Vec<Value> = files.iter().map(|file| json!(file)).collect();
-    let mut list = Cursor::new(super::lines(&lines).unwrap());
+    let mut list = Cursor::new(super::lines(lines).unwrap());
     list.set_position(list.get_ref().len() as u64);
     let mut bytes = Vec::new();
     put(evidence, &mut list, &mut bytes).unwrap();
@@ -259,12 +259,12 @@ fn documents_that_say_something_else_than_the_records_are_found() {
     let mut writer = Writer::new(&mut bytes);
     let document = json!({ "format": check::FORMAT, "evidence": honest });
     writer
-        .member(bundle::EVIDENCE, &super::lines(&[document]).unwrap())
+        .member(bundle::EVIDENCE, &super::lines([document]).unwrap())
         .unwrap();
     let list: Vec<Value> = files.iter().map(|file| json!(file)).collect();
-    writer.member(bundle::FILES, &super::lines(&list).unwrap()).unwrap();
+    writer.member(bundle::FILES, &super::lines(list).unwrap()).unwrap();
     writer
-        .member(bundle::PROV, &super::lines(&[prov::document(&other)]).unwrap())
+        .member(bundle::PROV, &super::lines([prov::document(&other)]).unwrap())
         .unwrap();
     writer.member(bundle::OPENLINEAGE, b"").unwrap();
     writer.member(bundle::README, README).unwrap();
@@ -287,7 +287,143 @@ fn what_is_left_out_is_said_and_the_rest_is_checked() {
     of(&mut evidence, 0).inputs.clear();
     let report = read(&written(&evidence, &files)).unwrap();
     assert_eq!((report.records, report.files), (0, 30));
+    assert_eq!((report.complete, report.record), (false, None));
     assert_eq!(report.not_checkable.len(), 3, "{:?}", report.not_checkable);
+}
+
+/// Why a bundle does not hold that somebody wrote as if it were the one whose record has the honest one's digest.
+fn forged(change: impl FnOnce(&mut Evidence, &mut Vec<ListedFile>)) -> String {
+    let (mut evidence, mut files) = evidence();
+    let honest = evidence.commits[0].digest;
+    change(&mut evidence, &mut files);
+    match check(&written(&evidence, &files)[..], None, honest) {
+        Ok(report) => format!("it holds: {report:?}"),
+        Err(failure) => failure.why,
+    }
+}
+
+#[test]
+fn what_is_forged_without_a_contradiction_does_not_hold_for_who_knows_the_digest() {
+    let changes: [(&str, Change); 9] = [
+        // Other files, with all that no record covers made to fit.
+        ("no files can be held against it", |e, f| {
+            f.truncate(5);
+            let commit = &mut e.commits[0];
+            commit.content = Some(content(f));
+            (commit.files, commit.size_bytes) = (5, f.iter().map(|file| file.size_bytes).sum());
+        }),
+        ("nothing says that it was given up", |e, f| {
+            f.clear();
+            let commit = &mut e.commits[0];
+            (commit.content, commit.files, commit.size_bytes) = (None, 0, 0);
+        }),
+        ("no files can be held against it", |e, f| {
+            f.clear();
+            let commit = &mut e.commits[0];
+            commit.removed = Some(RemovedHow::Squashed);
+            (commit.content, commit.files, commit.size_bytes) = (None, 0, 0);
+        }),
+        // Another record, whose digest is said not to be its own.
+        ("cannot be computed", |e, _| {
+            e.commits[0].restricted = true;
+            of(e, 0).message = "forged".to_owned();
+        }),
+        ("cannot be computed", |e, _| {
+            of(e, 0).message = "forged".to_owned();
+            e.commits[0].purged_digest = Some(of(e, 0).digest());
+        }),
+        // What it was made from, without the record that the digest is of.
+        ("is left out", |e, _| {
+            let input = &mut e.commits[1];
+            (input.record, input.digest, input.content) = (None, None, None);
+        }),
+        ("has no record", |e, _| {
+            let commit = &mut e.commits[0];
+            (commit.record, commit.digest, commit.content) = (None, None, None);
+        }),
+        ("names an input twice", |e, _| {
+            let input = e.commits[0].inputs[0];
+            e.commits[0].inputs.push(input);
+        }),
+        ("\\u{1b}[2J", |_, f| f[0].path = "\u{1b}[2J/..".to_owned()),
+    ];
+    for (n, (expected, change)) in changes.into_iter().enumerate() {
+        let why = forged(change);
+        assert!(why.contains(expected), "change {n}: {why}");
+    }
+}
+
+#[test]
+fn a_record_upstream_that_is_only_told_makes_it_hold_in_part() {
+    let replaced: [fn(&mut Evidence); 2] = [
+        |e| e.commits[2].restricted = true,
+        |e| e.commits[2].purged_digest = Some(of(e, 2).digest()),
+    ];
+    for replace in replaced {
+        let (mut evidence, files) = evidence();
+        let honest = evidence.commits[0].digest;
+        of(&mut evidence, 2).message = "forged".to_owned();
+        replace(&mut evidence);
+        let report = check(&written(&evidence, &files)[..], None, honest).unwrap();
+        assert!(!report.complete && report.records == 2, "{report:?}");
+        assert!(in_words(&report).starts_with("holds in part"));
+    }
+}
+
+#[test]
+fn what_people_changed_leads_on_to_where_it_was_copied_from() {
+    let (few, more) = (files(2), files(3));
+    let source = shown("source", &few, record(1, &few, Vec::new()));
+    let copied = record(2, &few, vec![named("copy", &source)]);
+    let copied = shown("mine", &few, copied);
+    let mut put = record(3, &more, Vec::new());
+    put.repo = DomainId::from_uuid(uuid(102));
+    put.parent = Some(named("", &copied));
+    let mut put = shown("mine", &more, put);
+    // As the service tells it: what is in it was made from all of these.
+    put.inputs = vec![source.commit, copied.commit];
+    let evidence = Evidence {
+        organization: OrganizationId::from_uuid(uuid(99)),
+        subject: put.commit,
+        way: EvidenceWay::Up,
+        restricted: false,
+        commits: vec![put, copied, source],
+        versions: Vec::new(),
+    };
+    assert!(read(&written(&evidence, &more)).unwrap().complete);
+    let prov = prov::document(&evidence);
+    let derived: Vec<(&str, &str)> = prov["wasDerivedFrom"]
+        .as_object()
+        .unwrap()
+        .values()
+        .map(|edge| {
+            let end = |name: &str| edge[name].as_str().unwrap();
+            (end("prov:generatedEntity"), end("prov:usedEntity"))
+        })
+        .collect();
+    let ids = [3, 2, 1].map(|n| format!("commit:{}", commit_id(n)));
+    assert_eq!(derived, [(&*ids[0], &*ids[1]), (&*ids[1], &*ids[2])]);
+    let events: Vec<Value> = openlineage::events(&evidence).collect();
+    assert_eq!(events[2]["inputs"][0]["name"], "default/mine");
+    // One that is not in it is no end of an edge.
+    let mut cut = evidence.clone();
+    cut.commits.truncate(1);
+    assert!(prov::document(&cut)["wasDerivedFrom"].is_null());
+}
+
+#[test]
+fn what_is_hidden_downstream_did_not_influence_what_it_was_made_from() {
+    let (mut evidence, _) = evidence();
+    evidence.restricted = true;
+    for (way, hidden) in [
+        (EvidenceWay::Up, "prov:influencer"),
+        (EvidenceWay::Down, "prov:influencee"),
+    ] {
+        evidence.way = way;
+        let prov = prov::document(&evidence);
+        let influence = prov["wasInfluencedBy"].as_object().unwrap().values().next().unwrap();
+        assert_eq!(influence[hidden], "howdah:restricted", "{influence}");
+    }
 }
 
 #[test]
@@ -323,6 +459,13 @@ fn a_directory_is_compared_and_the_first_difference_is_named() {
     assert!(compare().unwrap_err().contains("`/more` is in the directory"));
     std::fs::write(at("a/c"), "a/d").unwrap();
     assert!(compare().unwrap_err().contains("`/a/c`"));
+    // Neither is waited for, nor read without end.
+    std::fs::remove_file(at("a/c")).unwrap();
+    nix::unistd::mkfifo(&at("a/c"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    assert!(compare().unwrap_err().contains("neither a file nor a directory"));
+    std::fs::remove_file(at("a/c")).unwrap();
+    std::os::unix::fs::symlink("/dev/zero", at("a/c")).unwrap();
+    assert!(compare().unwrap_err().contains("neither a file nor a directory"));
     std::fs::remove_file(at("a-b")).unwrap();
     assert!(compare().unwrap_err().contains("`/a-b` is not in the directory"));
 }
@@ -342,7 +485,7 @@ fn the_documents_have_the_parts_that_their_standards_demand() {
     ] {
         assert!(prov[section].is_object(), "{section}: {prov}");
     }
-    let events = openlineage::events(&evidence);
+    let events: Vec<Value> = openlineage::events(&evidence).collect();
     assert_eq!(events.len(), 3);
     assert_eq!(events[2]["outputs"][0]["name"], "default/end");
     assert_eq!(events[2]["inputs"][0]["name"], "default/middle");
