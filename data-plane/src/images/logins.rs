@@ -1,6 +1,6 @@
 //! How registries that show images only to who signs in are signed in to (`transform.image_pull_secrets`). A secret holds what
-//! `docker login` keeps (key `dockerconfigjson` or `config.json`), or `username` and `password`, and `registry` where that pair is
-//! for one alone. Whoever may apply a spec with a secret could print it; nothing else is ever shown it.
+//! `docker login` keeps (key `dockerconfigjson` or `config.json`), or `registry`, `username` and `password`: a pair goes to the
+//! registry that is named beside it and to no other, since the name of an image may give any host. Whoever may apply a spec with a secret could print it; nothing else is ever shown it.
 
 use std::collections::BTreeMap;
 
@@ -19,8 +19,8 @@ const DOCKER_HUB: [&str; 3] = ["docker.io", "index.docker.io", "registry-1.docke
 /// A pair for a registry.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Login {
-    /// Host and port; nothing: whichever the image is in.
-    host: Option<String>,
+    /// Host and port.
+    host: String,
     username: String,
     password: Hidden,
 }
@@ -62,7 +62,7 @@ impl Auth {
 pub fn logins(name: &SecretName, values: &BTreeMap<String, String>) -> Result<Vec<Login>, String> {
     let lacks = |what: &str| {
         format!(
-            "the secret `{name}` {what}: `howdah secret set {name} --from-file config.json=~/.docker/config.json`, or set `username` and `password`"
+            "the secret `{name}` {what}: `howdah secret set {name} --from-file config.json=~/.docker/config.json`, or set `registry`, `username` and `password`"
         )
     };
     if let Some(file) = FILES.iter().find_map(|key| values.get(*key)) {
@@ -71,7 +71,7 @@ pub fn logins(name: &SecretName, values: &BTreeMap<String, String>) -> Result<Ve
         let logins = config.auths.into_iter().filter_map(|(address, auth)| {
             let (username, password) = auth.pair()?;
             Some(Login {
-                host: Some(host_of(&address).to_owned()),
+                host: host_of(&address).to_owned(),
                 username,
                 password: Hidden(password),
             })
@@ -83,13 +83,20 @@ pub fn logins(name: &SecretName, values: &BTreeMap<String, String>) -> Result<Ve
             false => Ok(logins),
         };
     }
-    match (values.get("username"), values.get("password")) {
-        (Some(username), Some(password)) => Ok(vec![Login {
-            host: values.get("registry").map(|address| host_of(address).to_owned()),
-            username: username.clone(),
-            password: Hidden(password.clone()),
+    let (username, password) = match (values.get("username"), values.get("password")) {
+        (Some(username), Some(password)) => (username.clone(), password.clone()),
+        _ => return Err(lacks("signs in to no registry")),
+    };
+    let registry = values.get("registry").map(|address| host_of(address.trim()));
+    match registry.filter(|host| !host.is_empty()) {
+        Some(host) => Ok(vec![Login {
+            host: host.to_owned(),
+            username,
+            password: Hidden(password),
         }]),
-        _ => Err(lacks("signs in to no registry")),
+        None => Err(lacks(
+            "does not say which registry its `username` and `password` are for",
+        )),
     }
 }
 
@@ -99,12 +106,11 @@ fn host_of(address: &str) -> &str {
     rest.split('/').next().unwrap_or(rest)
 }
 
-/// Who signs in where that image is: the first pair that is for that registry, else the first that is for any.
+/// Who signs in where that image is: the first pair that is for that registry.
 pub fn credentials(logins: &[Login], reference: &ImageReference) -> Option<Credentials> {
     let host = reference.host();
     let is_for = |named: &str| named == host || (DOCKER_HUB.contains(&named) && DOCKER_HUB.contains(&host));
-    let named = logins.iter().find(|login| login.host.as_deref().is_some_and(is_for));
-    let found = named.or_else(|| logins.iter().find(|login| login.host.is_none()))?;
+    let found = logins.iter().find(|login| is_for(&login.host))?;
     Some(Credentials {
         username: found.username.clone(),
         password: found.password.0.clone().into(),
@@ -135,7 +141,8 @@ mod tests {
             assert_eq!(pair(&[(key, file)], "quay.io/acme/tool:1"), Ok(None));
         }
         let plain = [("username", "ada"), ("password", "pw:1")];
-        assert_eq!(pair(&plain, "quay.io/acme/tool"), ada);
+        let unbound = pair(&plain, "quay.io/acme/tool").unwrap_err();
+        assert!(unbound.contains("which registry"), "{unbound}");
         let bound = [plain[0], plain[1], ("registry", "https://ghcr.io")];
         assert_eq!(pair(&bound, "ghcr.io/acme/tool"), ada);
         assert_eq!(pair(&bound, "ghcr.io.evil.example/acme/tool"), Ok(None));
@@ -145,6 +152,7 @@ mod tests {
     fn what_signs_in_to_nothing_is_said_without_its_values() {
         for values in [
             &[("username", "hunter2")][..],
+            &[("username", "ada"), ("password", "hunter2"), ("registry", " ")],
             &[("config.json", "hunter2")],
             &[("config.json", r#"{"auths": {"ghcr.io": {}}, "credsStore": "hunter2"}"#)],
             &[("dockerconfigjson", r#"{"auths": {"ghcr.io": {"auth": "hunter2"}}}"#)],
@@ -156,9 +164,10 @@ mod tests {
 
     #[test]
     fn no_log_shows_a_password() {
-        let values = [("username", "ada"), ("password", "hunter2")].map(|(k, v)| (k.to_owned(), v.to_owned()));
+        let values = [("registry", "ghcr.io"), ("username", "ada"), ("password", "hunter2")]
+            .map(|(k, v)| (k.to_owned(), v.to_owned()));
         let logins = logins(&"registry".parse().unwrap(), &values.into()).unwrap();
         let found = credentials(&logins, &"ghcr.io/a/b".parse().unwrap());
-        assert!(!format!("{logins:?} {found:?}").contains("hunter2"));
+        assert!(found.is_some() && !format!("{logins:?} {found:?}").contains("hunter2"));
     }
 }

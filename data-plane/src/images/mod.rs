@@ -4,6 +4,7 @@
 //! Images come from registries, spoken to by the service itself and never by user code, under the rules of imports about
 //! who may be reached. Those that show an image only to who signs in are signed in to with secrets of the project.
 
+mod askers;
 mod config;
 mod logins;
 mod manifest;

@@ -126,6 +126,17 @@ impl Registry {
         }
     }
 
+    /// Whether the registry gives that layer, without fetching it.
+    pub(super) async fn shows(
+        &self,
+        reference: &ImageReference,
+        blob: &Blob,
+        who: Option<&Credentials>,
+    ) -> Result<(), ImageError> {
+        self.get(reference, &format!("blobs/{}", blob.digest), who).await?;
+        Ok(())
+    }
+
     /// A layer into a file, verified. `room` is asked now and then whether there is any left.
     pub(super) async fn blob(
         &self,

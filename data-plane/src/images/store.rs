@@ -17,6 +17,7 @@ use nix::sys::statvfs::statvfs;
 use nix::sys::time::TimeSpec;
 use tokio::sync::Semaphore;
 
+use super::askers::Asker;
 use super::manifest::{Blob, Manifest};
 use super::unpack::{Bounds, Unpacking, read_inside};
 use super::users::{self, User};
@@ -95,8 +96,8 @@ pub struct Store {
     removed: AtomicU64,
 }
 
-/// An image, and who asks for it, by a digest of the pair that is signed in with: what one may not have, another one may.
-type Asked = (Digest, Option<[u8; 32]>);
+/// An image, and who asks for it: what one may not have, another one may.
+type Asked = (Digest, Asker);
 
 #[derive(Default)]
 struct Known {
@@ -163,13 +164,35 @@ impl Store {
         done.map_err(|error| ImageError::Disk(error.to_string()))?
     }
 
-    /// The image, if it is here.
-    pub async fn ready(self: &Arc<Self>, digest: &Digest) -> Option<Arc<Unpacked>> {
-        let digest = digest.clone();
+    /// The image, if it is here and this one had it already.
+    pub async fn ready(
+        self: &Arc<Self>,
+        reference: &ImageReference,
+        digest: &Digest,
+        who: Option<&Credentials>,
+    ) -> Option<Arc<Unpacked>> {
+        let (digest, asker) = (digest.clone(), Asker::of(reference, who));
         let found = self
-            .blocking(move |store| Ok(store.look(&mut store.known(), &digest)))
+            .blocking(move |store| Ok(store.look_for(&mut store.known(), &digest, &asker)))
             .await;
         found.ok().flatten()
+    }
+
+    /// The image, if this one had it already.
+    fn look_for(&self, known: &mut Known, digest: &Digest, asker: &Asker) -> Option<Arc<Unpacked>> {
+        if !asker.had(&self.place(digest)) {
+            return None;
+        }
+        self.look(known, digest)
+    }
+
+    /// The image, if it is here, for one who has been found to have it.
+    fn admit(&self, known: &mut Known, digest: &Digest, asker: &Asker) -> Result<Option<Arc<Unpacked>>, ImageError> {
+        let found = self.look(known, digest);
+        if found.is_some() {
+            asker.note(&self.place(digest)).map_err(|error| disk(&error))?;
+        }
+        Ok(found)
     }
 
     /// What is known of an image counts only while it is there.
@@ -189,7 +212,7 @@ impl Store {
         Some(found)
     }
 
-    /// The image, fetched if it is not here; who asks meanwhile waits for the same. Goes on when nobody waits any more.
+    /// The image, fetched if it is not here or this one never had it; who asks meanwhile waits for the same. Goes on when nobody waits any more.
     ///
     /// # Errors
     /// Why it could not be fetched. One that cannot be had is not asked for again for a while; otherwise who asks next waits
@@ -221,9 +244,9 @@ impl Store {
         wanted: (ImageReference, Digest, Option<Credentials>),
     ) -> Step {
         let (reference, digest, who) = wanted;
-        let asked = (digest.clone(), who.as_ref().map(Credentials::digest));
+        let asked = (digest.clone(), Asker::of(&reference, who.as_ref()));
         let mut known = self.known();
-        if let Some(found) = self.look(&mut known, &digest) {
+        if let Some(found) = self.look_for(&mut known, &digest, &asked.1) {
             return Step::Done(Ok(found));
         }
         if let Some(fetching) = known.fetching.get(&asked) {
@@ -265,6 +288,10 @@ impl Store {
         let (_, manifest) = registry.manifest(reference, who).await?;
         let config = registry.small_blob(reference, &manifest.config, who).await?;
         let wanted = bytes_of(&manifest)?;
+        let asker = Asker::of(reference, who);
+        if let Some(found) = self.shown((reference, who), &manifest, digest).await? {
+            return Ok(found);
+        }
         // Two may fetch the same image, each with its own right to it.
         let number = self.removed.fetch_add(1, Ordering::Relaxed);
         let incoming = self.directory.join(INCOMING).join(format!("{number}-{}", digest.hex()));
@@ -280,9 +307,12 @@ impl Store {
         let made = match self.layers((reference, who), &manifest, &incoming).await {
             Ok(()) => {
                 self.blocking(move |store| {
+                    if let Some(found) = store.admit(&mut store.known(), &digest, &asker)? {
+                        return Ok(found);
+                    }
                     let (bytes, disk_bytes) = unpack(&from, &manifest, &config, store.owner)?;
                     store.keep_within(disk_bytes)?;
-                    store.publish(&from.join(WHOLE), &digest, (bytes, began.elapsed()))
+                    store.publish(&from.join(WHOLE), (&digest, &asker), (bytes, began.elapsed()))
                 })
                 .await
             }
@@ -298,12 +328,38 @@ impl Store {
         made
     }
 
+    /// The image that is here, if it came from that registry once and that shows each of its layers to this one as well. Of
+    /// another registry, which may say what it likes, the layers themselves are wanted.
+    async fn shown(
+        self: &Arc<Self>,
+        (reference, who): Origin<'_>,
+        manifest: &Manifest,
+        digest: &Digest,
+    ) -> Result<Option<Arc<Unpacked>>, ImageError> {
+        let (asker, digest) = (Asker::of(reference, who), digest.clone());
+        let (known, place) = (asker.clone(), self.place(&digest));
+        if !self.blocking(move |_| Ok(known.names_registry_of(&place))).await? {
+            return Ok(None);
+        }
+        for layer in &manifest.layers {
+            self.images.registry.shows(reference, layer, who).await?;
+        }
+        self.blocking(move |store| store.admit(&mut store.known(), &digest, &asker))
+            .await
+    }
+
     /// Gives a whole image its name. Nobody removes one meanwhile; one that is there already is as good.
-    fn publish(&self, whole: &Path, digest: &Digest, fetched: (u64, Duration)) -> Result<Arc<Unpacked>, ImageError> {
+    fn publish(
+        &self,
+        whole: &Path,
+        (digest, asker): (&Digest, &Asker),
+        fetched: (u64, Duration),
+    ) -> Result<Arc<Unpacked>, ImageError> {
         let mut known = self.known();
-        if let Some(found) = self.look(&mut known, digest) {
+        if let Some(found) = self.admit(&mut known, digest, asker)? {
             return Ok(found);
         }
+        asker.note(whole).map_err(|error| disk(&error))?;
         let place = self.place(digest);
         // What has the name and is no image.
         self.put_aside(digest.hex()).map_err(|error| disk(&error))?;

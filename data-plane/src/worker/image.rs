@@ -75,15 +75,13 @@ pub async fn prepare(bench: &Bench, job: &JobTask, task: &ImageTask, log: &RunLo
 
 async fn bring(bench: &Bench, task: &ImageTask, log: &RunLog<'_>) -> Result<Arc<Unpacked>, ImageError> {
     let digest: Digest = task.digest.parse()?;
-    if let Some(found) = bench.images.ready(&digest).await {
+    let reference: ImageReference = task.name.parse()?;
+    let who = credentials(&task.logins, &reference);
+    if let Some(found) = bench.images.ready(&reference, &digest, who.as_ref()).await {
         return Ok(found);
     }
-    let reference: ImageReference = task.name.parse()?;
     log.line("system", &format!("fetching the image {} ({digest})", task.name));
-    let found = bench
-        .images
-        .get(&reference, &digest, credentials(&task.logins, &reference).as_ref())
-        .await?;
+    let found = bench.images.get(&reference, &digest, who.as_ref()).await?;
     if let Some((bytes, took)) = found.fetched {
         let (mebibytes, seconds) = (bytes >> 20, took.as_secs_f64());
         log.line(

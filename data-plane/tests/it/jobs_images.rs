@@ -267,7 +267,7 @@ async fn an_image_is_fetched_once_however_many_wait_and_what_is_damaged_leaves_n
     assert!(store.get(&reference, &digest, None).await.unwrap().fetched.is_none());
     // What is known of one counts only while it is there.
     std::fs::remove_dir_all(directory.path().join("images").join(digest.hex())).unwrap();
-    assert!(store.ready(&digest).await.is_none());
+    assert!(store.ready(&reference, &digest, None).await.is_none());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -288,7 +288,7 @@ async fn an_image_that_claims_absurd_sizes_evicts_nothing_and_costs_nothing() {
         assert!(!refused.may_pass());
         // The configuration, with and without a token.
         assert_eq!(registry.asked("/blobs/") - before, 2);
-        assert!(store.ready(&digest).await.is_some());
+        assert!(store.ready(&reference, &digest, None).await.is_some());
     }
 }
 

@@ -62,8 +62,13 @@ async fn an_image_that_takes_who_signs_in_is_fetched_with_a_secret_that_code_nev
     assert!(problem.errors[0].message.contains("image_pull_secrets"), "{problem:?}");
     for (values, said) in [
         (
-            json!({ "username": "ada", "password": "other" }),
+            json!({ "username": "ada", "password": "other", "registry": registry.host }),
             "only for who signs in",
+        ),
+        // It would go to any registry that the name of an image gives.
+        (
+            json!({ "username": "ada", "password": PASSWORD }),
+            "does not say which registry",
         ),
         (json!({ "username": "ada" }), "signs in to no registry"),
         (
@@ -96,7 +101,12 @@ async fn an_image_that_takes_who_signs_in_is_fetched_with_a_secret_that_code_nev
 #[tokio::test(flavor = "multi_thread")]
 async fn who_may_not_use_a_secret_has_nothing_fetched_with_it_nor_what_another_one_fetched() {
     let (rig, ada, registry) = rig().await;
-    set(&rig, &ada, json!({ "username": "ada", "password": PASSWORD })).await;
+    set(
+        &rig,
+        &ada,
+        json!({ "username": "ada", "password": PASSWORD, "registry": registry.host }),
+    )
+    .await;
     let applied = rig.apply(&ada, vec![spec(&registry, &["registry"])]).await;
     rig.settle(&ada, applied[0].commit_set.unwrap()).await;
     let eve = rig.member("eve").await;
@@ -142,8 +152,45 @@ async fn what_one_may_not_have_is_no_reason_to_refuse_it_to_another_one() {
         store.get(&reference, &digest, None),
     );
     assert!(with.unwrap().rootfs.join("data/version").exists());
-    // Who came later may have found it there.
-    if let Err(error) = without {
-        assert!(matches!(error, ImageError::NotFound(_)), "{error}");
-    }
+    let error = without.unwrap_err();
+    assert!(matches!(error, ImageError::NotFound(_)), "{error}");
+    assert!(store.ready(&reference, &digest, None).await.is_none());
+    assert!(store.ready(&reference, &digest, Some(&who)).await.is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_is_here_is_given_to_nobody_whose_registry_does_not_give_its_layers() {
+    chassis::process::install_tls_provider();
+    let (registry, foreign) = (Registry::start().await, Registry::start().await);
+    let digest = registry.push("private/tool", "1", "inside", &json!({}));
+    let directory = testkit::temporary_directory();
+    let images = Images::new(&allowing()).unwrap();
+    let store = Arc::new(Store::open(directory.path().join("images"), None, images).unwrap());
+    let who = Credentials {
+        username: "ada".to_owned(),
+        password: PASSWORD.into(),
+    };
+    let reference = registry.image("private/tool:1").parse().unwrap();
+    let first = store.get(&reference, &digest, Some(&who)).await.unwrap();
+    assert!(first.fetched.is_some());
+
+    // All that is told of it is there, and it may be had there by its digest; only its layers are not.
+    foreign.impersonate(&registry, "private/tool", "eve/tool");
+    let by_digest = foreign.image(&format!("eve/tool@{digest}")).parse().unwrap();
+    let resolving = Images::new(&allowing()).unwrap();
+    assert_eq!(resolving.resolve(&by_digest, true, None).await.unwrap(), digest);
+    assert!(store.ready(&by_digest, &digest, None).await.is_none());
+    let error = store.get(&by_digest, &digest, None).await.unwrap_err();
+    assert!(matches!(error, ImageError::NotFound(_)), "{error}");
+    assert!(store.ready(&by_digest, &digest, None).await.is_none());
+
+    // Who has them there is given the same, and so is who is shown them by the registry that it came from, without another fetch.
+    foreign.push("own/tool", "1", "inside", &json!({}));
+    let own = foreign.image("own/tool:1").parse().unwrap();
+    assert!(store.get(&own, &digest, None).await.unwrap().fetched.is_none());
+    registry.push("open/tool", "1", "inside", &json!({}));
+    let open = registry.image("open/tool:1").parse().unwrap();
+    let found = store.get(&open, &digest, None).await.unwrap();
+    assert!(found.fetched.is_none() && found.rootfs == first.rootfs);
+    assert!(store.get(&by_digest, &digest, None).await.is_err());
 }
