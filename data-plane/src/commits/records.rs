@@ -1,13 +1,16 @@
 //! Records: what a finished commit's digest covers (`contract::record`), from its row and what it names.
 
+use std::collections::HashMap;
+
 use chrono::{DateTime, Utc};
 use contract::ids::CommitId;
 use contract::record::{Record, RecordDigest, RecordedCommit, RecordedPipeline};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
+use super::log::uuids;
 use super::{CommitRow, origins};
-use crate::failure::Answer;
+use crate::failure::{Answer, Failure};
 use crate::permissions::System;
 use crate::plane::Plane;
 
@@ -66,41 +69,69 @@ pub async fn ancestry(
     commit: &CommitRow,
     tree: [u8; 32],
 ) -> Answer<Ancestry> {
-    let parent = match commit.parent {
-        None => None,
-        Some(parent) => find_record_digest(conn, system, parent).await?,
-    };
-    let inputs = list_input_digests(conn, system, commit.id).await?;
-    // A retroactive release gives a commit another set later; its record goes on to name the one it was made with.
-    let recorded = find_recorded_set(conn, system, commit.id).await?;
-    let set = origins::get(plane, conn, system, recorded.unwrap_or(commit.origin_set)).await?;
-    Ok(Ancestry {
-        parent,
-        tree,
-        origins: set.digest(),
-        inputs,
-    })
+    let mut found = ancestries(plane, conn, system, &[(commit, tree)]).await?;
+    let missing = || Failure::internal(format!("commit {} is gone", commit.id));
+    found.remove(&commit.id).ok_or_else(missing)
 }
 
-/// The nearest record from `id` upward along parents, itself included. An errored commit has none; one that was given up
-/// keeps its own.
-pub async fn find_record_digest(conn: &mut PgConnection, _: &System, id: CommitId) -> Answer<Option<RecordedCommit>> {
-    let found = sqlx::query_as::<_, (Uuid, Vec<u8>)>(
-        "with recursive chain (id, parent_id, digest, depth) as (
-            select id, parent_id, digest, 0 from commits where id = $1
+/// The same of many, in as many queries as of one.
+///
+/// # Errors
+/// As [`ancestry`].
+pub async fn ancestries(
+    plane: &Plane,
+    conn: &mut PgConnection,
+    system: &System,
+    commits: &[(&CommitRow, [u8; 32])],
+) -> Answer<HashMap<CommitId, Ancestry>> {
+    let ids: Vec<CommitId> = commits.iter().map(|(commit, _)| commit.id).collect();
+    let parents: Vec<CommitId> = commits.iter().filter_map(|(commit, _)| commit.parent).collect();
+    let parents = find_record_digests(conn, system, &parents).await?;
+    let mut inputs = list_input_digests(conn, system, &ids).await?;
+    // A retroactive release gives a commit another set later; its record goes on to name the one it was made with.
+    let recorded = list_recorded_sets(conn, system, &ids).await?;
+    let mut all = HashMap::new();
+    for (commit, tree) in commits {
+        let set = recorded.get(&commit.id).copied().unwrap_or(commit.origin_set);
+        let set = origins::get(plane, conn, system, set).await?;
+        let ancestry = Ancestry {
+            parent: commit.parent.and_then(|parent| parents.get(&parent).cloned()),
+            tree: *tree,
+            origins: set.digest(),
+            inputs: inputs.remove(&commit.id).unwrap_or_default(),
+        };
+        all.insert(commit.id, ancestry);
+    }
+    Ok(all)
+}
+
+/// The nearest record from each of these upward along parents, itself included. An errored commit has none; one that was
+/// given up keeps its own.
+async fn find_record_digests(
+    conn: &mut PgConnection,
+    _: &System,
+    ids: &[CommitId],
+) -> Answer<HashMap<CommitId, RecordedCommit>> {
+    let rows = sqlx::query_as::<_, (Uuid, Uuid, Vec<u8>)>(
+        "with recursive chain (start, id, parent_id, digest) as (
+            select id, id, parent_id, digest from commits where id = any($1)
             union all
-            select p.id, p.parent_id, p.digest, depth + 1 from chain join commits p on p.id = chain.parent_id
+            select start, p.id, p.parent_id, p.digest from chain join commits p on p.id = chain.parent_id
              where chain.digest is null
-         ) select id, digest from chain where digest is not null order by depth limit 1",
+         ) select start, id, digest from chain where digest is not null",
     )
-    .bind(id.uuid())
-    .fetch_optional(conn)
+    .bind(uuids(ids))
+    .fetch_all(conn)
     .await?;
-    Ok(found.map(|(id, digest)| RecordedCommit {
-        name: String::new(),
-        digest: RecordDigest::from_slice(&digest),
-        commit: CommitId::from_uuid(id),
-    }))
+    let named = |(start, id, digest): (Uuid, Uuid, Vec<u8>)| {
+        let named = RecordedCommit {
+            name: String::new(),
+            digest: RecordDigest::from_slice(&digest),
+            commit: CommitId::from_uuid(id),
+        };
+        (CommitId::from_uuid(start), named)
+    };
+    Ok(rows.into_iter().map(named).collect())
 }
 
 /// The digest of the spec of the version that makes a commit; `None` of one that people make.
@@ -115,30 +146,45 @@ pub async fn find_spec_digest(conn: &mut PgConnection, _: &System, id: CommitId)
     Ok(digest)
 }
 
-/// The origin set that a commit was finished with, if a retroactive release has replaced it since.
-pub async fn find_recorded_set(conn: &mut PgConnection, _: &System, id: CommitId) -> Answer<Option<i64>> {
-    let set = sqlx::query_scalar::<_, Option<i64>>("select recorded_origin_set_id from commits where id = $1")
-        .bind(id.uuid())
-        .fetch_optional(conn)
-        .await?;
-    Ok(set.flatten())
-}
-
-/// Name and record digest of each direct input of a commit.
-pub async fn list_input_digests(conn: &mut PgConnection, _: &System, id: CommitId) -> Answer<Vec<RecordedCommit>> {
-    let rows = sqlx::query_as::<_, (String, Uuid, Option<Vec<u8>>)>(
-        "select i.input_name, i.input_id, c.digest from commit_inputs i join commits c on c.id = i.input_id
-         where i.commit_id = $1 order by i.input_name, i.input_id",
+/// The origin set that each of these commits was finished with, if a retroactive release has replaced it since.
+async fn list_recorded_sets(conn: &mut PgConnection, _: &System, ids: &[CommitId]) -> Answer<HashMap<CommitId, i64>> {
+    let rows = sqlx::query_as::<_, (Uuid, i64)>(
+        "select id, recorded_origin_set_id from commits where id = any($1) and recorded_origin_set_id is not null",
     )
-    .bind(id.uuid())
+    .bind(uuids(ids))
     .fetch_all(conn)
     .await?;
-    let input = |(name, id, digest): (String, Uuid, Option<Vec<u8>>)| RecordedCommit {
-        name,
-        digest: digest.and_then(|digest| RecordDigest::from_slice(&digest)),
-        commit: CommitId::from_uuid(id),
-    };
-    Ok(rows.into_iter().map(input).collect())
+    Ok(rows
+        .into_iter()
+        .map(|(id, set)| (CommitId::from_uuid(id), set))
+        .collect())
+}
+
+/// Name and record digest of each direct input of each of these commits.
+async fn list_input_digests(
+    conn: &mut PgConnection,
+    _: &System,
+    ids: &[CommitId],
+) -> Answer<HashMap<CommitId, Vec<RecordedCommit>>> {
+    let rows = sqlx::query_as::<_, (Uuid, String, Uuid, Option<Vec<u8>>)>(
+        "select i.commit_id, i.input_name, i.input_id, c.digest from commit_inputs i join commits c on c.id = i.input_id
+         where i.commit_id = any($1) order by i.commit_id, i.input_name, i.input_id",
+    )
+    .bind(uuids(ids))
+    .fetch_all(conn)
+    .await?;
+    let mut inputs: HashMap<CommitId, Vec<RecordedCommit>> = HashMap::new();
+    for (commit, name, id, digest) in rows {
+        inputs
+            .entry(CommitId::from_uuid(commit))
+            .or_default()
+            .push(RecordedCommit {
+                name,
+                digest: digest.and_then(|digest| RecordDigest::from_slice(&digest)),
+                commit: CommitId::from_uuid(id),
+            });
+    }
+    Ok(inputs)
 }
 
 #[cfg(test)]

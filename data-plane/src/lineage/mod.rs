@@ -12,11 +12,12 @@ use std::collections::{HashMap, HashSet};
 use contract::api;
 use contract::ids::CommitId;
 use contract::policy::Permission;
+use contract::problem::ProblemKind;
 use sqlx::PgConnection;
 
 use crate::call::Call;
 use crate::commits::{CommitRow, origins};
-use crate::failure::Answer;
+use crate::failure::{Answer, Failure};
 use crate::permissions::System;
 use crate::repos;
 
@@ -43,11 +44,37 @@ pub struct Found {
     pub earlier: HashSet<CommitId>,
 }
 
+/// How far a walk goes.
+#[derive(Debug, Clone, Copy)]
+pub struct Extent {
+    /// Whether the commits before the first one on its branch are named too, where people made it.
+    pub own_earlier: bool,
+    /// More commits than that are refused.
+    pub commits_max: usize,
+}
+
 /// Walks everything up- or downstream of a commit.
 ///
 /// # Errors
 /// When the database is away.
 pub async fn walk(conn: &mut PgConnection, from: CommitId, direction: Direction) -> Answer<Found> {
+    let extent = Extent {
+        own_earlier: false,
+        commits_max: usize::MAX,
+    };
+    walk_within(conn, from, direction, extent).await
+}
+
+/// The same within bounds.
+///
+/// # Errors
+/// `too-large` beyond them; when the database is away.
+pub async fn walk_within(
+    conn: &mut PgConnection,
+    from: CommitId,
+    direction: Direction,
+    extent: Extent,
+) -> Answer<Found> {
     let mut found = Found {
         commits: Vec::new(),
         inputs: HashMap::new(),
@@ -73,7 +100,10 @@ pub async fn walk(conn: &mut PgConnection, from: CommitId, direction: Direction)
         }
         if direction == Direction::Up {
             // Of the sources only: what comes with one of them has been named with all before it.
-            let heads = next.clone();
+            let mut heads = next.clone();
+            if extent.own_earlier && level == [from] {
+                heads.push(from);
+            }
             for (commit, before) in queries::list_earlier(conn, &WALK, &heads, EARLIER_MAX).await? {
                 found.inputs.entry(commit).or_default().push(before);
                 if seen.insert(before) {
@@ -82,10 +112,21 @@ pub async fn walk(conn: &mut PgConnection, from: CommitId, direction: Direction)
                 }
             }
         }
+        if found.commits.len() + next.len() > extent.commits_max {
+            return Err(too_large(extent.commits_max));
+        }
         found.commits.extend(queries::list_commits(conn, &WALK, &next).await?);
         level = next;
     }
     Ok(found)
+}
+
+fn too_large(most: usize) -> Failure {
+    Failure::new(
+        ProblemKind::TooLarge,
+        format!("records are told of {most} commits at most, and the commit's lineage has more"),
+    )
+    .hint("name a commit that was made from less, or, for impact, that less was made from")
 }
 
 /// What the caller may see of a walk. Hidden commits are left out; several in a row count as one step.

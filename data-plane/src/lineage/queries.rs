@@ -98,6 +98,18 @@ pub async fn list_commits(conn: &mut PgConnection, _: &System, commits: &[Commit
     Ok(rows)
 }
 
+/// The origin set of each of these commits.
+pub async fn list_sets(conn: &mut PgConnection, _: &System, commits: &[CommitId]) -> Answer<Vec<(CommitId, i64)>> {
+    let rows = sqlx::query_as::<_, (Uuid, i64)>("select id, origin_set_id from commits where id = any($1)")
+        .bind(uuids(commits))
+        .fetch_all(conn)
+        .await?;
+    Ok(rows
+        .into_iter()
+        .map(|(id, set)| (CommitId::from_uuid(id), set))
+        .collect())
+}
+
 /// What a release of each of these commits has to name, hex; none of those that no pipeline made.
 pub async fn list_release_digests(
     conn: &mut PgConnection,

@@ -2,7 +2,7 @@
 
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
-use contract::api::{Branch, Commit, Decision, Explanation, Lineage, Page, Reader};
+use contract::api::{Branch, Commit, Decision, Evidence, Explanation, Lineage, Page, Reader};
 use contract::claims::plane_audience;
 use contract::policy::{OrganizationRole, Role};
 use contract::problem::ProblemKind;
@@ -451,4 +451,43 @@ async fn who_manages_the_organization_reads_nothing_by_that_and_checks_everythin
         .unwrap();
     let text = app.get(&boss, "/v1/fsck").await.text();
     assert!(text.contains("digest") && text.contains("2 things are wrong"), "{text}");
+}
+
+#[tokio::test]
+async fn evidence_of_what_people_changed_leads_on_to_what_was_copied_into_it_before() {
+    let app = App::start().await;
+    let (ada, bob) = (app.member("ada").await, app.member("bob").await);
+    for name in ["a", "b"] {
+        app.repo(&ada, name).await;
+    }
+    app.put(&ada, "a", &[("f", b"1")]).await.ok();
+    let copy = json!({"from_ref": "a", "from_path": "/f", "repo": "b", "path": "/f"});
+    app.post(&ada, "/v1/copies", copy).await.ok();
+    app.put(&ada, "b", &[("g", b"2")]).await.ok();
+    let evidence: Evidence = app.get(&ada, "/v1/evidence?ref=b").await.json();
+    let repos: Vec<&str> = evidence.commits.iter().map(|commit| commit.repo.as_str()).collect();
+    assert_eq!(repos.len(), 3, "{repos:?}");
+    assert!(!evidence.restricted);
+    for commit in &evidence.commits {
+        let record = commit.record.as_ref().unwrap();
+        assert_eq!(Some(record.digest()), commit.digest);
+    }
+    let of = |id| evidence.commits.iter().find(|commit| commit.commit == id).unwrap();
+    let parent = of(evidence.commits[0]
+        .record
+        .as_ref()
+        .unwrap()
+        .parent
+        .as_ref()
+        .unwrap()
+        .commit);
+    assert!(parent.earlier && parent.repo.as_str() == "b");
+    assert_eq!(of(parent.record.as_ref().unwrap().inputs[0].commit).repo.as_str(), "a");
+
+    // What was copied into it before counts for who may be told.
+    let b: contract::api::Repo = app.get(&ada, "/v1/projects/default/repos/b").await.json();
+    app.grant(&bob, Role::Viewer, &b).await;
+    app.get(&bob, "/v1/evidence?ref=b")
+        .await
+        .refused(ProblemKind::NotAllowed);
 }
