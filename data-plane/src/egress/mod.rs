@@ -174,6 +174,14 @@ impl Sending<'_> {
     async fn attempts(&self, job: JobId, shown: &str) -> Answer<Sent> {
         let mut tries = 0;
         loop {
+            // A sponsor who lost an input is found so first (R8), and his jobs are over then.
+            pipelines::sponsors::settled(self.plane).await;
+            let mut conn = self.plane.pool.acquire().await?;
+            let standing = queries::standing(&mut conn, &SELF, job, self.plane.now()).await?;
+            drop(conn);
+            if matches!(standing, queries::Standing::Over) {
+                return Ok(Sent::Over);
+            }
             if let Some(reason) = refusal(self.plane, job).await? {
                 return Ok(Sent::Failed(reason));
             }

@@ -5,7 +5,7 @@
 //! undone at its end.
 
 mod commits;
-mod heads;
+pub mod heads;
 mod named;
 pub mod purge;
 pub mod queries;

@@ -187,7 +187,7 @@ async fn write(
         .filter(|one| one.changed)
         .map(|one| one.id.uuid())
         .collect();
-    sponsors::note(plane, &mut tx, &saved).await?;
+    sponsors::note(plane, &mut tx, &saved, true).await?;
     let set: CommitSetId = plane.id();
     let watched = examined.iter().filter(|one| one.changed).flat_map(|one| &one.followers);
     let watched: Vec<_> = watched.map(|f| (f.repo, f.on.source.clone())).collect();

@@ -138,7 +138,7 @@ async fn begin_reading(
             .ok_or_else(|| Failure::internal("a pipeline has no version"))?;
         begun.push(making.make(tx, run, &commit).await?);
     }
-    sponsors::note(plane, tx, &ids).await?;
+    sponsors::note(plane, tx, &ids, false).await?;
     Ok(begun)
 }
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
 use contract::api::Actor;
-use contract::ids::{CommitId, DomainId, GrantId};
+use contract::ids::{CommitId, DomainId, TeamId};
 use contract::names::BranchName;
 use contract::policy::Principal;
 use provenance::access::{Ground, Grounds};
@@ -31,6 +31,8 @@ pub struct SponsoredRow {
     pub inputs: Vec<Uuid>,
     /// The origin sets of what its inputs point at.
     pub heads: Vec<i64>,
+    /// The repos of inputs that point at nothing.
+    pub empty: Vec<Uuid>,
 }
 
 /// The pipelines that are not deleted, or of them those.
@@ -39,7 +41,10 @@ pub async fn list(conn: &mut PgConnection, _: &System, only: Option<&[Uuid]>) ->
         "select p.id, p.state, p.reason, v.actor, array(select distinct repo_id from pipeline_inputs where pipeline_id = p.id) as inputs,
                 array(select distinct c.origin_set_id from pipeline_inputs i
                         join branches b on b.repo_id = i.repo_id and b.name = i.branch
-                        join commits c on c.id = b.head_id where i.pipeline_id = p.id) as heads
+                        join commits c on c.id = b.head_id where i.pipeline_id = p.id) as heads,
+                array(select distinct i.repo_id from pipeline_inputs i
+                        left join branches b on b.repo_id = i.repo_id and b.name = i.branch
+                       where i.pipeline_id = p.id and b.head_id is null) as empty
            from pipelines p join pipeline_versions v on v.pipeline_id = p.id and v.version = p.version
           where p.deleted_at is null and ($1::uuid[] is null or p.id = any($1)) order by p.id",
     )
@@ -82,16 +87,16 @@ pub async fn grounds(
     pipelines: &[Uuid],
 ) -> Answer<HashMap<(Uuid, Principal), Grounds>> {
     let rows: Vec<(Uuid, String, Uuid, bool, Vec<Uuid>)> = sqlx::query_as(
-        "select pipeline_id, sponsor, domain_id, own, by_teams from pipeline_grounds where pipeline_id = any($1)",
+        "select pipeline_id, sponsor, domain_id, own, teams from pipeline_grounds where pipeline_id = any($1)",
     )
     .bind(pipelines)
     .fetch_all(conn)
     .await?;
     let mut kept: HashMap<(Uuid, Principal), Grounds> = HashMap::new();
-    for (pipeline, sponsor, domain, own, by_teams) in rows {
+    for (pipeline, sponsor, domain, own, teams) in rows {
         let ground = Ground {
             own,
-            by_teams: by_teams.into_iter().map(GrantId::from_uuid).collect(),
+            teams: teams.into_iter().map(TeamId::from_uuid).collect(),
         };
         let of = kept.entry((pipeline, sponsor.parse()?)).or_default();
         of.insert(DomainId::from_uuid(domain), ground);
@@ -108,14 +113,14 @@ pub async fn keep(
     ground: &Ground,
 ) -> Answer<()> {
     sqlx::query(
-        "insert into pipeline_grounds (pipeline_id, sponsor, domain_id, own, by_teams) values ($1, $2, $3, $4, $5)
-         on conflict (pipeline_id, sponsor, domain_id) do update set own = excluded.own, by_teams = excluded.by_teams",
+        "insert into pipeline_grounds (pipeline_id, sponsor, domain_id, own, teams) values ($1, $2, $3, $4, $5)
+         on conflict (pipeline_id, sponsor, domain_id) do update set own = excluded.own, teams = excluded.teams",
     )
     .bind(pipeline)
     .bind(sponsor.to_string())
     .bind(domain.uuid())
     .bind(ground.own)
-    .bind(ground.by_teams.iter().map(|id| id.uuid()).collect::<Vec<_>>())
+    .bind(ground.teams.iter().map(|id| id.uuid()).collect::<Vec<_>>())
     .execute(conn)
     .await?;
     Ok(())
@@ -133,14 +138,38 @@ pub async fn resume(conn: &mut PgConnection, _: &System, pipeline: Uuid) -> Answ
     Ok(done.rows_affected() == 1)
 }
 
-/// Points the branches of these pipelines at the newest finished commits that they have, where they point at an errored one:
-/// what was not finished is dropped whole.
+/// Locks these jobs and what they serve, in the order of everybody who locks several.
+pub async fn lock_jobs(conn: &mut PgConnection, _: &System, jobs: &[Uuid]) -> Answer<()> {
+    for sql in [
+        "select job_id from services where job_id = any($1) order by job_id for update",
+        "select id from jobs where id = any($1) order by id for update",
+    ] {
+        sqlx::query(sql).bind(jobs).execute(&mut *conn).await?;
+    }
+    Ok(())
+}
+
+/// Where suspended pipelines put what they made.
+pub async fn outputs_of_suspended(conn: &mut PgConnection, _: &System) -> Answer<Vec<(DomainId, BranchName)>> {
+    let rows: Vec<(Uuid, String)> = sqlx::query_as(
+        "select id, output_branch from pipelines where state = 'suspended' and deleted_at is null order by id",
+    )
+    .fetch_all(conn)
+    .await?;
+    let outputs = rows.into_iter();
+    outputs
+        .map(|(id, branch)| Ok((DomainId::from_uuid(id), branch.parse()?)))
+        .collect()
+}
+
+/// Points the output branches of these pipelines at the newest finished commits that they have, where they point at an
+/// errored one: what was not finished is dropped whole.
 pub async fn move_back(conn: &mut PgConnection, system: &System, pipelines: &[Uuid], at: DateTime<Utc>) -> Answer<()> {
     let moved: Vec<(Uuid, String, Option<Uuid>)> = sqlx::query_as(
         "with recursive chain (repo_id, name, id, parent_id, state, depth) as (
             select b.repo_id, b.name, c.id, c.parent_id, c.state, 0
-              from branches b join commits c on c.id = b.head_id
-             where b.repo_id = any($1) and c.state = 'errored'
+              from branches b join commits c on c.id = b.head_id join pipelines p on p.id = b.repo_id
+             where p.id = any($1) and b.name = p.output_branch and c.state = 'errored'
             union all
             select chain.repo_id, chain.name, p.id, p.parent_id, p.state, depth + 1
               from chain join commits p on p.id = chain.parent_id where chain.state <> 'finished'

@@ -403,6 +403,38 @@ pub async fn plan_again(conn: &mut PgConnection, _: &System, job: JobId) -> Answ
     Ok(true)
 }
 
+/// When these jobs were planned, in the order of their ids.
+pub async fn planned_at(
+    conn: &mut PgConnection,
+    _: &System,
+    jobs: &[JobId],
+) -> Answer<Vec<(JobId, Option<DateTime<Utc>>)>> {
+    let ids: Vec<Uuid> = jobs.iter().map(|job| job.uuid()).collect();
+    let rows: Vec<(Uuid, Option<DateTime<Utc>>)> =
+        sqlx::query_as("select id, planned_at from jobs where id = any($1) order by id")
+            .bind(ids)
+            .fetch_all(conn)
+            .await?;
+    Ok(rows.into_iter().map(|(id, at)| (JobId::from_uuid(id), at)).collect())
+}
+
+/// Whether a job was not planned anew since it was found planned at that time. Its row stays locked until the transaction
+/// ends.
+pub async fn is_planned_as(
+    conn: &mut PgConnection,
+    _: &System,
+    job: JobId,
+    planned_at: Option<DateTime<Utc>>,
+) -> Answer<bool> {
+    let found: Option<Uuid> =
+        sqlx::query_scalar("select id from jobs where id = $1 and planned_at is not distinct from $2 for update")
+            .bind(job.uuid())
+            .bind(planned_at)
+            .fetch_optional(conn)
+            .await?;
+    Ok(found.is_some())
+}
+
 /// What the datums of a job that succeeded, now or before, have made: key, inputs, outputs; in order.
 pub async fn outputs(
     conn: &mut PgConnection,

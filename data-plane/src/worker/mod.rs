@@ -6,7 +6,7 @@
 //! leases run out, or its supervisor frees them at once, and the datums are claimed again.
 
 mod cache;
-mod claims;
+pub mod claims;
 mod deliver;
 mod desk;
 mod environment;

@@ -108,6 +108,10 @@ async fn claim_now(plane: &Plane, body: &ClaimRequest) -> Answer<Claimed> {
     let mut tx = plane.begin().await?;
     queries::be_quick(&mut tx, &WORKERS).await?;
     claims::lock_claiming(&mut tx, &WORKERS, Claiming::Datums).await?;
+    // Again: with this lock no job of a pipeline that may not run any more is ended before this claim is whole.
+    if pipelines::sponsors::is_unsettled(plane) {
+        return Ok(Claimed::default());
+    }
     let new = NewClaim {
         lease,
         worker: body.worker,
@@ -127,8 +131,9 @@ async fn claim_now(plane: &Plane, body: &ClaimRequest) -> Answer<Claimed> {
         .collect();
     queries::update_isolation(&mut tx, &WORKERS, &ids, &body.isolation).await?;
     let (jobs, outdated) = tasks(plane, &mut tx, &ids, true).await?;
+    let seen = scheduler::queries::planned_at(&mut tx, &WORKERS, &outdated).await?;
     tx.commit().await?;
-    if let Err(error) = plan_again(plane, &outdated).await {
+    if let Err(error) = plan_again(plane, &seen).await {
         // Once their lease is over they are claimed, and found so, again.
         tracing::warn!("jobs whose secrets were set since are planned again later: {error}");
     }
@@ -157,15 +162,18 @@ async fn claim_now(plane: &Plane, body: &ClaimRequest) -> Answer<Claimed> {
 }
 
 /// Takes jobs whose secrets were set since they were planned back to their beginning, their datums with them. While that
-/// happens nobody claims: of two who did both at once each would wait for a datum of the other.
-async fn plan_again(plane: &Plane, jobs: &[JobId]) -> Answer<()> {
+/// happens nobody claims: of two who did both at once each would wait for a datum of the other. A job that was planned
+/// anew since it was seen is left alone: somebody else was first. They are in the order of their ids.
+async fn plan_again(plane: &Plane, jobs: &[(JobId, Option<DateTime<Utc>>)]) -> Answer<()> {
     if jobs.is_empty() {
         return Ok(());
     }
     let mut tx = plane.begin().await?;
     claims::lock_claiming(&mut tx, &WORKERS, Claiming::Nothing).await?;
-    for job in jobs {
-        scheduler::queries::plan_again(&mut tx, &WORKERS, *job).await?;
+    for (job, planned_at) in jobs {
+        if scheduler::queries::is_planned_as(&mut tx, &WORKERS, *job, *planned_at).await? {
+            scheduler::queries::plan_again(&mut tx, &WORKERS, *job).await?;
+        }
     }
     tx.commit().await?;
     plane.signals.work_changed();

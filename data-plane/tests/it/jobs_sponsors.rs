@@ -227,3 +227,106 @@ async fn what_came_through_a_suspended_pipeline_stops_those_behind_it_too() {
     let _: Pipeline = rig.post(&carl, path, json!({})).await;
     let _ = ada;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pipeline_whose_input_has_nothing_yet_stands_still_with_its_right() {
+    let rig = Rig::start().await;
+    let (ada, ben) = (rig.member("ada").await, rig.member("ben").await);
+    rig.repo(&ada, "in").await;
+    rig.grant(&ben, Role::Deriver, "in");
+    rig.apply(&ben, vec![shell("out", "in", "/*", COPY)]).await;
+    rig.grant(&ada, Role::Viewer, "out");
+    revoke(&rig, &ben);
+    becomes(&rig, &ada, "out", PipelineState::Suspended).await;
+    rig.put(&ada, "in", &[("a", "1")]).await;
+    assert!(rig.jobs(&ada, "out").await.is_empty());
+    rig.grant(&ben, Role::Deriver, "in");
+    testkit::wait::wait_until("one job", LIMIT, async || !rig.jobs(&ada, "out").await.is_empty()).await;
+    let jobs = rig.jobs(&ada, "out").await;
+    finished(&rig.settle(&ada, jobs[0].commit_set).await);
+    assert_eq!((jobs.len(), rig.ls(&ada, "out@main").await), (1, vec!["/a".to_owned()]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_suspended_pipeline_brought_later_stops_those_behind_it_and_what_it_dropped_is_not_waited_for() {
+    let rig = Rig::start().await;
+    let [ada, ben] = story(&rig).await;
+    let carl = rig.member("carl").await;
+    for repo in ["out", "in"] {
+        rig.grant(&carl, Role::Deriver, repo);
+    }
+    let mut spec = shell("behind", "out", "/*", COPY);
+    spec["input"]["pfs"]["name"] = json!("made");
+    let applied = rig.apply(&carl, vec![spec]).await;
+    finished(&rig.settle(&carl, applied[0].commit_set.unwrap()).await);
+
+    // What is left of the output is run on by who may still.
+    running(&rig, &ada, &ben).await;
+    revoke(&rig, &ben);
+    becomes(&rig, &carl, "out", PipelineState::Suspended).await;
+    testkit::wait::wait_until("a job for what is left", LIMIT, async || {
+        let states: Vec<JobState> = rig.jobs(&carl, "behind").await.iter().map(|j| j.state).collect();
+        states == [JobState::Success, JobState::Unrunnable, JobState::Success]
+    })
+    .await;
+    assert_eq!(rig.ls(&carl, "behind@main").await, ["/a"]);
+    rig.remove(&ada, "in", "/slow").await;
+    rig.grant(&ben, Role::Deriver, "in");
+    becomes(&rig, &carl, "out", PipelineState::Running).await;
+
+    // Ben reads another one, for which he answers.
+    rig.repo(&ada, "more").await;
+    rig.put(&ada, "more", &[("m", "1")]).await;
+    rig.grant(&ben, Role::Deriver, "more");
+    let mut spec = shell("out", "in", "/*", COPY);
+    spec["input"] = json!({ "union": [
+        { "pfs": { "repo": "in", "glob": "/*" } }, { "pfs": { "repo": "more", "glob": "/*" } },
+    ] });
+    let applied = rig.apply(&ben, vec![spec]).await;
+    finished(&rig.settle(&ben, applied[0].commit_set.unwrap()).await);
+    assert_eq!(pipeline(&rig, &carl, "behind").await.state, PipelineState::Running);
+    revoke(&rig, &ben);
+    becomes(&rig, &carl, "out", PipelineState::Suspended).await;
+    let stopped = becomes(&rig, &carl, "behind", PipelineState::Suspended).await;
+    assert!(stopped.reason.unwrap().contains("carl"));
+    for repo in ["in", "more"] {
+        rig.grant(&ben, Role::Deriver, repo);
+    }
+    becomes(&rig, &carl, "out", PipelineState::Running).await;
+    becomes(&rig, &carl, "behind", PipelineState::Running).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_right_revoked_while_a_finished_job_waits_to_be_published_takes_its_output_along() {
+    let rig = Rig::start().await;
+    let (ada, ben) = (rig.member("ada").await, rig.member("ben").await);
+    rig.repo(&ada, "in").await;
+    rig.put(&ada, "in", &[("a", "first")]).await;
+    rig.grant(&ben, Role::Deriver, "in");
+    let slow = "if ls /pfs/*/slow; then sleep 2; fi; cp /pfs/*/* /pfs/out/";
+    let applied = rig.apply(&ben, vec![shell("out", "in", "/*", slow)]).await;
+    rig.grant(&ada, Role::Viewer, "out");
+    finished(&rig.settle(&ben, applied[0].commit_set.unwrap()).await);
+    let job = running(&rig, &ada, &ben).await;
+
+    let pool = sqlx::PgPool::connect(&rig.config.database_url).await.unwrap();
+    let mut dag = pool.begin().await.unwrap();
+    data_plane::commits::lock::lock_dag(&mut dag).await.unwrap();
+    let waiting = async |least: i64| {
+        let query =
+            "select count(*) from pg_stat_activity where datname = current_database() and wait_event = 'advisory'";
+        testkit::wait::wait_until("who waits for the lock", LIMIT, async || {
+            let count: i64 = sqlx::query_scalar(query).fetch_one(&pool).await.unwrap();
+            count >= least
+        })
+        .await;
+    };
+    waiting(1).await;
+    revoke(&rig, &ben);
+    waiting(2).await;
+    dag.commit().await.unwrap();
+    becomes(&rig, &ada, "out", PipelineState::Suspended).await;
+    let ended: Job = rig.get(&ada, &format!("/v1/jobs/{job}")).await;
+    assert_eq!(ended.state, JobState::Killed);
+    assert_eq!(rig.ls(&ada, "out@main").await, ["/a"]);
+}

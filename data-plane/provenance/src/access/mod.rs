@@ -14,4 +14,4 @@ pub use decide::{Access, Cause, Denial, Permit, Readable, Subject, Verb, can, ca
 pub use explain::{Lineage, LineageNode, explain, in_words, shown_name};
 pub use policy::{PermissionSet, Policy};
 pub use questions::{Loss, guard, impact, required_for_egress, required_for_new_pipeline, who_can_read};
-pub use sponsors::{Grants, Ground, Grounds, Standing};
+pub use sponsors::{Grants, Ground, Grounds, Standing, revokes_nothing};

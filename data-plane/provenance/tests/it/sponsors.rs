@@ -5,7 +5,7 @@ use contract::policy::{
     Domain, Grant, Grantee, Member, OrganizationRole, OrganizationState, PolicySnapshot, Principal, Release, Resource,
     Role, Team,
 };
-use provenance::access::{Grants, Grounds, Policy, Standing};
+use provenance::access::{Grants, Grounds, Policy, Standing, revokes_nothing};
 use provenance::origins::{Edge, OriginSet};
 use uuid::Uuid;
 
@@ -84,7 +84,7 @@ fn policy(is_member: bool, grants: Vec<Grant>) -> PolicySnapshot {
 
 fn standing(snapshot: PolicySnapshot, known: Option<&Grounds>, heads: &[&OriginSet]) -> Standing {
     let policy = Policy::new(snapshot);
-    Grants::of(&policy).standing(sponsor(), known, heads, day(0))
+    Grants::of(&policy, day(0)).standing(sponsor(), known, heads)
 }
 
 fn held(grants: Vec<Grant>) -> Grounds {
@@ -138,6 +138,24 @@ fn a_sponsor_who_leaves_takes_nothing_along_but_what_he_had_lost() {
         standing(policy(false, Vec::new()), Some(&by), &[&input]).lost,
         [domain(IN)]
     );
+    // Another role that derives, or the same again, is another grant: what counts is that his team may.
+    let lost = standing(policy(false, Vec::new()), Some(&by), &[&input]);
+    let other = Grant {
+        id: GrantId::from_uuid(id(32)),
+        role: Role::Owner,
+        ..by_team(IN)
+    };
+    for known in [&by, &lost.grounds] {
+        assert!(
+            standing(policy(false, vec![other.clone()]), Some(known), &[&input])
+                .lost
+                .is_empty()
+        );
+    }
+    assert_eq!(
+        standing(policy(false, vec![by_team(UP)]), Some(&by), &[&input]).lost,
+        [domain(IN)]
+    );
     // Revoked first, left then.
     let lost = standing(policy(true, Vec::new()), Some(&known), &[&input]);
     assert_eq!(
@@ -177,4 +195,29 @@ fn a_release_that_ends_leaves_its_sponsor_without_the_right_and_a_suspended_orga
         snapshot.state = OrganizationState::Suspended;
         assert_eq!(standing(snapshot, Some(&held(vec![own(IN)])), &[&released]).lost, lost);
     }
+}
+
+#[test]
+fn a_policy_by_which_a_right_to_derive_may_be_gone_is_told_from_one_that_brought_something_else() {
+    let before = policy(true, vec![own(IN), by_team(IN)]);
+    let change = |change: fn(&mut PolicySnapshot)| {
+        let mut after = before.clone();
+        after.epoch += 1;
+        change(&mut after);
+        revokes_nothing(&before, &after)
+    };
+    assert!(change(|s| s.domains.push(Domain {
+        id: domain(77),
+        ..s.domains[0].clone()
+    })));
+    assert!(change(|s| s.grants.push(Grant {
+        role: Role::Viewer,
+        ..own(UP)
+    })));
+    assert!(!change(|s| drop(s.grants.remove(0))));
+    assert!(!change(|s| s.grants[1].role = Role::Viewer));
+    assert!(!change(|s| s.teams[0].members.clear()));
+    assert!(!change(|s| s.members.clear()));
+    assert!(!change(|s| drop(s.domains.pop())));
+    assert!(!change(|s| s.domains[0].project = "other".parse().unwrap()));
 }
