@@ -355,23 +355,23 @@ fn parse_allow(text: &str) -> Outcome<Vec<Reach>> {
 /// How much of logs is kept: `HOWDAH_LOG_DAYS` and `HOWDAH_LOG_JOB_MIB`.
 ///
 /// # Errors
-/// When one of them is no number from 1.
+/// When one of them is no number from 1, or there are more days than count.
 pub(super) fn logs_kept() -> Outcome<LogsConfig> {
     let usual = LogsConfig::default();
     let (days, mebibytes) = ("HOWDAH_LOG_DAYS", "HOWDAH_LOG_JOB_MIB");
     Ok(LogsConfig {
-        keep_days: parse_least_one(days, variable(days).as_deref())?.unwrap_or(usual.keep_days),
-        job_bytes_max: parse_least_one(mebibytes, variable(mebibytes).as_deref())?
+        keep_days: parse_least_one(days, LogsConfig::DAYS_MAX, variable(days).as_deref())?.unwrap_or(usual.keep_days),
+        job_bytes_max: parse_least_one(mebibytes, u32::MAX, variable(mebibytes).as_deref())?
             .map_or(usual.job_bytes_max, |mebibytes| u64::from(mebibytes) << 20),
     })
 }
 
-fn parse_least_one(name: &str, value: Option<&str>) -> Outcome<Option<u32>> {
+fn parse_least_one(name: &str, most: u32, value: Option<&str>) -> Outcome<Option<u32>> {
     let Some(text) = value.map(str::trim).filter(|text| !text.is_empty()) else {
         return Ok(None);
     };
     match text.parse::<u32>() {
-        Ok(number @ 1..) => Ok(Some(number)),
+        Ok(number @ 1..) if number <= most => Ok(Some(number)),
         _ => Err(Failure::usage(
             "a limit of logs is not valid",
             format!("{name} is `{text}`"),
@@ -420,14 +420,14 @@ mod tests {
 
     #[test]
     fn a_limit_of_logs_is_a_number_from_1() {
-        let read = |text| parse_least_one("HOWDAH_LOG_DAYS", text).ok();
+        let read = |text| parse_least_one("HOWDAH_LOG_DAYS", 36_500, text).ok();
         assert_eq!(
             (read(None), read(Some("")), read(Some(" 7 "))),
             (Some(None), Some(None), Some(Some(7)))
         );
         assert_eq!(
-            (read(Some("0")), read(Some("-1")), read(Some("a week"))),
-            (None, None, None)
+            [Some("0"), Some("-1"), Some("a week"), Some("999999999")].map(read),
+            [None, None, None, None]
         );
     }
 

@@ -110,10 +110,15 @@ pub struct DataPlaneConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LogsConfig {
-    /// For so many days.
+    /// For so many days; [`LogsConfig::DAYS_MAX`] are as many as count.
     pub keep_days: u32,
     /// So many bytes of a job; a line counts 64 more than its text.
     pub job_bytes_max: u64,
+}
+
+impl LogsConfig {
+    /// A century: what is older than that is older than any log.
+    pub const DAYS_MAX: u32 = 36_500;
 }
 
 impl Default for LogsConfig {

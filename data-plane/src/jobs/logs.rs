@@ -52,8 +52,10 @@ struct Reading {
     wanted: queries::WantedLines,
     follow: bool,
     after: i64,
-    /// What is told before all lines.
-    note: Option<LogLine>,
+    /// So many lines are known to be gone: they were told, or are none that were wanted.
+    gone: i64,
+    /// When the last line was printed that was sent.
+    sent: Option<DateTime<Utc>>,
     /// Lines that may be sent still.
     left: i64,
     over: bool,
@@ -80,22 +82,21 @@ pub(super) async fn stream(
         Some(count) => queries::find_tail(&mut conn, &READABLE, id, &wanted, count.into()).await?,
     };
     let left = query.limit.map_or(i64::MAX, i64::from);
-    let gone = queries::find_gone(&mut conn, &READABLE, id).await?;
-    // Not to who wants later ones, and finds them.
-    let missed = gone.filter(|(_, until)| after == 0 && query.since.is_none_or(|since| since <= *until));
-    let note = missed.filter(|_| left > 0).map(|(count, until)| LogLine {
-        at: until,
-        datum: String::new(),
-        stream: "system".to_owned(),
-        text: retention::told(&plane.config.logs, count),
-    });
+    // What is gone is not told to who wants the last ones, and finds them.
+    let gone = match after {
+        0 => 0,
+        _ => queries::find_gone(&mut conn, &READABLE, id)
+            .await?
+            .map_or(0, |(count, _)| count),
+    };
     let reading = Reading {
         standing: call.keep(),
         job: id,
         wanted,
         follow: query.follow,
         after,
-        note,
+        gone,
+        sent: None,
         left,
         over: left == 0,
         plane: plane.clone(),
@@ -146,6 +147,22 @@ impl Reading {
         state == JobState::Success || state.is_terminal() && since.is_none_or(|since| since >= AFTERMATH)
     }
 
+    /// What is told of lines that went before they were sent, if that is new.
+    async fn missed(&mut self, conn: &mut sqlx::PgConnection) -> Answer<Option<LogLine>> {
+        let gone = queries::find_gone(conn, &READABLE, self.job).await?;
+        let Some((count, until)) = gone.filter(|(count, _)| *count > self.gone) else {
+            return Ok(None);
+        };
+        self.gone = count;
+        let wanted = self.wanted.since.is_none_or(|since| since <= until);
+        Ok((wanted && self.sent.is_none_or(|sent| sent < until)).then(|| LogLine {
+            at: until,
+            datum: String::new(),
+            stream: "system".to_owned(),
+            text: retention::told(&self.plane.config.logs, count, self.wanted.datum.is_some()),
+        }))
+    }
+
     async fn next(&mut self) -> Answer<Option<Bytes>> {
         let mut changes = self.plane.signals.commits();
         loop {
@@ -163,6 +180,8 @@ impl Reading {
             };
             let most = self.left.min(PAGE);
             let rows = queries::list_lines(&mut conn, &READABLE, self.job, &self.wanted, self.after, most).await?;
+            // After the lines: what went before they were read is told before them.
+            let note = self.missed(&mut conn).await?;
             // After the lines: a job that started in between may have more origins than when this began.
             let job = queries::find(&mut conn, &READABLE, self.job)
                 .await?
@@ -172,9 +191,14 @@ impl Reading {
             if !self.standing.may_still_read(&origins) {
                 return Ok(None);
             }
+            let mut rows = rows;
+            if note.is_some() && rows.len() as i64 == self.left {
+                // It is one of those that may be sent, too.
+                rows.pop();
+            }
             let count = rows.len() as i64;
-            let note = self.note.take();
-            self.left = self.left.saturating_sub(count);
+            self.sent = rows.last().map(|row| row.at).or(self.sent);
+            self.left = self.left.saturating_sub(count + i64::from(note.is_some()));
             self.over = self.left == 0 || count < most && (ended || !self.follow);
             self.after = rows.last().map_or(self.after, |row| row.seq);
             if count < most {

@@ -168,14 +168,18 @@ pub async fn input_sets(conn: &mut PgConnection, _: &System, outputs: &[Uuid]) -
 /// The origin sets of all outputs of a pipeline, or of all pipelines.
 pub async fn origin_sets(conn: &mut PgConnection, _: &System, pipeline: Option<Uuid>) -> Answer<Vec<i64>> {
     // Sets are few: of each it is looked whether there is one job.
-    let rows = sqlx::query_scalar(
-        "select id from origin_sets s where exists (
-             select 1 from jobs j where j.origin_set_id = s.id and j.reproduces is null and ($1::uuid is null or j.pipeline_id = $1))",
-    )
-    .bind(pipeline)
-    .fetch_all(conn)
-    .await?;
-    Ok(rows)
+    let rows = match pipeline {
+        None => sqlx::query_scalar(
+            "select id from origin_sets s where exists (
+                 select 1 from jobs j where j.origin_set_id = s.id and j.reproduces is null)",
+        ),
+        Some(pipeline) => sqlx::query_scalar(
+            "select id from origin_sets s where exists (
+                 select 1 from jobs j where j.origin_set_id = s.id and j.pipeline_id = $1 and j.reproduces is null)",
+        )
+        .bind(pipeline),
+    };
+    Ok(rows.fetch_all(conn).await?)
 }
 
 /// Ends a job that is not over; answers its output commit and pipeline.

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use chassis::process::Shutdown;
+use chrono::{DateTime, Utc};
 use contract::config::LogsConfig;
 use tokio::sync::Notify;
 
@@ -61,28 +62,72 @@ pub async fn follow(plane: Plane, shutdown: Shutdown) {
 /// # Errors
 /// When the database is away: what was removed is, the rest is next time.
 pub async fn remove(plane: &Plane) -> Answer<()> {
-    let config = &plane.config.logs;
-    let before = plane.now() - chrono::Duration::days(i64::from(config.keep_days));
-    let most = limit(config);
+    let before = oldest_kept(&plane.config.logs, plane.now());
+    // Whatever keeps one rule from being followed, the other is.
+    let (old, large) = (remove_old(plane, before).await, remove_large(plane, before).await);
+    old.and(large)
+}
+
+fn oldest_kept(config: &LogsConfig, now: DateTime<Utc>) -> DateTime<Utc> {
+    let days = chrono::Duration::days(i64::from(days(config)));
+    now.checked_sub_signed(days).unwrap_or(DateTime::UNIX_EPOCH)
+}
+
+fn days(config: &LogsConfig) -> u32 {
+    config.keep_days.min(LogsConfig::DAYS_MAX)
+}
+
+async fn remove_old(plane: &Plane, before: DateTime<Utc>) -> Answer<()> {
     loop {
         let mut tx = plane.begin().await?;
-        let (job, excess) = match lines::find_old(&mut tx, &RETENTION, before).await? {
-            Some(job) => (job, 0),
-            None => match lines::find_large(&mut tx, &RETENTION, most).await? {
-                Some((job, bytes)) => (job, bytes - (most - most / SPARE)),
-                None => return Ok(()),
-            },
+        let Some(job) = lines::find_old(&mut tx, &RETENTION, before).await? else {
+            return Ok(());
         };
+        lines::remove(&mut tx, &RETENTION, job, before, 0).await?;
+        tx.commit().await?;
+    }
+}
+
+async fn remove_large(plane: &Plane, before: DateTime<Utc>) -> Answer<()> {
+    let most = limit(&plane.config.logs);
+    loop {
+        let mut tx = plane.begin().await?;
+        let Some((job, bytes)) = lines::find_large(&mut tx, &RETENTION, most).await? else {
+            return Ok(());
+        };
+        let excess = bytes - (most - most / SPARE);
         lines::remove(&mut tx, &RETENTION, job, before, excess).await?;
         tx.commit().await?;
     }
 }
 
-/// What a reader is told of lines that are gone.
-pub fn told(config: &LogsConfig, gone: i64) -> String {
+/// What a reader is told of lines that are gone, be it one who wants those of a datum.
+pub fn told(config: &LogsConfig, gone: i64, of_datum: bool) -> String {
+    let whose = match of_datum {
+        true => ", some of this datum perhaps",
+        false => "",
+    };
     format!(
-        "{gone} earlier lines of the job are gone: lines are kept for {} days, and of a job the last {} MiB",
-        config.keep_days,
+        "{gone} earlier lines of the job are gone{whose}: lines are kept for {} days, and of a job the last {} MiB",
+        days(config),
         config.job_bytes_max >> 20
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_many_days_as_a_number_holds_are_a_century() {
+        let now = DateTime::UNIX_EPOCH + chrono::Duration::days(50_000);
+        let kept = |keep_days| {
+            let config = LogsConfig {
+                keep_days,
+                ..LogsConfig::default()
+            };
+            (now - oldest_kept(&config, now)).num_days()
+        };
+        assert_eq!([kept(30), kept(999_999_999), kept(u32::MAX)], [30, 36_500, 36_500]);
+    }
 }

@@ -111,6 +111,11 @@ pub(super) async fn recompute_from(plane: &Plane, tx: &mut Tx, policy: &Policy, 
 pub async fn recompute(plane: &Plane, tx: &mut Tx, policy: &Policy, from: &[Uuid]) -> Answer<()> {
     let affected = affected(tx, from).await?;
     let ids: Vec<Uuid> = affected.iter().map(|a| a.id).collect();
+    // A job gets the origins of its commit, and comes before it for whoever ends one.
+    sqlx::query("select id from jobs where output_commit_id = any($1) order by id for update")
+        .bind(&ids)
+        .execute(&mut **tx)
+        .await?;
     let mut inputs: HashMap<Uuid, Vec<Uuid>> = HashMap::new();
     let edges: Vec<(Uuid, Uuid)> =
         sqlx::query_as("select distinct commit_id, input_id from commit_inputs where commit_id = any($1)")

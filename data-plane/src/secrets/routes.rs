@@ -99,15 +99,29 @@ async fn set(
     Path((project, name)): Path<(ProjectName, SecretName)>,
     Json(body): Json<NewSecret>,
 ) -> Answer<Json<Secret>> {
-    let mut tx = plane.begin().await?;
-    lock_dag(&mut tx).await?;
-    let id = managed(&call, &mut tx, &project).await?;
+    let mut conn = plane.pool.acquire().await?;
+    let id = managed(&call, &mut conn, &project).await?;
     check(&body)?;
     // Set to what it is, as an automation does at every deployment, it stays as it is, and no datum runs again.
-    if let Some(row) = queries::find_locked(&mut tx, &ADMIN, id, &name).await?
-        && let Some(sealed) = &row.sealed
-        && super::open(&plane, (id, &name, row.version), sealed).is_ok_and(|known| known == body.values)
-    {
+    let is_that = |row: &SecretRow| {
+        let open = |sealed: &Vec<u8>| super::open(&plane, (id, &name, row.version), sealed);
+        let known = row.sealed.as_ref().and_then(|sealed| open(sealed).ok());
+        known.is_some_and(|known| known == body.values)
+    };
+    // That waits for nobody.
+    let found = queries::find(&mut conn, &ADMIN, &project, &name).await?;
+    drop(conn);
+    if let Some(row) = found.filter(is_that) {
+        return Ok(Json(view(&project, row)?));
+    }
+    let _gate = plane.change().await?;
+    let mut tx = plane.begin().await?;
+    lock_dag(&mut tx).await?;
+    if managed(&call, &mut tx, &project).await? != id {
+        return Err(Failure::not_found());
+    }
+    let found = queries::find_locked(&mut tx, &ADMIN, id, &name).await?;
+    if let Some(row) = found.filter(is_that) {
         return Ok(Json(view(&project, row)?));
     }
     let version = queries::next_version(&mut tx, &ADMIN, id, &name, &call.actor(), plane.now()).await?;
@@ -145,11 +159,23 @@ async fn remove(
     call: Call,
     Path((project, name)): Path<(ProjectName, SecretName)>,
 ) -> Answer<StatusCode> {
+    managed(&call, &mut *plane.pool.acquire().await?, &project).await?;
+    let _gate = plane.change().await?;
     let mut tx = plane.begin().await?;
+    lock_dag(&mut tx).await?;
     let id = managed(&call, &mut tx, &project).await?;
     if !queries::update_values(&mut tx, &ADMIN, (id, &name), &[], None).await? {
         return Err(Failure::not_found());
     }
+    // What serves with it ends, and the job that is to serve instead says what it lacks.
+    let serving = serving::queries::using(&mut tx, &ADMIN, id, &name).await?;
+    let reason = format!("the secret `{name}`, which it used, was removed");
+    for pipeline in &serving {
+        serving::begin::end(&plane, &mut tx, pipeline.uuid(), &reason).await?;
+    }
+    propagate::begin(&plane, &mut tx, plane.id(), &[], &serving, false).await?;
     tx.commit().await?;
+    plane.signals.work_changed();
+    plane.signals.commits_changed();
     Ok(StatusCode::NO_CONTENT)
 }

@@ -330,4 +330,19 @@ async fn a_service_is_replaced_when_a_secret_that_it_uses_is_set_to_something_el
     says("two").await;
     let states: Vec<JobState> = rig.jobs(&ada, "page").await.iter().map(|j| j.state).collect();
     assert_eq!(states, [JobState::Running, JobState::Success]);
+    // Removed, it serves nobody any longer.
+    let path = "/v1/projects/default/secrets/used";
+    let (status, text) = rig.send(&ada, "DELETE", path, None).await;
+    assert_eq!(status, 204, "{text}");
+    testkit::wait::wait_until("the next service to be refused", LIMIT, async || {
+        rig.jobs(&ada, "page").await[0].state == JobState::Failure
+    })
+    .await;
+    let jobs = rig.jobs(&ada, "page").await;
+    assert!(
+        jobs[0].reason.as_ref().unwrap().contains("used"),
+        "{:?}",
+        jobs[0].reason
+    );
+    assert!(jobs.iter().all(|job| job.finished_at.is_some()));
 }
