@@ -5,10 +5,10 @@ use std::ffi::{CStr, OsStr};
 use std::fmt;
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 
 use nix::dir::Dir;
 use nix::errno::Errno;
@@ -169,8 +169,16 @@ pub fn open_output(out_dir: &Path, path: &str) -> Result<File, OutputError> {
     let directory = open_directory(out_dir, parent).map_err(io)?;
     // Not blocking: a FIFO that took the file's place would hold the worker forever.
     let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
-    let file = openat(&directory, name, flags, Mode::empty()).map_err(io)?;
-    Ok(File::from(file))
+    let file = File::from(openat(&directory, name, flags, Mode::empty()).map_err(io)?);
+    // Code that goes on may have put something else there since it was listed.
+    match file.metadata() {
+        Ok(found) if found.is_file() => Ok(file),
+        Ok(_) => Err(OutputError::NotAFile {
+            path: path.to_owned(),
+            what: "file no more",
+        }),
+        Err(_) => Err(io(Errno::EIO)),
+    }
 }
 
 /// Removes a datum's directory when its run is over, also when the command took away its own permissions.
@@ -185,19 +193,36 @@ pub fn discard(directory: &Path) -> io::Result<()> {
     }
 }
 
-/// Gives the owner access to every directory below; links are not followed, and nobody is left to change one.
-fn unlock(directory: &Path) -> io::Result<()> {
-    let mut pending = vec![directory.to_path_buf()];
-    while let Some(directory) = pending.pop() {
-        fs::set_permissions(&directory, fs::Permissions::from_mode(0o700))?;
-        for entry in fs::read_dir(&directory)? {
+/// Gives the owner access to every directory below. Code of the run may go on (a spout's): no link is followed, whenever it was
+/// made, and what is gone or is no directory any more is passed by.
+fn unlock(top: &Path) -> io::Result<()> {
+    let mut pending = vec![PathBuf::new()];
+    while let Some(relative) = pending.pop() {
+        let directory = match find_directory(top, &relative) {
+            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => continue,
+            found => found?,
+        };
+        // It is this directory for as long as it is open, whatever has its name by now.
+        let itself = PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd()));
+        fs::set_permissions(&itself, fs::Permissions::from_mode(0o700))?;
+        for entry in fs::read_dir(&itself)? {
             let entry = entry?;
             if entry.file_type()?.is_dir() {
-                pending.push(entry.path());
+                pending.push(relative.join(entry.file_name()));
             }
         }
     }
     Ok(())
+}
+
+/// A directory that may not be readable, reached part by part without following links.
+fn find_directory(top: &Path, relative: &Path) -> Result<OwnedFd, Errno> {
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let mut directory = openat(AT_FDCWD, top, flags, Mode::empty())?;
+    for part in relative {
+        directory = openat(&directory, part, flags, Mode::empty())?;
+    }
+    Ok(directory)
 }
 
 /// Opens a directory part by part.

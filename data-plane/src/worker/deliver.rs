@@ -39,6 +39,8 @@ pub(super) enum Stored {
     Refused(String),
     /// Try the datum again.
     Lost(String),
+    /// A file of this machine could not be read.
+    Unreadable(String),
 }
 
 /// A datum whose outputs are stored, but not durable yet.
@@ -119,12 +121,14 @@ fn remove(places: Vec<PathBuf>) {
 fn report(ran: Ran, stored: Stored, flushed: &Result<(), StorageError>, upload: Duration) -> DatumReport {
     let bytes_out = match &stored {
         Stored::Entries(entries) => entries.iter().map(|(_, file)| file.size).sum(),
-        Stored::Refused(_) | Stored::Lost(_) => 0,
+        Stored::Refused(_) | Stored::Lost(_) | Stored::Unreadable(_) => 0,
     };
     let ending = match (ran.end, stored, flushed) {
         (RunEnd::Recovered, ..) => Ending::Recovered,
         (RunEnd::Failed(reason), ..) | (_, Stored::Refused(reason), _) => Ending::Failed { reason },
-        (RunEnd::Lost(reason), ..) | (_, Stored::Lost(reason), _) => Ending::Lost { reason },
+        (RunEnd::Lost(reason), ..) | (_, Stored::Lost(reason) | Stored::Unreadable(reason), _) => {
+            Ending::Lost { reason }
+        }
         (_, _, Err(error)) => Ending::Lost {
             reason: error.to_string(),
         },
@@ -275,6 +279,7 @@ async fn one(
             };
             match entry {
                 Ok(entry) => Stored::Entries(vec![(path, entry)]),
+                Err(StorageError::Source(error)) => Stored::Unreadable(format!("output `{}`: {error}", output.path)),
                 Err(error) => Stored::Lost(error.to_string()),
             }
         }

@@ -48,6 +48,9 @@ pub struct Bench {
 pub(super) const OVER: &str = "its job ended, or its lease was lost";
 /// The signal of a process that writes beyond the limit of a file's size.
 const FILE_TOO_LARGE: i32 = nix::sys::signal::Signal::SIGXFSZ as i32;
+/// So long after its time limit is a command killed for sure, and that often are its reads ended from then on.
+const LATE: Duration = Duration::from_secs(1);
+const CUT_EVERY: Duration = Duration::from_millis(200);
 const SHELL_FILE_TOO_LARGE: i32 = 128 + FILE_TOO_LARGE;
 /// Bytes that a datum may leave in its outputs, and write into one file, when the spec says nothing.
 const DISK_BYTES_DEFAULT: u64 = 64 << 30;
@@ -159,10 +162,7 @@ pub async fn run(bench: &Bench, launcher: &Arc<Launcher>, queued: Queued) -> Ran
     };
     let lazy = std::mem::take(&mut ran.lazy);
     ran.bytes_in += lazy.read_bytes();
-    if !lazy.is_empty() {
-        // Unmounting may wait for the kernel.
-        let _ = tokio::task::spawn_blocking(move || drop(lazy)).await;
-    }
+    lazy.unmount().await;
     log.close();
     ran
 }
@@ -348,7 +348,25 @@ async fn start(
         tokio::task::spawn_blocking(move || sandbox::spawn(&binary, isolation, &run)).await
     };
     let running = spawned.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;
-    attend(running, log, ran.stop.over()).await
+    let over = async {
+        tokio::select! {
+            () = ran.stop.over() => {}
+            () = cut_when_late(ran) => {}
+        }
+    };
+    attend(running, log, ran.lazy.end_after(over)).await
+}
+
+/// Ends reads of lazy inputs once the command was killed for its time: it dies when they return. Never returns itself.
+async fn cut_when_late(ran: &Ran) {
+    if let Some(limit) = ran.job.task.datum_timeout_ms.filter(|_| !ran.lazy.is_empty()) {
+        tokio::time::sleep(Duration::from_millis(limit) + LATE).await;
+        loop {
+            ran.lazy.cut();
+            tokio::time::sleep(CUT_EVERY).await;
+        }
+    }
+    std::future::pending::<()>().await;
 }
 
 /// Waits until nothing of a command is left and everything that it printed is kept; kills it when `over` returns.

@@ -197,7 +197,7 @@ async fn serve(
         Ok(Err(error)) => return lost(&error),
         Err(error) => return lost(&error),
     };
-    let attended = attend(running, &log, stop.cancelled());
+    let attended = attend(running, &log, lazy.end_after(stop.cancelled()));
     let stands = |standing| services.stands(datum.job, datum.run, standing);
     let spout = Spout {
         bench,
@@ -205,9 +205,10 @@ async fn serve(
         job: &shared,
         datum: &datum,
         place,
+        stop,
     };
     let ended = ended_first(attended, way.serve(&spout, stands)).await;
-    drop(lazy);
+    lazy.unmount().await;
     log.close();
     match ended {
         Ok(outcome) => said(&outcome.exit, &shared),

@@ -7,18 +7,19 @@
 
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 use sandbox::Run;
-use storage::encode_entries;
+use storage::{Writer, encode_entries};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::deliver::{Entries, LIST_BYTES_MAX, Stored, store_received};
+use super::deliver::{LIST_BYTES_MAX, Stored, store_received};
 use super::desk::JobShared;
 use super::execute::Bench;
 use super::inputs::Place;
@@ -36,6 +37,14 @@ const RETRY_LEAST: Duration = Duration::from_millis(100);
 const RETRY_MOST: Duration = Duration::from_secs(5);
 /// A commit that makes the plane fail is given up after so many tries.
 const TRIES: u32 = 20;
+/// Between an answer and the next line that is read.
+const COMMITS_APART: Duration = Duration::from_millis(50);
+/// The same after refusals: each doubles it up to this.
+const REFUSALS_APART: Duration = Duration::from_secs(2);
+/// What is written at once to a pipe is there whole or not at all.
+const ANSWER_BYTES_MAX: usize = 4000;
+/// No pipe holds more, whatever its code made of it.
+const PIPE_BYTES_MAX: usize = 1 << 20;
 
 /// The pipes of one run.
 pub struct Pipes {
@@ -70,17 +79,25 @@ impl Pipes {
         })
     }
 
-    fn answer(&mut self, text: &str) {
+    /// Answers a line. Whose code fills the pipe itself cannot be answered, and waits for ever; it was told nothing wrong.
+    fn answer(&mut self, text: &str) -> io::Result<()> {
         let mut old = [0; 4096];
-        while matches!(self.answers.read(&mut old), Ok(n) if n > 0) {}
-        let line: String = text
-            .chars()
-            .map(|c| if c == '\n' { ' ' } else { c })
-            .take(3000)
-            .collect();
-        if let Err(error) = self.answers.write_all(format!("{line}\n").as_bytes()) {
-            // The command waits for ever then; it was told nothing wrong.
-            tracing::error!("a spout could not be answered: {error}");
+        for _ in 0..PIPE_BYTES_MAX / old.len() {
+            if !matches!(self.answers.read(&mut old), Ok(n) if n > 0) {
+                break;
+            }
+        }
+        let mut line = String::new();
+        for c in text.chars() {
+            if line.len() + c.len_utf8() >= ANSWER_BYTES_MAX {
+                break;
+            }
+            line.push(if c == '\n' { ' ' } else { c });
+        }
+        line.push('\n');
+        match self.answers.write(line.as_bytes())? {
+            written if written == line.len() => Ok(()),
+            _ => Err(io::ErrorKind::WriteZero.into()),
         }
     }
 }
@@ -140,6 +157,16 @@ pub struct Spout<'a> {
     pub datum: &'a DatumTask,
     /// Its directories.
     pub place: &'a Place,
+    /// Ends the run.
+    pub stop: &'a CancellationToken,
+}
+
+/// Why files were not stored.
+enum Unstored {
+    /// The user's affair.
+    Refused(String),
+    /// It may pass.
+    Lost(String),
 }
 
 impl Spout<'_> {
@@ -149,20 +176,20 @@ impl Spout<'_> {
         let mut lines = Lines::default();
         let mut read = [0; 4096];
         let mut number = 0_u64;
+        let mut pause = COMMITS_APART;
         loop {
             while let Some(line) = lines.next() {
                 number += 1;
-                let taken = self.place.root.join(format!("taken-{number}"));
-                let answer = match line {
-                    Ok(line) => self.commit(&line, &taken).await,
-                    Err(wrong) => Err(wrong),
+                let answer = self.answer_to(line, number).await;
+                pause = match answer {
+                    Ok(_) => COMMITS_APART,
+                    Err(_) => (pause * 2).min(REFUSALS_APART),
                 };
-                // What stays is removed with the run.
-                let _ = tokio::task::spawn_blocking(move || sandbox::discard(&taken)).await;
-                match answer {
-                    Ok(commit) => pipes.answer(&commit),
-                    Err(why) => pipes.answer(&format!("error: {why}")),
+                let text = answer.unwrap_or_else(|why| format!("error: {why}"));
+                if let Err(error) = pipes.answer(&text) {
+                    tracing::warn!("a spout could not be answered: {error}");
                 }
+                tokio::time::sleep(pause).await;
             }
             match pipes.asked.read(&mut read).await {
                 Ok(n) if n > 0 => lines.bytes.extend_from_slice(&read[..n]),
@@ -171,15 +198,29 @@ impl Spout<'_> {
         }
     }
 
-    async fn commit(&self, line: &str, taken: &Path) -> Result<String, String> {
-        let (key, message) = parsed(line)?;
-        let (out, to) = (self.place.pfs.join("out"), taken.to_owned());
+    /// What lies in `/pfs/out` is taken first: whatever the answer is, nothing of it is in the next commit.
+    async fn answer_to(&self, line: Result<String, String>, number: u64) -> Result<String, String> {
+        let taken = self.place.root.join(format!("taken-{number}"));
+        let (out, to) = (self.place.pfs.join("out"), taken.clone());
         let moved = tokio::task::spawn_blocking(move || take(&out, &to)).await;
-        match moved {
-            Ok(Ok(0)) if key.is_none() => return Err("there is nothing in /pfs/out".to_owned()),
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) => return Err(format!("/pfs/out cannot be taken: {error}")),
-            Err(error) => return Err(error.to_string()),
+        let answer = match moved.map_err(io::Error::other) {
+            Ok(Ok(Ok(moved))) => self.commit(line, moved, &taken).await,
+            Ok(Ok(Err(error))) => Err(format!("/pfs/out cannot be taken: {error}")),
+            Ok(Err(error)) | Err(error) => {
+                self.stop.cancel();
+                Err(format!("/pfs/out cannot be emptied: {error}"))
+            }
+        };
+        // What stays is removed with the run.
+        let _ = tokio::task::spawn_blocking(move || sandbox::discard(&taken)).await;
+        answer
+    }
+
+    async fn commit(&self, line: Result<String, String>, moved: usize, taken: &Path) -> Result<String, String> {
+        let line = line?;
+        let (key, message) = parsed(&line)?;
+        if moved == 0 && key.is_none() {
+            return Err("there is nothing in /pfs/out".to_owned());
         }
         let outputs = hex::encode(self.store(taken).await?);
         let request = CommitRequest {
@@ -208,57 +249,88 @@ impl Spout<'_> {
         }
     }
 
-    /// Makes the files durable; answers their list.
+    /// Makes the files durable; answers their list. What a try that failed left in the bucket is taken back.
     async fn store(&self, taken: &Path) -> Result<Vec<u8>, String> {
-        let mut pause = RETRY_LEAST;
+        let (mut pause, mut failures) = (RETRY_LEAST, 0);
         loop {
-            let lost = match self.store_once(taken).await? {
-                Ok(entries) => match encode_entries(&entries) {
-                    Ok(list) if list.len() > LIST_BYTES_MAX => {
-                        return Err(format!(
-                            "the list of its {} files has {} bytes, at most {LIST_BYTES_MAX} can be kept: commit more often",
-                            entries.len(),
-                            list.len()
-                        ));
-                    }
-                    Ok(list) => return Ok(list),
-                    Err(error) => return Err(error.to_string()),
-                },
-                Err(lost) => lost,
+            let writer = self.bench.storage.writer();
+            let wrong = match self.store_once(&writer, taken).await {
+                Ok(list) => return Ok(list),
+                Err(wrong) => wrong,
             };
-            tracing::debug!("storing what a spout made is tried again: {lost}");
+            if let Err(error) = writer.discard().await {
+                tracing::debug!("what a spout's failed commit stored is left to the collection: {error}");
+            }
+            match wrong {
+                Unstored::Refused(reason) => return Err(reason),
+                Unstored::Lost(reason) if failures >= TRIES => return Err(format!("it could not be stored: {reason}")),
+                Unstored::Lost(reason) => tracing::debug!("storing what a spout made is tried again: {reason}"),
+            }
+            failures += 1;
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(RETRY_MOST);
         }
     }
 
-    /// The files, or (as the inner error) what may pass.
-    async fn store_once(&self, taken: &Path) -> Result<Result<Entries, String>, String> {
-        let writer = self.bench.storage.writer();
+    async fn store_once(&self, writer: &Writer, taken: &Path) -> Result<Vec<u8>, Unstored> {
         let mut wrote = false;
-        let entries = match store_received(&writer, taken, self.job.disk_bytes_max(), &mut wrote).await {
+        let entries = match store_received(writer, taken, self.job.disk_bytes_max(), &mut wrote).await {
             Stored::Entries(entries) => entries,
-            Stored::Refused(reason) => return Err(reason),
-            Stored::Lost(reason) => return Ok(Err(reason)),
+            // The file of a command that goes on: it may do anything to it.
+            Stored::Refused(reason) | Stored::Unreadable(reason) => return Err(Unstored::Refused(reason)),
+            Stored::Lost(reason) => return Err(Unstored::Lost(reason)),
         };
         if wrote && let Err(error) = writer.flush().await {
-            return Ok(Err(error.to_string()));
+            return Err(Unstored::Lost(error.to_string()));
         }
-        Ok(Ok(entries))
+        match encode_entries(&entries) {
+            Ok(list) if list.len() > LIST_BYTES_MAX => Err(Unstored::Refused(format!(
+                "the list of its {} files has {} bytes, at most {LIST_BYTES_MAX} can be kept: commit more often",
+                entries.len(),
+                list.len()
+            ))),
+            Ok(list) => Ok(list),
+            Err(error) => Err(Unstored::Refused(error.to_string())),
+        }
     }
 }
 
 /// Moves everything in `/pfs/out` to a new directory beside it, which the command does not see; answers how many entries of the
-/// top there were. What its code holds open it may go on writing to.
-fn take(out: &PathBuf, to: &Path) -> io::Result<usize> {
-    std::fs::create_dir(to)?;
+/// top there were. What its code holds open it may go on writing to. What cannot be moved is removed (the inner error).
+///
+/// # Errors
+/// When something is left in `/pfs/out`.
+fn take(out: &Path, to: &Path) -> io::Result<io::Result<usize>> {
     let mut moved = 0;
+    let mut wrong = std::fs::create_dir(to).err();
     for entry in std::fs::read_dir(out)? {
         let name = entry?.file_name();
-        std::fs::rename(out.join(&name), to.join(&name))?;
-        moved += 1;
+        let from = out.join(&name);
+        if wrong.is_none() {
+            match std::fs::rename(&from, to.join(&name)) {
+                Ok(()) => {
+                    moved += 1;
+                    continue;
+                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => wrong = Some(error),
+            }
+        }
+        remove(&from)?;
     }
-    Ok(moved)
+    Ok(wrong.map_or(Ok(moved), Err))
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    let removed = match std::fs::symlink_metadata(path) {
+        Ok(entry) if entry.is_dir() => sandbox::discard(path),
+        Ok(_) => std::fs::remove_file(path),
+        Err(error) => Err(error),
+    };
+    match removed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
 }
 
 #[cfg(test)]

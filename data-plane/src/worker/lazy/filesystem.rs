@@ -10,6 +10,7 @@ use fuser::{
     ReplyAttr, ReplyData, ReplyDirectory, ReplyEntry, ReplyOpen, ReplyStatfs, Request,
 };
 use tokio::runtime::Handle;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::blocks::Blocks;
@@ -27,6 +28,8 @@ pub struct Served {
     pub blocks: Arc<Blocks>,
     /// Its datum is over.
     pub over: CancellationToken,
+    /// Reads that go on end with an error when it is notified.
+    pub cut: Arc<Notify>,
     /// Counts what is read.
     pub read: Arc<AtomicU64>,
     /// Where tasks run.
@@ -97,6 +100,7 @@ impl Filesystem for Served {
             _ => return reply.error(Errno::EIO),
         };
         let (blocks, over, counted) = (Arc::clone(&self.blocks), self.over.clone(), Arc::clone(&self.read));
+        let cut = Arc::clone(&self.cut);
         let (ahead, next, ends) = (Arc::clone(&self.blocks), file.clone(), self.over.clone());
         self.runtime.spawn(async move {
             tokio::select! {
@@ -108,6 +112,7 @@ impl Filesystem for Served {
             let read = tokio::select! {
                 biased;
                 () = over.cancelled() => None,
+                () = cut.notified() => None,
                 read = blocks.read(&file, offset, u64::from(size)) => Some(read),
             };
             match read {

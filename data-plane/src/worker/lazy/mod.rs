@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use fuser::{BackgroundSession, MountOption, Session, SessionACL};
 use tokio::runtime::Handle;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 pub use blocks::Blocks;
@@ -36,15 +37,18 @@ pub struct Mounts {
     sessions: Vec<BackgroundSession>,
     names: Vec<String>,
     over: CancellationToken,
+    cut: Arc<Notify>,
     read: Arc<AtomicU64>,
 }
 
 impl Drop for Mounts {
     fn drop(&mut self) {
-        self.over.cancel();
-        // Unmounting may wait for the kernel, and nobody needs to wait for that.
-        for session in self.sessions.drain(..) {
-            drop(session);
+        self.end();
+        let sessions = std::mem::take(&mut self.sessions);
+        // Unmounting may wait for the kernel.
+        match Handle::try_current() {
+            Ok(runtime) if !sessions.is_empty() => drop(runtime.spawn_blocking(move || drop(sessions))),
+            _ => drop(sessions),
         }
     }
 }
@@ -58,6 +62,32 @@ impl Mounts {
     /// Whether that input is one of them.
     pub fn has(&self, name: &str) -> bool {
         self.names.iter().any(|mounted| mounted == name)
+    }
+
+    /// Nobody is to read any more: all reads end with an error, those too that wait for storage. A process in one cannot be
+    /// killed before.
+    pub fn end(&self) {
+        self.over.cancel();
+    }
+
+    /// As [`Mounts::end`], when something else has ended.
+    pub async fn end_after(&self, over: impl Future<Output = ()>) {
+        over.await;
+        self.end();
+    }
+
+    /// Ends the reads that go on now with an error.
+    pub fn cut(&self) {
+        self.cut.notify_waiters();
+    }
+
+    /// Ends and unmounts them, and waits for that.
+    pub async fn unmount(mut self) {
+        self.end();
+        let sessions = std::mem::take(&mut self.sessions);
+        if !sessions.is_empty() {
+            let _ = tokio::task::spawn_blocking(move || drop(sessions)).await;
+        }
     }
 
     /// Bytes that were read of them so far.
@@ -81,6 +111,7 @@ impl Mounts {
                 tree: Tree::of(files.iter().map(|one| (one.path.as_str(), &one.file))),
                 blocks: Arc::clone(blocks),
                 over: self.over.clone(),
+                cut: Arc::clone(&self.cut),
                 read: Arc::clone(&self.read),
                 runtime: Handle::current(),
             };
