@@ -46,13 +46,13 @@ pub enum Commit {
     },
     /// Answer for what a spout received: from then on it takes no more rights than other data
     ///
-    /// A commit holds the files of those before it, so they are attested with it. Needs read on it and `declassify` (the role
-    /// owner) on the spout's repo of what is not attested, `<pipeline>_unattested`.
+    /// A commit holds the files of those before it, so they are attested with it, back to one that was attested. Needs read
+    /// on it and `declassify` (the role owner) on the spout's repo of what is not attested, `<pipeline>_unattested`.
     #[command(
-        after_help = "Example: howdah commit attest feed@6f0c2a -m \"compared with the sender's list\"\n         howdah commit show feed@main"
+        after_help = "Example: howdah commit show feed@main\n         howdah commit attest feed@0190c0de0190c0de0190c0de0190c0de -m \"compared with the sender's list\""
     )]
     Attest {
-        /// Commit, or branch (its newest commit)
+        /// Commit, by its id: a branch moves with what is received
         reference: String,
         /// Why it may be trusted
         #[arg(short, long, default_value = "")]

@@ -74,6 +74,8 @@ pub struct CommitRow {
     pub sources: Vec<ImportedSource>,
     /// Of a commit that a spout made: the domain of what is not attested.
     pub unattested: Option<DomainId>,
+    /// Of a commit that a spout made: nothing of its parent is in it.
+    pub replaces: bool,
     /// Who attested it.
     pub attested: Option<Attestation>,
 }
@@ -97,6 +99,11 @@ impl CommitRow {
             CommitState::Finished => Ok(Some(*self.tree()?.digest().as_bytes())),
             _ => Ok(None),
         }
+    }
+
+    /// Whether the content of its parent is in it, as far as it was not replaced.
+    pub fn holds_parent(&self) -> bool {
+        (self.pipeline.is_none() || self.unattested.is_some()) && !self.replaces
     }
 
     /// Whether it was given up.

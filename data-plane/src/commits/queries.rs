@@ -22,7 +22,7 @@ macro_rules! select_commits {
                     c.size_bytes, c.files, c.origin_set_id, c.message, c.actor, c.pipeline_id, c.pipeline_version,
                     c.image_digest, c.code_revision, c.started_at, c.finished_at, c.recorded_tree_digest, c.removed_how,
                     c.removed_at, c.removed_by, c.sources, c.purged_record_digest, c.recorded_spec_digest, c.unattested_id,
-                    c.attested from ",
+                    c.attested, c.replaces from ",
             $tail
         )
     };
@@ -85,6 +85,7 @@ impl FromRow<'_, PgRow> for CommitRow {
             finished_at: row.try_get("finished_at")?,
             removed: removed(row)?,
             sources: row.try_get::<Json<Vec<ImportedSource>>, _>("sources")?.0,
+            replaces: row.try_get("replaces")?,
             unattested: row
                 .try_get::<Option<Uuid>, _>("unattested_id")?
                 .map(DomainId::from_uuid),

@@ -228,6 +228,7 @@ mod tests {
             removed: None,
             sources: Vec::new(),
             unattested: None,
+            replaces: false,
             attested: None,
         }
     }

@@ -264,10 +264,7 @@ async fn check_origins(
         lines.push(error(subject, "its origin set is that of another repo"));
     }
     let mut sources: HashMap<CommitId, i64> = queries::list_input_sets(tx, &CHECK, commit.id).await?;
-    if let Some(parent) = commit
-        .parent
-        .filter(|_| commit.pipeline.is_none() || commit.unattested.is_some())
-    {
+    if let Some(parent) = commit.parent.filter(|_| commit.holds_parent()) {
         sources.extend(queries::find_set(tx, &CHECK, parent).await?.map(|set| (parent, set)));
     }
     for (source, id) in sources {

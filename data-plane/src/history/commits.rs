@@ -22,6 +22,7 @@ use crate::jobs;
 use crate::permissions::System;
 use crate::plane::Tx;
 use crate::scheduler::{appending, keys};
+use crate::spouts;
 
 const REMOVE: System = System::because("the caller was allowed to write to every repo that something goes in");
 /// So many commits of a repo are named in an answer.
@@ -148,6 +149,7 @@ pub async fn drop_commits(call: &Call, body: &RemoveCommits) -> Answer<RemovedCo
     let gone: Vec<CommitId> = going.iter().map(|(id, _)| *id).collect();
     let removed = remove(call, &mut tx, gone.clone(), RemovedHow::Dropped).await?;
     queries::forget_results(&mut tx, &REMOVE, &gone).await?;
+    spouts::queries::forget_commits(&mut tx, &REMOVE, &gone).await?;
     let moved: Vec<(DomainId, BranchName)> = removed.branches.iter().map(|b| (b.repo, b.branch.clone())).collect();
     heads::run_again(plane, &mut tx, &moved).await?;
     let answer = told(body.dry_run, needs_force, &affected, &going, &removed);

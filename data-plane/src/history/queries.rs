@@ -91,7 +91,7 @@ pub async fn list_derived(conn: &mut PgConnection, _: &System, from: &[CommitId]
                  select down.id from touched t cross join lateral (
                      select commit_id as id from commit_inputs where input_id = t.id
                      union all
-                     select id from commits where parent_id = t.id and (pipeline_id is null or unattested_id is not null)) down
+                     select id from commits where parent_id = t.id and (pipeline_id is null or unattested_id is not null) and not replaces) down
              ) select id from touched) order by c.seq desc",
     )
     .bind(uuids(from))

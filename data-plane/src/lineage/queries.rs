@@ -27,7 +27,7 @@ fn own_bytes() -> i32 {
 }
 
 /// The sources of these commits: their direct inputs, and those of the commits before them on their branch where people
-/// made them. Pairs of (what was made, what it was made from).
+/// or spouts made them. Pairs of (what was made, what it was made from).
 pub async fn list_sources(conn: &mut PgConnection, _: &System, commits: &[CommitId]) -> Answer<Edges> {
     let rows = sqlx::query_as(
         "with recursive line (made, id) as (
@@ -35,7 +35,8 @@ pub async fn list_sources(conn: &mut PgConnection, _: &System, commits: &[Commit
             union all
             select line.made, p.id from line join commits c on c.id = line.id join commits p on p.id = c.parent_id
               join origin_sets o on o.id = p.origin_set_id
-             where c.pipeline_id is null and octet_length(o.entries) > $2
+             where (c.pipeline_id is null or c.unattested_id is not null) and not c.replaces
+               and octet_length(o.entries) > $2
          ) select distinct line.made, i.input_id from line join commit_inputs i on i.commit_id = line.id",
     )
     .bind(uuids(commits))
@@ -54,10 +55,10 @@ pub async fn list_earlier(conn: &mut PgConnection, _: &System, commits: &[Commit
     let rows = sqlx::query_as(
         "with recursive line (commit, id, n) as (
             select id, parent_id, 1 from commits where id = any($1) and (pipeline_id is null or unattested_id is not null)
-               and parent_id is not null
+               and not replaces and parent_id is not null
             union all
             select line.commit, c.parent_id, n + 1 from line join commits c on c.id = line.id
-             where c.parent_id is not null and n < $2
+             where c.parent_id is not null and not c.replaces and n < $2
          ) select line.commit, line.id from line join commits c on c.id = line.id
             where c.digest is not null order by line.commit, n",
     )
@@ -76,7 +77,7 @@ pub async fn list_results(conn: &mut PgConnection, _: &System, commits: &[Commit
             select commit_id, input_id from commit_inputs where input_id = any($1)
             union
             select c.id, line.source from line join commits c on c.parent_id = line.made
-             where c.pipeline_id is null or c.unattested_id is not null
+             where (c.pipeline_id is null or c.unattested_id is not null) and not c.replaces
          ) select distinct made, source from line
             where not exists (select from jobs j where j.output_commit_id = line.made and j.reproduces is not null)",
     )

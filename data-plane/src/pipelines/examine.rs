@@ -478,7 +478,10 @@ impl Examination<'_> {
 
     fn makes(&self, domain: DomainId) -> bool {
         let mut crons = self.earlier.iter().flat_map(|e| &e.crons).chain(&self.crons);
-        self.earlier.iter().any(|e| e.new_repo && e.id == domain) || crons.any(|c| c.new && c.id == domain)
+        let mut outside = self.earlier.iter().flat_map(|e| &e.outside);
+        self.earlier.iter().any(|e| e.new_repo && e.id == domain)
+            || crons.any(|c| c.new && c.id == domain)
+            || outside.any(|o| o.new && o.id == domain)
     }
 
     /// R4: `derive` on every required domain of each input. Repos that this very request makes are the caller's.

@@ -89,6 +89,8 @@ struct Affected {
     pipeline_id: Option<Uuid>,
     /// A spout made it, and its content holds that of its parent.
     received: bool,
+    /// Nothing of its parent is in it.
+    replaces: bool,
     /// The domain of what a spout received and nobody attested.
     unattested_id: Option<Uuid>,
     spec_digest: Option<Vec<u8>>,
@@ -131,7 +133,7 @@ pub async fn recompute(plane: &Plane, tx: &mut Tx, policy: &Policy, from: &[Uuid
         let mut changed = false;
         for commit in &affected {
             let mut parents: Vec<Uuid> = inputs.get(&commit.id).cloned().unwrap_or_default();
-            if commit.pipeline_id.is_none() || commit.received {
+            if (commit.pipeline_id.is_none() || commit.received) && !commit.replaces {
                 parents.extend(commit.parent_id);
             }
             // A spout's only edge leads from the commit before it.
@@ -203,11 +205,11 @@ async fn affected(tx: &mut Tx, from: &[Uuid]) -> Answer<Vec<Affected>> {
              select down.id from touched t cross join lateral (
                  select commit_id as id from commit_inputs where input_id = t.id
                  union all
-                 select id from commits where parent_id = t.id and (pipeline_id is null or unattested_id is not null)) down
+                 select id from commits where parent_id = t.id and (pipeline_id is null or unattested_id is not null) and not replaces) down
          )
          select c.id, c.repo_id, c.parent_id, c.pipeline_id,
                 coalesce(c.release_digest, v.spec_digest) as spec_digest, c.origin_set_id, c.started_at,
-                c.unattested_id is not null as received,
+                c.unattested_id is not null as received, c.replaces,
                 case when c.attested is null then c.unattested_id end as unattested_id
            from commits c left join pipeline_versions v
              on v.pipeline_id = c.pipeline_id and v.version = c.pipeline_version

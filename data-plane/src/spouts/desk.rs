@@ -51,10 +51,14 @@ pub async fn commit(
     let (Some((pipeline, unattested, branch)), Some((_, run))) = (spout, run) else {
         return Err(over());
     };
+    if files.is_empty() {
+        return made_before(&plane, pipeline, &body).await;
+    }
     let spec = PipelineSpec::parse(&run.spec.0, &run.project.parse()?)
         .map_err(|errors| Failure::internal(format!("a stored spec is not valid any more: {errors:?}")))?;
     let mut changes: Vec<FileChange> = Vec::with_capacity(files.len() + 1);
-    if spec.spout.is_some_and(|spout| spout.overwrite) {
+    let replaces = spec.spout.is_some_and(|spout| spout.overwrite);
+    if replaces {
         changes.push(FileChange::Clear);
     }
     changes.extend(files.into_iter().map(|(path, file)| FileChange::Put(path, file)));
@@ -65,6 +69,7 @@ pub async fn commit(
         pipeline,
         unattested,
         branch,
+        replaces,
     };
     for _ in 0..ATTEMPTS {
         if let Some(answer) = spout.attempt(&changes).await? {
@@ -75,6 +80,19 @@ pub async fn commit(
         ProblemKind::BranchMoved,
         "the branch was moved by others all the time; nothing was committed",
     ))
+}
+
+/// Who brings no files makes no commit, and may ask whether one was made under a key.
+async fn made_before(plane: &Plane, pipeline: DomainId, body: &CommitRequest) -> Answer<Json<CommitAnswer>> {
+    let mut conn = plane.pool.acquire().await?;
+    let asked = (body.request, body.key.as_deref());
+    match queries::find_made(&mut conn, &WORKERS, pipeline, asked).await? {
+        Some(commit) => Ok(Json(CommitAnswer { commit })),
+        None => Err(Failure::new(
+            ProblemKind::Conflict,
+            "there is no file in /pfs/out, and no commit was made under that key",
+        )),
+    }
 }
 
 fn over() -> Failure {
@@ -91,6 +109,8 @@ struct Receiving<'a> {
     pipeline: DomainId,
     unattested: DomainId,
     branch: BranchName,
+    /// Nothing of the commit before is in it.
+    replaces: bool,
 }
 
 impl Receiving<'_> {
@@ -154,7 +174,7 @@ impl Receiving<'_> {
 
     async fn insert(&self, tx: &mut Tx, before: Option<&CommitRow>, tree: &TreeRef) -> Answer<CommitRow> {
         let (plane, now) = (self.plane, self.plane.now());
-        let parent = match before {
+        let parent = match before.filter(|_| !self.replaces) {
             None => None,
             Some(before) => Some(origins::get(plane, tx, &WORKERS, before.origin_set).await?),
         };
@@ -177,7 +197,7 @@ impl Receiving<'_> {
             started_at: now,
         };
         commits::queries::insert_commit(tx, &WORKERS, &new).await?;
-        queries::update_received(tx, &WORKERS, new.id, self.unattested).await?;
+        queries::update_received(tx, &WORKERS, new.id, self.unattested, self.replaces).await?;
         queries::insert_made(tx, &WORKERS, self.pipeline, self.asked(), (new.id, now)).await?;
         finish::finish_in_transaction(plane, tx, &WORKERS, new.id, tree, now).await
     }

@@ -9,6 +9,7 @@ use sqlx::types::Json;
 use uuid::Uuid;
 
 use crate::commits::NewCommit;
+use crate::commits::log::uuids;
 use crate::failure::Answer;
 use crate::permissions::System;
 use crate::repos;
@@ -35,7 +36,7 @@ pub async fn upsert(conn: &mut PgConnection, _: &System, pipeline: DomainId, rep
     Ok(())
 }
 
-/// Deletes the repo that stands for what a deleted pipeline received; its domain goes on to guard that. Answers which.
+/// Deletes the repo that stands for what a deleted pipeline received, and its keys; its domain goes on to guard that. Answers which.
 pub async fn delete_of(
     conn: &mut PgConnection,
     system: &System,
@@ -45,6 +46,11 @@ pub async fn delete_of(
     let all: Vec<Uuid> = sqlx::query_scalar("select repo_id from spouts where pipeline_id = $1")
         .bind(pipeline.uuid())
         .fetch_all(&mut *conn)
+        .await?;
+    // A pipeline of that name that comes later receives all anew.
+    sqlx::query("delete from spout_commits where pipeline_id = $1")
+        .bind(pipeline.uuid())
+        .execute(&mut *conn)
         .await?;
     let all: Vec<DomainId> = all.into_iter().map(DomainId::from_uuid).collect();
     for repo in &all {
@@ -129,16 +135,18 @@ pub async fn insert_carrier(conn: &mut PgConnection, _: &System, new: &NewCommit
     Ok(())
 }
 
-/// Writes down that a commit holds what a spout received.
+/// Writes down that a commit holds what a spout received, and whether it holds nothing of the commit before it.
 pub async fn update_received(
     conn: &mut PgConnection,
     _: &System,
     commit: CommitId,
     unattested: DomainId,
+    replaces: bool,
 ) -> Answer<()> {
-    sqlx::query("update commits set unattested_id = $2 where id = $1")
+    sqlx::query("update commits set unattested_id = $2, replaces = $3 where id = $1")
         .bind(commit.uuid())
         .bind(unattested.uuid())
+        .bind(replaces)
         .execute(conn)
         .await?;
     Ok(())
@@ -218,7 +226,7 @@ pub async fn insert_made(
 pub async fn find_last_key(conn: &mut PgConnection, _: &System, job: JobId) -> Answer<Option<String>> {
     let key = sqlx::query_scalar(
         "select s.key from spout_commits s join jobs j on j.pipeline_id = s.pipeline_id
-          where j.id = $1 and s.key is not null order by s.at desc limit 1",
+          where j.id = $1 and s.key is not null order by s.seq desc limit 1",
     )
     .bind(job.uuid())
     .fetch_optional(conn)
@@ -226,19 +234,49 @@ pub async fn find_last_key(conn: &mut PgConnection, _: &System, job: JobId) -> A
     Ok(key)
 }
 
-/// Marks a commit and those before it whose content it holds as attested; answers which were not.
-pub async fn attest(conn: &mut PgConnection, _: &System, commit: CommitId, by: &Attestation) -> Answer<Vec<Uuid>> {
-    let ids = sqlx::query_scalar(
-        "with recursive line (id, parent_id) as (
-             select id, parent_id from commits where id = $1 and unattested_id is not null
+/// Forgets what commits were made for that are given up, so that it can be received again.
+pub async fn forget_commits(conn: &mut PgConnection, _: &System, commits: &[CommitId]) -> Answer<()> {
+    sqlx::query("delete from spout_commits where commit_id = any($1)")
+        .bind(uuids(commits))
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// Whether a commit is that of a job: of a spout's it stands for what the command prints.
+pub async fn is_carrier(conn: &mut PgConnection, _: &System, commit: CommitId) -> Answer<bool> {
+    let is_one = sqlx::query_scalar("select exists (select 1 from jobs where output_commit_id = $1)")
+        .bind(commit.uuid())
+        .fetch_one(conn)
+        .await?;
+    Ok(is_one)
+}
+
+/// A commit that nobody attested and those before it whose content it holds, up to one that was attested; each with the
+/// domain of what is not attested, which is another one where the pipeline was deleted and made again.
+pub async fn list_line(conn: &mut PgConnection, _: &System, commit: CommitId) -> Answer<Vec<(CommitId, DomainId)>> {
+    let rows: Vec<(Uuid, Uuid)> = sqlx::query_as(
+        "with recursive line (id, parent_id, unattested_id, replaces) as (
+             select id, parent_id, unattested_id, replaces from commits
+              where id = $1 and unattested_id is not null and attested is null
              union all
-             select c.id, c.parent_id from line join commits c on c.id = line.parent_id
-              where c.unattested_id is not null
-         ) update commits c set attested = $2 from line where c.id = line.id and c.attested is null returning c.id",
+             select c.id, c.parent_id, c.unattested_id, c.replaces from line join commits c on c.id = line.parent_id
+              where not line.replaces and c.unattested_id is not null and c.attested is null
+         ) select id, unattested_id from line",
     )
     .bind(commit.uuid())
-    .bind(Json(by))
     .fetch_all(conn)
     .await?;
-    Ok(ids)
+    let typed = |(id, domain): (Uuid, Uuid)| (CommitId::from_uuid(id), DomainId::from_uuid(domain));
+    Ok(rows.into_iter().map(typed).collect())
+}
+
+/// Marks commits as attested.
+pub async fn update_attested(conn: &mut PgConnection, _: &System, commits: &[Uuid], by: &Attestation) -> Answer<()> {
+    sqlx::query("update commits set attested = $2 where id = any($1) and attested is null")
+        .bind(commits)
+        .bind(Json(by))
+        .execute(conn)
+        .await?;
+    Ok(())
 }

@@ -189,6 +189,128 @@ async fn status(rig: &Rig, person: &Person, reference: &str) -> u16 {
         .0
 }
 
+async fn attest(rig: &Rig, person: &Person, reference: &str) -> (u16, String) {
+    let body = json!({ "ref": reference, "message": "compared" });
+    rig.send(person, "POST", "/v1/commits/attest", Some(body)).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_received_after_a_pipeline_was_deleted_is_another_owners_and_keys_begin_anew() {
+    let rig = Rig::start().await;
+    let (ada, ben) = (rig.member("ada").await, rig.member("ben").await);
+    rig.apply(&ada, vec![spout(KEYED)]).await;
+    let first = commits(&rig, &ada, 1).await.remove(0);
+    rig.grant(&ben, Role::Owner, "feed");
+    rig.grant(&ben, Role::Viewer, "feed_unattested");
+    let (code, text) = rig.send(&ada, "DELETE", "/v1/pipelines/default/feed", None).await;
+    assert!(code < 300, "{code} {text}");
+    rig.apply(&ben, vec![spout(KEYED)]).await;
+    // The key of the first one is free again.
+    let second = commits(&rig, &ben, 2).await.remove(1);
+    assert_eq!((second.message.as_str(), second.parent), ("start 1", Some(first.id)));
+    let of = |commit: &Commit| format!("feed@{}", commit.id);
+    // It holds what ada received, for which ben cannot answer; nor ada for what ben received.
+    assert_eq!(attest(&rig, &ben, &of(&second)).await.0, 403);
+    rig.grant(&ada, Role::Viewer, "feed_unattested");
+    assert_eq!(attest(&rig, &ada, &of(&second)).await.0, 403);
+    let shown: Commit = rig.commit(&ada, "feed", first.id).await;
+    assert!(shown.unattested);
+    // Once she has answered for hers, he can for his.
+    assert_eq!(attest(&rig, &ada, &of(&first)).await.0, 200);
+    assert_eq!(attest(&rig, &ben, &of(&second)).await.0, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_dropped_can_be_received_again_under_its_key() {
+    let rig = Rig::start().await;
+    let ada = rig.member("ada").await;
+    rig.apply(&ada, vec![spout(KEYED)]).await;
+    let first = commits(&rig, &ada, 1).await.remove(0);
+    let _: Pipeline = rig.post(&ada, "/v1/pipelines/default/feed/stop", json!({})).await;
+    let drop = json!({ "ref": format!("feed@{}", first.id), "dry_run": false, "force": true });
+    let (code, text) = rig.send(&ada, "POST", "/v1/commits/drop", Some(drop)).await;
+    assert!(code < 300, "{code} {text}");
+    let _: Pipeline = rig.post(&ada, "/v1/pipelines/default/feed/start", json!({})).await;
+    testkit::wait::wait_until("the first key's commit again", LIMIT, async || {
+        log(&rig, &ada)
+            .await
+            .iter()
+            .any(|c| c.message == "start 1" && c.id != first.id && c.removed.is_none())
+    })
+    .await;
+}
+
+/// Each commit has one file, named by its number.
+const ALONE: &str = r#"
+for n in 1 2; do
+  echo "$n" > /pfs/out/$n; echo "$n" > /pfs/commit; read -r answer < /pfs/committed
+done
+exec sleep 1000
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn attesting_a_commit_that_holds_none_of_those_before_it_answers_for_that_one_alone() {
+    let rig = Rig::start().await;
+    let (ada, ben) = (rig.member("ada").await, rig.member("ben").await);
+    let mut spec = spout(ALONE);
+    spec["spout"] = json!({ "overwrite": true });
+    rig.apply(&ada, vec![spec]).await;
+    let made = commits(&rig, &ada, 2).await;
+    rig.grant(&ben, Role::Viewer, "feed");
+    let of = |n: usize| format!("feed@{}", made[n].id);
+    assert_eq!(rig.ls(&ada, &of(1)).await, ["/2"]);
+    assert_eq!(attest(&rig, &ada, &of(1)).await.0, 200);
+    let seen = (status(&rig, &ben, &of(0)).await, status(&rig, &ben, &of(1)).await);
+    assert_eq!(seen, (403, 200));
+}
+
+/// A line that is no message, then one that is, then a key alone.
+const REFUSED: &str = r#"
+say() { echo "$1" > /pfs/commit; read -r answer < /pfs/committed; echo "$answer"; }
+echo bad > /pfs/out/bad
+say "key= bad"
+echo good > /pfs/out/good
+say "good"
+say "key=unknown nothing"
+exec sleep 1000
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_of_a_refused_line_are_in_no_later_commit_and_a_key_alone_makes_none() {
+    let rig = Rig::start().await;
+    let ada = rig.member("ada").await;
+    rig.apply(&ada, vec![spout(REFUSED)]).await;
+    commits(&rig, &ada, 1).await;
+    assert_eq!(rig.ls(&ada, "feed@main").await, ["/good"]);
+    let job: Job = rig.jobs(&ada, "feed").await.remove(0);
+    printed(&rig, &ada, &job, "no commit was made under that key").await;
+    assert_eq!(log(&rig, &ada).await.len(), 1);
+}
+
+/// Processes whose command holds a text.
+fn running(text: &str) -> usize {
+    let all = std::fs::read_dir("/proc").unwrap().flatten();
+    all.filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok())
+        .filter(|command| String::from_utf8_lossy(command).contains(text))
+        .count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_spout_that_fills_its_own_answers_can_be_stopped() {
+    let rig = Rig::start().await;
+    let ada = rig.member("ada").await;
+    let mark = format!("flood-{}", rig.pid());
+    let flood = format!(
+        ": {mark}; (while true; do cat /dev/zero; done) > /pfs/committed & echo 1 > /pfs/out/f; echo started; \
+         while true; do echo x > /pfs/commit; sleep 0.05; done"
+    );
+    rig.apply(&ada, vec![spout(&flood)]).await;
+    commits(&rig, &ada, 1).await;
+    assert!(running(&mark) > 0);
+    let _: Pipeline = rig.post(&ada, "/v1/pipelines/default/feed/stop", json!({})).await;
+    testkit::wait::wait_until("the spout's processes to be gone", LIMIT, async || running(&mark) == 0).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_spout_received_is_for_nobody_until_a_steward_attests_it() {
     let rig = Rig::start().await;
@@ -223,10 +345,7 @@ async fn what_a_spout_received_is_for_nobody_until_a_steward_attests_it() {
     assert_eq!(missing, ["unattested: what default/feed received from outside"]);
     assert!(told.missing[0].witness[0].starts_with("default/feed@"), "{told:?}");
     // Who reads it cannot attest it, nor who does not.
-    let attest = async |person: &Person, reference: &str| {
-        let body = json!({ "ref": reference, "message": "compared" });
-        rig.send(person, "POST", "/v1/commits/attest", Some(body)).await
-    };
+    let attest = async |person: &Person, reference: &str| attest(&rig, person, reference).await;
     assert_eq!(attest(&eve, &of(1)).await.0, 403);
     assert_eq!(attest(&ben, &of(1)).await.0, 403);
     let (code, text) = attest(&ada, &of(1)).await;
@@ -243,16 +362,19 @@ async fn what_a_spout_received_is_for_nobody_until_a_steward_attests_it() {
         assert_eq!(status(&rig, &ben, &derived).await, expected, "{n}");
     }
     let job: Job = rig.jobs(&ada, "feed").await.remove(0);
-    assert_eq!(
-        rig.send(&ben, "GET", &format!("/v1/jobs/{}/logs", job.id), None)
-            .await
-            .0,
-        403
-    );
+    let logs = format!("/v1/jobs/{}/logs", job.id);
+    assert_eq!(rig.send(&ben, "GET", &logs, None).await.0, 403);
     assert_eq!(attest(&ada, "copy@main").await.0, 409);
     let again: Commit = serde_json::from_str(&attest(&ada, &of(0)).await.1).unwrap();
     assert_eq!(again.attested.unwrap().message, "compared");
-    assert_eq!(attest(&ada, "feed@main").await.0, 200);
+    // What nobody has looked at is not attested: a branch moves.
+    let (code, text) = attest(&ada, "feed@main").await;
+    assert!(code == 422 && text.contains(&of(2)), "{code} {text}");
+    // Nor what the command is going to print.
+    let carrier = format!("feed@{}", job.output_commit);
+    let (code, text) = attest(&ada, &carrier).await;
+    assert!(code == 409 && text.contains("prints"), "{code} {text}");
+    assert_eq!(attest(&ada, &of(2)).await.0, 200);
     assert_eq!(explained(&rig, &ben, "copy@main").await.decision, Decision::Allow);
     assert_eq!(rig.cat(&ben, "copy@main", "/newest").await, "3\n");
     let (code, checked) = rig.send(&ada, "GET", "/v1/provenance?ref=copy@main", None).await;

@@ -37,6 +37,7 @@ use crate::jobs;
 use crate::permissions::{System, Visible};
 use crate::plane::{Plane, Tx};
 use crate::scheduler::{appending, derived, keys};
+use crate::spouts;
 use crate::worker;
 use queries::{Made, NewReceipt};
 use survey::{Survey, involved};
@@ -136,6 +137,11 @@ async fn may_purge(call: &Call, conn: &mut PgConnection, repo: &Visible) -> Answ
         let detail = format!("`{repo}` holds {}: empty files named by their times", repo.made_of());
         return Err(Failure::new(ProblemKind::Conflict, detail)
             .hint("with `overwrite: true` in the cron input only the last one stays"));
+    }
+    if !spouts::queries::among(conn, &PURGE, &[repo.id]).await?.is_empty() {
+        let detail = format!("`{repo}` holds what a spout received, of which no single file can be purged");
+        return Err(Failure::new(ProblemKind::Conflict, detail)
+            .hint("`howdah commit drop` removes the first commit that holds it, with all that hold it after that"));
     }
     if repo.pipeline {
         return Err(Failure::new(
