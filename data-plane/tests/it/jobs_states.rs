@@ -28,7 +28,10 @@ async fn a_pipeline_is_starting_until_its_first_job_has_datums_and_says_what_it_
         .await;
     let waiting = pipeline(&rig, &ada, "p").await;
     assert_eq!(waiting.state, PipelineState::Starting);
-    assert!(waiting.reason.clone().unwrap().contains("`in` has no commit"), "{waiting:?}");
+    assert!(
+        waiting.reason.clone().unwrap().contains("`in` has no commit"),
+        "{waiting:?}"
+    );
     // Who may not know of the input is not told its name.
     rig.grant(&bob, Role::Discoverer, "p");
     let shown = pipeline(&rig, &bob, "p").await;
