@@ -200,7 +200,7 @@ impl Assembly<'_> {
             return Ok(Assembled::Collision(reason));
         }
         if let Some((datum, path)) = taken(self.plane, &self.base, &freed, &arriving).await? {
-            let other = self.owner(&path).await?;
+            let other = self.owner(&path, Some(datum)).await?;
             return Ok(Assembled::Collision(both(&other, &self.name(datum), path.as_str())));
         }
         let mut changes: Vec<TreeChange> = freed.into_iter().map(TreeChange::Delete).collect();
@@ -243,7 +243,7 @@ impl Assembly<'_> {
                 Ok(Assembled::Tree(tree, appending))
             }
             Err(StorageError::PathConflict { path, file }) => {
-                let first = self.owner(&file).await?;
+                let first = self.owner(&file, None).await?;
                 Ok(Assembled::Collision(format!(
                     "`{path}` can't be put together: the datum {first} writes the file `{file}`, which would be a directory too"
                 )))
@@ -252,8 +252,9 @@ impl Assembly<'_> {
         }
     }
 
-    /// The datum that wrote a path, or one of them. Looks at all of them: it is asked for only when the job fails.
-    async fn owner(&self, path: &FilePath) -> Answer<String> {
+    /// The datum that wrote a path, or one of them, but not `other` of the job. Looks at all of them: it is asked for only when
+    /// the job fails.
+    async fn owner(&self, path: &FilePath, other: Option<usize>) -> Answer<String> {
         let (plane, work) = (self.plane, self.work);
         let inputs = planning::inputs(plane, self.job.uuid(), work).await?;
         let datums = planning::everything(plane, &inputs).await?;
@@ -261,7 +262,8 @@ impl Assembly<'_> {
             .iter()
             .map(|d| (d.key(&inputs.code_digest).to_vec(), d))
             .collect();
-        let keys: Vec<Vec<u8>> = by_key.keys().cloned().collect();
+        let other = other.and_then(|at| self.datums.get(at)).map(|(key, _)| key);
+        let keys: Vec<Vec<u8>> = by_key.keys().filter(|key| Some(*key) != other).cloned().collect();
         let mut conn = plane.pool.acquire().await?;
         for chunk in keys.chunks(1000) {
             for (key, outputs) in queries::results(&mut conn, &SELF, work.results_of, chunk).await? {

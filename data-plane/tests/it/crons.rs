@@ -322,6 +322,11 @@ async fn a_killed_plane_goes_on_without_losing_or_doubling_a_tick() {
         .await;
         rig.kill9();
         rig.boot().await;
+        // Until it has heard from the control plane it tells nobody anything.
+        testkit::wait::wait_until("the policy", LIMIT, async || {
+            rig.send(&ada, "GET", "/v1/files?ref=p_tick@main", None).await.0 == 200
+        })
+        .await;
         seen = rig.ls(&ada, "p_tick@main").await.len();
     }
     let ticks: Vec<DateTime<Utc>> = rig
