@@ -10,6 +10,7 @@ use axum::http::StatusCode;
 use axum::routing::get;
 use chassis::Environment;
 use chassis::http::{ApiError, Path, with_common_layers};
+use chassis::openapi;
 use chassis::process::Shutdown;
 use chassis::signed::Signer;
 use contract::config::ControlPlaneConfig;
@@ -17,6 +18,8 @@ use contract::ids::OrganizationId;
 use contract::problem::ProblemKind;
 use sqlx::PgPool;
 use tokio::sync::mpsc;
+use utoipa::openapi::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
 
 use crate::accounts::passwords::Passwords;
 use crate::gateway::PlaneClient;
@@ -108,26 +111,26 @@ impl App {
     }
 }
 
-/// All routes.
-pub fn router(app: Arc<App>) -> Router {
-    let api = Router::new()
-        .merge(accounts::router())
-        .merge(sessions::router())
-        .merge(organizations::router())
-        .merge(members::router())
-        .merge(invitations::router())
+/// All routes, and what they say of themselves.
+fn routes() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new()
+        .merge(accounts::router().into())
+        .merge(sessions::router().into())
+        .merge(organizations::router().into())
+        .merge(members::router().into())
+        .merge(invitations::router().into())
         .merge(teams::router())
-        .merge(service_accounts::router())
-        .merge(tokens::router())
-        .merge(grants::router())
-        .merge(releases::router())
-        .merge(access_requests::router())
-        .merge(policy::router())
-        .merge(domains::router())
-        .merge(access_tokens::router())
-        .merge(keys::router())
-        .merge(planes::router())
-        .merge(serving::router())
+        .merge(service_accounts::router().into())
+        .merge(tokens::router().into())
+        .merge(grants::router().into())
+        .merge(releases::router().into())
+        .merge(access_requests::router().into())
+        .merge(policy::router().into())
+        .merge(domains::router().into())
+        .merge(access_tokens::router().into())
+        .merge(keys::router().into())
+        .merge(planes::router().into())
+        .merge(serving::router().into())
         .route("/healthz", get(|| async { StatusCode::NO_CONTENT }))
         .route("/readyz", get(ready))
         .route(
@@ -135,9 +138,29 @@ pub fn router(app: Arc<App>) -> Router {
             get(|| async { chassis::http::Json(contract::schema::pipeline()) }),
         )
         .route("/problems/{slug}", get(problem_page))
-        .merge(gateway::router())
-        .with_state(app);
-    with_common_layers(api)
+        .merge(gateway::router().into())
+}
+
+fn described(api: OpenApi) -> OpenApi {
+    openapi::document(
+        api,
+        "Howdah control plane",
+        "Accounts, organizations, tokens and who may read what. Data is at each organization's data plane, \
+         below `/o/{organization}`.",
+    )
+}
+
+/// The OpenAPI document of the control plane.
+#[must_use]
+pub fn openapi() -> OpenApi {
+    described(routes().into_openapi())
+}
+
+/// The service.
+pub fn router(app: Arc<App>) -> Router {
+    let (router, api) = routes().split_for_parts();
+    let api = chassis::openapi::served(&described(api));
+    with_common_layers(router.route(openapi::PATH, api).with_state(app))
 }
 
 async fn ready(State(app): State<Arc<App>>) -> Result<StatusCode, ApiError> {

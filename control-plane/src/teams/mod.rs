@@ -9,7 +9,7 @@ use contract::names::TeamName;
 pub use routes::router;
 
 /// A team as members of the organization see it.
-#[derive(Debug, Clone, serde::Serialize)]
+#[derive(Debug, Clone, serde::Serialize, utoipa::ToSchema)]
 pub struct TeamView {
     /// Its id.
     pub id: TeamId,

@@ -2,15 +2,16 @@
 
 use std::sync::Arc;
 
-use axum::Router;
 use axum::http::StatusCode;
-use axum::routing::{delete, post, put};
 use chassis::http::{Json, Path, Query};
 use contract::api::{Page, PolicyChanged};
 use contract::ids::TeamId;
 use contract::names::{OrganizationName, TeamName};
 use contract::problem::ProblemKind;
 use serde::Deserialize;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::{TeamView, queries};
 use crate::app::App;
@@ -23,17 +24,15 @@ use crate::policy::{self, subjects};
 use crate::refusal::Refusal;
 
 /// The routes of this slice.
-pub fn router() -> Router<Arc<App>> {
-    Router::new()
-        .route("/v1/organizations/{org}/teams", post(create).get(list))
-        .route("/v1/organizations/{org}/teams/{team}", delete(remove))
-        .route(
-            "/v1/organizations/{org}/teams/{team}/members/{member}",
-            put(add_member).delete(remove_member),
-        )
+pub fn router() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new()
+        .routes(routes!(create, list))
+        .routes(routes!(remove))
+        .routes(routes!(add_member, remove_member))
 }
 
-#[derive(Deserialize)]
+/// A team to be made.
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct NewTeam {
     name: TeamName,
@@ -46,6 +45,8 @@ fn changed(epoch: u64) -> Json<PolicyChanged> {
     })
 }
 
+/// Makes a team.
+#[utoipa::path(post, path = "/v1/organizations/{org}/teams", tag = "teams", responses((status = 201, body = TeamView)))]
 async fn create(
     call: Call,
     Path(org): Path<OrganizationName>,
@@ -71,6 +72,8 @@ async fn create(
     Ok((StatusCode::CREATED, Json(team)))
 }
 
+/// Lists the teams.
+#[utoipa::path(get, path = "/v1/organizations/{org}/teams", tag = "teams", responses((status = 200, body = Page<TeamView>)))]
 async fn list(
     call: Call,
     Path(org): Path<OrganizationName>,
@@ -83,6 +86,8 @@ async fn list(
     Ok(Json(window.page(rows, |t| t.id.to_string())))
 }
 
+/// Deletes a team, and with it what was granted to it.
+#[utoipa::path(delete, path = "/v1/organizations/{org}/teams/{team}", tag = "teams", responses((status = 200, body = PolicyChanged)))]
 async fn remove(
     call: Call,
     Path((org, team)): Path<(OrganizationName, String)>,
@@ -97,6 +102,8 @@ async fn remove(
     Ok(changed(policy::commit(&call.app, tx, &allowed).await?))
 }
 
+/// Adds a member by e-mail address, or a service account by `sa:NAME`.
+#[utoipa::path(put, path = "/v1/organizations/{org}/teams/{team}/members/{member}", tag = "teams", responses((status = 200, body = PolicyChanged)))]
 async fn add_member(
     call: Call,
     Path((org, team, member)): Path<(OrganizationName, String, String)>,
@@ -133,6 +140,8 @@ async fn brings_more(tx: &mut Tx, allowed: &Allowed<ManageTeams>, team: TeamId) 
     Ok(!all && held.iter().any(|resource| !administered.contains(resource)))
 }
 
+/// Takes a member out.
+#[utoipa::path(delete, path = "/v1/organizations/{org}/teams/{team}/members/{member}", tag = "teams", responses((status = 200, body = PolicyChanged)))]
 async fn remove_member(
     call: Call,
     Path((org, team, member)): Path<(OrganizationName, String, String)>,

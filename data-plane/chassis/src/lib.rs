@@ -4,6 +4,7 @@
 
 pub mod environment;
 pub mod http;
+pub mod openapi;
 pub mod process;
 pub mod signed;
 pub mod telemetry;

@@ -111,7 +111,7 @@ problems! {
 }
 
 /// An RFC 9457 document.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Problem {
     /// The type URI: `https://howdah.dev/problems/<slug>`.
     #[serde(rename = "type")]
@@ -134,7 +134,7 @@ pub struct Problem {
 }
 
 /// One part of a request that is not valid.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct FieldError {
     /// JSON pointer into the request.
     pub pointer: String,

@@ -73,7 +73,7 @@ pub struct NewGrant {
 }
 
 /// What a change of the policy answers (R6, R13).
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct PolicyChanged {
     /// The epoch from which on it counts.
     pub epoch: u64,

@@ -9,7 +9,7 @@ use crate::names::{BranchName, ProjectName, RepoName};
 use crate::policy::Principal;
 
 /// A page of a list. `next_cursor` is opaque and bound to the caller.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Page<T> {
     /// The rows.
     pub items: Vec<T>,
