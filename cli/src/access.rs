@@ -1,13 +1,16 @@
 //! The access rule in words: why somebody may or may not read something, who can, and asking those who can grant it.
 
+use chrono::{DateTime, Utc};
 use clap::Subcommand;
-use contract::api::{Decision, Explanation, Reader};
+use contract::api::{Decision, Explanation, Exposed, NewGrant, Reader, ReadingShift, ShiftedRepo, WhatIf};
+use contract::ids::{GrantId, ReleaseId};
 
 use crate::client::{Client, Request};
 use crate::failure::Outcome;
+use crate::job::since;
 use crate::organization::path;
-use crate::output::Output;
-use crate::references::commit;
+use crate::output::{Output, time};
+use crate::references::{commit, full_repo, resource};
 
 /// Who may read what, and why
 #[derive(Debug, Subcommand)]
@@ -29,6 +32,18 @@ pub enum Access {
         /// What to read
         reference: String,
     },
+    /// Tell who would gain and lose reading by a change, without making it
+    #[command(subcommand)]
+    WhatIf(Question),
+    /// List who read anything that was made from a repo
+    #[command(after_help = "Example: howdah access exposure images --since 30d")]
+    Exposure {
+        /// The repo
+        repo: String,
+        /// Only who read since then: a time, or how long ago (`30d`); to the hour
+        #[arg(long, value_name = "TIME", value_parser = since)]
+        since: Option<DateTime<Utc>>,
+    },
     /// Ask those who can grant what is missing
     #[command(after_help = "Example: howdah access request score-red@main -m \"my own report\"")]
     Request {
@@ -38,6 +53,89 @@ pub enum Access {
         #[arg(short, long, default_value = "")]
         message: String,
     },
+}
+
+/// A change that is asked about
+#[derive(Debug, Subcommand)]
+pub enum Question {
+    /// A grant is given
+    #[command(after_help = "Example: howdah access what-if grant user:red@example.org viewer images")]
+    Grant {
+        /// `user:ADDRESS`, `team:NAME` or `sa:NAME`
+        subject: String,
+        /// The role
+        role: String,
+        /// `repo`, `project/repo`, `project:NAME` or `org`
+        resource: String,
+    },
+    /// A grant is taken
+    #[command(after_help = "Example: howdah access what-if revoke grt_…   (ids: howdah grant list --json)")]
+    Revoke {
+        /// Its id
+        grant: GrantId,
+    },
+    /// A member leaves the organization
+    #[command(after_help = "Example: howdah access what-if leave user:red@example.org")]
+    Leave {
+        /// `user:ADDRESS` or `sa:NAME`
+        subject: String,
+    },
+    /// Domains are released to a pipeline: of its outputs to come, and of what is made from these
+    #[command(
+        after_help = "Example: howdah access what-if release --domain images --domain truth --pipeline score-red"
+    )]
+    Release {
+        /// What is excused; may be repeated
+        #[arg(long = "domain", value_name = "REPO", required = true)]
+        domains: Vec<String>,
+        /// The pipeline
+        #[arg(long)]
+        pipeline: String,
+    },
+    /// A release is revoked
+    #[command(after_help = "Example: howdah access what-if revoke-release rel_…   (ids: howdah release list)")]
+    RevokeRelease {
+        /// Its id
+        release: ReleaseId,
+    },
+    /// A pipeline reads one more branch: of its outputs to come, and of what is made from these
+    #[command(after_help = "Example: howdah access what-if input score-red images@main")]
+    Input {
+        /// The pipeline
+        pipeline: String,
+        /// `repo@branch`
+        input: String,
+    },
+}
+
+impl Question {
+    fn asked(self, project: &str) -> Outcome<WhatIf> {
+        Ok(match self {
+            Self::Grant {
+                subject,
+                role,
+                resource: on,
+            } => WhatIf::Grant(NewGrant {
+                subject,
+                role,
+                resource: resource(&on, project)?,
+            }),
+            Self::Revoke { grant } => WhatIf::Revoke { grant },
+            Self::Leave { subject } => WhatIf::Leave { subject },
+            Self::Release { domains, pipeline } => WhatIf::Release {
+                domains: domains
+                    .iter()
+                    .map(|domain| full_repo(domain, project))
+                    .collect::<Outcome<_>>()?,
+                pipeline: full_repo(&pipeline, project)?,
+            },
+            Self::RevokeRelease { release } => WhatIf::RevokeRelease { release },
+            Self::Input { pipeline, input } => WhatIf::Input {
+                pipeline: full_repo(&pipeline, project)?,
+                input: commit(&input, project)?,
+            },
+        })
+    }
 }
 
 /// Runs the command.
@@ -55,6 +153,28 @@ pub async fn run(command: Access, client: &Client, output: Output) -> Outcome {
             let request = Request::get("/v1/access/who-can-read").query("ref", commit(&reference, project)?);
             let items: Vec<Reader> = client.plane_list(request, None).await?;
             output.list(&items, &["name", "by"], |r| vec![r.name.clone(), r.by.clone()])
+        }
+        Access::WhatIf(question) => {
+            let request = Request::post("/v1/access/what-if").body(&question.asked(project)?)?;
+            let items: Vec<ReadingShift> = client.plane_list(request.repeatable(), None).await?;
+            if items.is_empty() && !output.json {
+                return output.line("nobody's reading changes");
+            }
+            output.list(&items, &["name", "could read", "could not read any more"], |s| {
+                vec![s.name.clone(), repos(&s.gains), repos(&s.loses)]
+            })
+        }
+        Access::Exposure { repo, since } => {
+            let request = Request::get("/v1/access/exposure")
+                .query("repo", full_repo(&repo, project)?)
+                .query_if("since", since.map(|at| at.to_rfc3339()));
+            let items: Vec<Exposed> = client.plane_list(request, None).await?;
+            if items.is_empty() && !output.json {
+                return output.line("nobody read anything that was made from it");
+            }
+            output.list(&items, &["name", "read", "first", "last (to the hour)"], |e| {
+                vec![e.name.clone(), e.read.clone(), time(&e.first_at), time(&e.last_at)]
+            })
         }
         Access::Request { reference, message } => {
             let full = commit(&reference, project)?;
@@ -87,6 +207,16 @@ async fn explain(client: &Client, reference: &str, subject: Option<String>) -> O
         .query("ref", reference)
         .query_if("subject", subject);
     client.plane(request).await
+}
+
+fn repos(shifted: &[ShiftedRepo]) -> String {
+    let one = |s: &ShiftedRepo| match s.commits {
+        Some(1) => format!("{} (1 commit)", s.repo),
+        Some(n) => format!("{} ({n} commits)", s.repo),
+        None => format!("{} (to come)", s.repo),
+    };
+    let all: Vec<String> = shifted.iter().map(one).collect();
+    all.join(", ")
 }
 
 fn in_words(reference: &str, found: &Explanation) -> String {

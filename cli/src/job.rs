@@ -138,7 +138,7 @@ pub struct Logs {
     limit: Option<u32>,
 }
 
-fn since(text: &str) -> Result<DateTime<Utc>, String> {
+pub fn since(text: &str) -> Result<DateTime<Utc>, String> {
     if let Ok(at) = DateTime::parse_from_rfc3339(text) {
         return Ok(at.to_utc());
     }

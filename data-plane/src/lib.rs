@@ -28,6 +28,7 @@ pub mod pipelines;
 pub mod plane;
 pub mod policy;
 pub mod projects;
+pub mod readings;
 pub mod repos;
 pub mod scheduler;
 pub mod secrets;

@@ -29,6 +29,7 @@ use crate::jobs::retention::Retention;
 use crate::pipelines::released::Codes;
 use crate::pipelines::sponsors::Settled;
 use crate::policy::PolicyHolder;
+use crate::readings::Readings;
 use crate::serving::Doors;
 use crate::uploads::handover::Handovers;
 use crate::uploads::packs::{Digests, TAKEN_AT_ONCE};
@@ -88,6 +89,8 @@ pub struct Parts {
     pub codes: Codes,
     /// Up to which policy it was decided which pipelines may run.
     pub sponsors: Settled,
+    /// Who read what.
+    pub readings: Readings,
     /// Whether lines of logs have to go.
     pub retention: Retention,
     /// The memory for outputs that are sent elsewhere.
@@ -183,6 +186,7 @@ impl Plane {
             images: Images::new(&config.imports)?,
             codes: Codes::default(),
             sponsors: Settled::default(),
+            readings: Readings::default(),
             retention: Retention::default(),
             egress: egress::Room::default(),
             origin_sets: OriginSets::default(),

@@ -2,9 +2,12 @@
 //! order. Everything that one change causes belongs to one commit set, and a pipeline is in it at most once.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use contract::ids::{CommitId, DomainId};
 use contract::names::BranchName;
+
+use crate::origins::{Edge, OriginSet};
 
 /// A branch of a repo.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -102,6 +105,29 @@ pub fn plan(
         });
     }
     Ok(commits)
+}
+
+/// The origins that the next output of each pipeline would have, by its domain: made from these heads' origins, with what `edge`
+/// says is released into it. A branch without a head counts with its repo alone, and so does one that nobody knows.
+///
+/// # Errors
+/// When pipelines feed each other in a cycle.
+pub fn next_origins(
+    dag: &Dag,
+    heads: &BTreeMap<BranchOf, Arc<OriginSet>>,
+    edge: &dyn Fn(DomainId) -> Edge,
+) -> Result<BTreeMap<DomainId, Arc<OriginSet>>, Cycle> {
+    let mut made: BTreeMap<BranchOf, Arc<OriginSet>> = BTreeMap::new();
+    for node in ordered(dag)? {
+        let of = |b: &BranchOf| {
+            let known = made.get(b).or_else(|| heads.get(b));
+            known.map_or_else(|| Arc::new(OriginSet::own(b.repo)), Arc::clone)
+        };
+        let parents: Vec<Arc<OriginSet>> = node.inputs.iter().map(of).collect();
+        let parents: Vec<(&OriginSet, Edge)> = parents.iter().map(|p| (&**p, edge(node.pipeline))).collect();
+        made.insert(node.output(), Arc::new(OriginSet::combine(node.pipeline, &parents)));
+    }
+    Ok(made.into_iter().map(|(branch, set)| (branch.repo, set)).collect())
 }
 
 /// Whether applying `candidate` (in place of the pipeline of that name, if there is one) would make pipelines feed each

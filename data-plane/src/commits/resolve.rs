@@ -13,6 +13,7 @@ use super::{CommitRow, origins, queries};
 use crate::call::Call;
 use crate::failure::{Answer, Failure};
 use crate::permissions::{System, Visible};
+use crate::readings;
 use crate::repos;
 
 const DECIDE: System = System::because("rows are read in order to decide whether the caller may know of them");
@@ -96,6 +97,7 @@ impl Call {
     pub async fn read(&self, conn: &mut PgConnection, located: Located) -> Answer<ReadableCommit> {
         let origins = origins::get(&self.plane, conn, &DECIDE, located.commit.origin_set).await?;
         let proof = self.readable(&origins, &located.name)?;
+        readings::note(&self.plane, &self.actor(), located.commit.id).await?;
         Ok(ReadableCommit {
             repo: located.repo,
             commit: located.commit,

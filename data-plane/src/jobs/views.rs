@@ -16,6 +16,7 @@ use crate::call::Call;
 use crate::commits::origins;
 use crate::failure::{Answer, Failure};
 use crate::permissions::System;
+use crate::readings;
 use crate::worker;
 
 const DECIDE: System = System::because("rows are read in order to decide whether the caller may read them");
@@ -40,6 +41,7 @@ impl Call {
         let origins = origins::get(&self.plane, conn, &DECIDE, row.origin_set_id).await?;
         let commit = Uuid::simple(row.output_commit_id);
         let proof = self.readable(&origins, &format!("{}/{}@{commit}", row.project, row.name))?;
+        readings::note(&self.plane, &self.actor(), CommitId::from_uuid(row.output_commit_id)).await?;
         Ok(ReadableJob { row, origins, proof })
     }
 

@@ -2,6 +2,7 @@
 //! this module (and `provenance::access`, for reading) make them; so a route that forgot to ask does not compile.
 
 pub mod routes;
+pub mod what_if;
 
 use std::ops::Deref;
 use std::sync::Arc;

@@ -172,7 +172,7 @@ async fn lineage_of(call: &Call, conn: &mut PgConnection, commit: CommitRow) -> 
 }
 
 /// `user:E`, `sa:S`, or the id or name alone.
-fn principal(call: &Call, text: &str) -> Option<Principal> {
+pub(super) fn principal(call: &Call, text: &str) -> Option<Principal> {
     let members = &call.rights().policy.snapshot().members;
     if let Ok(id) = text.parse::<Principal>() {
         return members.iter().find(|m| m.principal == id).map(|m| m.principal);

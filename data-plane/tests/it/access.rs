@@ -142,6 +142,18 @@ const TABLE: &[Row<'_>] = &[
     ),
     (
         "GET",
+        "/v1/access/exposure?repo=r",
+        "",
+        [401, 404, 403, 403, 200, 401, 401],
+    ),
+    (
+        "POST",
+        "/v1/access/what-if",
+        r#"{"grant":{"subject":"user:viewer","role":"viewer","resource":"r"}}"#,
+        [401, 404, 403, 403, 200, 401, 401],
+    ),
+    (
+        "GET",
         "/v1/projects/default/repos/r/statistics",
         "",
         [401, 404, 403, 200, 200, 401, 401],

@@ -74,3 +74,4 @@ mod stored;
 mod triggers;
 mod uploads;
 mod web;
+mod what_if;

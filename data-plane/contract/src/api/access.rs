@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{DomainId, ReleaseId};
+use crate::ids::{DomainId, GrantId, ReleaseId};
 use crate::names::{ProjectName, RepoName};
 use crate::policy::{Permission, Principal};
 
@@ -61,7 +61,7 @@ pub struct GrantView {
 }
 
 /// Gives a grant: `subject` is `user:E`, `team:T` or `sa:S`; `resource` is `org`, `project:NAME` or `[project/]repo`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewGrant {
     /// Who.
@@ -139,6 +139,81 @@ pub struct Reader {
     pub name: String,
     /// `grants`, or `grants and releases`.
     pub by: String,
+}
+
+/// A change that is asked about, and not made (R12).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum WhatIf {
+    /// `subject` (`user:E`, `team:T`, `sa:S`) is given `role` on `resource` (`org`, `project:NAME`, `[project/]repo`).
+    Grant(NewGrant),
+    /// The grant of that id is taken.
+    Revoke {
+        /// Its id.
+        grant: GrantId,
+    },
+    /// Somebody leaves the organization.
+    Leave {
+        /// `user:E` or `sa:S`.
+        subject: String,
+    },
+    /// The domains are released to the pipeline as it is now; of outputs to come.
+    Release {
+        /// What is excused, `[project/]repo` each.
+        domains: Vec<String>,
+        /// The pipeline, `[project/]name`.
+        pipeline: String,
+    },
+    /// The release of that id is revoked.
+    RevokeRelease {
+        /// Its id.
+        release: ReleaseId,
+    },
+    /// The pipeline gets one more input; of outputs to come.
+    Input {
+        /// The pipeline, `[project/]name`.
+        pipeline: String,
+        /// What it would read, `[project/]repo@branch`.
+        input: String,
+    },
+}
+
+/// Somebody whose reading a change would touch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct ReadingShift {
+    /// Who.
+    pub id: Principal,
+    /// Address or name.
+    pub name: String,
+    /// What he could read then and cannot now.
+    pub gains: Vec<ShiftedRepo>,
+    /// What he can read now and could not then.
+    pub loses: Vec<ShiftedRepo>,
+}
+
+/// A repo whose commits somebody could read then, or not any more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct ShiftedRepo {
+    /// `project/repo`.
+    pub repo: String,
+    /// How many of its finished commits that touches; `None`: outputs to come.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commits: Option<u64>,
+}
+
+/// Somebody who read something that was made from a repo (R12).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Exposed {
+    /// Who.
+    pub id: Principal,
+    /// Address or name, as it was then.
+    pub name: String,
+    /// What he read, `project/repo@commit`; of what the caller may not know of, that it is restricted.
+    pub read: String,
+    /// When first.
+    pub first_at: DateTime<Utc>,
+    /// When last, to the hour.
+    pub last_at: DateTime<Utc>,
 }
 
 /// A data plane tells the control plane of a new repo or pipeline output: the domain and its first owner.

@@ -8,6 +8,7 @@ mod explain;
 mod policy;
 mod questions;
 mod sponsors;
+mod what_if;
 
 pub use cache::DecisionCache;
 pub use decide::{Access, Cause, Denial, Permit, Readable, Subject, Verb, can, can_in_project, decide, read};
@@ -15,3 +16,4 @@ pub use explain::{Lineage, LineageNode, explain, in_words, shown_name};
 pub use policy::{PermissionSet, Policy};
 pub use questions::{Loss, guard, impact, required_for_egress, required_for_new_pipeline, who_can_read};
 pub use sponsors::{Grants, Ground, Grounds, Standing, revokes_nothing};
+pub use what_if::{Change, Pair, Shift, shifts};

@@ -185,6 +185,13 @@ impl Policy {
         all
     }
 
+    /// What the principal was granted on the whole organization.
+    pub fn rights_in_organization(&self, principal: Principal) -> PermissionSet {
+        self.rights
+            .get(&principal)
+            .map_or_else(PermissionSet::default, |rights| rights.organization)
+    }
+
     /// Names of those who can grant on the domain: its owners, teams as `team NAME`; where nobody owns it, those who
     /// manage the organization. Sorted.
     pub fn owners(&self, domain: DomainId) -> Vec<String> {

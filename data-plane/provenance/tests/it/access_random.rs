@@ -5,7 +5,9 @@ use contract::api::{Decision, MissingDomain};
 use contract::ids::DomainId;
 use contract::policy::{OrganizationRole, Permission};
 use proptest::prelude::*;
-use provenance::access::{Access, DecisionCache, Verb, can, decide, explain, read, who_can_read};
+use provenance::access::{
+    Access, Change, DecisionCache, Pair, Policy, Subject, Verb, can, decide, explain, read, shifts, who_can_read,
+};
 use provenance::origins::{OriginSet, required};
 
 use crate::seed::Seed;
@@ -104,6 +106,31 @@ proptest! {
             for missing in &told.missing {
                 prop_assert!(is_witness(&world, i, missing), "seed {}: {:?}", number, missing);
             }
+        }
+    }
+
+    #[test]
+    fn what_a_change_would_do_is_what_the_rule_says_once_it_is_made(number in any::<u64>()) {
+        let seed = &mut Seed::new(number);
+        let world = World::random(seed, &EXACT);
+        let change = world.random_change(seed);
+        let after = world.policy.changed(&change, world.now).unwrap();
+        let sets: Vec<&OriginSet> = world.commits.iter().map(|c| &c.set).collect();
+        let pairs: Vec<Pair<'_>> = sets.iter().map(|set| Pair { before: set, after: set }).collect();
+        let found = shifts(&world.policy, &after, &pairs, world.now);
+        for member in &world.policy.snapshot().members {
+            let subject = Subject::unlimited(member.principal);
+            let reads = |policy: &Policy, set: &OriginSet| read(policy, &subject, set, world.now).is_ok();
+            let shift = found.iter().find(|s| s.principal == member.principal);
+            for (at, set) in sets.iter().enumerate() {
+                let (before, then) = (reads(&world.policy, set), reads(&after, set));
+                let gains = shift.is_some_and(|s| s.gains.contains(&at));
+                let loses = shift.is_some_and(|s| s.loses.contains(&at));
+                prop_assert_eq!((gains, loses), (!before && then, before && !then), "seed {}: {:?}", number, change);
+            }
+        }
+        if matches!(change, Change::Grant { .. }) {
+            prop_assert!(found.iter().all(|s| s.loses.is_empty()), "seed {}", number);
         }
     }
 

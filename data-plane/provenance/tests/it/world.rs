@@ -10,7 +10,7 @@ use contract::policy::{
     Domain, Grant, Grantee, Member, OrganizationRole, OrganizationState, Permission, PolicySnapshot, Principal,
     Release, Resource, Role, Team,
 };
-use provenance::access::{Lineage, LineageNode, Policy, Subject};
+use provenance::access::{Change, Lineage, LineageNode, Policy, Subject};
 use provenance::origins::{OriginSet, matching_releases};
 
 use crate::seed::Seed;
@@ -130,6 +130,25 @@ impl World {
             subject.token = revoked.first().copied();
         }
         subject
+    }
+
+    /// A change of the policy.
+    pub fn random_change(&self, seed: &mut Seed) -> Change {
+        let snapshot = self.policy.snapshot();
+        let member = seed.pick(&snapshot.members).principal;
+        match seed.below(4) {
+            0 if !snapshot.grants.is_empty() => Change::Revoke(seed.pick(&snapshot.grants).id),
+            1 if !snapshot.releases.is_empty() => Change::RevokeRelease(seed.pick(&snapshot.releases).id),
+            2 => Change::Leave(member),
+            _ => Change::Grant {
+                grantee: match member {
+                    Principal::Account(id) => Grantee::Account(id),
+                    Principal::ServiceAccount(id) => Grantee::ServiceAccount(id),
+                },
+                role: *seed.pick(&Role::ALL),
+                resource: Resource::Domain(seed.pick(&snapshot.domains).id),
+            },
+        }
     }
 
     /// The rule, said again as simply as possible: is there a path from a commit of the domain to this one without a
