@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use anyhow::Context;
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{DefaultBodyLimit, State};
 use axum::http::StatusCode;
 use axum::routing::get;
 use chassis::Environment;
@@ -13,7 +13,7 @@ use chassis::http::{ApiError, Path, with_common_layers};
 use chassis::openapi;
 use chassis::process::Shutdown;
 use chassis::signed::Signer;
-use contract::config::ControlPlaneConfig;
+use contract::config::{ControlPlaneConfig, TelemetryConfig};
 use contract::ids::OrganizationId;
 use contract::problem::ProblemKind;
 use sqlx::PgPool;
@@ -27,11 +27,15 @@ use crate::planes::Planes;
 use crate::policy::Announcer;
 use crate::rate_limits::{Limiters, RateLimits};
 use crate::serving::Hosts;
+use crate::traffic::{self, Meters, Proxies, Turns};
 use crate::vault::Vault;
 use crate::{
     access_requests, access_tokens, accounts, database, domains, gateway, grants, invitations, keys, members,
     organizations, planes, policy, releases, service_accounts, serving, sessions, teams, tokens,
 };
+
+/// Bytes of a body at most; those that go through to planes have no limit here.
+const BODY_MOST: usize = 256 * 1024;
 
 /// What all handlers share.
 pub struct App {
@@ -51,6 +55,12 @@ pub struct App {
     pub passwords: Passwords,
     /// Counts tries.
     pub limiters: Limiters,
+    /// Counts requests.
+    pub traffic: Meters,
+    /// Whose turn it is.
+    pub turns: Turns,
+    /// The operator's own proxies.
+    pub proxies: Proxies,
     /// Epochs and who waits for them.
     pub policy: Announcer,
     /// The running planes.
@@ -63,6 +73,8 @@ pub struct App {
     pub hosts: OnceLock<Hosts>,
     /// A plane that nobody needs for that long is stopped.
     pub idle_seconds: u64,
+    /// What operators see.
+    pub telemetry: TelemetryConfig,
     /// The process's shutdown.
     pub shutdown: Shutdown,
 }
@@ -93,12 +105,16 @@ impl App {
             jwks: keys.jwks,
             passwords,
             limiters: Limiters::new(limits),
+            traffic: Meters::new(&limits.traffic),
+            turns: Turns::new(limits.traffic.at_once, limits.traffic.patience),
+            proxies: Proxies::new(config.proxies.clone()),
             policy: Announcer::default(),
             planes: Arc::new(planes),
             plane_client: gateway::client(),
             public_url,
             hosts: OnceLock::new(),
             idle_seconds: config.idle_seconds,
+            telemetry: config.telemetry.clone(),
             environment,
             shutdown,
         };
@@ -160,7 +176,16 @@ pub fn openapi() -> OpenApi {
 pub fn router(app: Arc<App>) -> Router {
     let (router, api) = routes().split_for_parts();
     let api = chassis::openapi::served(&described(api));
-    with_common_layers(router.route(openapi::PATH, api).with_state(app))
+    let telemetry = app.telemetry.clone();
+    let counted = axum::middleware::from_fn_with_state(Arc::clone(&app), traffic::counted);
+    with_common_layers(
+        router
+            .route(openapi::PATH, api)
+            .with_state(app)
+            .layer(DefaultBodyLimit::max(BODY_MOST))
+            .layer(counted),
+        &telemetry,
+    )
 }
 
 async fn ready(State(app): State<Arc<App>>) -> Result<StatusCode, ApiError> {

@@ -13,6 +13,7 @@ use crate::audit::{self, Acting, Event};
 use crate::authz::{self, Action, Actor, Allowed};
 use crate::database::Tx;
 use crate::refusal::Refusal;
+use crate::traffic::{Ledger, Subject};
 
 /// An authenticated request. As an argument of a handler it refuses everybody else.
 pub struct Call {
@@ -20,6 +21,7 @@ pub struct Call {
     pub app: Arc<App>,
     /// Who calls.
     pub actor: Actor,
+    ledger: Option<Ledger>,
 }
 
 impl FromRequestParts<Arc<App>> for Call {
@@ -28,9 +30,14 @@ impl FromRequestParts<Arc<App>> for Call {
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Refusal> {
         let secret = chassis::http::bearer(&parts.headers)?;
         let actor = authz::authenticate(&app.pool, secret, app.environment.now()).await?;
+        let ledger = parts.extensions.get::<Ledger>().cloned();
+        if let Some(ledger) = &ledger {
+            ledger.count(app, &Subject::Account(actor.principal().to_string()))?;
+        }
         Ok(Self {
             app: Arc::clone(app),
             actor,
+            ledger,
         })
     }
 }
@@ -57,9 +64,13 @@ impl Call {
     /// Whether the caller may do `A` in the organization of that name.
     ///
     /// # Errors
-    /// See `authz::authorize`.
+    /// See `authz::authorize`; `slow-down` when the organization has taken all that it may for now.
     pub async fn authorize<A: Action>(&self, tx: &mut Tx, org: &OrganizationName) -> Result<Allowed<A>, Refusal> {
-        authz::authorize(tx, &self.actor, org).await
+        let allowed = authz::authorize::<A>(tx, &self.actor, org).await?;
+        if let Some(ledger) = &self.ledger {
+            ledger.count(&self.app, &Subject::Organization(allowed.organization().to_string()))?;
+        }
+        Ok(allowed)
     }
 
     /// Writes the audit row of a change.

@@ -13,6 +13,7 @@ pub mod mac;
 pub mod paging;
 pub mod rate_limits;
 pub mod refusal;
+pub mod traffic;
 pub mod vault;
 
 // Who the customers are.

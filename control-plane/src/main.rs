@@ -28,13 +28,13 @@ enum Verb {
 fn main() -> anyhow::Result<()> {
     install_tls_provider();
     let arguments = Arguments::parse();
-    telemetry::init();
     let config: ControlPlaneConfig = read_config()?;
+    let telemetry = telemetry::init("howdah-control-plane", &[], &config.telemetry)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .context("the runtime cannot be started")?;
-    runtime.block_on(async {
+    let ended = runtime.block_on(async {
         match arguments.verb {
             Verb::Migrate => control_plane::database::open(&config.database_url).await.map(|_| ()),
             Verb::Serve => {
@@ -47,5 +47,8 @@ fn main() -> anyhow::Result<()> {
                 .await
             }
         }
-    })
+    });
+    // Its exporters wait for their receiver, which must not be on a thread of the runtime.
+    drop(telemetry);
+    ended
 }

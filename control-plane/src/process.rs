@@ -122,6 +122,7 @@ fn cloud(config: &ControlPlaneConfig, app: &Arc<App>, control_url: String) -> an
         database: PgConnectOptions::from_str(&config.database_url).context("`database_url` is not a PostgreSQL URL")?,
         imports: config.imports.clone(),
         logs: config.logs,
+        telemetry: config.telemetry.clone(),
     };
     let planes = Arc::clone(&app.planes);
     Ok(LocalCloud::new(settings, app.pool.clone(), move |organization| {
@@ -171,6 +172,7 @@ fn spawn_forgetting(app: &Arc<App>) {
                 () = shutdown.begun() => return,
                 _ = timer.tick() => {
                     app.limiters.forget_old();
+                    app.traffic.forget_old();
                     let proof = System::because("what is over is nobody's any more");
                     if let Err(error) = serving::forget_expired(&app.pool, &proof, app.environment.now()).await {
                         tracing::debug!("old entries of services are forgotten later: {error}");

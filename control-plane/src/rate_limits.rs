@@ -8,6 +8,7 @@ use contract::problem::ProblemKind;
 use governor::{DefaultKeyedRateLimiter, Quota};
 
 use crate::refusal::Refusal;
+use crate::traffic::TrafficLimits;
 
 /// The limits, per minute.
 #[derive(Debug, Clone)]
@@ -18,6 +19,8 @@ pub struct RateLimits {
     pub sign_ups: u32,
     /// How many times as much a loopback address may do.
     pub loopback_factor: u32,
+    /// Requests of every kind.
+    pub traffic: TrafficLimits,
 }
 
 impl Default for RateLimits {
@@ -26,6 +29,7 @@ impl Default for RateLimits {
             log_ins: 10,
             sign_ups: 5,
             loopback_factor: 60,
+            traffic: TrafficLimits::default(),
         }
     }
 }

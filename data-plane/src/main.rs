@@ -3,8 +3,9 @@
 
 use chassis::Environment;
 use chassis::process::{self, Shutdown};
+use chassis::telemetry::Telemetry;
 use clap::Parser;
-use contract::config::DataPlaneConfig;
+use contract::config::{DataPlaneConfig, TelemetryConfig};
 use data_plane::stores;
 use data_plane::worker::protocol::WorkerConfig;
 
@@ -22,34 +23,45 @@ enum Command {
 
 fn main() -> anyhow::Result<()> {
     process::install_tls_provider();
-    let command = Command::parse();
-    chassis::telemetry::init();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let ended = runtime.block_on(run(command));
-    // Blocking tasks of broken-off uploads must not hold the process.
-    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
-    ended
-}
-
-async fn run(command: Command) -> anyhow::Result<()> {
-    match command {
+    match Command::parse() {
         Command::Serve => {
             let config: DataPlaneConfig = process::read_config()?;
-            let shutdown = Shutdown::new();
-            shutdown.listen(true)?;
-            data_plane::server::serve(config, shutdown).await
+            let _telemetry = telemetry(&config)?;
+            run(async {
+                let shutdown = Shutdown::new();
+                shutdown.listen(true)?;
+                data_plane::server::serve(config, shutdown).await
+            })
         }
         Command::Worker => {
             let config: WorkerConfig = process::read_config()?;
-            let shutdown = Shutdown::new();
-            shutdown.listen(true)?;
-            let storage =
-                stores::open_encrypted(&config.store, config.data_key.as_deref(), &Environment::system()).await?;
-            data_plane::worker::process::run(config, storage, shutdown).await
+            // What datums took is recorded by the plane, from their reports.
+            let _telemetry = chassis::telemetry::init("howdah-worker", &[], &TelemetryConfig::default())?;
+            run(async {
+                let shutdown = Shutdown::new();
+                shutdown.listen(true)?;
+                let storage =
+                    stores::open_encrypted(&config.store, config.data_key.as_deref(), &Environment::system()).await?;
+                data_plane::worker::process::run(config, storage, shutdown).await
+            })
         }
         Command::Migrate => {
             let config: DataPlaneConfig = process::read_config()?;
-            data_plane::server::migrate(&config).await
+            let _telemetry = telemetry(&config)?;
+            run(data_plane::server::migrate(&config))
         }
     }
+}
+
+fn telemetry(config: &DataPlaneConfig) -> anyhow::Result<Telemetry> {
+    let of = [("organization.id", config.organization.to_string())];
+    chassis::telemetry::init("howdah-data-plane", &of, &config.telemetry)
+}
+
+fn run(process: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let ended = runtime.block_on(process);
+    // Blocking tasks of broken-off uploads must not hold the process.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    ended
 }

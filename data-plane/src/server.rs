@@ -18,7 +18,7 @@ use tokio::net::TcpListener;
 use crate::plane::Plane;
 use crate::{
     branches, commits, cron, defaults, files, fsck, garbage, history, imports, jobs, lineage, permissions, pipelines,
-    policy, projects, repos, scheduler, secrets, serving, statistics, stores, uploads, worker,
+    policy, projects, readings, repos, scheduler, secrets, serving, statistics, stores, uploads, worker,
 };
 
 /// How long running requests may go on after the plane was asked to stop.
@@ -29,6 +29,7 @@ const CLOSE: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// All routes of a plane.
 pub fn router(plane: Plane) -> Router {
+    let telemetry = plane.config.telemetry.clone();
     let routes = Router::new()
         .merge(projects::routes::router())
         .merge(repos::routes::router())
@@ -40,6 +41,8 @@ pub fn router(plane: Plane) -> Router {
         .merge(uploads::routes::router())
         .merge(lineage::routes::router())
         .merge(permissions::routes::router())
+        .merge(permissions::what_if::router())
+        .merge(readings::routes::router())
         .merge(fsck::routes::router())
         .merge(garbage::routes::router())
         .merge(statistics::routes::router())
@@ -53,7 +56,7 @@ pub fn router(plane: Plane) -> Router {
         .merge(worker::routes::router())
         .route("/healthz", get(|| async { "ok\n" }))
         .with_state(plane);
-    chassis::http::with_common_layers(routes)
+    chassis::http::with_common_layers(routes, &telemetry)
 }
 
 /// A request keeps the plane busy until the last byte of its answer is gone.

@@ -15,6 +15,7 @@ mod notebooks;
 mod reproductions;
 mod secrets;
 mod services;
+mod telemetry;
 mod tenancy;
 mod uploads;
 mod user_code;

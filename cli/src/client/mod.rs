@@ -21,7 +21,7 @@ use crate::credentials::{CachedAccess, Credentials, Login};
 use crate::embedded::home::Home;
 use crate::failure::{Exit, Failure, Outcome};
 use crate::output::Output;
-use crate::settings::Settings;
+use crate::settings::{Settings, variable};
 pub use request::{Request, segment};
 pub use stream::blocking_reader;
 
@@ -43,11 +43,19 @@ pub struct Client {
     /// What is remembered.
     pub credentials: Credentials,
     output: Output,
+    /// All requests of one command are one trace, that of who calls the command if he says so.
+    trace: String,
     access: tokio::sync::Mutex<Option<CachedAccess>>,
     /// What could not be written down.
     unwritten: Mutex<Login>,
     /// The plane's own address cannot be reached from here.
     through_gateway: AtomicBool,
+}
+
+/// A trace of this command, by the W3C's recommendation: version, trace, span, recorded.
+fn new_trace() -> String {
+    let (trace, span): (u128, u64) = (rand::random(), rand::random());
+    format!("00-{trace:032x}-{span:016x}-01")
 }
 
 /// Which address a request goes to.
@@ -77,6 +85,7 @@ impl Client {
             credentials: Credentials::new(&settings.config, &settings.url),
             settings,
             output,
+            trace: variable("TRACEPARENT").unwrap_or_else(new_trace),
             access: tokio::sync::Mutex::new(None),
             unwritten: Mutex::default(),
             through_gateway: AtomicBool::new(false),
@@ -252,6 +261,7 @@ impl Client {
         let mut builder = http
             .request(request.method.clone(), format!("{base}{}", request.path))
             .query(&request.query);
+        builder = builder.header("traceparent", &self.trace);
         if let Some(token) = token {
             builder = builder.bearer_auth(token);
         }

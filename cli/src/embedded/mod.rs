@@ -64,6 +64,7 @@ pub async fn up(arguments: &Up, settings: &Settings, output: Output) -> Outcome 
     // Said before anything is started.
     supervisor::import_allow()?;
     supervisor::logs_kept()?;
+    supervisor::proxies()?;
     let at = Addresses {
         listen: arguments.listen.clone(),
         services_listen: arguments.services_listen.clone(),

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use contract::config::{ControlPlaneConfig, ImportConfig, LogsConfig, ServicesConfig};
+use contract::config::{ControlPlaneConfig, ImportConfig, LogsConfig, ServicesConfig, TelemetryConfig};
 use contract::reach::Reach;
 use private_postgres::Cluster;
 use tokio::process::{Child, ChildStdin};
@@ -317,6 +317,11 @@ async fn launch(
         idle_seconds: idle.unwrap_or(300),
         imports,
         logs: logs_kept()?,
+        proxies: proxies()?,
+        telemetry: TelemetryConfig {
+            otlp_endpoint: variable("HOWDAH_OTLP_ENDPOINT"),
+            metrics_token: variable("HOWDAH_METRICS_TOKEN"),
+        },
         services: Some(ServicesConfig {
             listen: service.services_listen.clone(),
             url: service.services_url.clone(),
@@ -348,6 +353,25 @@ fn parse_allow(text: &str) -> Outcome<Vec<Reach>> {
                     "list hosts and networks with commas in between: `data.example.org,10.1.0.0/16`",
                 )
             })
+        })
+        .collect()
+}
+
+/// The operator's own proxies: `HOWDAH_PROXIES=10.0.0.0/8,…`.
+///
+/// # Errors
+/// What is none.
+pub(super) fn proxies() -> Outcome<Vec<Reach>> {
+    let text = variable("HOWDAH_PROXIES").unwrap_or_default();
+    let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+    parts
+        .map(|part| match part.parse() {
+            Ok(network @ Reach::Network(..)) => Ok(network),
+            _ => Err(Failure::usage(
+                "a proxy is not valid",
+                format!("`{part}` in HOWDAH_PROXIES is no address or network"),
+                "write networks such as `10.0.0.0/8`, with commas between them",
+            )),
         })
         .collect()
 }

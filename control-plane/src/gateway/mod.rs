@@ -25,6 +25,7 @@ use crate::app::App;
 use crate::planes;
 use crate::planes::live::InFlight;
 use crate::refusal::Refusal;
+use crate::traffic::{Ledger, Subject};
 
 /// The client that speaks to data planes.
 pub type PlaneClient = Client<HttpConnector, Body>;
@@ -48,6 +49,10 @@ pub fn router() -> Router<Arc<App>> {
 
 async fn forward(State(app): State<Arc<App>>, mut request: Request) -> Result<Response, Refusal> {
     let claims = verify(&app, &request)?;
+    if let Some(ledger) = request.extensions().get::<Ledger>() {
+        ledger.count(&app, &Subject::Organization(claims.org.to_string()))?;
+        ledger.count(&app, &Subject::Account(claims.sub.to_string()))?;
+    }
     let path = request
         .uri()
         .path_and_query()
@@ -73,6 +78,7 @@ async fn forward(State(app): State<Arc<App>>, mut request: Request) -> Result<Re
     request.headers_mut().remove(http::header::HOST);
     // Services have an address of their own.
     request.headers_mut().remove(contract::serving::HEADER);
+    chassis::telemetry::inject(request.headers_mut());
     *request.version_mut() = http::Version::HTTP_11;
     match app.plane_client.request(request).await {
         Ok(answer) => {

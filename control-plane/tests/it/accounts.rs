@@ -108,6 +108,7 @@ async fn too_many_log_ins_are_slowed_down() {
         log_ins: 2,
         sign_ups: 5,
         loopback_factor: 1,
+        ..RateLimits::default()
     })
     .await;
     let body = json!({ "email": "ada@example.test", "password": "not the password" });

@@ -107,6 +107,8 @@ impl TestApp {
             idle_seconds: 300,
             imports: contract::config::ImportConfig::default(),
             logs: contract::config::LogsConfig::default(),
+            proxies: Vec::new(),
+            telemetry: contract::config::TelemetryConfig::default(),
             services: None,
         };
         let shutdown = Shutdown::new();

@@ -17,3 +17,4 @@ mod policy;
 mod process;
 mod releases;
 mod tokens;
+mod traffic;

@@ -58,6 +58,8 @@ impl Place {
             idle_seconds: 300,
             imports: contract::config::ImportConfig::default(),
             logs: contract::config::LogsConfig::default(),
+            proxies: Vec::new(),
+            telemetry: contract::config::TelemetryConfig::default(),
             services: None,
         };
         let mut child = Command::new(env!("CARGO_BIN_EXE_howdah-control-plane"))

@@ -3,14 +3,19 @@
 
 use axum::Router;
 use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
-use axum::extract::{FromRequest, FromRequestParts, Request};
+use axum::extract::{FromRequest, FromRequestParts, MatchedPath, Request};
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use axum::routing::get;
 use axum::serve::{ListenerExt, TapIo};
+use contract::config::TelemetryConfig;
 use contract::problem::{Problem, ProblemKind, Retry};
+use sha2::{Digest, Sha256};
 use tokio::net::{TcpListener, TcpStream};
 use tracing::Instrument;
+
+use crate::telemetry::{self, Requests};
 
 /// The header that carries a request's id, in and out.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -188,8 +193,11 @@ pub fn prompt(listener: TcpListener) -> TapIo<TcpListener, fn(&mut TcpStream)> {
 
 /// Adds to a router what every server answers alike: problems for unknown routes and methods, a request id on each
 /// response and in each problem, a span around each request.
-pub fn with_common_layers(router: Router) -> Router {
+pub fn with_common_layers(router: Router, telemetry: &TelemetryConfig) -> Router {
+    let token = telemetry.metrics_token.as_deref();
+    let token: Option<[u8; 32]> = token.map(|token| Sha256::digest(token.as_bytes()).into());
     router
+        .route("/metrics", get(telemetry::metrics_served).with_state(token))
         .fallback(|| async { ApiError::not_found() })
         .method_not_allowed_fallback(|| async {
             ApiError::new(ProblemKind::Malformed, "this address does not know that method")
@@ -206,8 +214,23 @@ async fn request_id(mut request: Request, next: Next) -> Response {
         return ApiError::internal("a request id is not a header value").into_response();
     };
     request.headers_mut().insert(&REQUEST_ID, value.clone());
-    let span = tracing::info_span!("request", request.id = %id, http.method = %request.method(), http.path = %request.uri().path());
-    let mut response = next.run(request).instrument(span).await;
+    let matched = request.extensions().get::<MatchedPath>();
+    let route = matched.map_or_else(|| "unmatched".to_owned(), |path| path.as_str().to_owned());
+    let span = tracing::info_span!(
+        "request",
+        otel.name = %format!("{} {route}", request.method()),
+        otel.kind = "server",
+        request.id = %id,
+        http.method = %request.method(),
+        http.path = %request.uri().path(),
+        http.route = %route,
+        http.response.status_code = tracing::field::Empty,
+    );
+    telemetry::of_request(&span, request.headers());
+    let timed = Requests::begin(request.method(), &route);
+    let mut response = next.run(request).instrument(span.clone()).await;
+    timed.end(response.status());
+    span.record("http.response.status_code", response.status().as_u16());
     response.headers_mut().insert(&REQUEST_ID, value);
     if is_problem(&response) {
         with_instance(response, &id).await

@@ -43,6 +43,22 @@ pub struct ControlPlaneConfig {
     /// Where services of pipelines are reached, a listener of its own; nowhere when absent.
     #[serde(default)]
     pub services: Option<ServicesConfig>,
+    /// The operator's own proxies before the service: what they say of a client's address (`X-Forwarded-For`) is believed.
+    #[serde(default)]
+    pub proxies: Vec<Reach>,
+    /// What is told to operators, of the data planes too.
+    #[serde(default)]
+    pub telemetry: TelemetryConfig,
+}
+
+/// What operators see of a process.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TelemetryConfig {
+    /// Where traces, metrics and logs are sent by OTLP over HTTP, `http://otel:4318`; nowhere when absent.
+    pub otlp_endpoint: Option<String>,
+    /// The bearer token that reads `/metrics`; without one nothing is there.
+    pub metrics_token: Option<String>,
 }
 
 /// The address of services.
@@ -104,6 +120,9 @@ pub struct DataPlaneConfig {
     /// How much of logs is kept.
     #[serde(default)]
     pub logs: LogsConfig,
+    /// What is told to operators.
+    #[serde(default)]
+    pub telemetry: TelemetryConfig,
 }
 
 /// How much of what user code prints is kept. Older lines, and the oldest ones of a job that has more, are removed.

@@ -4,7 +4,7 @@
 use contract::api::JobState;
 use contract::ids::{CommitId, JobId};
 
-use super::{queries, reproductions};
+use super::{queries, reproductions, traces};
 use crate::commits;
 use crate::failure::Answer;
 use crate::permissions::System;
@@ -24,6 +24,7 @@ pub async fn end(plane: &Plane, tx: &mut Tx, job: JobId, state: JobState, reason
     };
     let why = reason.unwrap_or("its job ended");
     commits::queries::update_errored(tx, &SELF, CommitId::from_uuid(commit), why, now).await?;
+    traces::ended(tx, &SELF, job).await?;
     let reproduction = reproductions::ended(tx, &SELF, job).await?;
     if state == JobState::Failure && !reproduction {
         pipelines::queries::update_outcome(tx, &SELF, pipeline, reason.map(|why| (job, why))).await?;

@@ -12,6 +12,7 @@ pub mod retention;
 pub mod routes;
 pub mod statistics;
 pub mod statistics_queries;
+pub mod traces;
 pub mod views;
 pub mod wait;
 

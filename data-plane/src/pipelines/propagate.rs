@@ -236,6 +236,7 @@ impl Making<'_> {
                 .map(|(leaf, commit)| (*leaf, name(*leaf), *commit))
                 .collect(),
             at: now,
+            traceparent: chassis::telemetry::traceparent(),
         };
         queries::insert_job(tx, &SELF, &job).await?;
         let inputs: Vec<_> = new

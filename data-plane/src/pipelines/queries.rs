@@ -287,14 +287,16 @@ pub struct NewJob<'a> {
     pub inputs: Vec<(usize, String, CommitId)>,
     /// Now.
     pub at: DateTime<Utc>,
+    /// The trace that it belongs to.
+    pub traceparent: Option<String>,
 }
 
 /// Inserts a job with its inputs.
 pub async fn insert_job(conn: &mut PgConnection, _: &System, job: &NewJob<'_>) -> Answer<()> {
     sqlx::query(
         "insert into jobs (id, pipeline_id, version, output_commit_id, commit_set, state, reprocess, plan_digest,
-                           datum_tries, parallelism, created_at)
-         values ($1, $2, $3, $4, $5, 'created', $6, $7, $8, $9, $10)",
+                           datum_tries, parallelism, created_at, traceparent)
+         values ($1, $2, $3, $4, $5, 'created', $6, $7, $8, $9, $10, $11)",
     )
     .bind(job.id.uuid())
     .bind(job.run.id)
@@ -306,6 +308,7 @@ pub async fn insert_job(conn: &mut PgConnection, _: &System, job: &NewJob<'_>) -
     .bind(job.run.datum_tries)
     .bind(job.run.parallelism)
     .bind(job.at)
+    .bind(&job.traceparent)
     .execute(&mut *conn)
     .await?;
     let positions: Vec<i32> = job

@@ -72,6 +72,7 @@ pub async fn finish(plane: &Plane, job: JobId) -> Answer<()> {
             if !queries::succeed(&mut tx, &SELF, job, now).await? {
                 return Ok(());
             }
+            jobs::traces::ended(&mut tx, &SELF, job).await?;
             match appending {
                 Some(appending) => appending.keep(&mut tx, work.pipeline_id, job).await?,
                 // Of an earlier version, perhaps.

@@ -89,6 +89,7 @@ async fn job(
         reprocess: false,
         inputs: Vec::new(),
         at: plane.now(),
+        traceparent: chassis::telemetry::traceparent(),
     };
     insert_job(tx, &SELF, &job).await?;
     Ok(Begun {

@@ -29,7 +29,7 @@ use super::queries::{self, Added, HeldRow, ReportedJob, Results, Settled};
 use crate::failure::{Answer, Failure};
 use crate::permissions::System;
 use crate::plane::{Plane, Tx};
-use crate::{pipelines, scheduler, secrets};
+use crate::{jobs, pipelines, scheduler, secrets};
 
 const WORKERS: System = System::because("workers act for the plane, which checked the rights when the job was made");
 /// A lease runs out when nothing was heard of its worker for that long.
@@ -364,6 +364,7 @@ async fn complete(
     for (job, added) in counts {
         woken |= queries::count(&mut tx, &WORKERS, job, added).await? == 0;
     }
+    jobs::traces::datums(&mut tx, &WORKERS, &traced(&settled, &body.datums)).await?;
     tx.commit().await?;
     plane.retention.lines_came(&plane.config.logs, most);
     if woken {
@@ -373,6 +374,26 @@ async fn complete(
         plane.signals.commits_changed();
     }
     Ok(Json(CompleteAnswer { accepted }))
+}
+
+/// The reports that were taken.
+fn traced(settled: &Settled, reports: &[DatumReport]) -> Vec<jobs::traces::Datum> {
+    let taken: HashSet<(Uuid, i64)> = settled
+        .jobs
+        .iter()
+        .copied()
+        .zip(settled.positions.iter().copied())
+        .collect();
+    let reports = reports.iter().filter(|r| taken.contains(&(r.job.uuid(), r.position)));
+    reports
+        .map(|r| jobs::traces::Datum {
+            job: r.job.uuid(),
+            position: r.position,
+            started_at: r.started_at,
+            took_ms: [r.download_ms, r.process_ms, r.upload_ms],
+            succeeded: matches!(r.ending, Ending::Succeeded { .. }),
+        })
+        .collect()
 }
 
 #[derive(Default)]

@@ -99,6 +99,7 @@ pub fn config(control: &FakeControl, database_url: &str, directory: &std::path::
         handover: true,
         imports: ImportConfig::default(),
         logs: contract::config::LogsConfig::default(),
+        telemetry: contract::config::TelemetryConfig::default(),
     }
 }
 

@@ -90,6 +90,7 @@ impl Rig {
             handover: false,
             imports: contract::config::ImportConfig::default(),
             logs: contract::config::LogsConfig::default(),
+            telemetry: contract::config::TelemetryConfig::default(),
         };
         let mut rig = Self {
             control,

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use async_trait::async_trait;
-use contract::config::{DataPlaneConfig, ImportConfig, LogsConfig, StoreConfig};
+use contract::config::{DataPlaneConfig, ImportConfig, LogsConfig, StoreConfig, TelemetryConfig};
 use contract::ids::OrganizationId;
 use secrecy::ExposeSecret;
 use sqlx::PgPool;
@@ -42,6 +42,8 @@ pub struct LocalSettings {
     pub imports: ImportConfig,
     /// How much of logs the planes keep.
     pub logs: LogsConfig,
+    /// What the planes tell operators.
+    pub telemetry: TelemetryConfig,
 }
 
 /// The local cloud.
@@ -89,6 +91,7 @@ impl LocalCloud {
             handover: true,
             imports: self.settings.imports.clone(),
             logs: self.settings.logs,
+            telemetry: self.settings.telemetry.clone(),
         }
     }
 

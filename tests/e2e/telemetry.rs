@@ -1,0 +1,178 @@
+//! What an operator gets by OTLP: one trace from a person's command to the datums that it set in motion, through both planes, with metrics
+//! and logs beside it; and metrics to be scraped by who has the token.
+
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+
+use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
+use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+use opentelemetry_proto::tonic::common::v1::any_value::Value;
+use opentelemetry_proto::tonic::resource::v1::Resource;
+use opentelemetry_proto::tonic::trace::v1::Span;
+use prost::Message;
+
+use crate::harness::{Service, eventually};
+
+const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+
+/// A receiver of OTLP over HTTP, as the protocol's own message types read it.
+#[derive(Default)]
+struct Received {
+    spans: Vec<(String, Span)>,
+    metrics: Vec<String>,
+    lines: usize,
+}
+
+fn name_of(resource: Option<&Resource>) -> String {
+    let attributes = resource.map(|r| r.attributes.as_slice()).unwrap_or_default();
+    let named = attributes.iter().find(|a| a.key == "service.name");
+    match named.and_then(|a| a.value.as_ref()).and_then(|v| v.value.as_ref()) {
+        Some(Value::StringValue(name)) => name.clone(),
+        _ => String::new(),
+    }
+}
+
+fn receive() -> (String, Arc<Mutex<Received>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let received = Arc::new(Mutex::new(Received::default()));
+    let kept = Arc::clone(&received);
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let kept = Arc::clone(&kept);
+            std::thread::spawn(move || while let Some(()) = answer(&stream, &kept) {});
+        }
+    });
+    (url, received)
+}
+
+/// Takes one request of a connection.
+fn answer(stream: &TcpStream, kept: &Mutex<Received>) -> Option<()> {
+    let mut reader = BufReader::new(stream);
+    let mut line = String::new();
+    reader.read_line(&mut line).ok().filter(|n| *n > 0)?;
+    let path = line.split(' ').nth(1)?.to_owned();
+    let mut length = 0;
+    loop {
+        let mut header = String::new();
+        reader.read_line(&mut header).ok()?;
+        let header = header.trim().to_ascii_lowercase();
+        if header.is_empty() {
+            break;
+        }
+        if let Some(value) = header.strip_prefix("content-length:") {
+            length = value.trim().parse().ok()?;
+        }
+    }
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body).ok()?;
+    let mut kept = kept.lock().unwrap();
+    match path.as_str() {
+        "/v1/traces" => {
+            for of in ExportTraceServiceRequest::decode(&body[..]).unwrap().resource_spans {
+                let name = name_of(of.resource.as_ref());
+                let spans = of.scope_spans.into_iter().flat_map(|s| s.spans);
+                kept.spans.extend(spans.map(|span| (name.clone(), span)));
+            }
+        }
+        "/v1/metrics" => {
+            for of in ExportMetricsServiceRequest::decode(&body[..]).unwrap().resource_metrics {
+                let metrics = of.scope_metrics.into_iter().flat_map(|s| s.metrics);
+                kept.metrics.extend(metrics.map(|m| m.name));
+            }
+        }
+        "/v1/logs" => {
+            for of in ExportLogsServiceRequest::decode(&body[..]).unwrap().resource_logs {
+                kept.lines += of.scope_logs.iter().map(|s| s.log_records.len()).sum::<usize>();
+            }
+        }
+        _ => {}
+    }
+    drop(kept);
+    (&mut &*stream)
+        .write_all(b"HTTP/1.1 200 OK\r\ncontent-type: application/x-protobuf\r\ncontent-length: 0\r\n\r\n")
+        .ok()
+}
+
+fn metrics(address: &str, token: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    let request = format!(
+        "GET /metrics HTTP/1.1\r\nhost: {address}\r\nauthorization: Bearer {token}\r\nconnection: close\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[test]
+fn one_trace_leads_from_a_command_through_both_planes_to_the_datums_that_it_set_in_motion() {
+    let (url, received) = receive();
+    let service = Service::prepare();
+    let up = ["up", "--detach", "--listen", &service.listen];
+    let operator = [
+        ("HOWDAH_OTLP_ENDPOINT", url.as_str()),
+        ("HOWDAH_METRICS_TOKEN", "scrape me"),
+    ];
+    let started = service.operator_with(up, &operator);
+    assert!(started.status.success(), "{}", service.logs());
+    let ada = service.person("ada", Some("acme"));
+    ada.run(&["repo", "create", "images"]);
+    service.file("a.txt", b"1");
+    service.file(
+        "pipeline.yaml",
+        b"pipeline: {name: copy}\ninput: {pfs: {repo: images, glob: /*}}\ntransform: {cmd: [sh, -c, \"cp /pfs/images/* /pfs/out/\"]}\n",
+    );
+    ada.run(&["pipeline", "apply", "-f", "pipeline.yaml"]);
+    let parent = format!("00-{TRACE}-00f067aa0ba902b7-01");
+    let put = ada.run_with(["put", "images@main", "a.txt"], b"", &[("TRACEPARENT", &parent)]);
+    assert!(put.status.success());
+    ada.run(&["wait", "copy@main"]);
+
+    let ours = |kept: &Received| -> Vec<(String, Span)> {
+        let trace = hex::decode(TRACE).unwrap();
+        kept.spans
+            .iter()
+            .filter(|(_, s)| s.trace_id == trace)
+            .cloned()
+            .collect()
+    };
+    eventually("the trace is whole", || {
+        let kept = received.lock().unwrap();
+        let names: Vec<String> = ours(&kept).into_iter().map(|(_, span)| span.name).collect();
+        ["job", "datum"].iter().all(|name| names.iter().any(|n| n == name)) && kept.lines > 0
+    });
+    let spans = ours(&received.lock().unwrap());
+    let by_id: HashMap<Vec<u8>, (String, Span)> = spans.iter().map(|s| (s.1.span_id.clone(), s.clone())).collect();
+    let named = |name: &str| spans.iter().find(|(_, s)| s.name == name).unwrap();
+    let (of, datum) = named("datum");
+    assert_eq!(of, "howdah-data-plane");
+    let (_, job) = &by_id[&datum.parent_span_id];
+    assert_eq!(job.name, "job");
+    let (_, request) = &by_id[&job.parent_span_id];
+    assert_eq!(request.name, "POST /v1/files");
+    assert!(spans.iter().any(|(of, _)| of == "howdah-control-plane"), "{spans:?}");
+    let shown = format!("{spans:?}");
+    assert!(
+        !shown.contains("hwd_") && !shown.contains("Bearer"),
+        "no secret is in a span"
+    );
+
+    let text = metrics(&service.listen, "scrape me");
+    assert!(text.starts_with("HTTP/1.1 200"), "{text}");
+    assert!(text.contains("http_server_request_duration_seconds_bucket"), "{text}");
+    assert!(metrics(&service.listen, "something else").starts_with("HTTP/1.1 401"));
+    // The last metrics come when the service ends.
+    service.down();
+    assert!(
+        received
+            .lock()
+            .unwrap()
+            .metrics
+            .iter()
+            .any(|m| m == "http.server.request.duration")
+    );
+}
