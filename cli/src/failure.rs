@@ -37,14 +37,16 @@ pub fn exit_of(kind: ProblemKind) -> Exit {
     match kind {
         P::SignedOut | P::TokenExpired | P::NotAllowed | P::OrganizationSuspended => Exit::Denied,
         P::NotFound | P::Deleted => Exit::NotFound,
-        P::Malformed | P::Invalid => Exit::Usage,
+        P::Malformed | P::Invalid | P::MethodNotAllowed => Exit::Usage,
         P::AlreadyExists
         | P::CommitFinished
         | P::BranchMoved
         | P::Conflict
         | P::OriginGuardViolated
         | P::InvitationExpired
-        | P::PreconditionFailed => Exit::Conflict,
+        | P::PreconditionFailed
+        | P::IdempotencyKeyReused
+        | P::RequestInProgress => Exit::Conflict,
         P::TooLarge | P::PaymentRequired | P::QuotaExceeded | P::SlowDown | P::StorageFull => Exit::Limit,
         P::PlaneStarting
         | P::PolicyUnreachable

@@ -7,9 +7,8 @@ use anyhow::Context;
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::StatusCode;
-use axum::routing::get;
 use chassis::Environment;
-use chassis::http::{ApiError, Path, with_common_layers};
+use chassis::http::{ApiError, Json, Path, with_common_layers};
 use chassis::openapi;
 use chassis::process::Shutdown;
 use chassis::signed::Signer;
@@ -20,6 +19,7 @@ use sqlx::PgPool;
 use tokio::sync::mpsc;
 use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::accounts::passwords::Passwords;
 use crate::gateway::PlaneClient;
@@ -130,30 +130,27 @@ impl App {
 /// All routes, and what they say of themselves.
 fn routes() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new()
-        .merge(accounts::router().into())
-        .merge(sessions::router().into())
-        .merge(organizations::router().into())
-        .merge(members::router().into())
-        .merge(invitations::router().into())
+        .merge(accounts::router())
+        .merge(sessions::router())
+        .merge(organizations::router())
+        .merge(members::router())
+        .merge(invitations::router())
         .merge(teams::router())
-        .merge(service_accounts::router().into())
-        .merge(tokens::router().into())
-        .merge(grants::router().into())
-        .merge(releases::router().into())
-        .merge(access_requests::router().into())
+        .merge(service_accounts::router())
+        .merge(tokens::router())
+        .merge(grants::router())
+        .merge(releases::router())
+        .merge(access_requests::router())
         .merge(policy::router().into())
         .merge(domains::router().into())
-        .merge(access_tokens::router().into())
-        .merge(keys::router().into())
-        .merge(planes::router().into())
-        .merge(serving::router().into())
-        .route("/healthz", get(|| async { StatusCode::NO_CONTENT }))
-        .route("/readyz", get(ready))
-        .route(
-            contract::schema::PATH,
-            get(|| async { chassis::http::Json(contract::schema::pipeline()) }),
-        )
-        .route("/problems/{slug}", get(problem_page))
+        .merge(access_tokens::router())
+        .merge(keys::router())
+        .merge(planes::router())
+        .merge(serving::router())
+        .routes(routes!(healthy))
+        .routes(routes!(ready))
+        .routes(routes!(pipeline_schema))
+        .routes(routes!(problem_page))
         .merge(gateway::router().into())
 }
 
@@ -188,6 +185,14 @@ pub fn router(app: Arc<App>) -> Router {
     )
 }
 
+/// Says that the process runs.
+#[utoipa::path(get, path = "/healthz", tag = "service", security(()), responses((status = 204)))]
+async fn healthy() -> StatusCode {
+    StatusCode::NO_CONTENT
+}
+
+/// Says that the service can work: its database answers.
+#[utoipa::path(get, path = "/readyz", tag = "service", security(()), responses((status = 204)))]
 async fn ready(State(app): State<Arc<App>>) -> Result<StatusCode, ApiError> {
     sqlx::query("select 1")
         .execute(&app.pool)
@@ -196,6 +201,27 @@ async fn ready(State(app): State<Arc<App>>) -> Result<StatusCode, ApiError> {
     Ok(StatusCode::NO_CONTENT)
 }
 
+/// The JSON Schema of a pipeline spec.
+#[utoipa::path(
+    get,
+    path = "/v1/schemas/pipeline",
+    tag = "service",
+    security(()),
+    responses((status = 200, body = Object)),
+)]
+async fn pipeline_schema() -> Json<serde_json::Value> {
+    Json(contract::schema::pipeline())
+}
+
+/// What a kind of problem means and what to do, in Markdown.
+#[utoipa::path(
+    get,
+    path = "/problems/{slug}",
+    tag = "service",
+    security(()),
+    params(("slug" = String, Path, description = "the last part of a problem's `type`")),
+    responses((status = 200, body = String, content_type = "text/markdown")),
+)]
 async fn problem_page(
     Path(slug): Path<String>,
 ) -> Result<([(http::HeaderName, &'static str); 1], &'static str), ApiError> {

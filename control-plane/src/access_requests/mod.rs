@@ -8,7 +8,7 @@ use contract::ids::AccessRequestId;
 pub use routes::router;
 
 /// A request as its maker and those who can grant it see it.
-#[derive(Debug, Clone, serde::Serialize)]
+#[derive(Debug, Clone, serde::Serialize, utoipa::ToSchema)]
 pub struct AccessRequestView {
     /// Its id.
     pub id: AccessRequestId,

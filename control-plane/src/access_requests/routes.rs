@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use axum::Router;
 use axum::http::StatusCode;
-use axum::routing::post;
 use chassis::http::{Json, Path, Query};
 use contract::api::Page;
 use contract::names::OrganizationName;
 use contract::reference::CommitRef;
 use serde::Deserialize;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::{AccessRequestView, queries};
 use crate::app::App;
@@ -23,21 +24,33 @@ const MESSAGE_LENGTH_MAX: usize = 1000;
 const MISSING_MAX: usize = 200;
 
 /// The routes of this slice.
-pub fn router() -> Router<Arc<App>> {
-    Router::new().route("/v1/organizations/{org}/access-requests", post(create).get(list))
+pub fn router() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new().routes(routes!(create, list))
 }
 
-#[derive(Deserialize)]
+/// A request for access.
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct NewRequest {
+    /// A commit that cannot be read: `[project/]repo@branch`, `…@id`.
     #[serde(rename = "ref")]
     reference: String,
+    /// What is missing, as the explanation names it.
     #[serde(default)]
     missing: Vec<String>,
+    /// What to say to those who can grant it.
     #[serde(default)]
     message: String,
 }
 
+/// Asks those who can grant it for access.
+#[utoipa::path(
+    post,
+    path = "/v1/organizations/{org}/access-requests",
+    tag = "access-requests",
+    params(("org" = OrganizationName, Path)),
+    responses((status = 201, body = AccessRequestView)),
+)]
 async fn create(
     call: Call,
     Path(org): Path<OrganizationName>,
@@ -74,6 +87,14 @@ async fn create(
     Ok((StatusCode::CREATED, Json(new)))
 }
 
+/// Lists requests for access: the own ones, and those that the caller can grant.
+#[utoipa::path(
+    get,
+    path = "/v1/organizations/{org}/access-requests",
+    tag = "access-requests",
+    params(("org" = OrganizationName, Path), PageQuery),
+    responses((status = 200, body = Page<AccessRequestView>)),
+)]
 async fn list(
     call: Call,
     Path(org): Path<OrganizationName>,

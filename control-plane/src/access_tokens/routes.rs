@@ -3,13 +3,13 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use axum::Router;
 use axum::extract::ConnectInfo;
-use axum::routing::post;
 use chassis::http::{ApiError, Json};
 use contract::api::{AccessTokenMade, AccessTokenRequest, Organization};
 use contract::names::OrganizationName;
 use contract::problem::ProblemKind;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::app::App;
 use crate::authz::UsePlane;
@@ -19,10 +19,12 @@ use crate::refusal::Refusal;
 use crate::{organizations, planes, policy};
 
 /// The routes of this slice.
-pub fn router() -> Router<Arc<App>> {
-    Router::new().route("/v1/access-tokens", post(create))
+pub fn router() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new().routes(routes!(create))
 }
 
+/// Exchanges a session or API token for an access token of an organization's data plane, and wakes that.
+#[utoipa::path(post, path = "/v1/access-tokens", tag = "access-tokens", responses((status = 200, body = AccessTokenMade)))]
 async fn create(
     call: Call,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,

@@ -3,14 +3,14 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use axum::Router;
 use axum::extract::{ConnectInfo, State};
 use axum::http::StatusCode;
-use axum::routing::{get, post};
 use chassis::http::Json;
 use contract::api::{Account, SessionMade, SignUp, WhoAmI};
 use contract::problem::ProblemKind;
 use secrecy::SecretString;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::{EmailAddress, check_password, queries};
 use crate::app::App;
@@ -20,12 +20,12 @@ use crate::refusal::Refusal;
 use crate::{organizations, sessions};
 
 /// The routes of this slice.
-pub fn router() -> Router<Arc<App>> {
-    Router::new()
-        .route("/v1/accounts", post(sign_up))
-        .route("/v1/account", get(show))
+pub fn router() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new().routes(routes!(sign_up)).routes(routes!(show))
 }
 
+/// Makes an account, and an organization if one is named; begins a session.
+#[utoipa::path(post, path = "/v1/accounts", tag = "accounts", security(()), responses((status = 201, body = SessionMade)))]
 async fn sign_up(
     State(app): State<Arc<App>>,
     ConnectInfo(address): ConnectInfo<SocketAddr>,
@@ -66,6 +66,8 @@ async fn sign_up(
     Ok((StatusCode::CREATED, Json(made)))
 }
 
+/// Says who the caller is.
+#[utoipa::path(get, path = "/v1/account", tag = "accounts", responses((status = 200, body = WhoAmI)))]
 async fn show(call: Call) -> Result<Json<WhoAmI>, Refusal> {
     let mut tx = call.begin().await?;
     let organizations = organizations::queries::list_own(&mut tx, &call.actor).await?;

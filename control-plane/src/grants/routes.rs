@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use axum::Router;
 use axum::http::StatusCode;
-use axum::routing::{delete, post};
 use chassis::http::{Json, Path, Query};
 use contract::api::{GrantView, NewGrant, Page, PolicyChanged};
 use contract::names::OrganizationName;
 use contract::policy::{Permission, Role};
 use serde::Deserialize;
+use utoipa::IntoParams;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::{SELF_GRANT, check_self_grant, may_give, queries, tell_self_grant};
 use crate::app::App;
@@ -20,12 +21,20 @@ use crate::policy::{self, subjects};
 use crate::refusal::Refusal;
 
 /// The routes of this slice.
-pub fn router() -> Router<Arc<App>> {
-    Router::new()
-        .route("/v1/organizations/{org}/grants", post(create).get(list))
-        .route("/v1/organizations/{org}/grants/{id}", delete(remove))
+pub fn router() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new()
+        .routes(routes!(create, list))
+        .routes(routes!(remove))
 }
 
+/// Gives a grant.
+#[utoipa::path(
+    post,
+    path = "/v1/organizations/{org}/grants",
+    tag = "grants",
+    params(("org" = OrganizationName, Path)),
+    responses((status = 201, body = GrantView), (status = 200, body = GrantView, description = "it was given already")),
+)]
 async fn create(
     call: Call,
     Path(org): Path<OrganizationName>,
@@ -82,11 +91,21 @@ async fn create(
     Ok((StatusCode::CREATED, Json(grant.view)))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 struct ListQuery {
+    /// Only on this: `org`, `project:NAME` or `[project/]repo`.
     resource: Option<String>,
 }
 
+/// Lists grants, of all resources or of one.
+#[utoipa::path(
+    get,
+    path = "/v1/organizations/{org}/grants",
+    tag = "grants",
+    params(("org" = OrganizationName, Path), ListQuery, PageQuery),
+    responses((status = 200, body = Page<GrantView>)),
+)]
 async fn list(
     call: Call,
     Path(org): Path<OrganizationName>,
@@ -114,12 +133,22 @@ async fn list(
     Ok(Json(window.page(rows, |g| g.id.clone())))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 struct Wait {
+    /// Answers when the data plane enforces it.
     #[serde(default)]
     wait: bool,
 }
 
+/// Takes a grant back.
+#[utoipa::path(
+    delete,
+    path = "/v1/organizations/{org}/grants/{id}",
+    tag = "grants",
+    params(Wait),
+    responses((status = 200, body = PolicyChanged)),
+)]
 async fn remove(
     call: Call,
     Path((org, id)): Path<(OrganizationName, String)>,

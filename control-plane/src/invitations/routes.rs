@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::Router;
 use axum::http::StatusCode;
-use axum::routing::{delete, post};
 use chassis::http::{Json, Path, Query};
 use contract::api::{Invitation, Organization, Page};
 use contract::ids::InvitationId;
@@ -13,6 +11,9 @@ use contract::policy::{OrganizationRole, Principal};
 use contract::problem::ProblemKind;
 use contract::token::{SecretToken, TokenKind};
 use serde::Deserialize;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::{LIFETIME, check_accept, queries};
 use crate::accounts::{self, EmailAddress};
@@ -25,17 +26,20 @@ use crate::policy;
 use crate::refusal::Refusal;
 
 /// The routes of this slice.
-pub fn router() -> Router<Arc<App>> {
-    Router::new()
-        .route("/v1/organizations/{org}/invitations", post(create).get(list))
-        .route("/v1/organizations/{org}/invitations/{id}", delete(revoke))
-        .route("/v1/invitations/accept", post(accept))
+pub fn router() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new()
+        .routes(routes!(create, list))
+        .routes(routes!(revoke))
+        .routes(routes!(accept))
 }
 
-#[derive(Deserialize)]
+/// An invitation to be made.
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct Invite {
+    /// The address.
     email: String,
+    /// What he is to be.
     #[serde(default = "member")]
     role: OrganizationRole,
 }
@@ -44,6 +48,14 @@ fn member() -> OrganizationRole {
     OrganizationRole::Member
 }
 
+/// Invites somebody by e-mail address. The secret is in this answer only.
+#[utoipa::path(
+    post,
+    path = "/v1/organizations/{org}/invitations",
+    tag = "invitations",
+    params(("org" = OrganizationName, Path)),
+    responses((status = 201, body = Invitation)),
+)]
 async fn create(
     call: Call,
     Path(org): Path<OrganizationName>,
@@ -79,6 +91,14 @@ async fn create(
     Ok((StatusCode::CREATED, Json(invitation)))
 }
 
+/// Lists the invitations.
+#[utoipa::path(
+    get,
+    path = "/v1/organizations/{org}/invitations",
+    tag = "invitations",
+    params(("org" = OrganizationName, Path), PageQuery),
+    responses((status = 200, body = Page<Invitation>)),
+)]
 async fn list(
     call: Call,
     Path(org): Path<OrganizationName>,
@@ -91,6 +111,8 @@ async fn list(
     Ok(Json(window.page(rows, |i| i.id.to_string())))
 }
 
+/// Takes an invitation back.
+#[utoipa::path(delete, path = "/v1/organizations/{org}/invitations/{id}", tag = "invitations", responses((status = 204)))]
 async fn revoke(call: Call, Path((org, id)): Path<(OrganizationName, String)>) -> Result<StatusCode, Refusal> {
     let mut tx = call.begin().await?;
     let allowed = call.authorize::<ManageMembers>(&mut tx, &org).await?;
@@ -103,12 +125,16 @@ async fn revoke(call: Call, Path((org, id)): Path<(OrganizationName, String)>) -
     Ok(StatusCode::NO_CONTENT)
 }
 
-#[derive(Deserialize)]
+/// An invitation to be accepted.
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct Accept {
+    /// The secret, `hwd_inv_…`.
     token: String,
 }
 
+/// Accepts an invitation by its secret.
+#[utoipa::path(post, path = "/v1/invitations/accept", tag = "invitations", responses((status = 200, body = Organization)))]
 async fn accept(call: Call, Json(body): Json<Accept>) -> Result<Json<Organization>, Refusal> {
     call.actor.unlimited()?;
     let (Principal::Account(account), None) = (call.actor.principal(), call.actor.organization()) else {

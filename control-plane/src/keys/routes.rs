@@ -2,18 +2,27 @@
 
 use std::sync::Arc;
 
-use axum::Router;
 use axum::extract::State;
-use axum::routing::get;
 use chassis::http::Json;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::app::App;
 
 /// The routes of this slice.
-pub fn router() -> Router<Arc<App>> {
-    Router::new().route("/.well-known/jwks.json", get(show))
+pub fn router() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new().routes(routes!(show))
 }
 
+/// The public keys that access tokens and policies are verified by (RFC 7517).
+#[utoipa::path(
+    get,
+    path = "/.well-known/jwks.json",
+    tag = "keys",
+    operation_id = "jwks",
+    security(()),
+    responses((status = 200, body = Object)),
+)]
 async fn show(State(app): State<Arc<App>>) -> Json<serde_json::Value> {
     Json(app.jwks.clone())
 }

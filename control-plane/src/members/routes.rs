@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use axum::Router;
-use axum::routing::{get, patch};
 use chassis::http::{Json, Path, Query};
 use contract::api::{MemberView, Page, PolicyChanged};
 use contract::names::OrganizationName;
 use contract::policy::OrganizationRole;
 use serde::Deserialize;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::{check_change, queries};
 use crate::app::App;
@@ -20,19 +21,28 @@ use crate::policy;
 use crate::refusal::Refusal;
 
 /// The routes of this slice.
-pub fn router() -> Router<Arc<App>> {
-    Router::new().route("/v1/organizations/{org}/members", get(list)).route(
-        "/v1/organizations/{org}/members/{principal}",
-        patch(update).delete(remove),
-    )
+pub fn router() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new()
+        .routes(routes!(list))
+        .routes(routes!(update, remove))
 }
 
-#[derive(Deserialize)]
+/// Another role.
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct ChangeRole {
+    /// What he is to be.
     role: OrganizationRole,
 }
 
+/// Lists the members.
+#[utoipa::path(
+    get,
+    path = "/v1/organizations/{org}/members",
+    tag = "members",
+    params(("org" = OrganizationName, Path), PageQuery),
+    responses((status = 200, body = Page<MemberView>)),
+)]
 async fn list(
     call: Call,
     Path(org): Path<OrganizationName>,
@@ -45,6 +55,8 @@ async fn list(
     Ok(Json(window.page(rows, |m| m.id.to_string())))
 }
 
+/// Gives a member another role.
+#[utoipa::path(patch, path = "/v1/organizations/{org}/members/{principal}", tag = "members", responses((status = 200, body = MemberView)))]
 async fn update(
     call: Call,
     Path((org, principal)): Path<(OrganizationName, String)>,
@@ -65,6 +77,13 @@ async fn update(
     Ok(Json(member))
 }
 
+/// Takes a member out, by account id or e-mail address; oneself too.
+#[utoipa::path(
+    delete,
+    path = "/v1/organizations/{org}/members/{principal}",
+    tag = "members",
+    responses((status = 200, body = PolicyChanged)),
+)]
 async fn remove(
     call: Call,
     Path((org, principal)): Path<(OrganizationName, String)>,

@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use axum::Router;
 use axum::http::StatusCode;
-use axum::routing::{get, post};
 use chassis::http::{Json, Path, Query};
 use contract::api::{ChangeOrganization, Organization, OrganizationSettings, Page};
 use contract::names::OrganizationName;
 use contract::policy::Principal;
 use serde::Deserialize;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::queries;
 use crate::app::App;
@@ -20,18 +21,22 @@ use crate::paging::PageQuery;
 use crate::refusal::Refusal;
 
 /// The routes of this slice.
-pub fn router() -> Router<Arc<App>> {
-    Router::new()
-        .route("/v1/organizations", post(create).get(list))
-        .route("/v1/organizations/{org}", get(show).patch(change).delete(delete))
+pub fn router() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new()
+        .routes(routes!(create, list))
+        .routes(routes!(show, change, delete))
 }
 
-#[derive(Deserialize)]
+/// An organization to be founded.
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct NewOrganization {
+    /// Its name.
     name: OrganizationName,
 }
 
+/// Founds an organization, which the caller owns.
+#[utoipa::path(post, path = "/v1/organizations", tag = "organizations", responses((status = 201, body = Organization)))]
 async fn create(call: Call, Json(body): Json<NewOrganization>) -> Result<(StatusCode, Json<Organization>), Refusal> {
     call.actor.unlimited()?;
     let (Principal::Account(owner), None) = (call.actor.principal(), call.actor.organization()) else {
@@ -47,6 +52,14 @@ async fn create(call: Call, Json(body): Json<NewOrganization>) -> Result<(Status
     Ok((StatusCode::CREATED, Json(organization)))
 }
 
+/// Lists the organizations that the caller belongs to.
+#[utoipa::path(
+    get,
+    path = "/v1/organizations",
+    tag = "organizations",
+    params(PageQuery),
+    responses((status = 200, body = Page<Organization>)),
+)]
 async fn list(call: Call, Query(page): Query<PageQuery>) -> Result<Json<Page<Organization>>, Refusal> {
     let window = page.window(&call, "organizations")?;
     let mut tx = call.begin().await?;
@@ -55,6 +68,14 @@ async fn list(call: Call, Query(page): Query<PageQuery>) -> Result<Json<Page<Org
     Ok(Json(window.page(rows, |o| o.id.to_string())))
 }
 
+/// Shows an organization and its settings.
+#[utoipa::path(
+    get,
+    path = "/v1/organizations/{org}",
+    tag = "organizations",
+    params(("org" = OrganizationName, Path)),
+    responses((status = 200, body = OrganizationSettings)),
+)]
 async fn show(call: Call, Path(org): Path<OrganizationName>) -> Result<Json<OrganizationSettings>, Refusal> {
     let mut tx = call.begin().await?;
     let allowed = call.authorize::<ViewOrganization>(&mut tx, &org).await?;
@@ -73,7 +94,16 @@ async fn settings<A: Action>(tx: &mut Tx, allowed: &Allowed<A>) -> Result<Json<O
     }))
 }
 
+/// Changes the settings of an organization.
+///
 /// A release that counts already goes on counting; what is proposed needs as many approvals as are demanded now.
+#[utoipa::path(
+    patch,
+    path = "/v1/organizations/{org}",
+    tag = "organizations",
+    params(("org" = OrganizationName, Path)),
+    responses((status = 200, body = OrganizationSettings)),
+)]
 async fn change(
     call: Call,
     Path(org): Path<OrganizationName>,
@@ -104,6 +134,14 @@ async fn change(
     Ok(answer)
 }
 
+/// Deletes an organization: its data plane is taken apart in the background.
+#[utoipa::path(
+    delete,
+    path = "/v1/organizations/{org}",
+    tag = "organizations",
+    params(("org" = OrganizationName, Path)),
+    responses((status = 202)),
+)]
 async fn delete(call: Call, Path(org): Path<OrganizationName>) -> Result<StatusCode, Refusal> {
     let mut tx = call.begin().await?;
     let allowed = call.authorize::<DeleteOrganization>(&mut tx, &org).await?;

@@ -2,15 +2,16 @@
 
 use std::sync::Arc;
 
-use axum::Router;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
-use axum::routing::{get, post};
+use axum::routing::post;
 use chassis::http::{Json, Path};
 use contract::api::PlaneStatus;
 use contract::config::Heartbeat;
 use contract::ids::OrganizationId;
 use contract::names::OrganizationName;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::queries;
 use crate::app::App;
@@ -19,12 +20,20 @@ use crate::call::Call;
 use crate::refusal::Refusal;
 
 /// The routes of this slice.
-pub fn router() -> Router<Arc<App>> {
-    Router::new()
-        .route("/v1/organizations/{org}/plane", get(show))
+pub fn router() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new()
+        .routes(routes!(show))
         .route("/internal/v1/planes/{org}/heartbeat", post(heartbeat))
 }
 
+/// Says how an organization's data plane is.
+#[utoipa::path(
+    get,
+    path = "/v1/organizations/{org}/plane",
+    tag = "planes",
+    params(("org" = OrganizationName, Path)),
+    responses((status = 200, body = PlaneStatus)),
+)]
 async fn show(call: Call, Path(org): Path<OrganizationName>) -> Result<Json<PlaneStatus>, Refusal> {
     let mut tx = call.begin().await?;
     let allowed = call.authorize::<ViewOrganization>(&mut tx, &org).await?;

@@ -3,9 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use axum::Router;
 use axum::http::StatusCode;
-use axum::routing::{delete, post};
 use chassis::http::{Json, Path, Query};
 use contract::api::{NewRelease, Page, PolicyChanged, ReleaseView};
 use contract::ids::{DomainId, ReleaseId};
@@ -13,6 +11,9 @@ use contract::names::{OrganizationName, ProjectName, RepoName};
 use contract::policy::Permission;
 use contract::problem::ProblemKind;
 use serde::Deserialize;
+use utoipa::IntoParams;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::queries::{self, StoredRelease};
 use super::{check, parse_repo};
@@ -25,11 +26,11 @@ use crate::policy::{self, subjects, subjects::Target};
 use crate::refusal::Refusal;
 
 /// The routes of this slice.
-pub fn router() -> Router<Arc<App>> {
-    Router::new()
-        .route("/v1/organizations/{org}/releases", post(create).get(list))
-        .route("/v1/organizations/{org}/releases/{id}", delete(revoke))
-        .route("/v1/organizations/{org}/releases/{id}/approvals", post(approve))
+pub fn router() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new()
+        .routes(routes!(create, list))
+        .routes(routes!(revoke))
+        .routes(routes!(approve))
 }
 
 async fn find_domain<A: Action>(
@@ -56,6 +57,14 @@ async fn may_declassify<A: Action>(tx: &mut Tx, allowed: &Allowed<A>, target: &T
     Ok(covered && own.contains(&Permission::Declassify))
 }
 
+/// Proposes a release (R9); it is approved for what the caller may declassify.
+#[utoipa::path(
+    post,
+    path = "/v1/organizations/{org}/releases",
+    tag = "releases",
+    params(("org" = OrganizationName, Path)),
+    responses((status = 201, body = ReleaseView)),
+)]
 async fn create(
     call: Call,
     Path(org): Path<OrganizationName>,
@@ -164,6 +173,14 @@ fn target(part: &queries::Part) -> Result<Target, Refusal> {
     })
 }
 
+/// Lists the releases that the caller may know of.
+#[utoipa::path(
+    get,
+    path = "/v1/organizations/{org}/releases",
+    tag = "releases",
+    params(("org" = OrganizationName, Path), PageQuery),
+    responses((status = 200, body = Page<ReleaseView>)),
+)]
 async fn list(
     call: Call,
     Path(org): Path<OrganizationName>,
@@ -178,6 +195,13 @@ async fn list(
     Ok(Json(window.page(rows, |r| r.id.to_string())))
 }
 
+/// Approves a release for what the caller may declassify.
+#[utoipa::path(
+    post,
+    path = "/v1/organizations/{org}/releases/{id}/approvals",
+    tag = "releases",
+    responses((status = 200, body = ReleaseView)),
+)]
 async fn approve(
     call: Call,
     Path((org, id)): Path<(OrganizationName, ReleaseId)>,
@@ -237,12 +261,22 @@ async fn approve(
     Ok(Json(view))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 struct Wait {
+    /// Answers when the data plane enforces it.
     #[serde(default)]
     wait: bool,
 }
 
+/// Revokes a release.
+#[utoipa::path(
+    delete,
+    path = "/v1/organizations/{org}/releases/{id}",
+    tag = "releases",
+    params(Wait),
+    responses((status = 200, body = PolicyChanged)),
+)]
 async fn revoke(
     call: Call,
     Path((org, id)): Path<(OrganizationName, ReleaseId)>,

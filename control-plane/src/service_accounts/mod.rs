@@ -9,7 +9,7 @@ use contract::names::ServiceAccountName;
 pub use routes::router;
 
 /// A service account as members see it.
-#[derive(Debug, Clone, serde::Serialize)]
+#[derive(Debug, Clone, serde::Serialize, utoipa::ToSchema)]
 pub struct ServiceAccountView {
     /// Its id.
     pub id: ServiceAccountId,

@@ -2,15 +2,16 @@
 
 use std::sync::Arc;
 
-use axum::Router;
 use axum::http::StatusCode;
-use axum::routing::{delete, post};
 use chassis::http::{Json, Path, Query};
 use contract::api::{Page, PolicyChanged};
 use contract::names::{OrganizationName, ServiceAccountName};
 use contract::policy::Principal;
 use contract::problem::ProblemKind;
 use serde::Deserialize;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::{ServiceAccountView, queries};
 use crate::app::App;
@@ -21,18 +22,28 @@ use crate::refusal::Refusal;
 use crate::{members, policy};
 
 /// The routes of this slice.
-pub fn router() -> Router<Arc<App>> {
-    Router::new()
-        .route("/v1/organizations/{org}/service-accounts", post(create).get(list))
-        .route("/v1/organizations/{org}/service-accounts/{name}", delete(remove))
+pub fn router() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new()
+        .routes(routes!(create, list))
+        .routes(routes!(remove))
 }
 
-#[derive(Deserialize)]
+/// A service account to be made.
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct NewServiceAccount {
+    /// Its name.
     name: ServiceAccountName,
 }
 
+/// Makes a service account.
+#[utoipa::path(
+    post,
+    path = "/v1/organizations/{org}/service-accounts",
+    tag = "service-accounts",
+    params(("org" = OrganizationName, Path)),
+    responses((status = 201, body = ServiceAccountView)),
+)]
 async fn create(
     call: Call,
     Path(org): Path<OrganizationName>,
@@ -57,6 +68,14 @@ async fn create(
     Ok((StatusCode::CREATED, Json(new)))
 }
 
+/// Lists the service accounts.
+#[utoipa::path(
+    get,
+    path = "/v1/organizations/{org}/service-accounts",
+    tag = "service-accounts",
+    params(("org" = OrganizationName, Path), PageQuery),
+    responses((status = 200, body = Page<ServiceAccountView>)),
+)]
 async fn list(
     call: Call,
     Path(org): Path<OrganizationName>,
@@ -69,6 +88,13 @@ async fn list(
     Ok(Json(window.page(rows, |s| s.id.to_string())))
 }
 
+/// Deletes a service account with its tokens and grants.
+#[utoipa::path(
+    delete,
+    path = "/v1/organizations/{org}/service-accounts/{name}",
+    tag = "service-accounts",
+    responses((status = 200, body = PolicyChanged)),
+)]
 async fn remove(
     call: Call,
     Path((org, name)): Path<(OrganizationName, String)>,

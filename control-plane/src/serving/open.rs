@@ -2,17 +2,17 @@
 
 use std::sync::Arc;
 
-use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
-use axum::routing::post;
 use chassis::http::{ApiError, EPOCH, Json, Path};
 use contract::api::{OpenedService, ServiceView};
 use contract::names::{OrganizationName, ProjectName, RepoName};
 use contract::problem::ProblemKind;
 use http::{StatusCode, header};
 use http_body_util::{BodyExt, Limited};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::entries::{self, Entry, Kind, Place};
 use crate::app::App;
@@ -23,10 +23,17 @@ use crate::refusal::Refusal;
 const ANSWER_BYTES_MAX: usize = 64 << 10;
 
 /// The routes of this slice at the API's address.
-pub fn router() -> Router<Arc<App>> {
-    Router::new().route("/v1/organizations/{org}/pipelines/{project}/{name}/open", post(open))
+pub fn router() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new().routes(routes!(open))
 }
 
+/// Opens a service: a link for a browser, good once, and the address for programs. Wakes the data plane.
+#[utoipa::path(
+    post,
+    path = "/v1/organizations/{org}/pipelines/{project}/{name}/open",
+    tag = "services",
+    responses((status = 200, body = OpenedService)),
+)]
 async fn open(
     call: Call,
     Path((org, project, name)): Path<(OrganizationName, ProjectName, RepoName)>,

@@ -20,7 +20,7 @@ use crate::refusal::Refusal;
 pub const LIFETIME: Duration = Duration::days(30);
 
 /// A session as its holder sees it.
-#[derive(Debug, Clone, serde::Serialize)]
+#[derive(Debug, Clone, serde::Serialize, utoipa::ToSchema)]
 pub struct SessionView {
     /// Its id.
     pub id: TokenId,

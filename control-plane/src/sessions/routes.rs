@@ -3,15 +3,15 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use axum::Router;
 use axum::extract::{ConnectInfo, State};
 use axum::http::StatusCode;
-use axum::routing::{delete, post};
 use chassis::http::{ApiError, Json, Path, Query};
 use contract::api::{LogIn, Page, SessionMade};
 use contract::ids::TokenId;
 use contract::problem::ProblemKind;
 use secrecy::SecretString;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::{SessionView, queries};
 use crate::app::App;
@@ -22,10 +22,10 @@ use crate::refusal::Refusal;
 use crate::{accounts, policy};
 
 /// The routes of this slice.
-pub fn router() -> Router<Arc<App>> {
-    Router::new()
-        .route("/v1/sessions", post(create).get(list))
-        .route("/v1/sessions/{id}", delete(revoke))
+pub fn router() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new()
+        .routes(routes!(create, list))
+        .routes(routes!(revoke))
 }
 
 /// One answer for an unknown address, a malformed one and a wrong password.
@@ -37,6 +37,8 @@ fn refused() -> Refusal {
     .hint("check both, or make an account with `howdah signup`")
 }
 
+/// Logs in: begins a session.
+#[utoipa::path(post, path = "/v1/sessions", tag = "sessions", security(()), responses((status = 201, body = SessionMade)))]
 async fn create(
     State(app): State<Arc<App>>,
     ConnectInfo(address): ConnectInfo<SocketAddr>,
@@ -67,6 +69,8 @@ async fn create(
     Ok((StatusCode::CREATED, Json(made)))
 }
 
+/// Lists the caller's sessions.
+#[utoipa::path(get, path = "/v1/sessions", tag = "sessions", params(PageQuery), responses((status = 200, body = Page<SessionView>)))]
 async fn list(call: Call, Query(page): Query<PageQuery>) -> Result<Json<Page<SessionView>>, Refusal> {
     call.actor.unlimited()?;
     let window = page.window(&call, "sessions")?;
@@ -75,6 +79,8 @@ async fn list(call: Call, Query(page): Query<PageQuery>) -> Result<Json<Page<Ses
     Ok(Json(window.page(rows, |s| s.id.to_string())))
 }
 
+/// Ends a session, by its id or as `current`, with the access tokens that were made from it.
+#[utoipa::path(delete, path = "/v1/sessions/{id}", tag = "sessions", params(("id" = String, Path)), responses((status = 204)))]
 async fn revoke(call: Call, Path(id): Path<String>) -> Result<StatusCode, Refusal> {
     call.actor.unlimited()?;
     let id = match id.as_str() {

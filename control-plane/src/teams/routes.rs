@@ -35,6 +35,7 @@ pub fn router() -> OpenApiRouter<Arc<App>> {
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct NewTeam {
+    /// Its name.
     name: TeamName,
 }
 
@@ -46,7 +47,13 @@ fn changed(epoch: u64) -> Json<PolicyChanged> {
 }
 
 /// Makes a team.
-#[utoipa::path(post, path = "/v1/organizations/{org}/teams", tag = "teams", responses((status = 201, body = TeamView)))]
+#[utoipa::path(
+    post,
+    path = "/v1/organizations/{org}/teams",
+    tag = "teams",
+    params(("org" = OrganizationName, Path)),
+    responses((status = 201, body = TeamView)),
+)]
 async fn create(
     call: Call,
     Path(org): Path<OrganizationName>,
@@ -73,7 +80,13 @@ async fn create(
 }
 
 /// Lists the teams.
-#[utoipa::path(get, path = "/v1/organizations/{org}/teams", tag = "teams", responses((status = 200, body = Page<TeamView>)))]
+#[utoipa::path(
+    get,
+    path = "/v1/organizations/{org}/teams",
+    tag = "teams",
+    params(("org" = OrganizationName, Path), PageQuery),
+    responses((status = 200, body = Page<TeamView>)),
+)]
 async fn list(
     call: Call,
     Path(org): Path<OrganizationName>,

@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::Router;
 use axum::http::StatusCode;
-use axum::routing::{delete, post};
 use chassis::http::{Json, Path, Query};
 use contract::api::{ApiToken, Page};
 use contract::ids::{OrganizationId, TokenId};
@@ -12,6 +10,9 @@ use contract::names::{OrganizationName, ServiceAccountName};
 use contract::policy::Principal;
 use contract::token::{SecretToken, TokenKind};
 use serde::Deserialize;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::{check_name, expiry, parse_scopes, queries};
 use crate::app::App;
@@ -24,22 +25,28 @@ use crate::refusal::Refusal;
 use crate::{policy, service_accounts};
 
 /// The routes of this slice.
-pub fn router() -> Router<Arc<App>> {
-    Router::new()
-        .route("/v1/tokens", post(create).get(list))
-        .route("/v1/tokens/{id}", delete(revoke))
+pub fn router() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new()
+        .routes(routes!(create, list))
+        .routes(routes!(revoke))
 }
 
-#[derive(Deserialize)]
+/// A token to be made.
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct NewToken {
+    /// Its name.
     name: String,
+    /// Limits, `verb:resource` each; none = all that its principal may.
     #[serde(default)]
     scopes: Vec<String>,
+    /// Days until it ends.
     #[serde(default)]
     expires_in_days: Option<u32>,
+    /// Only for this organization.
     #[serde(default)]
     organization: Option<OrganizationName>,
+    /// For this service account of the organization, and not for the caller.
     #[serde(default)]
     service_account: Option<ServiceAccountName>,
 }
@@ -77,6 +84,8 @@ async fn principal(
     }
 }
 
+/// Makes an API token. The secret is in this answer only.
+#[utoipa::path(post, path = "/v1/tokens", tag = "tokens", responses((status = 201, body = ApiToken)))]
 async fn create(call: Call, Json(body): Json<NewToken>) -> Result<(StatusCode, Json<ApiToken>), Refusal> {
     call.actor.unlimited()?;
     check_name(&body.name)?;
@@ -108,6 +117,8 @@ async fn create(call: Call, Json(body): Json<NewToken>) -> Result<(StatusCode, J
     Ok((StatusCode::CREATED, Json(token)))
 }
 
+/// Lists the API tokens that the caller may see.
+#[utoipa::path(get, path = "/v1/tokens", tag = "tokens", params(PageQuery), responses((status = 200, body = Page<ApiToken>)))]
 async fn list(call: Call, Query(page): Query<PageQuery>) -> Result<Json<Page<ApiToken>>, Refusal> {
     call.actor.unlimited()?;
     let window = page.window(&call, "tokens")?;
@@ -116,6 +127,8 @@ async fn list(call: Call, Query(page): Query<PageQuery>) -> Result<Json<Page<Api
     Ok(Json(window.page(rows, |t| t.id.to_string())))
 }
 
+/// Revokes an API token.
+#[utoipa::path(delete, path = "/v1/tokens/{id}", tag = "tokens", params(("id" = TokenId, Path)), responses((status = 204)))]
 async fn revoke(call: Call, Path(id): Path<TokenId>) -> Result<StatusCode, Refusal> {
     // A limited token may still revoke itself: that only takes rights away.
     if id != call.actor.token() {

@@ -200,7 +200,7 @@ pub fn with_common_layers(router: Router, telemetry: &TelemetryConfig) -> Router
         .route("/metrics", get(telemetry::metrics_served).with_state(token))
         .fallback(|| async { ApiError::not_found() })
         .method_not_allowed_fallback(|| async {
-            ApiError::new(ProblemKind::Malformed, "this address does not know that method")
+            ApiError::new(ProblemKind::MethodNotAllowed, "this address does not know that method")
         })
         .layer(axum::middleware::from_fn(request_id))
 }

@@ -2,12 +2,13 @@
 //! `#[utoipa::path]` with the answer of success and register them with `routes!`, so no route is served that the document does not
 //! know; problems, authentication and unique operation ids are added here.
 
-use axum::http::header;
+use axum::http::{StatusCode, header};
 use axum::routing::{MethodRouter, get};
 use bytes::Bytes;
-use utoipa::openapi::path::{Operation, PathItem};
+use utoipa::openapi::path::{Operation, Parameter, ParameterBuilder, ParameterIn, PathItem};
+use utoipa::openapi::schema::{KnownFormat, ObjectBuilder, Schema, SchemaFormat, Type};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
-use utoipa::openapi::{Components, ContentBuilder, InfoBuilder, OpenApi, Ref, RefOr, ResponseBuilder};
+use utoipa::openapi::{Components, ContentBuilder, InfoBuilder, OpenApi, Ref, RefOr, Required, ResponseBuilder};
 use utoipa::{PartialSchema, ToSchema};
 
 use contract::problem::{FieldError, Problem};
@@ -18,6 +19,19 @@ pub const PATH: &str = "/openapi.json";
 const PROBLEM: &str = "Problem";
 const TOKEN: &str = "token";
 
+/// What parts of paths are, where the route does not say more.
+const PARAMETERS: &[(&str, &str)] = &[
+    ("org", "the name of the organization"),
+    ("project", "the name of the project"),
+    ("repo", "the name of the repo"),
+    ("branch", "the name of the branch"),
+    ("name", "its name"),
+    ("id", "its id"),
+    ("principal", "an account id or an e-mail address"),
+    ("team", "the name or id of the team"),
+    ("member", "an e-mail address, or `sa:NAME` of a service account"),
+];
+
 /// The whole document: what the routes said, a title and a description, how one authenticates, and that every route may answer a
 /// problem. The tags of a route stand before its handler's name in the operation id.
 #[must_use]
@@ -27,9 +41,9 @@ pub fn document(mut api: OpenApi, title: &str, description: &str) -> OpenApi {
         .description(Some(description))
         .version(env!("CARGO_PKG_VERSION"))
         .build();
-    for item in api.paths.paths.values_mut() {
+    for (path, item) in &mut api.paths.paths {
         for operation in operations(item) {
-            complete(operation);
+            complete(path, operation);
         }
     }
     let components = api.components.get_or_insert_with(Components::new);
@@ -64,8 +78,35 @@ pub fn document(mut api: OpenApi, title: &str, description: &str) -> OpenApi {
             .into(),
     );
     api.security = Some(vec![SecurityRequirement::new(TOKEN, Vec::<String>::new())]);
+    with_texts(api)
+}
+
+/// Adds ids and names that are referred to and that nothing brought along.
+fn with_texts(mut api: OpenApi) -> OpenApi {
+    let written = serde_json::to_string(&api).unwrap_or_default();
+    let wanted = |name: &str| written.contains(&format!("\"#/components/schemas/{name}\""));
+    let components = api.components.get_or_insert_with(Components::new);
+    for (name, schema) in contract::openapi::texts() {
+        if wanted(name) {
+            components.schemas.entry(name.to_owned()).or_insert(schema);
+        }
+    }
     api
 }
+
+/// Bytes, in an answer or a body.
+pub struct Binary;
+
+impl PartialSchema for Binary {
+    fn schema() -> RefOr<Schema> {
+        ObjectBuilder::new()
+            .schema_type(Type::String)
+            .format(Some(SchemaFormat::KnownFormat(KnownFormat::Binary)))
+            .into()
+    }
+}
+
+impl ToSchema for Binary {}
 
 /// The route that shows a document.
 pub fn served<S: Clone + Send + Sync + 'static>(api: &OpenApi) -> MethodRouter<S> {
@@ -88,10 +129,50 @@ fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
     .flatten()
 }
 
-fn complete(operation: &mut Operation) {
+/// Describes the parts of the path, and adds those that the handler did not tell the type of.
+fn describe_path(path: &str, operation: &mut Operation) {
+    let parameters = operation.parameters.get_or_insert_default();
+    for name in path
+        .split('/')
+        .filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'))
+    {
+        let known = PARAMETERS.iter().find(|(known, _)| *known == name);
+        let description = known.map_or_else(|| format!("its {name}"), |(_, known)| (*known).to_owned());
+        let is_that = |p: &&mut RefOr<Parameter>| matches!(p, RefOr::T(p) if p.name == name && p.parameter_in == ParameterIn::Path);
+        match parameters.iter_mut().find(is_that) {
+            Some(RefOr::T(parameter)) => {
+                parameter.description.get_or_insert(description);
+            }
+            _ => parameters.push(
+                ParameterBuilder::new()
+                    .name(name)
+                    .parameter_in(ParameterIn::Path)
+                    .required(Required::True)
+                    .description(Some(description))
+                    .schema(Some(ObjectBuilder::new().schema_type(Type::String)))
+                    .build()
+                    .into(),
+            ),
+        }
+    }
+}
+
+fn complete(path: &str, operation: &mut Operation) {
+    describe_path(path, operation);
     let tag = operation.tags.iter().flatten().next().cloned().unwrap_or_default();
     if let Some(id) = operation.operation_id.as_mut() {
         *id = format!("{tag}_{id}").replace(['-', ' '], "_");
+    }
+    for (status, response) in &mut operation.responses.responses {
+        let known = status
+            .parse()
+            .ok()
+            .and_then(|code: u16| StatusCode::from_u16(code).ok());
+        if let (RefOr::T(response), Some(reason)) = (response, known.and_then(|code| code.canonical_reason()))
+            && response.description.is_empty()
+        {
+            response.description = reason.to_lowercase();
+        }
     }
     for range in ["4XX", "5XX"] {
         operation

@@ -96,15 +96,18 @@ macro_rules! ids {
 
         impl utoipa::PartialSchema for $name {
             fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
-                utoipa::openapi::ObjectBuilder::new()
-                    .schema_type(utoipa::openapi::schema::Type::String)
-                    .pattern(Some(concat!("^", $prefix, "[0-9a-f]{32}$")))
-                    .into()
+                crate::openapi::text(concat!("^", $prefix, "[0-9a-f]{32}$"))
             }
         }
 
         impl utoipa::ToSchema for $name {}
-    )*};
+    )*
+
+        /// What each of them is called in an OpenAPI document, and how it looks there.
+        pub fn schemas() -> Vec<(&'static str, utoipa::openapi::RefOr<utoipa::openapi::schema::Schema>)> {
+            vec![$((stringify!($name), <$name as utoipa::PartialSchema>::schema()),)*]
+        }
+    };
 }
 
 ids! {

@@ -7,6 +7,7 @@ pub mod claims;
 pub mod config;
 pub mod ids;
 pub mod names;
+pub mod openapi;
 pub mod policy;
 pub mod problem;
 pub mod reach;

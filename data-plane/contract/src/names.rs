@@ -68,15 +68,18 @@ macro_rules! names {
 
         impl utoipa::PartialSchema for $name {
             fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
-                utoipa::openapi::ObjectBuilder::new()
-                    .schema_type(utoipa::openapi::schema::Type::String)
-                    .pattern(Some("^[A-Za-z0-9][A-Za-z0-9_-]{0,50}$"))
-                    .into()
+                crate::openapi::text("^[A-Za-z0-9][A-Za-z0-9_-]{0,50}$")
             }
         }
 
         impl utoipa::ToSchema for $name {}
-    )*};
+    )*
+
+        /// What each of them is called in an OpenAPI document, and how it looks there.
+        pub fn schemas() -> Vec<(&'static str, utoipa::openapi::RefOr<utoipa::openapi::schema::Schema>)> {
+            vec![$((stringify!($name), <$name as utoipa::PartialSchema>::schema()),)*]
+        }
+    };
 }
 
 names! {

@@ -11,7 +11,7 @@ use crate::ids::{AccountId, DomainId, GrantId, OrganizationId, ReleaseId, Servic
 use crate::names::{ProjectName, RepoName};
 
 /// What may be done with a domain.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Permission {
     /// Know that it exists.
@@ -43,7 +43,7 @@ impl Permission {
 }
 
 /// A bundle of permissions that is granted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
     /// discover.
@@ -114,7 +114,7 @@ pub struct ParseRoleError {
 }
 
 /// What a member is in an organization. It allows to manage, never to read data (R14).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OrganizationRole {
     /// Uses what was granted, creates repos of his own.
@@ -214,6 +214,14 @@ impl<'de> Deserialize<'de> for Principal {
         text.parse().map_err(serde::de::Error::custom)
     }
 }
+
+impl utoipa::PartialSchema for Principal {
+    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
+        crate::openapi::text("^(acc|sa)_[0-9a-f]{32}$")
+    }
+}
+
+impl utoipa::ToSchema for Principal {}
 
 /// Who receives a grant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

@@ -84,6 +84,12 @@ problems! {
     InvitationExpired = "invitation-expired", 410, "the invitation has expired", AfterChange;
     /// What `If-Match` asked for is not so.
     PreconditionFailed = "precondition-failed", 412, "precondition failed", AfterChange;
+    /// The idempotency key belongs to another request.
+    IdempotencyKeyReused = "idempotency-key-reused", 422, "the idempotency key belongs to another request", Never;
+    /// The same request is being worked on.
+    RequestInProgress = "request-in-progress", 409, "the same request is being worked on", Later;
+    /// The address does not know the method.
+    MethodNotAllowed = "method-not-allowed", 405, "the address does not know that method", Never;
     /// A plan or a card is needed.
     PaymentRequired = "payment-required", 402, "payment required", AfterChange;
     /// A quota or budget is used up.

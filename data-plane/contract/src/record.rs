@@ -7,6 +7,7 @@ use std::str::FromStr;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use utoipa::ToSchema;
 
 use crate::api::{Actor, ImportedSource};
 use crate::ids::{CommitId, CommitSetId, DomainId};
@@ -85,8 +86,16 @@ impl<'de> Deserialize<'de> for RecordDigest {
     }
 }
 
+impl utoipa::PartialSchema for RecordDigest {
+    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
+        crate::openapi::text("^[0-9a-f]{64}$")
+    }
+}
+
+impl ToSchema for RecordDigest {}
+
 /// Another commit that a record names by the digest of that one's record.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RecordedCommit {
     /// The name of the input; nothing for the commit before it on its branch.
@@ -99,7 +108,7 @@ pub struct RecordedCommit {
 }
 
 /// What made a derived commit.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RecordedPipeline {
     /// The pipeline.
@@ -115,7 +124,7 @@ pub struct RecordedPipeline {
 }
 
 /// All that the digest of a finished commit covers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Record {
     /// The commit.

@@ -4,9 +4,6 @@
 
 use serde_json::{Map, Value, json};
 
-/// Where the control plane serves it.
-pub const PATH: &str = "/v1/schemas/pipeline";
-
 /// As the names of repos, branches, projects and secrets are.
 const NAME: &str = "^[A-Za-z0-9][A-Za-z0-9_-]{0,50}$";
 

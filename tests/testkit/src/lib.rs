@@ -1,6 +1,7 @@
 //! What tests of every crate need: databases of their own, processes to kill, ports, and waiting for a condition instead of
 //! sleeping. Panics are fine here: a test that cannot be set up has failed.
 
+pub mod openapi;
 pub mod postgres;
 pub mod processes;
 mod reaper;

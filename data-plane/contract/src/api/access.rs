@@ -2,13 +2,14 @@
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::ids::{DomainId, GrantId, ReleaseId};
 use crate::names::{ProjectName, RepoName};
 use crate::policy::{Permission, Principal};
 
 /// Allowed or not.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Decision {
     /// Yes.
@@ -18,7 +19,7 @@ pub enum Decision {
 }
 
 /// One missing domain of an explanation.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct MissingDomain {
     /// `project/repo`, or `restricted upstream #n`.
     pub domain: String,
@@ -31,7 +32,7 @@ pub struct MissingDomain {
 }
 
 /// The answer of `access explain`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Explanation {
     /// Allowed or not.
     pub decision: Decision,
@@ -44,7 +45,7 @@ pub struct Explanation {
 }
 
 /// A grant as people see it.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct GrantView {
     /// Its id.
     pub id: String,
@@ -61,7 +62,7 @@ pub struct GrantView {
 }
 
 /// Gives a grant: `subject` is `user:E`, `team:T` or `sa:S`; `resource` is `org`, `project:NAME` or `[project/]repo`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewGrant {
     /// Who.
@@ -73,7 +74,7 @@ pub struct NewGrant {
 }
 
 /// What a change of the policy answers (R6, R13).
-#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct PolicyChanged {
     /// The epoch from which on it counts.
     pub epoch: u64,
@@ -83,7 +84,7 @@ pub struct PolicyChanged {
 }
 
 /// Makes a release (R9).
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewRelease {
     /// What is excused, `[project/]repo` each.
@@ -102,7 +103,7 @@ pub struct NewRelease {
 }
 
 /// A release as people see it.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct ReleaseView {
     /// Its id.
     pub id: ReleaseId,
@@ -131,7 +132,7 @@ pub struct ReleaseView {
 }
 
 /// Who may do what with a commit, and why (R12).
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Reader {
     /// Who.
     pub id: Principal,
@@ -142,7 +143,7 @@ pub struct Reader {
 }
 
 /// A change that is asked about, and not made (R12).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum WhatIf {
     /// `subject` (`user:E`, `team:T`, `sa:S`) is given `role` on `resource` (`org`, `project:NAME`, `[project/]repo`).
@@ -179,7 +180,7 @@ pub enum WhatIf {
 }
 
 /// Somebody whose reading a change would touch.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ReadingShift {
     /// Who.
     pub id: Principal,
@@ -192,7 +193,7 @@ pub struct ReadingShift {
 }
 
 /// A repo whose commits somebody could read then, or not any more.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ShiftedRepo {
     /// `project/repo`.
     pub repo: String,
@@ -202,7 +203,7 @@ pub struct ShiftedRepo {
 }
 
 /// Somebody who read something that was made from a repo (R12).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Exposed {
     /// Who.
     pub id: Principal,
@@ -217,7 +218,7 @@ pub struct Exposed {
 }
 
 /// A data plane tells the control plane of a new repo or pipeline output: the domain and its first owner.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RegisterDomain {
     /// The domain's id, made by the data plane; sending it again changes nothing.
@@ -231,7 +232,7 @@ pub struct RegisterDomain {
 }
 
 /// What a permission is missing on, for messages.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Missing {
     /// The permission.
     pub permission: Permission,

@@ -2,13 +2,14 @@
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::ids::{AccountId, InvitationId, OrganizationId, TokenId};
 use crate::names::OrganizationName;
 use crate::policy::{OrganizationRole, Principal};
 
 /// A new account.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SignUp {
     /// The address.
@@ -21,7 +22,7 @@ pub struct SignUp {
 }
 
 /// E-mail and password.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LogIn {
     /// The address.
@@ -31,7 +32,7 @@ pub struct LogIn {
 }
 
 /// A session was made. The secret is shown once.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct SessionMade {
     /// The account.
     pub account: Account,
@@ -44,7 +45,7 @@ pub struct SessionMade {
 }
 
 /// An account.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Account {
     /// Its id.
     pub id: AccountId,
@@ -55,7 +56,7 @@ pub struct Account {
 }
 
 /// An organization as one of its members sees it.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Organization {
     /// Its id.
     pub id: OrganizationId,
@@ -68,7 +69,7 @@ pub struct Organization {
 }
 
 /// An organization with what its owners have set.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct OrganizationSettings {
     /// The organization.
     #[serde(flatten)]
@@ -78,7 +79,7 @@ pub struct OrganizationSettings {
 }
 
 /// Changes what owners set.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ChangeOrganization {
     /// How many people must approve each domain of a release: 1 or 2.
@@ -86,7 +87,7 @@ pub struct ChangeOrganization {
 }
 
 /// Who the caller is.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct WhoAmI {
     /// The principal.
     pub id: Principal,
@@ -99,7 +100,7 @@ pub struct WhoAmI {
 }
 
 /// Asks for an access token for an organization's data plane.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AccessTokenRequest {
     /// The organization's name; `None` = the only one, or the one of the token.
@@ -108,7 +109,7 @@ pub struct AccessTokenRequest {
 }
 
 /// An access token for an organization's data plane. Asking for one wakes the plane.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize, ToSchema)]
 pub struct AccessTokenMade {
     /// The JWT.
     pub access_token: String,
@@ -125,7 +126,7 @@ pub struct AccessTokenMade {
 }
 
 /// A member.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct MemberView {
     /// Who.
     pub id: Principal,
@@ -138,7 +139,7 @@ pub struct MemberView {
 }
 
 /// An invitation. `token` is present in the answer that made it only.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Invitation {
     /// Its id.
     pub id: InvitationId,
@@ -156,7 +157,7 @@ pub struct Invitation {
 }
 
 /// An API token. `secret` is present in the answer that made it only.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct ApiToken {
     /// Its id.
     pub id: TokenId,
@@ -180,7 +181,7 @@ pub struct ApiToken {
 }
 
 /// Where an organization's data plane stands.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct PlaneStatus {
     /// `requested`, `provisioning`, `ready`, `degraded`, `asleep`, `deleting` or `deleted`.
     pub state: String,
@@ -193,7 +194,7 @@ pub struct PlaneStatus {
 }
 
 /// Something that is in a plane's way.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PlaneCondition {
     /// Its kind, a fixed word.
     pub kind: String,

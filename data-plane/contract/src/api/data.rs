@@ -2,6 +2,9 @@
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::Schema;
+use utoipa::{PartialSchema, ToSchema};
 
 use super::Attestation;
 use crate::ids::{CommitId, CommitSetId, DomainId, TokenId, UploadId};
@@ -9,7 +12,7 @@ use crate::names::{BranchName, ProjectName, RepoName};
 use crate::policy::Principal;
 
 /// A page of a list. `next_cursor` is opaque and bound to the caller.
-#[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Page<T> {
     /// The rows.
     pub items: Vec<T>,
@@ -19,7 +22,7 @@ pub struct Page<T> {
 }
 
 /// Who made something.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Actor {
     /// The principal.
     pub id: Principal,
@@ -30,7 +33,7 @@ pub struct Actor {
 }
 
 /// State of a commit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum CommitState {
     /// It can still change; of a pipeline: its job is not done.
@@ -44,7 +47,7 @@ pub enum CommitState {
 }
 
 /// How a commit's content was given up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RemovedHow {
     /// The commits after it keep the data.
@@ -67,7 +70,7 @@ impl RemovedHow {
 }
 
 /// Who gave a commit's content up, and when.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Removed {
     /// How.
     pub how: RemovedHow,
@@ -78,7 +81,7 @@ pub struct Removed {
 }
 
 /// One direct input of a commit.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ProvenanceEdge {
     /// The input's repo.
     pub repo: RepoName,
@@ -89,7 +92,7 @@ pub struct ProvenanceEdge {
 }
 
 /// Where files of a commit were fetched from.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ImportedSource {
     /// The address, without anything that may be secret: `?…` stands for a query.
     pub url: String,
@@ -110,7 +113,7 @@ pub struct ImportedSource {
 }
 
 /// One line of the answer to an import; the last is the commit, or a problem document.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum ImportLine {
     /// How far it is.
@@ -131,7 +134,7 @@ pub enum ImportLine {
 }
 
 /// A commit.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Commit {
     /// The repo.
     pub repo: RepoName,
@@ -189,7 +192,7 @@ pub struct Commit {
 }
 
 /// A kind of directory entry.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum FileKind {
     /// A file.
@@ -199,7 +202,7 @@ pub enum FileKind {
 }
 
 /// One line of `ls`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct FileInfo {
     /// Absolute path, `/a/b.tif`; a directory ends in `/`.
     pub path: String,
@@ -222,7 +225,7 @@ const fn one() -> u64 {
 }
 
 /// What files to ask for the chunks of.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ChunksOf {
     /// The commit.
@@ -233,7 +236,7 @@ pub struct ChunksOf {
 }
 
 /// Chunks of a file, in order; a large file takes several lines.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct FileChunks {
     /// The commit, by its id.
     pub commit: CommitId,
@@ -269,7 +272,7 @@ impl FileChunks {
 }
 
 /// Where an upload that can be taken up again is going to.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewUpload {
     /// `project/repo`.
@@ -279,7 +282,7 @@ pub struct NewUpload {
 }
 
 /// An upload that can be taken up again.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Upload {
     /// Its id.
     pub id: UploadId,
@@ -298,7 +301,7 @@ pub struct Upload {
 }
 
 /// A pack of chunks of a large file that a client is going to put into the bucket itself.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewPack {
     /// The client's name for the file, 64 hex digits, as in its archive.
@@ -312,7 +315,7 @@ pub struct NewPack {
 }
 
 /// Where a pack is to be put, and how. Holds secrets.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize, ToSchema)]
 pub struct PackPlace {
     /// The pack's name.
     pub pack: String,
@@ -325,7 +328,7 @@ pub struct PackPlace {
 }
 
 /// What is kept of an upload.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct UploadPart {
     /// The client's name for it, 64 hex digits.
     pub key: String,
@@ -338,7 +341,7 @@ pub struct UploadPart {
 }
 
 /// How a path differs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ChangeKind {
     /// Only in the second.
@@ -350,7 +353,7 @@ pub enum ChangeKind {
 }
 
 /// One line of `diff`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct FileChange {
     /// How it differs.
     pub change: ChangeKind,
@@ -361,7 +364,7 @@ pub struct FileChange {
 }
 
 /// A project.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Project {
     /// Its name.
     pub name: ProjectName,
@@ -370,7 +373,7 @@ pub struct Project {
 }
 
 /// A repo.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Repo {
     /// Its domain id.
     pub id: DomainId,
@@ -389,7 +392,7 @@ pub struct Repo {
 }
 
 /// What a repo takes, as far as who asks may know: what it shares with repos that he may not read counts as its own.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct RepoStatistics {
     /// Its project.
     pub project: ProjectName,
@@ -414,7 +417,7 @@ pub struct RepoStatistics {
 }
 
 /// A branch.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Branch {
     /// Its repo.
     pub repo: RepoName,
@@ -430,7 +433,7 @@ pub struct Branch {
 }
 
 /// What shall make a branch follow another one of its repo; one condition at the least.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewTrigger {
     /// The branch to watch.
@@ -463,8 +466,28 @@ pub struct BranchTrigger {
     pub reason: Option<String>,
 }
 
+impl PartialSchema for BranchTrigger {
+    fn schema() -> RefOr<Schema> {
+        // Not `allOf`: a new trigger takes no other fields than its own, and this has some.
+        match NewTrigger::schema() {
+            RefOr::T(Schema::Object(mut object)) => {
+                object.additional_properties = None;
+                let fields = [
+                    ("fired_at", <Option<DateTime<Utc>>>::schema()),
+                    ("reason", <Option<String>>::schema()),
+                ];
+                object.properties.extend(fields.map(|(name, schema)| (name.to_owned(), schema)));
+                object.into()
+            }
+            other => other,
+        }
+    }
+}
+
+impl ToSchema for BranchTrigger {}
+
 /// One commit upstream of another.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct UpstreamCommit {
     /// Its repo.
     pub repo: RepoName,
@@ -498,7 +521,7 @@ pub struct UpstreamCommit {
 
 /// The answer of `provenance` and `impact`. What the caller may not know of is left out and counted nowhere but in
 /// `restricted`, which is true when there is something.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Lineage {
     /// The commit asked about.
     pub commit: CommitId,
@@ -527,7 +550,7 @@ pub struct Lineage {
 
 /// What a collection of garbage found and did. A pack that nothing needs is first condemned, and removed by a later run
 /// when that has been so for the whole grace.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct CollectionReport {
     /// Nothing was changed.
     pub dry_run: bool,

@@ -1,6 +1,7 @@
 //! What commits were made from, with everything that a third party needs in order to check it.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::data::RemovedHow;
 use crate::ids::{CommitId, DomainId, OrganizationId};
@@ -9,7 +10,7 @@ use crate::record::{Record, RecordDigest};
 
 /// A commit as evidence names it. Without `record` where the caller may know of it and not read it, or where it was never
 /// finished.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EvidenceCommit {
     /// Its id.
@@ -53,7 +54,7 @@ pub struct EvidenceCommit {
 }
 
 /// A version of a pipeline.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EvidenceVersion {
     /// The pipeline.
@@ -73,7 +74,7 @@ pub struct EvidenceVersion {
 }
 
 /// Which way lineage is walked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum EvidenceWay {
     /// To what it was made from.
@@ -83,7 +84,7 @@ pub enum EvidenceWay {
 }
 
 /// Everything up- or downstream of a commit.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Evidence {
     /// The organization that it is of.
@@ -101,7 +102,7 @@ pub struct Evidence {
 }
 
 /// One line of the list of a commit's files, which is in the order of the paths' bytes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ListedFile {
     /// Its path, without `/` in front.

@@ -2,13 +2,14 @@
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::Actor;
 use crate::ids::{CommitId, JobId, PurgeId};
 use crate::names::{BranchName, ProjectName, RepoName};
 
 /// The body of `squash` and `drop`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RemoveCommits {
     /// A commit, or the id of a commit set.
@@ -23,7 +24,7 @@ pub struct RemoveCommits {
 }
 
 /// What a removal did, or would do.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct RemovedCommits {
     /// Nothing was changed.
     pub dry_run: bool,
@@ -38,7 +39,7 @@ pub struct RemovedCommits {
 }
 
 /// What goes in one repo.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct RemovedInRepo {
     /// The project.
     pub project: ProjectName,
@@ -53,7 +54,7 @@ pub struct RemovedInRepo {
 }
 
 /// A branch whose head goes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct MovedBack {
     /// The branch.
     pub branch: BranchName,
@@ -62,7 +63,7 @@ pub struct MovedBack {
 }
 
 /// The body of a purge.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PurgePath {
     /// `project/repo`.
@@ -78,7 +79,7 @@ pub struct PurgePath {
 }
 
 /// Whether the bytes are gone.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum PurgeState {
     /// Nothing refers to them; packs that hold them wait for the collection of garbage.
@@ -88,7 +89,7 @@ pub enum PurgeState {
 }
 
 /// The receipt of a purge. What the caller may not know of is left out and counted nowhere but in `restricted`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Purge {
     /// Its id.
     pub id: PurgeId,
@@ -130,7 +131,7 @@ pub struct Purge {
 }
 
 /// Outputs of a pipeline that were given up.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct VoidedInRepo {
     /// The project.
     pub project: ProjectName,
@@ -141,7 +142,7 @@ pub struct VoidedInRepo {
 }
 
 /// A commit that may hold a copy.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PurgedCopy {
     /// The project.
     pub project: ProjectName,
@@ -152,7 +153,7 @@ pub struct PurgedCopy {
 }
 
 /// Somebody answers for what arrived from outside.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Attestation {
     /// Who.
     pub by: Actor,
@@ -164,7 +165,7 @@ pub struct Attestation {
 }
 
 /// `POST /v1/commits/attest`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Attest {
     /// The commit, by a reference.

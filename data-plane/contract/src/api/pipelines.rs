@@ -2,6 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::data::Actor;
 use super::data::Commit;
@@ -9,7 +10,7 @@ use crate::ids::{CommitId, CommitSetId, DomainId, JobId};
 use crate::names::{ProjectName, RepoName};
 
 /// State of a job.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum JobState {
     /// Waits for its inputs or for the job before it.
@@ -68,7 +69,7 @@ impl JobState {
 }
 
 /// How many datums of a job are where. `total` counts all current datums, those that did not have to run too.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DatumCounts {
     /// All.
     pub total: u64,
@@ -83,7 +84,7 @@ pub struct DatumCounts {
 }
 
 /// Where the time of a job's datums went, seconds, summed.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Timings {
     /// Waiting for a worker.
     pub queue_s: f64,
@@ -96,7 +97,7 @@ pub struct Timings {
 }
 
 /// A job.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Job {
     /// Its id.
     pub id: JobId,
@@ -136,7 +137,7 @@ pub struct Job {
 }
 
 /// State of a datum in a job.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum DatumState {
     /// Waits for a worker.
@@ -178,7 +179,7 @@ impl DatumState {
 }
 
 /// A datum of a job.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Datum {
     /// Its key, hex: the digest of code and inputs.
     pub id: String,
@@ -229,7 +230,7 @@ pub struct Datum {
 }
 
 /// A line that user code printed.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct LogLine {
     /// When.
     pub at: DateTime<Utc>,
@@ -242,7 +243,7 @@ pub struct LogLine {
 }
 
 /// State of a pipeline.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum PipelineState {
     /// Was applied, and its first job has no datums yet.
@@ -262,7 +263,7 @@ pub enum PipelineState {
 }
 
 /// State of a service.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ServiceState {
     /// Nothing listens at its port yet.
@@ -285,7 +286,7 @@ impl ServiceState {
 }
 
 /// What a pipeline serves now.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ServiceView {
     /// The job, with its log.
     pub job: JobId,
@@ -298,7 +299,7 @@ pub struct ServiceView {
 }
 
 /// The address at which a person reaches a service.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct OpenedService {
     /// For a browser: good once, and for a minute.
     pub url: String,
@@ -309,7 +310,7 @@ pub struct OpenedService {
 }
 
 /// A pipeline.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Pipeline {
     /// The domain of its output repo.
     pub id: DomainId,
@@ -341,7 +342,7 @@ pub struct Pipeline {
 }
 
 /// What `pipeline apply` sends.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ApplyPipelines {
     /// The specs, applied in order, all or none.
@@ -361,7 +362,7 @@ pub struct ApplyPipelines {
 }
 
 /// What happened (or would happen) to one pipeline.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct AppliedPipeline {
     /// Its name.
     pub name: RepoName,
@@ -391,7 +392,7 @@ pub struct AppliedPipeline {
 }
 
 /// A field of a spec that differs from the version before.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct SpecChange {
     /// Its JSON pointer.
     pub pointer: String,
@@ -402,7 +403,7 @@ pub struct SpecChange {
 }
 
 /// What applying a spec would set in motion.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
 pub struct DryRun {
     /// The datums that there would be.
     pub datums: Option<u64>,
@@ -421,7 +422,7 @@ pub struct DryRun {
 }
 
 /// What datums may take, by what others of their pipeline took.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Estimate {
     /// Seconds of processors of all of them.
     pub cpu_s: Option<f64>,
@@ -442,7 +443,7 @@ pub struct Estimate {
 }
 
 /// The answer of `wait`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct WaitAnswer {
     /// Whether all is finished; otherwise ask again.
     pub done: bool,

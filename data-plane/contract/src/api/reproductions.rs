@@ -1,12 +1,13 @@
 //! Running again what made a commit, and what came of it.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::pipelines::Job;
 use crate::ids::{CommitId, JobId};
 
 /// Asks for a reproduction.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewReproduction {
     /// A commit that a pipeline made.
@@ -15,7 +16,7 @@ pub struct NewReproduction {
 }
 
 /// How far a reproduction is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ReproductionState {
     /// Its job is not over.
@@ -29,7 +30,7 @@ pub enum ReproductionState {
 }
 
 /// The first path at which two contents differ.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Difference {
     /// `added` (it came out this time only), `changed` or `removed` (it did not come out this time).
     pub change: String,
@@ -38,7 +39,7 @@ pub struct Difference {
 }
 
 /// What a job gave that reproduces a commit; as it is stored, too.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Comparison {
     /// Digest of the content of the commit.
     pub expected: String,
@@ -49,7 +50,7 @@ pub struct Comparison {
 }
 
 /// A reproduction.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Reproduction {
     /// Its job's id, by which it is asked for.
     pub id: JobId,

@@ -2,13 +2,14 @@
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::pipelines::{Datum, DatumCounts, JobState, Timings};
 use crate::ids::{CommitSetId, JobId};
 use crate::names::{ProjectName, RepoName};
 
 /// A stretch of a job's time.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Phase {
     /// `upstream` (inputs were not finished), `queue`, `planning`, `running` or `finishing`.
     pub name: String,
@@ -17,7 +18,7 @@ pub struct Phase {
 }
 
 /// What a spec asks for.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Requested {
     /// Processors of `resource_requests`.
     pub cpu: Option<f64>,
@@ -28,7 +29,7 @@ pub struct Requested {
 }
 
 /// Where the time of a job went.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct JobStatistics {
     /// The job.
     pub job: JobId,
@@ -65,7 +66,7 @@ pub struct JobStatistics {
 }
 
 /// One job in the history of a pipeline.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct PipelineRun {
     /// The job.
     pub job: JobId,
@@ -88,7 +89,7 @@ pub struct PipelineRun {
 }
 
 /// The last jobs of a pipeline.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct PipelineStatistics {
     /// Newest first.
     pub runs: Vec<PipelineRun>,
@@ -99,7 +100,7 @@ pub struct PipelineStatistics {
 }
 
 /// One job on a critical path.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct CriticalStep {
     /// The job.
     pub job: JobId,
@@ -118,7 +119,7 @@ pub struct CriticalStep {
 }
 
 /// The chain of jobs that a commit set waited for.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct CriticalPath {
     /// The commit set.
     pub commit_set: CommitSetId,
