@@ -7,13 +7,16 @@ use anyhow::Context;
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
-use axum::routing::get;
 use axum::{Router, body::Body};
 use chassis::Environment;
+use chassis::openapi;
 use chassis::process::Shutdown;
 use contract::config::{DataPlaneConfig, DataPlaneReady};
 use futures::StreamExt;
 use tokio::net::TcpListener;
+use utoipa::openapi::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::plane::Plane;
 use crate::{
@@ -27,10 +30,9 @@ const DRAIN: std::time::Duration = std::time::Duration::from_secs(5);
 const ABANDONED_AFTER: chrono::Duration = chrono::Duration::hours(1);
 const CLOSE: std::time::Duration = std::time::Duration::from_secs(1);
 
-/// All routes of a plane.
-pub fn router(plane: Plane) -> Router {
-    let telemetry = plane.config.telemetry.clone();
-    let routes = Router::new()
+/// What a plane offers, and what it says of itself. What workers ask for is not part of it.
+fn routes() -> OpenApiRouter<Plane> {
+    OpenApiRouter::new()
         .merge(projects::routes::router())
         .merge(repos::routes::router())
         .merge(branches::routes::router())
@@ -52,11 +54,41 @@ pub fn router(plane: Plane) -> Router {
         .merge(jobs::routes::router())
         .merge(jobs::reproductions::router())
         .merge(serving::routes::router())
+}
+
+fn described(api: OpenApi) -> OpenApi {
+    openapi::document(
+        api,
+        "Howdah data plane",
+        "Versioned data and pipelines of one organization. At the control plane's address it stands below \
+         `/o/{organization}`; the bearer is an access token from `POST /v1/access-tokens` there. `Howdah-Epoch` may name \
+         the highest policy epoch that the caller has seen: the answer is by that policy or a newer one.",
+    )
+}
+
+/// The OpenAPI document of a data plane.
+#[must_use]
+pub fn openapi() -> OpenApi {
+    described(routes().routes(routes!(healthy)).into_openapi())
+}
+
+/// All routes of a plane.
+pub fn router(plane: Plane) -> Router {
+    let telemetry = plane.config.telemetry.clone();
+    let (router, _) = routes().split_for_parts();
+    let routes = router
         .layer(axum::middleware::from_fn_with_state(plane.clone(), busy))
         .merge(worker::routes::router())
-        .route("/healthz", get(|| async { "ok\n" }))
+        .merge(Router::from(OpenApiRouter::new().routes(routes!(healthy))))
+        .route(openapi::PATH, openapi::served(&openapi()))
         .with_state(plane);
     chassis::http::with_common_layers(routes, &telemetry)
+}
+
+/// Says that the process runs.
+#[utoipa::path(get, path = "/healthz", tag = "service", security(()), responses((status = 200, body = String, content_type = "text/plain")))]
+async fn healthy() -> &'static str {
+    "ok\n"
 }
 
 /// A request keeps the plane busy until the last byte of its answer is gone.

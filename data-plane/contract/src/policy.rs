@@ -191,17 +191,6 @@ impl FromStr for Principal {
     }
 }
 
-impl utoipa::PartialSchema for Principal {
-    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
-        utoipa::openapi::ObjectBuilder::new()
-            .schema_type(utoipa::openapi::schema::Type::String)
-            .pattern(Some("^(acc|sa)_[0-9a-f]{32}$"))
-            .into()
-    }
-}
-
-impl utoipa::ToSchema for Principal {}
-
 impl Serialize for Principal {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)

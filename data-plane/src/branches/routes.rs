@@ -2,10 +2,8 @@
 
 use std::collections::HashMap;
 
-use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::routing::{get, patch};
 use chassis::http::{Json, Path, Query};
 use contract::api::{Branch, BranchTrigger, CommitState, NewTrigger, Page};
 use contract::ids::CommitSetId;
@@ -14,6 +12,9 @@ use contract::policy::Permission;
 use contract::problem::ProblemKind;
 use contract::reference::{CommitRef, RepoRef};
 use serde::Deserialize;
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::{queries, triggers};
 use crate::call::Call;
@@ -32,19 +33,19 @@ const BRANCH_GONE: &str = "the branch that follows another one for the `trigger`
                            input's repo, so nothing comes from there; apply the pipeline again to have it made";
 
 /// The routes.
-pub fn router() -> Router<Plane> {
-    Router::new()
-        .route("/v1/projects/{project}/repos/{repo}/branches", get(list).post(create))
-        .route(
-            "/v1/projects/{project}/repos/{repo}/branches/{branch}",
-            patch(move_head).delete(remove),
-        )
+pub fn router() -> OpenApiRouter<Plane> {
+    OpenApiRouter::new()
+        .routes(routes!(list, create))
+        .routes(routes!(move_head, remove))
 }
 
-#[derive(Deserialize)]
+/// A branch to be made.
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct NewBranch {
+    /// Its name.
     name: BranchName,
+    /// A commit of the same repo that it begins at.
     #[serde(default)]
     from: Option<String>,
     /// Makes it follow another branch.
@@ -52,15 +53,21 @@ struct NewBranch {
     trigger: Option<NewTrigger>,
 }
 
-#[derive(Deserialize)]
+/// Where a branch shall point.
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct Move {
+    /// A commit of the same repo.
     to: String,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 struct ListQuery {
+    /// How many rows at most, 1 to 200.
+    #[param(minimum = 1, maximum = 200)]
     limit: Option<u32>,
+    /// `next_cursor` of the page before.
     cursor: Option<String>,
 }
 
@@ -90,6 +97,14 @@ fn shown_trigger(trigger: BranchTrigger, readable: bool) -> BranchTrigger {
     }
 }
 
+/// Lists the branches of a repo.
+#[utoipa::path(
+    get,
+    path = "/v1/projects/{project}/repos/{repo}/branches",
+    tag = "branches",
+    params(ListQuery),
+    responses((status = 200, body = Page<Branch>)),
+)]
 async fn list(
     State(plane): State<Plane>,
     call: Call,
@@ -183,6 +198,8 @@ async fn moved(
     Ok(heads)
 }
 
+/// Makes a branch; with a trigger it follows another one.
+#[utoipa::path(post, path = "/v1/projects/{project}/repos/{repo}/branches", tag = "branches", responses((status = 201, body = Branch)))]
 async fn create(
     State(plane): State<Plane>,
     call: Call,
@@ -236,6 +253,14 @@ fn not_open(repo: &Visible, branch: &BranchName, head: Option<&CommitRow>) -> An
     Ok(())
 }
 
+/// Points a branch at another commit of its repo.
+#[utoipa::path(
+    patch,
+    path = "/v1/projects/{project}/repos/{repo}/branches/{branch}",
+    tag = "branches",
+    operation_id = "move",
+    responses((status = 200, body = Branch)),
+)]
 async fn move_head(
     State(plane): State<Plane>,
     call: Call,
@@ -261,6 +286,8 @@ async fn move_head(
     Ok(Json(view(&repo, branch, Some(id))))
 }
 
+/// Deletes a branch.
+#[utoipa::path(delete, path = "/v1/projects/{project}/repos/{repo}/branches/{branch}", tag = "branches", responses((status = 204)))]
 async fn remove(
     State(plane): State<Plane>,
     call: Call,

@@ -2,16 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::routing::{get, post};
 use chassis::http::{Json, Query};
 use contract::api::{Commit, CommitState, Page};
 use contract::names::BranchName;
 use contract::problem::ProblemKind;
 use contract::reference::{Base, CommitRef, RepoRef};
 use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::finish::finished_already;
 use super::put::{self, Change};
@@ -30,43 +31,57 @@ const DECIDE: System = System::because("rows are read in order to decide about t
 const TOGETHER_MAX: usize = 100;
 
 /// The routes.
-pub fn router() -> Router<Plane> {
-    Router::new()
-        .route("/v1/commits", get(show).post(start))
-        .route("/v1/commits/finish", post(finish))
-        .route("/v1/commits/finish-together", post(finish_together))
-        .route("/v1/commits/attest", post(crate::spouts::attest::attest))
-        .route("/v1/log", get(list))
+pub fn router() -> OpenApiRouter<Plane> {
+    OpenApiRouter::new()
+        .routes(routes!(show, start))
+        .routes(routes!(finish))
+        .routes(routes!(finish_together))
+        .routes(routes!(crate::spouts::attest::attest))
+        .routes(routes!(list))
 }
 
-#[derive(Deserialize)]
+/// A commit to be begun.
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct StartBody {
+    /// The repo, `[project/]name`.
     repo: String,
+    /// The branch; `main` when it is left out.
     branch: Option<BranchName>,
+    /// What the commit is for.
     #[serde(default)]
     message: String,
 }
 
-#[derive(Deserialize)]
+/// Commits to be finished.
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct FinishBody {
+    /// The open commits, 1 to 100.
     refs: Vec<String>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 struct RefQuery {
+    /// A commit: `[project/]repo@branch` or `…@id`, with `^n` or `.n`.
     #[serde(rename = "ref")]
     reference: String,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 struct LogQuery {
+    /// A commit: `[project/]repo@branch` or `…@id`, with `^n` or `.n`.
     #[serde(rename = "ref")]
     reference: String,
+    /// The file or directory, `/a/b`; the root when it is left out.
     #[serde(default)]
     path: String,
+    /// How many rows at most, 1 to 200.
+    #[param(minimum = 1, maximum = 200)]
     limit: Option<u32>,
+    /// `next_cursor` of the page before.
     cursor: Option<String>,
 }
 
@@ -75,6 +90,8 @@ struct Position {
     next: contract::ids::CommitId,
 }
 
+/// Begins an open commit.
+#[utoipa::path(post, path = "/v1/commits", tag = "commits", responses((status = 201, body = Commit)))]
 async fn start(
     State(plane): State<Plane>,
     call: Call,
@@ -130,6 +147,8 @@ async fn open(plane: &Plane, call: &Call, reference: &str) -> Answer<Open> {
     }
 }
 
+/// Finishes an open commit.
+#[utoipa::path(post, path = "/v1/commits/finish", tag = "commits", params(RefQuery), responses((status = 200, body = Commit)))]
 async fn finish(State(plane): State<Plane>, call: Call, Query(query): Query<RefQuery>) -> Answer<Json<Commit>> {
     let open = open(&plane, &call, &query.reference).await?;
     let mut rows = together::finish(&call, &[open]).await?;
@@ -138,6 +157,8 @@ async fn finish(State(plane): State<Plane>, call: Call, Query(query): Query<RefQ
     Ok(Json(views::show_to_maker(&mut conn, &call, row).await?))
 }
 
+/// Finishes several open commits in one transaction.
+#[utoipa::path(post, path = "/v1/commits/finish-together", tag = "commits", responses((status = 200, body = Page<Commit>)))]
 async fn finish_together(
     State(plane): State<Plane>,
     call: Call,
@@ -171,6 +192,8 @@ async fn finish_together(
     }))
 }
 
+/// Shows a commit.
+#[utoipa::path(get, path = "/v1/commits", tag = "commits", params(RefQuery), responses((status = 200, body = Commit)))]
 async fn show(State(plane): State<Plane>, call: Call, Query(query): Query<RefQuery>) -> Answer<Json<Commit>> {
     let reference: CommitRef = query.reference.parse()?;
     let mut conn = plane.pool.acquire().await?;
@@ -179,6 +202,15 @@ async fn show(State(plane): State<Plane>, call: Call, Query(query): Query<RefQue
     Ok(Json(shown))
 }
 
+/// Lists the commits of a branch, newest first.
+#[utoipa::path(
+    get,
+    path = "/v1/log",
+    tag = "commits",
+    operation_id = "log",
+    params(LogQuery),
+    responses((status = 200, body = Page<Commit>)),
+)]
 async fn list(State(plane): State<Plane>, call: Call, Query(query): Query<LogQuery>) -> Answer<Json<Page<Commit>>> {
     let limit = cursor::limit(query.limit)?;
     let reference: CommitRef = query.reference.parse()?;

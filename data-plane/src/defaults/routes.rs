@@ -1,8 +1,6 @@
 //! `/v1/defaults`.
 
-use axum::Router;
 use axum::extract::State;
-use axum::routing::get;
 use chassis::http::{Json, Query};
 use contract::ids::ProjectId;
 use contract::names::ProjectName;
@@ -13,6 +11,9 @@ use provenance::spec::check_defaults;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use sqlx::PgConnection;
+use utoipa::IntoParams;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::queries;
 use crate::call::Call;
@@ -24,11 +25,12 @@ use crate::projects;
 const MEMBER: System = System::because("every member may know what specs begin with");
 
 /// The routes.
-pub fn router() -> Router<Plane> {
-    Router::new().route("/v1/defaults", get(show).put(set))
+pub fn router() -> OpenApiRouter<Plane> {
+    OpenApiRouter::new().routes(routes!(show, set))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 struct Of {
     /// None: the organization.
     project: Option<ProjectName>,
@@ -42,6 +44,8 @@ async fn project(conn: &mut PgConnection, of: &Of) -> Answer<Option<ProjectId>> 
     Ok(Some(found.ok_or_else(Failure::not_found)?.id))
 }
 
+/// Shows what pipeline specs begin with, of a project or of the organization.
+#[utoipa::path(get, path = "/v1/defaults", tag = "defaults", params(Of), responses((status = 200, body = Object)))]
 async fn show(State(plane): State<Plane>, call: Call, Query(of): Query<Of>) -> Answer<Json<Value>> {
     let reached = projects::routes::in_scope(&call);
     let hidden = |name: &ProjectName| reached.is_some_and(|known| !known.iter().any(|k| k == name.as_str()));
@@ -54,6 +58,8 @@ async fn show(State(plane): State<Plane>, call: Call, Query(of): Query<Of>) -> A
     Ok(Json(found.unwrap_or_else(|| json!({}))))
 }
 
+/// Sets what pipeline specs begin with.
+#[utoipa::path(put, path = "/v1/defaults", tag = "defaults", params(Of), responses((status = 200, body = Object)))]
 async fn set(
     State(plane): State<Plane>,
     call: Call,

@@ -23,6 +23,15 @@ const PATHS_MAX: usize = 1000;
 /// Of one line: about 300 KiB of text, half a GiB of a file.
 const LINE_CHUNKS: usize = 4096;
 
+/// Says of which chunks files are made.
+#[utoipa::path(
+    post,
+    path = "/v1/chunks",
+    tag = "chunks",
+    responses(
+        (status = 200, body = FileChunks, content_type = "application/x-ndjson", description = "lines of JSON, one `FileChunks` each"),
+    ),
+)]
 pub(super) async fn list(State(plane): State<Plane>, call: Call, Json(body): Json<ChunksOf>) -> Answer<Response> {
     let reference: CommitRef = body.reference.parse()?;
     if body.paths.len() > PATHS_MAX {

@@ -9,12 +9,14 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use chassis::http::{Json, Query};
+use chassis::openapi::Binary;
 use contract::api::{ChangeKind, FileChange, FileInfo, Page};
 use contract::reference::CommitRef;
 use futures::StreamExt;
 use provenance::glob::Glob;
 use serde::Deserialize;
 use storage::{Change, FileEntry, FilePath, StorageError};
+use utoipa::{IntoParams, ToSchema};
 
 use super::guard::guarded;
 use super::listing::{self, Listing, directory_path};
@@ -25,29 +27,40 @@ use crate::cursor;
 use crate::failure::{Answer, Failure};
 use crate::plane::Plane;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct ListQuery {
+    /// A commit: `[project/]repo@branch` or `…@id`, with `^n` or `.n`.
     #[serde(rename = "ref")]
     reference: String,
+    /// The file or directory, `/a/b`; the root when it is left out.
     #[serde(default)]
     path: String,
+    /// Everything below it too.
     #[serde(default)]
     recursive: bool,
+    /// Only paths that this pattern fits.
     glob: Option<String>,
+    /// How many rows at most, 1 to 200.
+    #[param(minimum = 1, maximum = 200)]
     limit: Option<u32>,
+    /// `next_cursor` of the page before.
     cursor: Option<String>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct PathQuery {
+    /// A commit: `[project/]repo@branch` or `…@id`, with `^n` or `.n`.
     #[serde(rename = "ref")]
     reference: String,
+    /// The file or directory, `/a/b`; the root when it is left out.
     #[serde(default)]
     path: String,
 }
 
 /// How an archive is made.
-#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 enum Format {
     #[default]
@@ -55,21 +68,29 @@ enum Format {
     Zip,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct ArchiveQuery {
+    /// A commit: `[project/]repo@branch` or `…@id`, with `^n` or `.n`.
     #[serde(rename = "ref")]
     reference: String,
+    /// The file or directory, `/a/b`; the root when it is left out.
     #[serde(default)]
     path: String,
+    /// How the archive is made.
     #[serde(default)]
+    #[param(inline)]
     format: Format,
     /// Only what comes behind this path, in the order of the archive.
     after: Option<String>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct DiffQuery {
+    /// The first commit.
     a: String,
+    /// The second commit.
     b: String,
 }
 
@@ -79,6 +100,8 @@ async fn readable(plane: &Plane, call: &Call, reference: &str) -> Answer<Readabl
     call.locate_readable(&mut conn, &reference).await
 }
 
+/// Lists files of a commit.
+#[utoipa::path(get, path = "/v1/files", tag = "files", params(ListQuery), responses((status = 200, body = Page<FileInfo>)))]
 pub(super) async fn list(
     State(plane): State<Plane>,
     call: Call,
@@ -113,6 +136,24 @@ pub(super) async fn list(
 /// Says of a file that it may be executed, which bytes alone do not.
 const EXECUTABLE: http::HeaderName = http::HeaderName::from_static("howdah-executable");
 
+/// The bytes of a file, or a range of them.
+#[utoipa::path(
+    get,
+    path = "/v1/content",
+    tag = "files",
+    params(
+        ("if-none-match" = Option<String>, Header, description = "the tags that the caller has"),
+        ("range" = Option<String>, Header, description = "one range of bytes (RFC 9110)"),
+        ("if-range" = Option<String>, Header, description = "the range counts only if this is still its tag"),
+        PathQuery,
+    ),
+    responses(
+        (status = 200, body = Binary, content_type = "application/octet-stream", headers(("etag" = String, description = "the digest of the content"), ("howdah-executable" = Option<String>, description = "`true` of what may be executed"))),
+        (status = 206, body = Binary, content_type = "application/octet-stream", headers(("etag" = String, description = "the digest of the content"), ("content-range" = String))),
+        (status = 304),
+        (status = 416),
+    ),
+)]
 pub(super) async fn content(
     State(plane): State<Plane>,
     call: Call,
@@ -230,6 +271,17 @@ fn parse_range(text: &str, size: u64) -> Asked {
     }
 }
 
+/// The files of a directory as an archive.
+#[utoipa::path(
+    get,
+    path = "/v1/archive",
+    tag = "files",
+    params(("if-none-match" = Option<String>, Header, description = "the tags that the caller has"), ArchiveQuery),
+    responses(
+        (status = 200, content((Binary = "application/x-tar"), (Binary = "application/zip")), headers(("etag" = String, description = "the digest of the content"))),
+        (status = 304),
+    ),
+)]
 pub(super) async fn archive(
     State(plane): State<Plane>,
     call: Call,
@@ -290,6 +342,16 @@ fn attachment(name: &str) -> HeaderValue {
     text.parse().unwrap_or(HeaderValue::from_static("attachment"))
 }
 
+/// Says how two commits differ.
+#[utoipa::path(
+    get,
+    path = "/v1/diff",
+    tag = "files",
+    params(DiffQuery),
+    responses(
+        (status = 200, body = FileChange, content_type = "application/x-ndjson", description = "lines of JSON, one `FileChange` each"),
+    ),
+)]
 pub(super) async fn diff(State(plane): State<Plane>, call: Call, Query(query): Query<DiffQuery>) -> Answer<Response> {
     let a = readable(&plane, &call, &query.a).await?;
     let b = readable(&plane, &call, &query.b).await?;

@@ -6,6 +6,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::StatusCode;
 use chassis::http::{Json, Query};
+use chassis::openapi::Binary;
 use contract::api::Commit;
 use contract::ids::{CommitId, UploadId};
 use contract::names::BranchName;
@@ -16,6 +17,7 @@ use futures::{StreamExt, TryStreamExt};
 use serde::Deserialize;
 use storage::{EntryKind, FilePath, Storage};
 use tokio_util::io::StreamReader;
+use utoipa::{IntoParams, ToSchema};
 
 use super::change::{FileChange, Puts};
 use super::listing::{directory_path, nothing_at};
@@ -33,14 +35,20 @@ use crate::uploads::{self, keeper::Keeper};
 
 const MESSAGE_BYTES_MAX: usize = 16 << 10;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct PutQuery {
+    /// The repo, `[project/]name`.
     repo: String,
+    /// The branch; `main` when it is left out.
     branch: Option<BranchName>,
+    /// The file or directory, `/a/b`; the root when it is left out.
     #[serde(default)]
     path: String,
+    /// What the commit is for.
     #[serde(default)]
     message: String,
+    /// Adds to files that are there instead of replacing them.
     #[serde(default)]
     append: bool,
     /// The commit that deltas are against.
@@ -49,23 +57,35 @@ pub(super) struct PutQuery {
     upload: Option<UploadId>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct DeleteQuery {
+    /// The repo, `[project/]name`.
     repo: String,
+    /// The branch; `main` when it is left out.
     branch: Option<BranchName>,
+    /// The file or directory, `/a/b`; the root when it is left out.
     path: String,
+    /// What the commit is for.
     #[serde(default)]
     message: String,
 }
 
-#[derive(Deserialize)]
+/// What to copy, and where to.
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct CopyBody {
+    /// The commit to copy from.
     from_ref: String,
+    /// The file or directory there.
     from_path: String,
+    /// The repo, `[project/]name`.
     repo: String,
+    /// The branch; `main` when it is left out.
     branch: Option<BranchName>,
+    /// Where to; into that directory where it ends in `/`.
     path: String,
+    /// What the commit is for.
     #[serde(default)]
     message: String,
 }
@@ -113,6 +133,15 @@ async fn answer(plane: &Plane, call: &Call, row: CommitRow) -> Answer<(StatusCod
     Ok((StatusCode::CREATED, Json(shown)))
 }
 
+/// Puts the files of a tar archive, in a new commit or the open one.
+#[utoipa::path(
+    post,
+    path = "/v1/files",
+    tag = "files",
+    params(PutQuery),
+    request_body(content = Binary, content_type = "application/x-tar"),
+    responses((status = 201, body = Commit)),
+)]
 pub(super) async fn put(
     State(plane): State<Plane>,
     call: Call,
@@ -226,6 +255,8 @@ async fn base(plane: &Plane, call: &Call, repo: &str, commit: Option<CommitId>) 
     call.locate_readable(&mut conn, &reference).await.map(Some)
 }
 
+/// Deletes a file or directory, in a new commit or the open one.
+#[utoipa::path(delete, path = "/v1/files", tag = "files", params(DeleteQuery), responses((status = 200, body = Commit)))]
 pub(super) async fn delete(
     State(plane): State<Plane>,
     call: Call,
@@ -274,6 +305,8 @@ async fn deletions(
     Ok(vec![FileChange::Clear])
 }
 
+/// Copies a file or directory from any commit that the caller reads.
+#[utoipa::path(post, path = "/v1/copies", tag = "files", responses((status = 201, body = Commit)))]
 pub(super) async fn copy(
     State(plane): State<Plane>,
     call: Call,

@@ -30,7 +30,7 @@ const CHECK: System = System::because("the check sees everything; findings are f
 const PACKS_AT_ONCE: usize = 64;
 
 /// One line of the answer.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct Line {
     /// `ok`, `repaired`, `warning` or `error`.
     pub severity: &'static str,

@@ -3,17 +3,18 @@
 use std::collections::VecDeque;
 use std::convert::Infallible;
 
-use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
 use bytes::Bytes;
 use chassis::http::Query;
 use futures::TryStreamExt;
 use serde::Deserialize;
 use storage::Digest;
+use utoipa::IntoParams;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::others::{FilesetPlace, ResultPlace, check_filesets, check_forward, check_results, check_uploads};
 use super::repair::{repair_forward, repair_pack};
@@ -27,11 +28,12 @@ use crate::uploads::queries::PartPosition;
 const READ_AT_ONCE: i64 = 100;
 
 /// The routes.
-pub fn router() -> Router<Plane> {
-    Router::new().route("/v1/fsck", get(check).post(repair))
+pub fn router() -> OpenApiRouter<Plane> {
+    OpenApiRouter::new().routes(routes!(check, repair))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 struct CheckQuery {
     /// Reads all content too, and not only trees.
     #[serde(default)]
@@ -69,12 +71,32 @@ impl Stage {
     }
 }
 
+/// Checks everything that is stored.
+#[utoipa::path(
+    get,
+    path = "/v1/fsck",
+    tag = "storage",
+    params(CheckQuery),
+    responses(
+        (status = 200, body = Line, content_type = "application/x-ndjson", description = "lines of JSON, one `Line` each; the last is the sum"),
+    ),
+)]
 async fn check(State(plane): State<Plane>, call: Call, Query(query): Query<CheckQuery>) -> Answer<Response> {
     may_check(&call)?;
     let checked = Checked::new(&plane);
     Ok(answer(plane, call, query.deep, Stage::commits(), checked))
 }
 
+/// Checks everything that is stored and repairs what can be.
+#[utoipa::path(
+    post,
+    path = "/v1/fsck",
+    tag = "storage",
+    params(CheckQuery),
+    responses(
+        (status = 200, body = Line, content_type = "application/x-ndjson", description = "lines of JSON, one `Line` each; the last is the sum"),
+    ),
+)]
 async fn repair(State(plane): State<Plane>, call: Call, Query(query): Query<CheckQuery>) -> Answer<Response> {
     may_check(&call)?;
     let forwards = plane.storage.forwards().await?;

@@ -1,9 +1,9 @@
 //! `/v1/commits/squash` and `/v1/commits/drop`.
 
-use axum::Router;
-use axum::routing::post;
 use chassis::http::Json;
 use contract::api::{RemoveCommits, RemovedCommits};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::commits;
 use crate::call::Call;
@@ -11,17 +11,21 @@ use crate::failure::Answer;
 use crate::plane::Plane;
 
 /// The routes.
-pub fn router() -> Router<Plane> {
-    Router::new()
-        .route("/v1/commits/squash", post(squash))
-        .route("/v1/commits/drop", post(drop_commits))
+pub fn router() -> OpenApiRouter<Plane> {
+    OpenApiRouter::new()
+        .routes(routes!(squash))
+        .routes(routes!(drop_commits))
         .merge(super::purge::routes::router())
 }
 
+/// Gives up the content of commits; those after them keep the data.
+#[utoipa::path(post, path = "/v1/commits/squash", tag = "commits", responses((status = 200, body = RemovedCommits)))]
 async fn squash(call: Call, Json(body): Json<RemoveCommits>) -> Answer<Json<RemovedCommits>> {
     commits::squash(&call, &body).await.map(Json)
 }
 
+/// Gives up commits with everything that was made from them.
+#[utoipa::path(post, path = "/v1/commits/drop", tag = "commits", operation_id = "drop", responses((status = 200, body = RemovedCommits)))]
 async fn drop_commits(call: Call, Json(body): Json<RemoveCommits>) -> Answer<Json<RemovedCommits>> {
     commits::drop_commits(&call, &body).await.map(Json)
 }

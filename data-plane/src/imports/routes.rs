@@ -4,12 +4,10 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
-use axum::routing::post;
 use bytes::Bytes;
 use chassis::http::Json;
 use contract::api::{Commit, ImportLine};
@@ -17,6 +15,9 @@ use contract::names::BranchName;
 use serde::{Deserialize, Serialize};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::progress::Progress;
 use super::s3::Access;
@@ -33,34 +34,54 @@ use crate::plane::Plane;
 const TELL_EVERY: Duration = Duration::from_secs(1);
 
 /// The routes.
-pub fn router() -> Router<Plane> {
-    Router::new().route("/v1/imports", post(import))
+pub fn router() -> OpenApiRouter<Plane> {
+    OpenApiRouter::new().routes(routes!(import))
 }
 
-#[derive(Deserialize)]
+/// What to import.
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct ImportBody {
+    /// The repo, `[project/]name`.
     repo: String,
+    /// The branch; `main` when it is left out.
     branch: Option<BranchName>,
+    /// The directory to put it into; the root when it is left out.
     #[serde(default)]
     path: String,
+    /// What to fetch, 1 to 100 addresses.
     sources: Vec<SourceBody>,
+    /// What the commit is for.
     #[serde(default)]
     message: String,
+    /// Adds to files that are there instead of replacing them.
     #[serde(default)]
     append: bool,
+    /// How a bucket is reached. Never stored.
     #[serde(default)]
     s3: Access,
 }
 
-#[derive(Deserialize)]
+/// Where to fetch from.
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct SourceBody {
+    /// `https://…` or `s3://bucket/prefix/`.
     url: String,
+    /// Everything whose name begins like that.
     #[serde(default)]
     recursive: bool,
 }
 
+/// Fetches files from where they are into a commit.
+#[utoipa::path(
+    post,
+    path = "/v1/imports",
+    tag = "imports",
+    responses(
+        (status = 200, body = ImportLine, content_type = "application/x-ndjson", description = "lines of JSON, one `ImportLine` each; the last is the commit, or a `Problem`"),
+    ),
+)]
 async fn import(State(plane): State<Plane>, call: Call, Json(body): Json<ImportBody>) -> Answer<Response> {
     if body.sources.is_empty() || body.sources.len() > SOURCES_MAX {
         return Err(Failure::invalid(format!(

@@ -12,6 +12,7 @@ use object_store::{ClientOptions, GetOptions, GetRange, ObjectMeta, ObjectStore,
 use reqwest::Url;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
+use utoipa::ToSchema;
 
 use super::address::Refused;
 use super::http::refused;
@@ -24,14 +25,16 @@ const RETRIES: usize = 2;
 const RETRY_WAIT: Duration = Duration::from_secs(30);
 
 /// How a bucket is reached. Never stored, never shown.
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct Access {
     /// The key's id.
     pub access_key_id: Option<String>,
     /// The key.
+    #[schema(value_type = Option<String>)]
     pub secret_access_key: Option<SecretString>,
     /// What goes with a temporary key.
+    #[schema(value_type = Option<String>)]
     pub session_token: Option<SecretString>,
     /// The bucket's region.
     pub region: Option<String>,

@@ -13,6 +13,7 @@ use contract::api::{JobState, LogLine};
 use contract::ids::JobId;
 use contract::problem::ProblemKind;
 use serde::Deserialize;
+use utoipa::IntoParams;
 
 use super::datums::{self, DatumRow};
 use super::{queries, retention, state_of};
@@ -32,9 +33,12 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// of a job that succeeded are there before it ends.
 const AFTERMATH: Duration = Duration::from_secs(2);
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct LogsQuery {
+    /// Only of this datum: its id, or 8 digits of its beginning at the least.
     datum: Option<String>,
+    /// Goes on until the job ends.
     #[serde(default)]
     follow: bool,
     /// Printed at that time or later.
@@ -61,6 +65,17 @@ struct Reading {
     over: bool,
 }
 
+/// Streams what the code of a job printed.
+#[utoipa::path(
+    get,
+    path = "/v1/jobs/{id}/logs",
+    tag = "jobs",
+    operation_id = "logs",
+    params(("id" = JobId, Path), LogsQuery),
+    responses(
+        (status = 200, body = LogLine, content_type = "application/x-ndjson", description = "lines of JSON, one `LogLine` each"),
+    ),
+)]
 pub(super) async fn stream(
     State(plane): State<Plane>,
     call: Call,

@@ -7,9 +7,7 @@
 
 use std::collections::BTreeSet;
 
-use axum::Router;
 use axum::extract::State;
-use axum::routing::{get, post};
 use chassis::http::{Json, Path, Query};
 use contract::api::{Job, JobState, NewReproduction, Page, Reproduction, ReproductionState};
 use contract::ids::{CommitId, JobId};
@@ -20,6 +18,9 @@ use http::StatusCode;
 use provenance::access::in_words;
 use serde::Deserialize;
 use sqlx::PgConnection;
+use utoipa::IntoParams;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::reproductions_queries as rows;
@@ -38,12 +39,20 @@ use crate::plane::{Plane, Tx};
 const READABLE: System = System::because("the caller may read the commit that is reproduced");
 
 /// The routes.
-pub fn router() -> Router<Plane> {
-    Router::new()
-        .route("/v1/reproductions", post(begin).get(list))
-        .route("/v1/reproductions/{id}", get(show))
+pub fn router() -> OpenApiRouter<Plane> {
+    OpenApiRouter::new().routes(routes!(begin, list)).routes(routes!(show))
 }
 
+/// Runs again what made a commit, to compare what comes out.
+#[utoipa::path(
+    post,
+    path = "/v1/reproductions",
+    tag = "reproductions",
+    responses(
+        (status = 201, body = Reproduction),
+        (status = 200, body = Reproduction, description = "one of that commit runs already"),
+    ),
+)]
 async fn begin(
     State(plane): State<Plane>,
     call: Call,
@@ -151,20 +160,40 @@ async fn may_run(
     }
 }
 
+/// Shows a reproduction.
+#[utoipa::path(
+    get,
+    path = "/v1/reproductions/{id}",
+    tag = "reproductions",
+    params(("id" = JobId, Path)),
+    responses((status = 200, body = Reproduction)),
+)]
 async fn show(State(plane): State<Plane>, call: Call, Path(id): Path<JobId>) -> Answer<Json<Reproduction>> {
     let mut conn = plane.pool.acquire().await?;
     Ok(Json(view(&call, &mut conn, id).await?))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 struct ListQuery {
+    /// A commit: `[project/]repo@branch` or `…@id`, with `^n` or `.n`.
     #[serde(rename = "ref")]
     reference: String,
+    /// How many rows at most, 1 to 200.
+    #[param(minimum = 1, maximum = 200)]
     limit: Option<u32>,
+    /// `next_cursor` of the page before.
     cursor: Option<String>,
 }
 
-/// The reproductions of a commit, newest first.
+/// Lists the reproductions of a commit, newest first.
+#[utoipa::path(
+    get,
+    path = "/v1/reproductions",
+    tag = "reproductions",
+    params(ListQuery),
+    responses((status = 200, body = Page<Reproduction>)),
+)]
 async fn list(
     State(plane): State<Plane>,
     call: Call,

@@ -1,14 +1,15 @@
 //! `/v1/jobs` and `/v1/wait`.
 
-use axum::Router;
 use axum::extract::State;
-use axum::routing::{get, post};
 use chassis::http::{Json, Path, Query};
 use contract::api::{Datum, DatumState, Job, JobState, Page};
 use contract::ids::JobId;
 use contract::policy::Permission;
 use contract::reference::RepoRef;
 use serde::Deserialize;
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::datums as rows;
 use super::{end, logs, queries, statistics, views, wait};
@@ -23,42 +24,52 @@ const READABLE: System = System::because("the caller may read the job's output")
 const FILTERED: System = System::because("only rows with origin sets that the caller may read are asked for");
 
 /// The routes.
-pub fn router() -> Router<Plane> {
-    Router::new()
-        .route("/v1/jobs", get(list))
-        .route("/v1/jobs/{id}", get(show))
-        .route("/v1/jobs/{id}/stop", post(stop))
-        .route("/v1/jobs/{id}/datums", get(datums))
-        .route("/v1/jobs/{id}/datums/{datum}", get(datum))
-        .route("/v1/jobs/{id}/statistics", get(statistics::of_job))
-        .route(
-            "/v1/pipelines/{project}/{name}/statistics",
-            get(statistics::of_pipeline),
-        )
-        .route("/v1/critical-path", get(statistics::critical_path))
-        .route("/v1/jobs/{id}/logs", get(logs::stream))
-        .route("/v1/wait", get(wait::wait))
+pub fn router() -> OpenApiRouter<Plane> {
+    OpenApiRouter::new()
+        .routes(routes!(list))
+        .routes(routes!(show))
+        .routes(routes!(stop))
+        .routes(routes!(datums))
+        .routes(routes!(datum))
+        .routes(routes!(statistics::of_job))
+        .routes(routes!(statistics::of_pipeline))
+        .routes(routes!(statistics::critical_path))
+        .routes(routes!(logs::stream))
+        .routes(routes!(wait::wait))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 struct ListQuery {
+    /// Only of this pipeline, `[project/]name`.
     pipeline: Option<String>,
+    /// Only those in this state.
     state: Option<JobState>,
+    /// How many rows at most, 1 to 200.
+    #[param(minimum = 1, maximum = 200)]
     limit: Option<u32>,
+    /// `next_cursor` of the page before.
     cursor: Option<String>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 struct DatumsQuery {
+    /// Only those in this state.
     state: Option<DatumState>,
+    /// The order.
     #[serde(default)]
+    #[param(inline)]
     sort: Sort,
+    /// How many rows at most, 1 to 200.
+    #[param(minimum = 1, maximum = 200)]
     limit: Option<u32>,
+    /// `next_cursor` of the page before.
     cursor: Option<String>,
 }
 
 /// The order of datums.
-#[derive(Debug, Default, Clone, Copy, Deserialize)]
+#[derive(Debug, Default, Clone, Copy, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 enum Sort {
     /// As they were planned.
@@ -68,6 +79,8 @@ enum Sort {
     Slowest,
 }
 
+/// Lists jobs, newest first.
+#[utoipa::path(get, path = "/v1/jobs", tag = "jobs", params(ListQuery), responses((status = 200, body = Page<Job>)))]
 async fn list(State(plane): State<Plane>, call: Call, Query(query): Query<ListQuery>) -> Answer<Json<Page<Job>>> {
     let limit = cursor::limit(query.limit)?;
     let mut conn = plane.pool.acquire().await?;
@@ -95,12 +108,22 @@ async fn list(State(plane): State<Plane>, call: Call, Query(query): Query<ListQu
     }))
 }
 
+/// Shows a job.
+#[utoipa::path(get, path = "/v1/jobs/{id}", tag = "jobs", params(("id" = JobId, Path)), responses((status = 200, body = Job)))]
 async fn show(State(plane): State<Plane>, call: Call, Path(id): Path<JobId>) -> Answer<Json<Job>> {
     let mut conn = plane.pool.acquire().await?;
     let job = call.job(&mut conn, id).await?;
     Ok(Json(views::show(&call, &mut conn, job.row).await?))
 }
 
+/// Lists the datums of a job.
+#[utoipa::path(
+    get,
+    path = "/v1/jobs/{id}/datums",
+    tag = "jobs",
+    params(("id" = JobId, Path), DatumsQuery),
+    responses((status = 200, body = Page<Datum>)),
+)]
 async fn datums(
     State(plane): State<Plane>,
     call: Call,
@@ -130,6 +153,8 @@ async fn datums(
     }))
 }
 
+/// Shows a datum.
+#[utoipa::path(get, path = "/v1/jobs/{id}/datums/{datum}", tag = "jobs", responses((status = 200, body = Datum)))]
 async fn datum(State(plane): State<Plane>, call: Call, Path((id, text)): Path<(JobId, String)>) -> Answer<Json<Datum>> {
     let mut conn = plane.pool.acquire().await?;
     call.job(&mut conn, id).await?;
@@ -138,6 +163,8 @@ async fn datum(State(plane): State<Plane>, call: Call, Path((id, text)): Path<(J
     Ok(Json(views::show_datum(&call, id, row, &leaves)))
 }
 
+/// Stops a job.
+#[utoipa::path(post, path = "/v1/jobs/{id}/stop", tag = "jobs", params(("id" = JobId, Path)), responses((status = 200, body = Job)))]
 async fn stop(State(plane): State<Plane>, call: Call, Path(id): Path<JobId>) -> Answer<Json<Job>> {
     let mut tx = plane.begin().await?;
     let job = call.job(&mut tx, id).await?;

@@ -18,6 +18,7 @@ use provenance::spec::PipelineSpec;
 use provenance::timing::{Figures, Moments, Node, advice, critical_path as path_of};
 use serde::Deserialize;
 use sqlx::PgConnection;
+use utoipa::IntoParams;
 use uuid::Uuid;
 
 use super::queries::{self, JobRow, Wanted};
@@ -61,6 +62,15 @@ fn between(from: DateTime<Utc>, until: DateTime<Utc>) -> f64 {
     (until - from).num_microseconds().unwrap_or(0).max(0) as f64 / 1e6
 }
 
+/// Says where the time of a job went.
+#[utoipa::path(
+    get,
+    path = "/v1/jobs/{id}/statistics",
+    tag = "jobs",
+    operation_id = "statistics",
+    params(("id" = JobId, Path)),
+    responses((status = 200, body = JobStatistics)),
+)]
 pub(super) async fn of_job(
     State(plane): State<Plane>,
     call: Call,
@@ -145,11 +155,23 @@ fn ran(row: &JobRow, now: DateTime<Utc>) -> f64 {
         .map_or(0.0, |started| between(started, row.finished_at.unwrap_or(now)))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct RunsQuery {
+    /// How many rows at most, 1 to 200.
+    #[param(minimum = 1, maximum = 200)]
     limit: Option<u32>,
 }
 
+/// Says how the last jobs of a pipeline went.
+#[utoipa::path(
+    get,
+    path = "/v1/pipelines/{project}/{name}/statistics",
+    tag = "pipelines",
+    operation_id = "statistics",
+    params(RunsQuery),
+    responses((status = 200, body = PipelineStatistics)),
+)]
 pub(super) async fn of_pipeline(
     State(plane): State<Plane>,
     call: Call,
@@ -211,11 +233,15 @@ fn median(sorted: &[f64]) -> Option<f64> {
     Some((lower + upper) / 2.0)
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct PathQuery {
+    /// A commit, a commit set or a job.
     target: String,
 }
 
+/// Names the chain of jobs that a commit set waited for.
+#[utoipa::path(get, path = "/v1/critical-path", tag = "jobs", params(PathQuery), responses((status = 200, body = CriticalPath)))]
 pub(super) async fn critical_path(
     State(plane): State<Plane>,
     call: Call,

@@ -10,6 +10,7 @@ use contract::ids::{CommitId, CommitSetId, JobId};
 use contract::reference::{Base, CommitRef};
 use serde::Deserialize;
 use sqlx::PgConnection;
+use utoipa::IntoParams;
 use uuid::Uuid;
 
 use super::{queries, views};
@@ -25,9 +26,12 @@ const TIMEOUT_MOST: u64 = 60;
 /// How long to wait for a signal before looking again.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct WaitQuery {
+    /// A commit, a commit set or a job.
     target: String,
+    /// How long to wait at most, up to 60.
     #[serde(default = "default_timeout")]
     timeout_seconds: u64,
 }
@@ -46,6 +50,8 @@ pub(super) enum Target {
     Commit(CommitId),
 }
 
+/// Waits until a commit, a commit set or a job is done; ask again when it is not.
+#[utoipa::path(get, path = "/v1/wait", tag = "jobs", params(WaitQuery), responses((status = 200, body = WaitAnswer)))]
 pub(super) async fn wait(
     State(plane): State<Plane>,
     call: Call,

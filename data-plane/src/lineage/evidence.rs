@@ -23,6 +23,7 @@ use provenance::origins::OriginSet;
 use provenance::spec::PipelineSpec;
 use serde::Deserialize;
 use sqlx::PgConnection;
+use utoipa::IntoParams;
 
 use super::{Direction, Extent, Found, queries, walk_within};
 use crate::call::Call;
@@ -45,21 +46,36 @@ const LINES_AT_ONCE: usize = 256;
 
 type Names = HashMap<DomainId, (ProjectName, RepoName)>;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct EvidenceQuery {
+    /// A commit: `[project/]repo@branch` or `…@id`, with `^n` or `.n`.
     #[serde(rename = "ref")]
     reference: String,
+    /// Which way to walk; `up` when it is left out.
     #[serde(default)]
     way: Option<EvidenceWay>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct ManifestQuery {
+    /// A commit: `[project/]repo@branch` or `…@id`, with `^n` or `.n`.
     #[serde(rename = "ref")]
     reference: String,
 }
 
+/// Lineage with the records and specs that it is checked by.
+///
 /// `GET /v1/evidence`. All that it takes is read first, and then decided by the rights of that moment at once (R6).
+#[utoipa::path(
+    get,
+    path = "/v1/evidence",
+    tag = "lineage",
+    operation_id = "evidence",
+    params(EvidenceQuery),
+    responses((status = 200, body = Evidence)),
+)]
 pub(super) async fn show(
     State(plane): State<Plane>,
     call: Call,
@@ -285,7 +301,18 @@ fn shown_version(call: &Call, version: &Version, names: &Names) -> Option<Eviden
     })
 }
 
+/// All files of a commit.
+///
 /// `GET /v1/manifest`: every file of a commit, one a line, in the order of the paths' bytes.
+#[utoipa::path(
+    get,
+    path = "/v1/manifest",
+    tag = "lineage",
+    params(ManifestQuery),
+    responses(
+        (status = 200, body = ListedFile, content_type = "application/x-ndjson", description = "lines of JSON, one `ListedFile` each, in the order of their paths"),
+    ),
+)]
 pub(super) async fn manifest(
     State(plane): State<Plane>,
     call: Call,

@@ -3,9 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use axum::Router;
 use axum::extract::State;
-use axum::routing::get;
 use chassis::http::{Json, Query};
 use contract::api::{Explanation, Page, Reader};
 use contract::ids::CommitId;
@@ -16,6 +14,9 @@ use provenance::access::{Lineage, LineageNode, Subject, Verb, explain, who_can_r
 use provenance::origins::{Edge, OriginSet, matching_releases};
 use serde::Deserialize;
 use sqlx::PgConnection;
+use utoipa::IntoParams;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::{System, Visible};
 use crate::call::Call;
@@ -28,24 +29,30 @@ use crate::plane::Plane;
 const EXPLAIN: System = System::because("an explanation names what its reader may discover, and nothing else");
 
 /// The routes.
-pub fn router() -> Router<Plane> {
-    Router::new()
-        .route("/v1/access/explain", get(explained))
-        .route("/v1/access/who-can-read", get(readers))
+pub fn router() -> OpenApiRouter<Plane> {
+    OpenApiRouter::new().routes(routes!(explained)).routes(routes!(readers))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 struct ExplainQuery {
+    /// A commit: `[project/]repo@branch` or `…@id`, with `^n` or `.n`.
     #[serde(rename = "ref")]
     reference: String,
+    /// Of whom: `user:E`, `sa:S`, an id or a name; of the caller when it is left out.
     subject: Option<String>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 struct ReadersQuery {
+    /// A commit: `[project/]repo@branch` or `…@id`, with `^n` or `.n`.
     #[serde(rename = "ref")]
     reference: String,
+    /// How many rows at most, 1 to 200.
+    #[param(minimum = 1, maximum = 200)]
     limit: Option<u32>,
+    /// `next_cursor` of the page before.
     cursor: Option<String>,
 }
 
@@ -56,6 +63,15 @@ struct Object {
     lineage: Lineage,
 }
 
+/// Explains why a commit may be read or not, and who can change that.
+#[utoipa::path(
+    get,
+    path = "/v1/access/explain",
+    tag = "access",
+    operation_id = "explain",
+    params(ExplainQuery),
+    responses((status = 200, body = Explanation)),
+)]
 async fn explained(
     State(plane): State<Plane>,
     call: Call,
@@ -82,6 +98,15 @@ async fn explained(
     .ok_or_else(Failure::not_found)
 }
 
+/// Lists who can read a commit.
+#[utoipa::path(
+    get,
+    path = "/v1/access/who-can-read",
+    tag = "access",
+    operation_id = "who_can_read",
+    params(ReadersQuery),
+    responses((status = 200, body = Page<Reader>)),
+)]
 async fn readers(
     State(plane): State<Plane>,
     call: Call,

@@ -1,9 +1,7 @@
 //! `/v1/pipelines`.
 
-use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::routing::{get, post};
 use chassis::http::{Json, Path, Query};
 use contract::api::{AppliedPipeline, ApplyPipelines, JobState, Page, Pipeline};
 use contract::ids::{DomainId, JobId};
@@ -13,6 +11,9 @@ use contract::problem::ProblemKind;
 use contract::reference::RepoRef;
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::queries::{self, PipelineRow};
 use super::{MovedHead, apply, followers, propagate, sponsors, views};
@@ -34,30 +35,38 @@ const ALLOWED: System = System::because("the caller may write to the pipeline's 
 const ATTEMPTS: usize = 8;
 
 /// The routes.
-pub fn router() -> Router<Plane> {
-    Router::new()
-        .route("/v1/pipelines", post(apply_all).get(list))
-        .route("/v1/pipelines/{project}/{name}", get(show).delete(remove))
-        .route("/v1/pipelines/{project}/{name}/history", get(history))
-        .route("/v1/pipelines/{project}/{name}/stop", post(stop))
-        .route("/v1/pipelines/{project}/{name}/start", post(start))
-        .route("/v1/pipelines/{project}/{name}/run", post(run))
+pub fn router() -> OpenApiRouter<Plane> {
+    OpenApiRouter::new()
+        .routes(routes!(apply_all, list))
+        .routes(routes!(show, remove))
+        .routes(routes!(history))
+        .routes(routes!(stop))
+        .routes(routes!(start))
+        .routes(routes!(run))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 struct ListQuery {
+    /// How many rows at most, 1 to 200.
+    #[param(minimum = 1, maximum = 200)]
     limit: Option<u32>,
+    /// `next_cursor` of the page before.
     cursor: Option<String>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 struct RunQuery {
+    /// Runs all datums again.
     #[serde(default)]
     reprocess: bool,
 }
 
-#[derive(Serialize)]
+/// What happened to each pipeline.
+#[derive(Serialize, ToSchema)]
 struct Applied {
+    /// One for each spec, in order.
     items: Vec<AppliedPipeline>,
 }
 
@@ -67,11 +76,15 @@ struct Position {
     name: String,
 }
 
+/// Applies pipeline specs in order, all or none; a dry run tells what would happen.
+#[utoipa::path(post, path = "/v1/pipelines", tag = "pipelines", operation_id = "apply", responses((status = 200, body = Applied)))]
 async fn apply_all(call: Call, Json(body): Json<ApplyPipelines>) -> Answer<Json<Applied>> {
     let items = apply::apply(&call, body).await?;
     Ok(Json(Applied { items }))
 }
 
+/// Lists the pipelines.
+#[utoipa::path(get, path = "/v1/pipelines", tag = "pipelines", params(ListQuery), responses((status = 200, body = Page<Pipeline>)))]
 async fn list(State(plane): State<Plane>, call: Call, Query(query): Query<ListQuery>) -> Answer<Json<Page<Pipeline>>> {
     let limit = cursor::limit(query.limit)?;
     let after: Option<Position> = call.position("pipelines", query.cursor.as_deref())?;
@@ -111,6 +124,8 @@ async fn one(call: &Call, conn: &mut PgConnection, id: DomainId) -> Answer<Json<
     Ok(Json(shown.pop().ok_or_else(Failure::not_found)?))
 }
 
+/// Shows a pipeline.
+#[utoipa::path(get, path = "/v1/pipelines/{project}/{name}", tag = "pipelines", responses((status = 200, body = Pipeline)))]
 async fn show(
     State(plane): State<Plane>,
     call: Call,
@@ -121,6 +136,14 @@ async fn show(
     one(&call, &mut conn, repo.id).await
 }
 
+/// Lists the versions of a pipeline, newest first.
+#[utoipa::path(
+    get,
+    path = "/v1/pipelines/{project}/{name}/history",
+    tag = "pipelines",
+    params(ListQuery),
+    responses((status = 200, body = Page<Pipeline>)),
+)]
 async fn history(
     State(plane): State<Plane>,
     call: Call,
@@ -151,6 +174,8 @@ async fn locked(
     Ok((tx, repo, row))
 }
 
+/// Stops a pipeline.
+#[utoipa::path(post, path = "/v1/pipelines/{project}/{name}/stop", tag = "pipelines", responses((status = 200, body = Pipeline)))]
 async fn stop(call: Call, Path((project, name)): Path<(ProjectName, RepoName)>) -> Answer<Json<Pipeline>> {
     let (mut tx, repo, _) = locked(&call, project, name, Permission::Write).await?;
     let reason = format!("stopped by {}", call.actor().name);
@@ -163,6 +188,8 @@ async fn stop(call: Call, Path((project, name)): Path<(ProjectName, RepoName)>) 
     Ok(shown)
 }
 
+/// Starts a pipeline that was stopped.
+#[utoipa::path(post, path = "/v1/pipelines/{project}/{name}/start", tag = "pipelines", responses((status = 200, body = Pipeline)))]
 async fn start(call: Call, Path((project, name)): Path<(ProjectName, RepoName)>) -> Answer<Json<Pipeline>> {
     let (mut tx, repo, row) = locked(&call, project, name, Permission::Write).await?;
     if matches!(row.state.as_str(), "paused" | "suspended") {
@@ -178,6 +205,14 @@ async fn start(call: Call, Path((project, name)): Path<(ProjectName, RepoName)>)
     Ok(shown)
 }
 
+/// Runs a pipeline now.
+#[utoipa::path(
+    post,
+    path = "/v1/pipelines/{project}/{name}/run",
+    tag = "pipelines",
+    params(RunQuery),
+    responses((status = 200, body = Pipeline)),
+)]
 async fn run(
     call: Call,
     Path((project, name)): Path<(ProjectName, RepoName)>,
@@ -240,6 +275,8 @@ async fn run_once(
     Ok(Some(shown))
 }
 
+/// Deletes a pipeline; its output stays.
+#[utoipa::path(delete, path = "/v1/pipelines/{project}/{name}", tag = "pipelines", responses((status = 204)))]
 async fn remove(call: Call, Path((project, name)): Path<(ProjectName, RepoName)>) -> Answer<StatusCode> {
     let (mut tx, repo, _) = locked(&call, project, name, Permission::Admin).await?;
     let reason = format!("the pipeline was deleted by {}", call.actor().name);

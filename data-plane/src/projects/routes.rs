@@ -1,14 +1,15 @@
 //! `/v1/projects`.
 
-use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::routing::{delete, get};
 use chassis::http::{Json, Path, Query};
 use contract::api::{Page, Project};
 use contract::names::ProjectName;
 use contract::problem::ProblemKind;
 use serde::Deserialize;
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::{ProjectRow, queries};
 use crate::call::Call;
@@ -21,21 +22,27 @@ const MEMBERS: System = System::because("every member may know the names of all 
 const MANAGERS: System = System::because("the caller manages the organization");
 
 /// The routes.
-pub fn router() -> Router<Plane> {
-    Router::new()
-        .route("/v1/projects", get(list).post(create))
-        .route("/v1/projects/{project}", delete(remove))
+pub fn router() -> OpenApiRouter<Plane> {
+    OpenApiRouter::new()
+        .routes(routes!(list, create))
+        .routes(routes!(remove))
 }
 
-#[derive(Deserialize)]
+/// A project to be made.
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct NewProject {
+    /// Its name.
     name: ProjectName,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 struct ListQuery {
+    /// How many rows at most, 1 to 200.
+    #[param(minimum = 1, maximum = 200)]
     limit: Option<u32>,
+    /// `next_cursor` of the page before.
     cursor: Option<String>,
 }
 
@@ -46,6 +53,8 @@ fn view(row: ProjectRow) -> Project {
     }
 }
 
+/// Makes a project.
+#[utoipa::path(post, path = "/v1/projects", tag = "projects", responses((status = 201, body = Project)))]
 async fn create(
     State(plane): State<Plane>,
     call: Call,
@@ -63,6 +72,8 @@ async fn create(
     Ok((StatusCode::CREATED, Json(view(row))))
 }
 
+/// Lists the projects.
+#[utoipa::path(get, path = "/v1/projects", tag = "projects", params(ListQuery), responses((status = 200, body = Page<Project>)))]
 async fn list(State(plane): State<Plane>, call: Call, Query(query): Query<ListQuery>) -> Answer<Json<Page<Project>>> {
     let limit = cursor::limit(query.limit)?;
     let after: Option<String> = call.position("projects", query.cursor.as_deref())?;
@@ -92,6 +103,14 @@ pub fn in_scope(call: &Call) -> Option<Vec<String>> {
     Some(scopes.iter().filter_map(|s| project(&s.resource)).collect())
 }
 
+/// Deletes a project that never had repos.
+#[utoipa::path(
+    delete,
+    path = "/v1/projects/{project}",
+    tag = "projects",
+    params(("project" = ProjectName, Path)),
+    responses((status = 204)),
+)]
 async fn remove(State(plane): State<Plane>, call: Call, Path(project): Path<ProjectName>) -> Answer<StatusCode> {
     call.manages("delete projects")?;
     if project == ProjectName::default_project() {

@@ -1,9 +1,7 @@
 //! `/v1/repos` and `/v1/projects/{p}/repos`.
 
-use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::routing::get;
 use chassis::http::{Json, Path, Query};
 use contract::api::{Page, RegisterDomain, Repo};
 use contract::names::{ProjectName, RepoName};
@@ -12,6 +10,9 @@ use contract::problem::ProblemKind;
 use contract::reference::RepoRef;
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::RepoRow;
@@ -32,29 +33,38 @@ const CREATE: System = System::because("every member may create repos, and learn
 const DESCRIPTION_BYTES_MAX: usize = 4096;
 
 /// The routes.
-pub fn router() -> Router<Plane> {
-    Router::new()
-        .route("/v1/repos", get(list_all))
-        .route("/v1/projects/{project}/repos", get(list).post(create))
-        .route("/v1/projects/{project}/repos/{repo}", get(show).delete(remove))
+pub fn router() -> OpenApiRouter<Plane> {
+    OpenApiRouter::new()
+        .routes(routes!(list_all))
+        .routes(routes!(list, create))
+        .routes(routes!(show, remove))
 }
 
-#[derive(Deserialize)]
+/// A repo to be made.
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct NewRepoBody {
+    /// Its name.
     name: RepoName,
+    /// What it is for.
     #[serde(default)]
     description: String,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 struct ListQuery {
+    /// How many rows at most, 1 to 200.
+    #[param(minimum = 1, maximum = 200)]
     limit: Option<u32>,
+    /// `next_cursor` of the page before.
     cursor: Option<String>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 struct RemoveQuery {
+    /// Even where others read it or something was made from it.
     #[serde(default)]
     force: bool,
 }
@@ -102,6 +112,14 @@ pub async fn register(call: &Call, project: &ProjectName, name: &RepoName) -> An
     Ok(id)
 }
 
+/// Makes a repo, which the caller owns.
+#[utoipa::path(
+    post,
+    path = "/v1/projects/{project}/repos",
+    tag = "repos",
+    params(("project" = ProjectName, Path)),
+    responses((status = 201, body = Repo)),
+)]
 async fn create(
     State(plane): State<Plane>,
     call: Call,
@@ -167,10 +185,20 @@ async fn insert(plane: &Plane, call: &Call, row: &RepoRow) -> Answer<()> {
     Ok(())
 }
 
+/// Lists the repos of all projects.
+#[utoipa::path(get, path = "/v1/repos", tag = "repos", params(ListQuery), responses((status = 200, body = Page<Repo>)))]
 async fn list_all(State(plane): State<Plane>, call: Call, Query(query): Query<ListQuery>) -> Answer<Json<Page<Repo>>> {
     list_of(&plane, &call, None, query).await
 }
 
+/// Lists the repos of a project.
+#[utoipa::path(
+    get,
+    path = "/v1/projects/{project}/repos",
+    tag = "repos",
+    params(("project" = ProjectName, Path), ListQuery),
+    responses((status = 200, body = Page<Repo>)),
+)]
 async fn list(
     State(plane): State<Plane>,
     call: Call,
@@ -214,6 +242,8 @@ async fn list_of(
     Ok(Json(call.page(&name, items, limit, position)?))
 }
 
+/// Shows a repo.
+#[utoipa::path(get, path = "/v1/projects/{project}/repos/{repo}", tag = "repos", responses((status = 200, body = Repo)))]
 async fn show(
     State(plane): State<Plane>,
     call: Call,
@@ -229,6 +259,8 @@ async fn show(
     Ok(Json(shown.pop().ok_or_else(Failure::not_found)?))
 }
 
+/// Deletes a repo.
+#[utoipa::path(delete, path = "/v1/projects/{project}/repos/{repo}", tag = "repos", params(RemoveQuery), responses((status = 204)))]
 async fn remove(
     State(plane): State<Plane>,
     call: Call,

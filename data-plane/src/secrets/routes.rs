@@ -1,9 +1,7 @@
 //! `/v1/projects/{p}/secrets`.
 
-use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::routing::{get, put};
 use chassis::http::{Json, Path, Query};
 use contract::api::{NewSecret, Page, Secret};
 use contract::ids::ProjectId;
@@ -13,6 +11,9 @@ use contract::problem::ProblemKind;
 use provenance::access::can_in_project;
 use serde::Deserialize;
 use sqlx::PgConnection;
+use utoipa::IntoParams;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::queries::{self, SecretRow};
 use crate::call::Call;
@@ -31,15 +32,17 @@ const BYTES_MAX: usize = 64 << 10;
 const KEYS_MAX: usize = 100;
 
 /// The routes.
-pub fn router() -> Router<Plane> {
-    Router::new()
-        .route("/v1/projects/{project}/secrets", get(list))
-        .route("/v1/projects/{project}/secrets/{name}", put(set).delete(remove))
+pub fn router() -> OpenApiRouter<Plane> {
+    OpenApiRouter::new().routes(routes!(list)).routes(routes!(set, remove))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 struct ListQuery {
+    /// How many rows at most, 1 to 200.
+    #[param(minimum = 1, maximum = 200)]
     limit: Option<u32>,
+    /// `next_cursor` of the page before.
     cursor: Option<String>,
 }
 
@@ -93,6 +96,8 @@ fn check(body: &NewSecret) -> Answer<()> {
     Ok(())
 }
 
+/// Sets a secret: its values replace all that it had.
+#[utoipa::path(put, path = "/v1/projects/{project}/secrets/{name}", tag = "secrets", responses((status = 200, body = Secret)))]
 async fn set(
     State(plane): State<Plane>,
     call: Call,
@@ -138,6 +143,14 @@ async fn set(
     Ok(Json(view(&project, row.ok_or_else(Failure::not_found)?)?))
 }
 
+/// Lists the secrets of a project, never their values.
+#[utoipa::path(
+    get,
+    path = "/v1/projects/{project}/secrets",
+    tag = "secrets",
+    params(("project" = ProjectName, Path), ListQuery),
+    responses((status = 200, body = Page<Secret>)),
+)]
 async fn list(
     State(plane): State<Plane>,
     call: Call,
@@ -154,6 +167,8 @@ async fn list(
     Ok(Json(call.page(&list, items?, limit, |s: &Secret| s.name.to_string())?))
 }
 
+/// Deletes a secret.
+#[utoipa::path(delete, path = "/v1/projects/{project}/secrets/{name}", tag = "secrets", responses((status = 204)))]
 async fn remove(
     State(plane): State<Plane>,
     call: Call,

@@ -3,10 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::extract::{Request, State};
 use axum::response::Response;
-use axum::routing::{any, get};
+use axum::routing::any;
 use chassis::http::{Json, Path};
 use contract::api::{ServiceState, ServiceView};
 use contract::ids::JobId;
@@ -15,6 +14,8 @@ use contract::problem::ProblemKind;
 use contract::reference::RepoRef;
 use contract::serving::{HEADER, PREFIX};
 use provenance::origins::OriginSet;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::queries::{self, ServiceRow};
 use super::{Door, forward};
@@ -30,11 +31,11 @@ const START_WAIT: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// The routes.
-pub fn router() -> Router<Plane> {
-    Router::new()
+pub fn router() -> OpenApiRouter<Plane> {
+    OpenApiRouter::new()
         .route("/services/{project}/{name}/", any(forward_to))
         .route("/services/{project}/{name}/{*path}", any(forward_to))
-        .route("/v1/pipelines/{project}/{name}/service", get(show))
+        .routes(routes!(show))
 }
 
 /// A service that the caller may use.
@@ -113,6 +114,8 @@ fn nothing(name: &str, state: &str) -> Failure {
     }
 }
 
+/// Says what a pipeline serves now.
+#[utoipa::path(get, path = "/v1/pipelines/{project}/{name}/service", tag = "services", responses((status = 200, body = ServiceView)))]
 async fn show(call: Call, Path((project, name)): Path<(ProjectName, RepoName)>) -> Answer<Json<ServiceView>> {
     let admitted = admit(&call, project, name).await?;
     Ok(Json(view(&admitted.row)))

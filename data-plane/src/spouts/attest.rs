@@ -28,11 +28,14 @@ const ALLOWED: System = System::because("the caller reads the commit and holds d
 /// Bytes of a reason.
 const MESSAGE_BYTES_MAX: usize = 10_000;
 
+/// Answers for what a spout received.
+///
 /// Attests a commit; one that was attested before stays as it is.
 ///
 /// # Errors
 /// As a read of the commit; `invalid` for a branch, which may move; `not-allowed` without `declassify` on all that it would
 /// attest; `conflict` for what no spout made or is not finished.
+#[utoipa::path(post, path = "/v1/commits/attest", tag = "commits", responses((status = 200, body = Commit)))]
 pub async fn attest(State(plane): State<Plane>, call: Call, Json(body): Json<Attest>) -> Answer<Json<Commit>> {
     let reference: CommitRef = body.reference.parse()?;
     if body.message.len() > MESSAGE_BYTES_MAX || body.message.contains('\0') {

@@ -1,12 +1,11 @@
 //! `/v1/projects/{p}/repos/{r}/statistics`.
 
-use axum::Router;
-use axum::extract::State;
-use axum::routing::get;
 use chassis::http::{Json, Path};
 use contract::api::RepoStatistics;
 use contract::names::{ProjectName, RepoName};
 use contract::reference::RepoRef;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::measure;
 use crate::call::Call;
@@ -14,15 +13,19 @@ use crate::failure::Answer;
 use crate::plane::Plane;
 
 /// The routes.
-pub fn router() -> Router<Plane> {
-    Router::new().route("/v1/projects/{project}/repos/{repo}/statistics", get(show))
+pub fn router() -> OpenApiRouter<Plane> {
+    OpenApiRouter::new().routes(routes!(show))
 }
 
-async fn show(
-    State(_): State<Plane>,
-    call: Call,
-    Path((project, repo)): Path<(ProjectName, RepoName)>,
-) -> Answer<Json<RepoStatistics>> {
+/// Says what a repo takes.
+#[utoipa::path(
+    get,
+    path = "/v1/projects/{project}/repos/{repo}/statistics",
+    tag = "repos",
+    operation_id = "statistics",
+    responses((status = 200, body = RepoStatistics)),
+)]
+async fn show(call: Call, Path((project, repo)): Path<(ProjectName, RepoName)>) -> Answer<Json<RepoStatistics>> {
     let reference = RepoRef {
         project: Some(project),
         repo,

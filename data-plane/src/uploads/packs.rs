@@ -63,6 +63,15 @@ impl Digests {
     }
 }
 
+/// Announces a pack that the client puts into the bucket itself; the place is a secret.
+#[utoipa::path(
+    post,
+    path = "/v1/uploads/{id}/packs",
+    tag = "uploads",
+    operation_id = "announce_pack",
+    params(("id" = UploadId, Path)),
+    responses((status = 201, body = PackPlace)),
+)]
 pub(super) async fn announce(
     State(plane): State<Plane>,
     call: Call,
@@ -119,6 +128,14 @@ fn chunks_of(text: &str) -> Answer<Vec<(u32, Digest)>> {
         .collect())
 }
 
+/// Takes over a pack that was put into the bucket.
+#[utoipa::path(
+    put,
+    path = "/v1/uploads/{id}/packs/{pack}",
+    tag = "uploads",
+    operation_id = "take_pack",
+    responses((status = 200, body = UploadPart)),
+)]
 pub(super) async fn take(
     State(plane): State<Plane>,
     call: Call,

@@ -1,15 +1,15 @@
 //! `/v1/uploads`. The bytes of an upload come by `POST /v1/files?upload=`.
 
-use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::routing::{get, post, put};
 use chassis::http::{Json, Path};
 use contract::api::{NewUpload, Upload};
 use contract::ids::UploadId;
 use contract::names::BranchName;
 use contract::policy::Permission;
 use contract::reference::RepoRef;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::{KEEP, KEPT_FOR, UploadRow, committed, give_up, packs, queries};
 use crate::call::Call;
@@ -18,14 +18,16 @@ use crate::failure::Answer;
 use crate::plane::Plane;
 
 /// The routes.
-pub fn router() -> Router<Plane> {
-    Router::new()
-        .route("/v1/uploads", post(begin))
-        .route("/v1/uploads/{id}", get(show).delete(end))
-        .route("/v1/uploads/{id}/packs", post(packs::announce))
-        .route("/v1/uploads/{id}/packs/{pack}", put(packs::take))
+pub fn router() -> OpenApiRouter<Plane> {
+    OpenApiRouter::new()
+        .routes(routes!(begin))
+        .routes(routes!(show, end))
+        .routes(routes!(packs::announce))
+        .routes(routes!(packs::take))
 }
 
+/// Begins an upload that can be taken up again.
+#[utoipa::path(post, path = "/v1/uploads", tag = "uploads", responses((status = 201, body = Upload)))]
 async fn begin(
     State(plane): State<Plane>,
     call: Call,
@@ -55,6 +57,8 @@ async fn begin(
     Ok((StatusCode::CREATED, Json(begun)))
 }
 
+/// Shows what is kept of an upload, and what it became.
+#[utoipa::path(get, path = "/v1/uploads/{id}", tag = "uploads", params(("id" = UploadId, Path)), responses((status = 200, body = Upload)))]
 async fn show(State(plane): State<Plane>, call: Call, Path(id): Path<UploadId>) -> Answer<Json<Upload>> {
     let mut conn = plane.pool.acquire().await?;
     let row = call.upload(&mut conn, id, Permission::Discover).await?;
@@ -73,6 +77,8 @@ async fn show(State(plane): State<Plane>, call: Call, Path(id): Path<UploadId>) 
     }))
 }
 
+/// Gives an upload up.
+#[utoipa::path(delete, path = "/v1/uploads/{id}", tag = "uploads", params(("id" = UploadId, Path)), responses((status = 204)))]
 async fn end(State(plane): State<Plane>, call: Call, Path(id): Path<UploadId>) -> Answer<StatusCode> {
     let row = {
         let mut conn = plane.pool.acquire().await?;

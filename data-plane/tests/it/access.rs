@@ -231,6 +231,15 @@ const TABLE: &[Row<'_>] = &[
     ("GET", REPO, "", [401, 404, 404, 404, 404, 401, 401]),
 ];
 
+#[test]
+fn the_document_is_openapi_and_says_what_it_must() {
+    let document = serde_json::to_value(data_plane::server::openapi()).unwrap();
+    let faults = testkit::openapi::faults(&document);
+    assert!(faults.is_empty(), "\n{}", faults.join("\n"));
+    let operations = testkit::openapi::operations(&document);
+    assert!(operations.len() > 60, "{}", operations.len());
+}
+
 async fn status(app: &App, person: Option<&Person>, row: &Row<'_>) -> StatusCode {
     let body = match row.2 {
         "tar" => Body::from(archive(&[("x", b"1")])),
