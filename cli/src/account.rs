@@ -69,6 +69,7 @@ pub async fn login(arguments: Login, client: &Client, output: Output) -> Outcome
     let request = Request::post("/v1/sessions").body(&LogIn {
         email,
         password: password(arguments.password_stdin, false)?,
+        second_factor: None,
     })?;
     let made: SessionMade = client.control_anonymous(request).await?;
     remember(client, output, &made, "logged in")

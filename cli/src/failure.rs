@@ -35,7 +35,12 @@ pub enum Exit {
 pub fn exit_of(kind: ProblemKind) -> Exit {
     use ProblemKind as P;
     match kind {
-        P::SignedOut | P::TokenExpired | P::NotAllowed | P::OrganizationSuspended => Exit::Denied,
+        P::SignedOut
+        | P::TokenExpired
+        | P::SecondFactorRequired
+        | P::ProofRequired
+        | P::NotAllowed
+        | P::OrganizationSuspended => Exit::Denied,
         P::NotFound | P::Deleted => Exit::NotFound,
         P::Malformed | P::Invalid | P::MethodNotAllowed => Exit::Usage,
         P::AlreadyExists

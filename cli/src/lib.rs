@@ -27,6 +27,7 @@ mod mount;
 mod notebook;
 mod open;
 mod organization;
+mod outbox;
 mod output;
 mod pipeline;
 mod project;
@@ -136,6 +137,7 @@ enum Command {
     Open(open::Open),
     Wait(job::Wait),
     Doctor(doctor::Doctor),
+    Outbox(outbox::Outbox),
     Fsck(fsck::Fsck),
     Gc(gc::Gc),
     Purge(history::Purge),
@@ -226,6 +228,7 @@ async fn run(command: Command, output: Output) -> Outcome {
         Command::Status => embedded::status(&settings, output).await,
         Command::Verify(arguments) => evidence::verify(&arguments, output),
         Command::Doctor(_) => doctor::run(&settings, output).await,
+        Command::Outbox(arguments) => outbox::run(arguments, settings, output).await,
         Command::Mount(arguments) => mount::run(arguments, Client::new(settings, output)?, output).await,
         Command::Unmount(arguments) => mount::unmount(&arguments, output),
         Command::Pipeline(pipeline::Pipeline::Schema) => pipeline::schema(output),
@@ -277,6 +280,7 @@ async fn ask(command: Command, client: &Client, output: Output) -> Outcome {
         | Command::Down
         | Command::Status
         | Command::Doctor(_)
+        | Command::Outbox(_)
         | Command::Verify(_)
         | Command::Mount(_)
         | Command::Unmount(_)

@@ -23,6 +23,7 @@ use utoipa_axum::routes;
 
 use crate::accounts::passwords::Passwords;
 use crate::gateway::PlaneClient;
+use crate::mail::Post;
 use crate::planes::Planes;
 use crate::policy::Announcer;
 use crate::rate_limits::{Limiters, RateLimits};
@@ -30,7 +31,7 @@ use crate::serving::Hosts;
 use crate::traffic::{self, Meters, Proxies, Turns};
 use crate::vault::Vault;
 use crate::{
-    access_requests, access_tokens, accounts, database, domains, gateway, grants, invitations, keys, members,
+    access_requests, access_tokens, accounts, database, domains, gateway, grants, invitations, keys, mail, members,
     organizations, planes, policy, releases, service_accounts, serving, sessions, teams, tokens,
 };
 
@@ -75,6 +76,8 @@ pub struct App {
     pub idle_seconds: u64,
     /// What operators see.
     pub telemetry: TelemetryConfig,
+    /// Where mail goes.
+    pub post: Post,
     /// The process's shutdown.
     pub shutdown: Shutdown,
 }
@@ -113,6 +116,7 @@ impl App {
             plane_client: gateway::client(),
             public_url,
             hosts: OnceLock::new(),
+            post: Post::new(&config.people)?,
             idle_seconds: config.idle_seconds,
             telemetry: config.telemetry.clone(),
             environment,
@@ -151,6 +155,7 @@ fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(ready))
         .routes(routes!(pipeline_schema))
         .routes(routes!(problem_page))
+        .merge(mail::router())
         .merge(gateway::router().into())
 }
 

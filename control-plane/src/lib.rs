@@ -19,6 +19,7 @@ pub mod vault;
 // Who the customers are.
 pub mod accounts;
 pub mod invitations;
+pub mod mail;
 pub mod members;
 pub mod organizations;
 pub mod service_accounts;

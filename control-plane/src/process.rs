@@ -15,6 +15,7 @@ use tokio::net::TcpListener;
 
 use crate::app::{self, App};
 use crate::authz::System;
+use crate::mail;
 use crate::planes::local::{LocalCloud, LocalSettings};
 use crate::planes::reconciler::Reconciler;
 use crate::rate_limits::RateLimits;
@@ -66,6 +67,7 @@ pub async fn serve(
         drop(lease);
     });
     spawn_forgetting(&app);
+    mail::spawn(&app);
     if let Some(services) = config.services.clone() {
         shutdown.spawn("services", serve_services(Arc::clone(&app), services));
     }
@@ -176,6 +178,9 @@ fn spawn_forgetting(app: &Arc<App>) {
                     let proof = System::because("what is over is nobody's any more");
                     if let Err(error) = serving::forget_expired(&app.pool, &proof, app.environment.now()).await {
                         tracing::debug!("old entries of services are forgotten later: {error}");
+                    }
+                    if let Err(error) = mail::forget_old(&app.pool, &proof, app.environment.now()).await {
+                        tracing::debug!("old mails are forgotten later: {error}");
                     }
                 }
             }

@@ -5,6 +5,7 @@ mod control_plane;
 mod database;
 mod detach;
 pub mod home;
+pub(crate) mod people;
 mod processes;
 mod supervisor;
 
@@ -27,7 +28,7 @@ const LONGEST_STOP: Duration = Duration::from_secs(90);
 /// Start the service on this machine.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Example: howdah up --detach\n         howdah up --listen 127.0.0.1:8000\n\nHOWDAH_IMPORT_ALLOW=HOST,NETWORK,… lets `howdah put … https://…` and `s3://…` reach these hosts (`*.example.org`: all below it)\nand networks (`10.1.0.0/16`) on any port. Without it only public addresses on ports 80 and 443 are fetched from.\n\nHOWDAH_SERVICES_URL=https://*.services.example.org says by what browsers reach services (`howdah open`), each at a host of its own\nin the place of the star, where that is not this machine: a wildcard name that leads to --services-listen.\n\nHOWDAH_LOG_DAYS=30 and HOWDAH_LOG_JOB_MIB=1024 say for how long lines of logs are kept, and how much of those of one job."
+    after_help = "Example: howdah up --detach\n         howdah up --listen 127.0.0.1:8000\n\nHOWDAH_IMPORT_ALLOW=HOST,NETWORK,… lets `howdah put … https://…` and `s3://…` reach these hosts (`*.example.org`: all below it)\nand networks (`10.1.0.0/16`) on any port. Without it only public addresses on ports 80 and 443 are fetched from.\n\nHOWDAH_SERVICES_URL=https://*.services.example.org says by what browsers reach services (`howdah open`), each at a host of its own\nin the place of the star, where that is not this machine: a wildcard name that leads to --services-listen.\n\nHOWDAH_LOG_DAYS=30 and HOWDAH_LOG_JOB_MIB=1024 say for how long lines of logs are kept, and how much of those of one job.\n\nHOWDAH_SMTP_URL=smtps://user:password@mail.example.org and HOWDAH_MAIL_FROM='Howdah <howdah@example.org>' name the server that takes\nmail; addresses are verified at sign-up then. Without them mail stays in the outbox (`howdah outbox`). HOWDAH_VERIFICATION=required asks\nfor verification there too."
 )]
 pub struct Up {
     /// Return as soon as the service answers, and leave it running
@@ -65,6 +66,7 @@ pub async fn up(arguments: &Up, settings: &Settings, output: Output) -> Outcome 
     supervisor::import_allow()?;
     supervisor::logs_kept()?;
     supervisor::proxies()?;
+    people::from_environment(&home)?;
     let at = Addresses {
         listen: arguments.listen.clone(),
         services_listen: arguments.services_listen.clone(),

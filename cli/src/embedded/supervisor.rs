@@ -15,7 +15,7 @@ use super::address::{self, Addresses};
 use super::control_plane::{self, Programs, answers, tail};
 use super::detach::Refusal;
 use super::home::{Home, Service, State};
-use super::{database, processes};
+use super::{database, people, processes};
 use crate::clock;
 use crate::failure::{Exit, Failure, Outcome};
 use crate::files_of_ours::write_json;
@@ -326,6 +326,7 @@ async fn launch(
             listen: service.services_listen.clone(),
             url: service.services_url.clone(),
         }),
+        people: people::from_environment(home)?,
     };
     let (child, pipe) = control_plane::start(&programs.control_plane, &config, &home.log("control-plane")).await?;
     service.control_plane = child.id();

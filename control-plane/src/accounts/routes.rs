@@ -75,6 +75,7 @@ async fn show(call: Call) -> Result<Json<WhoAmI>, Refusal> {
         id: call.actor.principal(),
         name: call.actor.name().to_owned(),
         token: call.actor.token(),
+        email_verified: None,
         organizations,
     }))
 }

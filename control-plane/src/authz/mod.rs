@@ -245,7 +245,7 @@ pub async fn authenticate(pool: &PgPool, secret: &str, now: DateTime<Utc>) -> Re
         TokenKind::Personal | TokenKind::ServiceAccount => {
             queries::find_api_token(pool, queries::By::Secret(&token)).await?
         }
-        TokenKind::Ci | TokenKind::Invitation | TokenKind::Agent => None,
+        TokenKind::Ci | TokenKind::Invitation | TokenKind::Agent | TokenKind::Code | TokenKind::Operator => None,
     };
     standing(pool, found, now).await
 }

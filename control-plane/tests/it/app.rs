@@ -9,7 +9,7 @@ use axum::extract::Request;
 use chassis::Environment;
 use chassis::process::Shutdown;
 use chrono::{DateTime, Utc};
-use contract::config::ControlPlaneConfig;
+use contract::config::{ControlPlaneConfig, PeopleConfig};
 use contract::ids::OrganizationId;
 use control_plane::app::{self, App};
 use control_plane::planes::reconciler::Reconciler;
@@ -81,14 +81,18 @@ impl TestApp {
 
     /// Planes change only where the test lets the reconciler pass.
     pub async fn start_without_reconciler() -> Self {
-        Self::assemble(RateLimits::default(), false).await
+        Self::assemble(RateLimits::default(), false, PeopleConfig::default()).await
     }
 
     pub async fn start_with(limits: RateLimits) -> Self {
-        Self::assemble(limits, true).await
+        Self::assemble(limits, true, PeopleConfig::default()).await
     }
 
-    async fn assemble(limits: RateLimits, reconciles: bool) -> Self {
+    pub async fn start_for(people: PeopleConfig) -> Self {
+        Self::assemble(RateLimits::default(), true, people).await
+    }
+
+    async fn assemble(limits: RateLimits, reconciles: bool, people: PeopleConfig) -> Self {
         chassis::process::install_tls_provider();
         let database = testkit::postgres::migrated_database(&control_plane::database::MIGRATIONS).await;
         let now: DateTime<Utc> = "2026-11-23T12:00:30Z".parse().unwrap();
@@ -110,6 +114,7 @@ impl TestApp {
             proxies: Vec::new(),
             telemetry: contract::config::TelemetryConfig::default(),
             services: None,
+            people,
         };
         let shutdown = Shutdown::new();
         let (app, signals) = App::open(&config, url.clone(), environment.clone(), &limits, shutdown.clone())

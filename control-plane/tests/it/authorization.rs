@@ -14,6 +14,17 @@ const TABLE: &[(&str, &str, &str, [u16; 5])] = &[
     ("GET", "/problems/not-found", "", [200, 200, 200, 200, 200]),
     ("GET", "/v1/schemas/pipeline", "", [200, 200, 200, 200, 200]),
     ("GET", "/openapi.json", "", [200, 200, 200, 200, 200]),
+    ("GET", "/outbox", "", [200, 200, 200, 200, 200]),
+    ("GET", "/outbox/script.js", "", [200, 200, 200, 200, 200]),
+    // For whoever operates the installation; here nobody does.
+    ("GET", "/v1/outbox", "", [401, 404, 404, 404, 404]),
+    (
+        "GET",
+        "/v1/outbox/mail_00000000000000000000000000000000",
+        "",
+        [401, 404, 404, 404, 404],
+    ),
+    ("POST", "/v1/outbox/links", "", [401, 404, 404, 404, 404]),
     ("GET", "/v1/nonsense", "", [404, 404, 404, 404, 404]),
     (
         "POST",

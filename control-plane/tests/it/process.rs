@@ -61,6 +61,7 @@ impl Place {
             proxies: Vec::new(),
             telemetry: contract::config::TelemetryConfig::default(),
             services: None,
+            people: contract::config::PeopleConfig::default(),
         };
         let mut child = Command::new(env!("CARGO_BIN_EXE_howdah-control-plane"))
             .arg("serve")

@@ -49,6 +49,9 @@ pub struct ControlPlaneConfig {
     /// What is told to operators, of the data planes too.
     #[serde(default)]
     pub telemetry: TelemetryConfig,
+    /// How people prove who they are, and where mail goes.
+    #[serde(default)]
+    pub people: PeopleConfig,
 }
 
 /// What operators see of a process.
@@ -59,6 +62,57 @@ pub struct TelemetryConfig {
     pub otlp_endpoint: Option<String>,
     /// The bearer token that reads `/metrics`; without one nothing is there.
     pub metrics_token: Option<String>,
+}
+
+/// How people prove who they are, and where mail goes.
+#[derive(Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PeopleConfig {
+    /// The server that takes mail; without one it stays in the outbox, which whoever operates the installation reads.
+    pub mail: Option<MailConfig>,
+    /// Whether an address must be verified before there is an account.
+    pub verification: Verification,
+    /// SHA-256 in hex of the secret by which whoever operates the installation is known; nobody is when absent.
+    pub operator_sha256: Option<String>,
+    /// Who else says who people are (OpenID Connect).
+    pub providers: Vec<ProviderConfig>,
+}
+
+/// Whether an address must be verified before there is an account.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verification {
+    /// When mail is sent.
+    #[default]
+    WithMail,
+    /// Always; without a mail server the codes stand in the outbox.
+    Required,
+}
+
+/// A server that takes mail.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MailConfig {
+    /// `smtps://user:password@host:465`, or `smtp://…?tls=required`; without TLS on this machine only.
+    pub smtp_url: String,
+    /// By whom mail is sent: `Howdah <howdah@example.org>`.
+    pub from: String,
+}
+
+/// A provider of OpenID Connect that people log in with.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProviderConfig {
+    /// Its name in addresses: lower case letters, digits and `-`.
+    pub name: String,
+    /// What people call it.
+    pub title: String,
+    /// Its issuer, exactly as in its tokens.
+    pub issuer: String,
+    /// What we are called there.
+    pub client_id: String,
+    /// Our secret there.
+    pub client_secret: String,
 }
 
 /// The address of services.

@@ -121,6 +121,10 @@ ids! {
     TeamId = "team_";
     /// An API token or a session (not its secret).
     TokenId = "tok_";
+    /// A mail that the service writes.
+    MailId = "mail_";
+    /// A passkey of an account.
+    PasskeyId = "pky_";
     /// An invitation into an organization.
     InvitationId = "invt_";
     /// A grant of a role on a resource.

@@ -58,6 +58,10 @@ problems! {
     SignedOut = "signed-out", 401, "not logged in", AfterChange;
     /// The token's time is over.
     TokenExpired = "token-expired", 401, "the token has expired", AfterChange;
+    /// The password was right, and a second factor is needed.
+    SecondFactorRequired = "second-factor-required", 401, "a second factor is needed", AfterChange;
+    /// Something dangerous needs a fresh proof of who asks.
+    ProofRequired = "proof-required", 403, "prove again who you are", AfterChange;
     /// Known, but not allowed.
     NotAllowed = "not-allowed", 403, "not allowed", AfterChange;
     /// It does not exist, or may not be known.

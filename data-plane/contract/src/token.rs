@@ -25,16 +25,22 @@ pub enum TokenKind {
     Agent,
     /// `ses`: a session of a person who logged in.
     Session,
+    /// `cod`: mailed to an address, proves that its holder reads what comes there; good once.
+    Code,
+    /// `opr`: whoever operates the installation.
+    Operator,
 }
 
 impl TokenKind {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 8] = [
         Self::Personal,
         Self::ServiceAccount,
         Self::Ci,
         Self::Invitation,
         Self::Agent,
         Self::Session,
+        Self::Code,
+        Self::Operator,
     ];
 
     /// The short word in the token's text.
@@ -46,6 +52,8 @@ impl TokenKind {
             Self::Invitation => "inv",
             Self::Agent => "agt",
             Self::Session => "ses",
+            Self::Code => "cod",
+            Self::Operator => "opr",
         }
     }
 }

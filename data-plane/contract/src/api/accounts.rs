@@ -29,6 +29,9 @@ pub struct LogIn {
     pub email: String,
     /// The password.
     pub password: String,
+    /// A code of the second factor, or a recovery code, where the account has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub second_factor: Option<String>,
 }
 
 /// A session was made. The secret is shown once.
@@ -95,6 +98,9 @@ pub struct WhoAmI {
     pub name: String,
     /// The session or token in use.
     pub token: TokenId,
+    /// Whether it is proved that mail to the address is read by its holder; absent for service accounts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub email_verified: Option<bool>,
     /// The organizations.
     pub organizations: Vec<Organization>,
 }
