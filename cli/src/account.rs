@@ -3,7 +3,11 @@
 use std::io::{IsTerminal, Read};
 
 use clap::Args;
-use contract::api::{LogIn, Organization, SessionMade, SignUp, WhoAmI};
+use contract::api::{
+    CodeMailed, ForAddress, LogIn, MailedCode, Organization, ProveIdentity, Proved, SessionMade, SignUp, VerifySignUp,
+    WhoAmI,
+};
+use contract::problem::ProblemKind;
 
 use crate::client::{Client, Request};
 use crate::failure::{Exit, Failure, Outcome};
@@ -36,6 +40,22 @@ pub struct Login {
     /// Read the password from standard input instead of asking for it
     #[arg(long)]
     password_stdin: bool,
+    /// A code of your authenticator, or a recovery code; asked for when it is needed
+    #[arg(long, value_name = "CODE")]
+    second_factor: Option<String>,
+}
+
+/// Finish a sign-up by the code that was mailed, or show that mail to your address is yours.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example: howdah account verify hwd_cod_…\n         echo \"$PASSWORD\" | howdah account verify hwd_cod_… --password-stdin\n         howdah account verify\n\nWithout a code another one is mailed to the address that you are logged in with."
+)]
+pub struct Verify {
+    /// The code of the mail
+    code: Option<String>,
+    /// Finish a sign-up, and read its password from standard input instead of asking for it
+    #[arg(long)]
+    password_stdin: bool,
 }
 
 /// `howdah signup`.
@@ -48,13 +68,67 @@ pub async fn signup(arguments: Signup, client: &Client, output: Output) -> Outco
         .map(|name| name.parse())
         .transpose()
         .map_err(|e| Failure::usage("wrong usage", e, "choose another name for --org"))?;
+    let password = password(arguments.password_stdin, true)?;
     let request = Request::post("/v1/accounts").body(&SignUp {
         email: arguments.email,
-        password: password(arguments.password_stdin, true)?,
+        password: password.clone(),
         organization,
     })?;
+    match client.control_anonymous(request).await? {
+        SignedUp::Made(made) => remember(client, output, &made, "signed up and logged in"),
+        SignedUp::Mailed(mailed) if std::io::stdin().is_terminal() && !output.json => {
+            output.hint(&format!("a code was mailed to {}", mailed.email));
+            let code = ask("Code: ")?;
+            finish(VerifySignUp { code, password }, client, output).await
+        }
+        SignedUp::Mailed(mailed) => {
+            output.hint("finish with `howdah account verify CODE`, and the same password");
+            output.result(&mailed, || format!("a code was mailed to {}", mailed.email))
+        }
+    }
+}
+
+/// What a sign-up is answered: the session at once, or a mail first.
+#[derive(serde::Deserialize)]
+#[serde(untagged)]
+enum SignedUp {
+    Made(Box<SessionMade>),
+    Mailed(CodeMailed),
+}
+
+async fn finish(body: VerifySignUp, client: &Client, output: Output) -> Outcome {
+    let request = Request::post("/v1/accounts/verify").body(&body)?;
     let made: SessionMade = client.control_anonymous(request).await?;
     remember(client, output, &made, "signed up and logged in")
+}
+
+/// `howdah account verify`.
+///
+/// # Errors
+/// What the service answers.
+pub async fn verify(arguments: Verify, client: &Client, output: Output) -> Outcome {
+    let Some(code) = arguments.code else {
+        let mailed: CodeMailed = client.control(Request::post("/v1/account/email/verification")).await?;
+        return output.result(&mailed, || format!("a code was mailed to {}", mailed.email));
+    };
+    if !arguments.password_stdin && client.token().is_ok() {
+        let request = Request::post("/v1/account/email/confirm").body(&MailedCode { code: code.clone() })?;
+        match client.control::<ForAddress>(request).await {
+            // It may be the code of a sign-up, and the login another one's.
+            Err(failure) if failure.is(ProblemKind::Invalid) && std::io::stdin().is_terminal() => {
+                output.hint("that is no code of the account that you are logged in with; to finish a sign-up:");
+            }
+            done => {
+                let address = done?;
+                client
+                    .credentials
+                    .change(|login| login.email = Some(address.email.clone()))?;
+                return output.result(&address, || format!("{} is verified", address.email));
+            }
+        }
+    }
+    let password = password(arguments.password_stdin, false)?;
+    finish(VerifySignUp { code, password }, client, output).await
 }
 
 /// `howdah login`.
@@ -66,13 +140,62 @@ pub async fn login(arguments: Login, client: &Client, output: Output) -> Outcome
         Some(email) => email,
         None => ask("E-mail: ")?,
     };
-    let request = Request::post("/v1/sessions").body(&LogIn {
+    let mut body = LogIn {
         email,
         password: password(arguments.password_stdin, false)?,
-        second_factor: None,
-    })?;
-    let made: SessionMade = client.control_anonymous(request).await?;
+        second_factor: arguments.second_factor,
+    };
+    let made: SessionMade = loop {
+        match client
+            .control_anonymous(Request::post("/v1/sessions").body(&body)?)
+            .await
+        {
+            Err(failure) if needs_second_factor(&failure, body.second_factor.as_ref()) => {
+                body.second_factor = Some(ask("Code of your authenticator, or a recovery code: ")?);
+            }
+            done => break done?,
+        }
+    };
     remember(client, output, &made, "logged in")
+}
+
+fn needs_second_factor(failure: &Failure, given: Option<&String>) -> bool {
+    failure.is(ProblemKind::SecondFactorRequired) && given.is_none() && std::io::stdin().is_terminal()
+}
+
+/// Proves again who holds the session.
+///
+/// # Errors
+/// When that is not the password, or the second factor is missing.
+pub async fn prove(client: &Client, password: String, second_factor: Option<String>) -> Outcome<Proved> {
+    let mut body = ProveIdentity {
+        password,
+        second_factor,
+    };
+    loop {
+        match client.control(Request::post(PROOF).body(&body)?).await {
+            Err(failure) if needs_second_factor(&failure, body.second_factor.as_ref()) => {
+                body.second_factor = Some(ask("Code of your authenticator, or a recovery code: ")?);
+            }
+            done => return done,
+        }
+    }
+}
+
+/// Where that is done.
+pub const PROOF: &str = "/v1/sessions/current/proof";
+
+/// Asks at the terminal for the proof that the service wants. `false` where nobody can be asked.
+///
+/// # Errors
+/// When that is not the password.
+pub async fn prove_at_terminal(client: &Client) -> Outcome<bool> {
+    if !std::io::stdin().is_terminal() {
+        return Ok(false);
+    }
+    client.hint("this needs a proof of who you are");
+    prove(client, ask_secret("Password: ")?, None).await?;
+    Ok(true)
 }
 
 /// Keeps the session; of several organizations, the one in use before stays in use.
@@ -125,9 +248,14 @@ pub async fn whoami(client: &Client, output: Output) -> Outcome {
     let who: WhoAmI = client.control(Request::get("/v1/account")).await?;
     let in_use = client.credentials.read().organization;
     output.result(&who, || {
+        let unverified = if who.email_verified == Some(false) {
+            " (not verified: `howdah account verify`)"
+        } else {
+            ""
+        };
         let rows: Vec<Vec<String>> = who.organizations.iter().map(|o| row(o, in_use.as_deref())).collect();
         format!(
-            "{} at {}\n{}",
+            "{}{unverified} at {}\n{}",
             who.name,
             client.settings.url,
             table(&["organization", "role", ""], &rows)
@@ -148,7 +276,11 @@ fn row(organization: &Organization, in_use: Option<&str>) -> Vec<String> {
     ]
 }
 
-fn password(from_stdin: bool, twice: bool) -> Outcome<String> {
+/// Reads a password from standard input, or asks for it, twice where it is a new one.
+///
+/// # Errors
+/// When there is neither.
+pub fn password(from_stdin: bool, twice: bool) -> Outcome<String> {
     if from_stdin {
         let mut text = String::new();
         std::io::stdin()
@@ -160,7 +292,7 @@ fn password(from_stdin: bool, twice: bool) -> Outcome<String> {
     let first = ask_secret("Password: ")?;
     if twice && ask_secret("The same again: ")? != first {
         return Err(Failure::usage(
-            "cannot sign up",
+            "the password was not taken",
             "the two passwords differ",
             "try again",
         ));
@@ -185,7 +317,11 @@ fn ask_secret(prompt: &str) -> Outcome<String> {
         .map_err(|e| Failure::new("cannot ask for the password", e, "use --password-stdin"))
 }
 
-fn ask(prompt: &str) -> Outcome<String> {
+/// Asks for a line.
+///
+/// # Errors
+/// When nobody can be asked.
+pub fn ask(prompt: &str) -> Outcome<String> {
     if !std::io::stdin().is_terminal() {
         return Err(needs_terminal());
     }

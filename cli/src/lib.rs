@@ -21,6 +21,7 @@ mod get;
 mod grant;
 mod graph;
 mod history;
+mod identity;
 mod job;
 mod lineage;
 mod mount;
@@ -81,6 +82,10 @@ enum Command {
     Status,
     Signup(account::Signup),
     Login(account::Login),
+    #[command(subcommand)]
+    Account(identity::Account),
+    #[command(subcommand)]
+    Session(identity::Session),
     /// End the session and forget it
     #[command(after_help = "Example: howdah logout")]
     Logout,
@@ -241,6 +246,8 @@ async fn ask(command: Command, client: &Client, output: Output) -> Outcome {
     match command {
         Command::Signup(arguments) => account::signup(arguments, client, output).await,
         Command::Login(arguments) => account::login(arguments, client, output).await,
+        Command::Account(command) => identity::run(command, client, output).await,
+        Command::Session(command) => identity::run_session(command, client, output).await,
         Command::Logout => account::logout(client, output).await,
         Command::Whoami => account::whoami(client, output).await,
         Command::Org(command) => organization::run(command, client, output).await,

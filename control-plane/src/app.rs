@@ -12,7 +12,7 @@ use chassis::http::{ApiError, Json, Path, with_common_layers};
 use chassis::openapi;
 use chassis::process::Shutdown;
 use chassis::signed::Signer;
-use contract::config::{ControlPlaneConfig, TelemetryConfig};
+use contract::config::{ControlPlaneConfig, TelemetryConfig, Verification};
 use contract::ids::OrganizationId;
 use contract::problem::ProblemKind;
 use sqlx::PgPool;
@@ -31,8 +31,8 @@ use crate::serving::Hosts;
 use crate::traffic::{self, Meters, Proxies, Turns};
 use crate::vault::Vault;
 use crate::{
-    access_requests, access_tokens, accounts, database, domains, gateway, grants, invitations, keys, mail, members,
-    organizations, planes, policy, releases, service_accounts, serving, sessions, teams, tokens,
+    access_requests, access_tokens, account_events, accounts, database, domains, gateway, grants, invitations, keys,
+    mail, members, organizations, planes, policy, releases, service_accounts, serving, sessions, teams, tokens,
 };
 
 /// Bytes of a body at most; those that go through to planes have no limit here.
@@ -78,6 +78,8 @@ pub struct App {
     pub telemetry: TelemetryConfig,
     /// Where mail goes.
     pub post: Post,
+    /// Whether there is no account before its address is verified.
+    pub verification_required: bool,
     /// The process's shutdown.
     pub shutdown: Shutdown,
 }
@@ -117,6 +119,7 @@ impl App {
             public_url,
             hosts: OnceLock::new(),
             post: Post::new(&config.people)?,
+            verification_required: config.people.mail.is_some() || config.people.verification == Verification::Required,
             idle_seconds: config.idle_seconds,
             telemetry: config.telemetry.clone(),
             environment,
@@ -139,6 +142,7 @@ fn routes() -> OpenApiRouter<Arc<App>> {
         .merge(organizations::router())
         .merge(members::router())
         .merge(invitations::router())
+        .merge(account_events::router())
         .merge(teams::router())
         .merge(service_accounts::router())
         .merge(tokens::router())

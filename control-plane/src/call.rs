@@ -8,10 +8,12 @@ use chrono::{DateTime, Utc};
 use contract::ids::GenerateId;
 use contract::names::OrganizationName;
 
+use crate::account_events::{self, Happening};
 use crate::app::App;
 use crate::audit::{self, Acting, Event};
-use crate::authz::{self, Action, Actor, Allowed};
+use crate::authz::{self, Action, Actor, Allowed, System};
 use crate::database::Tx;
+use crate::peer::Peer;
 use crate::refusal::Refusal;
 use crate::traffic::{Ledger, Subject};
 
@@ -22,6 +24,8 @@ pub struct Call {
     /// Who calls.
     pub actor: Actor,
     ledger: Option<Ledger>,
+    /// From where.
+    pub peer: Peer,
 }
 
 impl FromRequestParts<Arc<App>> for Call {
@@ -38,6 +42,7 @@ impl FromRequestParts<Arc<App>> for Call {
             app: Arc::clone(app),
             actor,
             ledger,
+            peer: Peer::of(parts),
         })
     }
 }
@@ -71,6 +76,23 @@ impl Call {
             ledger.count(&self.app, &Subject::Organization(allowed.organization().to_string()))?;
         }
         Ok(allowed)
+    }
+
+    /// Writes what happens to the caller's own account.
+    ///
+    /// # Errors
+    /// When the caller is no person, or the database fails.
+    pub async fn happened(&self, tx: &mut Tx, action: &'static str, subject: String) -> Result<(), Refusal> {
+        let happening = Happening {
+            account: self.actor.person()?,
+            action,
+            subject,
+            token: Some(self.actor.token()),
+            peer: &self.peer,
+            at: self.now(),
+        };
+        let proof = System::because("what happens to an account is written down");
+        Ok(account_events::record(tx, &proof, &happening).await?)
     }
 
     /// Writes the audit row of a change.

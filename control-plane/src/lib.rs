@@ -11,15 +11,18 @@ pub mod call;
 pub mod database;
 pub mod mac;
 pub mod paging;
+pub mod peer;
 pub mod rate_limits;
 pub mod refusal;
 pub mod traffic;
 pub mod vault;
 
 // Who the customers are.
+pub mod account_events;
 pub mod accounts;
 pub mod invitations;
 pub mod mail;
+pub mod mailed_codes;
 pub mod members;
 pub mod organizations;
 pub mod service_accounts;

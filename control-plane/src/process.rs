@@ -15,11 +15,11 @@ use tokio::net::TcpListener;
 
 use crate::app::{self, App};
 use crate::authz::System;
-use crate::mail;
 use crate::planes::local::{LocalCloud, LocalSettings};
 use crate::planes::reconciler::Reconciler;
 use crate::rate_limits::RateLimits;
 use crate::serving::{self, Hosts};
+use crate::{mail, mailed_codes};
 
 /// Any number that only this service uses: the advisory lock of the one reconciler.
 const RECONCILER_LOCK: i64 = 0x686f_7764_6168;
@@ -178,6 +178,9 @@ fn spawn_forgetting(app: &Arc<App>) {
                     let proof = System::because("what is over is nobody's any more");
                     if let Err(error) = serving::forget_expired(&app.pool, &proof, app.environment.now()).await {
                         tracing::debug!("old entries of services are forgotten later: {error}");
+                    }
+                    if let Err(error) = mailed_codes::delete_expired(&app.pool, &proof, app.environment.now()).await {
+                        tracing::debug!("old codes are forgotten later: {error}");
                     }
                     if let Err(error) = mail::forget_old(&app.pool, &proof, app.environment.now()).await {
                         tracing::debug!("old mails are forgotten later: {error}");

@@ -17,6 +17,10 @@ pub struct RateLimits {
     pub log_ins: u32,
     /// New accounts from one address.
     pub sign_ups: u32,
+    /// Mails to one address, per hour.
+    pub mails: u32,
+    /// Codes that are tried from one address.
+    pub codes: u32,
     /// How many times as much a loopback address may do.
     pub loopback_factor: u32,
     /// Requests of every kind.
@@ -28,6 +32,8 @@ impl Default for RateLimits {
         Self {
             log_ins: 10,
             sign_ups: 5,
+            mails: 10,
+            codes: 20,
             loopback_factor: 60,
             traffic: TrafficLimits::default(),
         }
@@ -38,10 +44,16 @@ impl Default for RateLimits {
 pub struct Limiters {
     log_ins: [DefaultKeyedRateLimiter<(String, IpAddr)>; 2],
     sign_ups: [DefaultKeyedRateLimiter<IpAddr>; 2],
+    mails: [DefaultKeyedRateLimiter<String>; 2],
+    codes: [DefaultKeyedRateLimiter<IpAddr>; 2],
 }
 
 fn per_minute(count: u32) -> Quota {
     Quota::per_minute(NonZeroU32::new(count).unwrap_or(NonZeroU32::MIN))
+}
+
+fn per_hour(count: u32) -> Quota {
+    Quota::per_hour(NonZeroU32::new(count).unwrap_or(NonZeroU32::MIN))
 }
 
 impl Limiters {
@@ -52,6 +64,10 @@ impl Limiters {
             log_ins: [limits.log_ins, limits.log_ins.saturating_mul(more)]
                 .map(|n| DefaultKeyedRateLimiter::keyed(per_minute(n))),
             sign_ups: [limits.sign_ups, limits.sign_ups.saturating_mul(more)]
+                .map(|n| DefaultKeyedRateLimiter::keyed(per_minute(n))),
+            mails: [limits.mails, limits.mails.saturating_mul(more)]
+                .map(|n| DefaultKeyedRateLimiter::keyed(per_hour(n))),
+            codes: [limits.codes, limits.codes.saturating_mul(more)]
                 .map(|n| DefaultKeyedRateLimiter::keyed(per_minute(n))),
         }
     }
@@ -76,10 +92,35 @@ impl Limiters {
             .map_err(|_| slow_down("new accounts"))
     }
 
+    /// Counts a mail that somebody asks for. By whom it is for, whoever asks: nobody's mailbox is filled.
+    ///
+    /// # Errors
+    /// `slow-down` when there were too many.
+    pub fn mail(&self, email_key: &str, address: IpAddr) -> Result<(), Refusal> {
+        self.mails[usize::from(address.is_loopback())]
+            .check_key(&email_key.to_owned())
+            .map_err(|_| {
+                Refusal::new(ProblemKind::SlowDown, "too many mails to this address were asked for")
+                    .hint("look for the last one, or wait some minutes")
+            })
+    }
+
+    /// Counts a code that is tried.
+    ///
+    /// # Errors
+    /// `slow-down` when there were too many.
+    pub fn code(&self, address: IpAddr) -> Result<(), Refusal> {
+        self.codes[usize::from(address.is_loopback())]
+            .check_key(&address)
+            .map_err(|_| slow_down("codes"))
+    }
+
     /// Forgets addresses that have not tried for long.
     pub fn forget_old(&self) {
         self.log_ins.iter().for_each(governor::RateLimiter::retain_recent);
         self.sign_ups.iter().for_each(governor::RateLimiter::retain_recent);
+        self.mails.iter().for_each(governor::RateLimiter::retain_recent);
+        self.codes.iter().for_each(governor::RateLimiter::retain_recent);
     }
 }
 

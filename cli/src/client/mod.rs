@@ -16,6 +16,7 @@ use futures::future::BoxFuture;
 use reqwest::{Response, StatusCode};
 use serde::de::DeserializeOwned;
 
+use crate::account;
 use crate::clock;
 use crate::credentials::{CachedAccess, Credentials, Login};
 use crate::embedded::home::Home;
@@ -197,7 +198,7 @@ impl Client {
     async fn send(&self, target: Target, request: &Request) -> Outcome<Response> {
         let began = Instant::now();
         let spinner = self.output.spinner("");
-        let (mut renewed, mut told) = (false, false);
+        let (mut renewed, mut told, mut proved) = (false, false, false);
         loop {
             let (builder, base) = self.prepare(target, request).await?;
             let response = match builder.send().await {
@@ -229,6 +230,12 @@ impl Client {
             if expired && target != Target::Control && !renewed {
                 renewed = true;
                 self.forget_access().await?;
+            } else if failure.is(ProblemKind::ProofRequired) && request.path != account::PROOF && !proved {
+                spinner.finish_and_clear();
+                proved = Box::pin(account::prove_at_terminal(self)).await?;
+                if !proved {
+                    return Err(failure);
+                }
             } else if may_repeat(&failure, request.repeatable) && began.elapsed() < PATIENCE {
                 spinner.set_message(failure.what.clone());
                 if failure.pause >= LONG_PAUSE && !std::mem::replace(&mut told, true) {

@@ -96,7 +96,9 @@ impl Request {
         self
     }
 
-    pub(super) fn anonymous(mut self) -> Self {
+    /// Sends no token with it.
+    #[must_use]
+    pub fn anonymous(mut self) -> Self {
         self.anonymous = true;
         self
     }

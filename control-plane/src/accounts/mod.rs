@@ -1,9 +1,12 @@
 //! People: addresses, passwords, sign-up. What an address or password may be is decided here without I/O; hashing runs
 //! beside the request threads and never more of it at once than memory allows.
 
+mod address;
+mod password;
 pub mod passwords;
 pub mod queries;
 mod routes;
+mod sign_ups;
 
 use std::collections::HashSet;
 use std::sync::LazyLock;

@@ -1,45 +1,62 @@
 //! `POST /v1/accounts`, `GET /v1/account`.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
-use axum::extract::{ConnectInfo, State};
+use axum::extract::State;
 use axum::http::StatusCode;
-use chassis::http::Json;
-use contract::api::{Account, SessionMade, SignUp, WhoAmI};
+use axum::response::{IntoResponse, Response};
+use chassis::http::{ApiError, Json};
+use contract::api::{Account, CodeMailed, SessionMade, SignUp, WhoAmI};
 use contract::problem::ProblemKind;
 use secrecy::SecretString;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{EmailAddress, check_password, queries};
+use super::sign_ups::{self, SignUpWish};
+use super::{EmailAddress, address, check_password, password, queries};
+use crate::account_events::{self, Happening};
 use crate::app::App;
 use crate::authz::System;
 use crate::call::Call;
+use crate::peer::Peer;
 use crate::refusal::Refusal;
 use crate::{organizations, sessions};
 
 /// The routes of this slice.
 pub fn router() -> OpenApiRouter<Arc<App>> {
-    OpenApiRouter::new().routes(routes!(sign_up)).routes(routes!(show))
+    OpenApiRouter::new()
+        .routes(routes!(sign_up))
+        .routes(routes!(show))
+        .merge(sign_ups::router())
+        .merge(address::router())
+        .merge(password::router())
 }
 
-/// Makes an account, and an organization if one is named; begins a session.
-#[utoipa::path(post, path = "/v1/accounts", tag = "accounts", security(()), responses((status = 201, body = SessionMade)))]
-async fn sign_up(
-    State(app): State<Arc<App>>,
-    ConnectInfo(address): ConnectInfo<SocketAddr>,
-    Json(body): Json<SignUp>,
-) -> Result<(StatusCode, Json<SessionMade>), Refusal> {
+/// Makes an account at once, or, where addresses are verified first, writes the mail that leads to one.
+#[utoipa::path(
+    post,
+    path = "/v1/accounts",
+    tag = "accounts",
+    security(()),
+    responses((status = 201, body = SessionMade), (status = 202, body = CodeMailed))
+)]
+async fn sign_up(State(app): State<Arc<App>>, peer: Peer, Json(body): Json<SignUp>) -> Result<Response, Refusal> {
     let password = SecretString::from(body.password.clone());
     let email: EmailAddress = body.email.parse()?;
     check_password(&body.password, &email)?;
-    app.limiters.sign_up(address.ip())?;
-    let password_hash = app
-        .passwords
-        .hash(password)
-        .await
-        .map_err(chassis::http::ApiError::internal)?;
+    app.limiters.sign_up(peer.address)?;
+    if app.verification_required {
+        app.limiters.mail(&email.key(), peer.address)?;
+    }
+    let password_hash = app.passwords.hash(password).await.map_err(ApiError::internal)?;
+    if app.verification_required {
+        let wish = SignUpWish {
+            email,
+            password_hash,
+            organization: body.organization,
+        };
+        return Ok(sign_ups::begin(&app, &wish).await?.into_response());
+    }
     let account = Account {
         id: app.environment.id(),
         email: email.as_str().to_owned(),
@@ -47,23 +64,34 @@ async fn sign_up(
     };
     let proof = System::because("anybody may sign up");
     let mut tx = app.pool.begin().await?;
-    if !queries::insert_account(&mut tx, &proof, &account, &email, &password_hash).await? {
+    if !queries::insert_account(&mut tx, &proof, &account, &email, Some(&password_hash)).await? {
         return Err(Refusal::new(
             ProblemKind::AlreadyExists,
             format!("there is an account for `{email}` already", email = email.as_str()),
         )
         .hint("log in with `howdah login`"));
     }
+    address::ask_to_verify(&app, &mut tx, &proof, account.id, &email).await?;
+    let happening = Happening {
+        account: account.id,
+        action: "account.create",
+        subject: account.email.clone(),
+        token: None,
+        peer: &peer,
+        at: account.created_at,
+    };
+    account_events::record(&mut tx, &proof, &happening).await?;
     let mut joined = Vec::new();
     if let Some(name) = body.organization {
         joined.push(organizations::found(&app, &mut tx, account.id, &account.email, name).await?);
     }
-    let made = sessions::begin(&app, &mut tx, &proof, account, joined).await?;
+    let made = sessions::begin(&app, &mut tx, &proof, account, joined, &peer).await?;
     tx.commit().await?;
+    app.post.wake();
     for organization in &made.organizations {
         app.planes.signal(organization.id);
     }
-    Ok((StatusCode::CREATED, Json(made)))
+    Ok((StatusCode::CREATED, Json(made)).into_response())
 }
 
 /// Says who the caller is.
@@ -75,7 +103,7 @@ async fn show(call: Call) -> Result<Json<WhoAmI>, Refusal> {
         id: call.actor.principal(),
         name: call.actor.name().to_owned(),
         token: call.actor.token(),
-        email_verified: None,
+        email_verified: queries::is_own_verified(&mut tx, &call.actor).await?,
         organizations,
     }))
 }

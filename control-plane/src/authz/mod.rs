@@ -8,7 +8,7 @@ use std::marker::PhantomData;
 
 use chrono::{DateTime, Utc};
 use contract::claims::Scope;
-use contract::ids::{OrganizationId, TokenId};
+use contract::ids::{AccountId, OrganizationId, TokenId};
 use contract::names::OrganizationName;
 use contract::policy::{OrganizationRole, OrganizationState, Principal};
 use contract::problem::ProblemKind;
@@ -37,6 +37,23 @@ pub struct Actor {
     scopes: Vec<Scope>,
     organization: Option<OrganizationId>,
     expires_at: DateTime<Utc>,
+    proved_at: Option<DateTime<Utc>>,
+}
+
+/// For how long it counts that somebody proved who he is, for things that are dangerous in the wrong hands.
+pub const PROOF_LIFETIME: chrono::Duration = chrono::Duration::minutes(15);
+
+/// Proof that a person asks by a session of his, and that it was proved lately who holds it. Only `Actor::proven` makes one.
+#[derive(Debug)]
+pub struct Proven {
+    account: AccountId,
+}
+
+impl Proven {
+    /// Whose account.
+    pub fn account(&self) -> AccountId {
+        self.account
+    }
 }
 
 impl Actor {
@@ -91,6 +108,39 @@ impl Actor {
                         .is_some_and(|p| Some(p) == project);
                 verb_fits && resource_fits
             })
+    }
+
+    /// The caller's account, where it is a person who asks by a session.
+    ///
+    /// # Errors
+    /// `not-allowed` when it is a token.
+    pub fn person(&self) -> Result<AccountId, Refusal> {
+        match (self.principal, self.credential) {
+            (Principal::Account(account), Credential::Session) => Ok(account),
+            _ => Err(Refusal::not_allowed(
+                "an API token does not change how its holder logs in",
+                "log in with `howdah login`, and unset HOWDAH_TOKEN",
+            )),
+        }
+    }
+
+    /// The caller's account, where it was proved lately who holds the session.
+    ///
+    /// # Errors
+    /// `not-allowed` when it is a token, `proof-required` when the proof is too old.
+    pub fn proven(&self, now: DateTime<Utc>) -> Result<Proven, Refusal> {
+        let account = self.person()?;
+        if self.proved_at.is_some_and(|at| now < at + PROOF_LIFETIME) {
+            return Ok(Proven { account });
+        }
+        Err(Refusal::new(
+            ProblemKind::ProofRequired,
+            format!(
+                "this needs a proof of who you are that is younger than {} minutes",
+                PROOF_LIFETIME.num_minutes()
+            ),
+        )
+        .hint("type `howdah account prove`, or log in again, and repeat"))
     }
 
     /// Refuses tokens that are limited by scopes.
@@ -351,7 +401,6 @@ pub async fn authorize<A: Action>(tx: &mut Tx, actor: &Actor, name: &Organizatio
 #[cfg(test)]
 mod tests {
     use super::*;
-    use contract::ids::AccountId;
 
     fn actor(scopes: &[&str]) -> Actor {
         Actor {
@@ -362,7 +411,24 @@ mod tests {
             scopes: scopes.iter().map(|s| s.parse().unwrap()).collect(),
             organization: None,
             expires_at: DateTime::UNIX_EPOCH,
+            proved_at: None,
         }
+    }
+
+    #[test]
+    fn a_proof_is_good_for_a_quarter_of_an_hour_and_never_a_tokens() {
+        let at = |minutes| DateTime::UNIX_EPOCH + chrono::Duration::minutes(minutes);
+        let session = Actor {
+            credential: Credential::Session,
+            proved_at: Some(at(0)),
+            ..actor(&[])
+        };
+        assert!(session.proven(at(14)).is_ok() && session.proven(at(15)).is_err());
+        let token = Actor {
+            proved_at: Some(at(0)),
+            ..actor(&[])
+        };
+        assert!(token.proven(at(1)).is_err());
     }
 
     #[test]

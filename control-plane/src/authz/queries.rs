@@ -23,6 +23,7 @@ type SessionRow = (
     Text<AccountId>,
     String,
     DateTime<Utc>,
+    DateTime<Utc>,
     Option<DateTime<Utc>>,
     Option<DateTime<Utc>>,
 );
@@ -52,29 +53,33 @@ impl By<'_> {
 
 pub(super) async fn find_session(pool: &PgPool, by: By<'_>) -> Result<Option<(Actor, TokenState)>, sqlx::Error> {
     let row: Option<SessionRow> = sqlx::query_as(
-        "select s.id, s.account_id, a.email, s.expires_at, s.revoked_at, s.last_used_at
-         from sessions s join accounts a on a.id = s.account_id where s.secret_sha256 = $1 or s.id = $2",
+        "select s.id, s.account_id, a.email, s.expires_at, s.proved_at, s.revoked_at, s.last_used_at
+         from sessions s join accounts a on a.id = s.account_id
+         where a.deleted_at is null and (s.secret_sha256 = $1 or s.id = $2)",
     )
     .bind(by.digest())
     .bind(by.id())
     .fetch_optional(pool)
     .await?;
-    Ok(row.map(|(id, account, email, expires_at, revoked_at, last_used_at)| {
-        let actor = Actor {
-            principal: Principal::Account(account.0),
-            name: email,
-            token: id.0,
-            credential: Credential::Session,
-            scopes: Vec::new(),
-            organization: None,
-            expires_at,
-        };
-        let state = TokenState {
-            revoked: revoked_at.is_some(),
-            last_used_at,
-        };
-        (actor, state)
-    }))
+    Ok(row.map(
+        |(id, account, email, expires_at, proved_at, revoked_at, last_used_at)| {
+            let actor = Actor {
+                principal: Principal::Account(account.0),
+                name: email,
+                token: id.0,
+                credential: Credential::Session,
+                scopes: Vec::new(),
+                organization: None,
+                expires_at,
+                proved_at: Some(proved_at),
+            };
+            let state = TokenState {
+                revoked: revoked_at.is_some(),
+                last_used_at,
+            };
+            (actor, state)
+        },
+    ))
 }
 
 type TokenRow = (
@@ -92,7 +97,7 @@ pub(super) async fn find_api_token(pool: &PgPool, by: By<'_>) -> Result<Option<(
     let row: Option<TokenRow> = sqlx::query_as(
         "select t.id, t.principal, t.organization_id, coalesce(a.email, s.name), t.scopes, t.expires_at, t.revoked_at, t.last_used_at
          from api_tokens t
-         left join accounts a on a.id = t.principal
+         left join accounts a on a.id = t.principal and a.deleted_at is null
          left join service_accounts s on s.id = t.principal and s.deleted_at is null
          where t.secret_sha256 = $1 or t.id = $2",
     )
@@ -116,6 +121,7 @@ pub(super) async fn find_api_token(pool: &PgPool, by: By<'_>) -> Result<Option<(
         scopes,
         organization: organization.map(|o| o.0),
         expires_at,
+        proved_at: None,
     };
     let state = TokenState {
         revoked: revoked_at.is_some(),

@@ -30,27 +30,35 @@ pub(super) async fn is_member(
     Ok(found)
 }
 
+/// The two secrets of an invitation. Who has the mailed one has read the mail of the address that it is for.
+pub(super) struct Secrets {
+    pub shown: SecretToken,
+    pub mailed: SecretToken,
+}
+
 pub(super) async fn insert_invitation(
     tx: &mut Tx,
     allowed: &Allowed<ManageMembers>,
     invitation: &Invitation,
     email: &EmailAddress,
-    secret: &SecretToken,
+    secrets: &Secrets,
     now: DateTime<Utc>,
 ) -> Result<(), sqlx::Error> {
     sqlx::query(
-        "insert into invitations (id, organization_id, email, email_key, role, secret_sha256, created_at, created_by, expires_at)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+        "insert into invitations
+             (id, organization_id, email, email_key, role, secret_sha256, created_at, created_by, expires_at, mailed_sha256)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
     )
     .bind(invitation.id.to_string())
     .bind(allowed.organization().to_string())
     .bind(email.as_str())
     .bind(email.key())
     .bind(invitation.role.as_str())
-    .bind(secret.sha256().as_slice())
+    .bind(secrets.shown.sha256().as_slice())
     .bind(now)
     .bind(allowed.actor().principal().to_string())
     .bind(invitation.expires_at)
+    .bind(secrets.mailed.sha256().as_slice())
     .execute(&mut **tx)
     .await
     .map(|_| ())
@@ -122,6 +130,8 @@ pub(super) struct Held {
     pub email_key: String,
     pub role: OrganizationRole,
     pub state: InvitationState,
+    /// Whether the secret is the one that was mailed.
+    pub by_mail: bool,
 }
 
 /// The invitation of a secret, locked together with its organization; the secret is what gives the right to see it.
@@ -141,11 +151,13 @@ pub(super) async fn lock_by_secret(
         Option<DateTime<Utc>>,
         Option<DateTime<Utc>>,
         DateTime<Utc>,
+        bool,
     );
     let row: Option<Row> = sqlx::query_as(
-        "select i.id, o.id, o.name, o.created_at, i.email_key, i.role, i.accepted_at, i.revoked_at, i.expires_at
+        "select i.id, o.id, o.name, o.created_at, i.email_key, i.role, i.accepted_at, i.revoked_at, i.expires_at,
+             i.mailed_sha256 is not distinct from $1
          from invitations i join organizations o on o.id = i.organization_id
-         where i.secret_sha256 = $1 and o.state = 'active' for update",
+         where (i.secret_sha256 = $1 or i.mailed_sha256 = $1) and o.state = 'active' for update",
     )
     .bind(secret.sha256().as_slice())
     .fetch_optional(&mut **tx)
@@ -158,6 +170,7 @@ pub(super) async fn lock_by_secret(
         email_key: row.4,
         role: row.5.0,
         state: InvitationState::of(row.6, row.7, row.8, now),
+        by_mail: row.9,
     }))
 }
 

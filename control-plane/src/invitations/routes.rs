@@ -21,6 +21,7 @@ use crate::app::App;
 use crate::audit::{SystemIn, Who};
 use crate::authz::{ManageMembers, System};
 use crate::call::Call;
+use crate::mail::{self, Letter};
 use crate::paging::PageQuery;
 use crate::policy;
 use crate::refusal::Refusal;
@@ -74,7 +75,10 @@ async fn create(
         )
         .hint("change the role of a member instead"));
     }
-    let secret = SecretToken::generate(TokenKind::Invitation, call.app.environment.random());
+    let secrets = queries::Secrets {
+        shown: SecretToken::generate(TokenKind::Invitation, call.app.environment.random()),
+        mailed: SecretToken::generate(TokenKind::Invitation, call.app.environment.random()),
+    };
     let mut invitation = Invitation {
         id: call.id(),
         email: email.as_str().to_owned(),
@@ -83,11 +87,20 @@ async fn create(
         expires_at: call.now() + LIFETIME,
         token: None,
     };
-    queries::insert_invitation(&mut tx, &allowed, &invitation, &email, &secret, call.now()).await?;
+    queries::insert_invitation(&mut tx, &allowed, &invitation, &email, &secrets, call.now()).await?;
     let subject = format!("{} as {}", invitation.email, invitation.role.as_str());
     call.record(&mut tx, &allowed, "invitation.create", subject).await?;
+    let letter = Letter::Invitation {
+        organization: allowed.organization_name().as_str(),
+        by: call.actor.name(),
+        role: invitation.role.as_str(),
+        secret: secrets.mailed.expose(),
+    };
+    let proof = System::because("who is invited is told");
+    mail::write(&call.app, &mut tx, &proof, email.as_str(), &letter).await?;
     tx.commit().await?;
-    invitation.token = Some(secret.expose().to_owned());
+    call.app.post.wake();
+    invitation.token = Some(secrets.shown.expose().to_owned());
     Ok((StatusCode::CREATED, Json(invitation)))
 }
 
@@ -159,6 +172,13 @@ async fn accept(call: Call, Json(body): Json<Accept>) -> Result<Json<Organizatio
     check_accept(held.state, &held.email_key, &own_key, held.organization_name.as_str())?;
     queries::accept(&mut tx, &call.actor, account, &held, now).await?;
     let proof = System::because("the secret of an invitation gives the right to join");
+    if held.by_mail
+        && accounts::queries::mark_verified(&mut tx, &proof, account, now).await?
+        && call.actor.person().is_ok()
+    {
+        call.happened(&mut tx, "email.verify", "by an invitation that was mailed".to_owned())
+            .await?;
+    }
     let acting = SystemIn {
         system: &proof,
         organization: held.organization,

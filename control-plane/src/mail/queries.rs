@@ -133,7 +133,7 @@ pub(super) struct Stored {
 
 /// The newest mails.
 pub(super) async fn list_mails(tx: &mut Tx, _proof: &Operator) -> Result<Vec<Stored>, sqlx::Error> {
-    sqlx::query_as("select * from mails order by created_at desc, id desc limit $1")
+    sqlx::query_as("select * from mails order by seq desc limit $1")
         .bind(SHOWN_MAX)
         .fetch_all(&mut **tx)
         .await

@@ -102,14 +102,14 @@ impl Letter<'_> {
     pub(super) fn text(&self, url: &str) -> String {
         let body = match self {
             Self::SignUp { code } => format!(
-                "This address was given to sign up. To finish it, type within 24 hours\n\n    howdah verify {code}\n\nand the password that was chosen. \
+                "This address was given to sign up. To finish it, type within 24 hours\n\n    howdah account verify {code}\n\nand the password that was chosen. \
                  If that was not you, do nothing: without this code there is no account."
             ),
             Self::SignUpAgain => "This address was given to sign up, and it has an account already. If that was you, log in with\n\n    howdah login\n\n\
-                 or set a new password with `howdah account reset-password`. If it was not, do nothing."
+                 or set a new password with `howdah account reset-password --email ADDRESS`. If it was not, do nothing."
                 .to_owned(),
             Self::VerifyAddress { code } => format!(
-                "To show that mail to this address is yours, log in and type within 24 hours\n\n    howdah verify {code}\n\nIf you have no account here, do nothing."
+                "To show that mail to this address is yours, log in and type within 24 hours\n\n    howdah account verify {code}\n\nIf you have no account here, do nothing."
             ),
             Self::Invitation { organization, by, role, secret } => format!(
                 "{by} invites you to the organization {organization} as {role}. Sign up with this address if you have no account yet, then type \
@@ -126,7 +126,7 @@ impl Letter<'_> {
                 format!("The password of your account was changed, and all other sessions were ended. {}", OTHERWISE)
             }
             Self::NewAddress { code } => format!(
-                "An account is to have this address from now on. To agree, type within 24 hours, logged in to that account,\n\n    howdah verify {code}\n\n\
+                "An account is to have this address from now on. To agree, type within 24 hours, logged in to that account,\n\n    howdah account verify {code}\n\n\
                  If that was not you, do nothing."
             ),
             Self::NewAddressTaken => "Somebody wants this address for an account, and there is one of this address already. If that was you, log in to it, or delete \
@@ -147,7 +147,7 @@ impl Letter<'_> {
     }
 }
 
-const OTHERWISE: &str = "If that was not you, set a new password with\n\n    howdah account reset-password\n\nand look at `howdah account events`.";
+const OTHERWISE: &str = "If that was not you, set a new password with\n\n    howdah account reset-password --email ADDRESS\n\nand look at `howdah account events`.";
 
 #[cfg(test)]
 mod tests {
@@ -167,7 +167,7 @@ mod tests {
         assert!(
             Letter::SignUp { code }
                 .text("http://x")
-                .contains("howdah verify hwd_cod_x")
+                .contains("howdah account verify hwd_cod_x")
         );
     }
 }

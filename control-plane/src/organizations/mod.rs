@@ -21,6 +21,20 @@ use crate::refusal::Refusal;
 /// Names that would be mistaken for parts of the service.
 const RESERVED: [&str; 6] = ["admin", "api", "howdah", "internal", "root", "system"];
 
+/// Whether an organization may be called that.
+///
+/// # Errors
+/// When the name would be mistaken for a part of the service.
+pub(crate) fn check_name(name: &OrganizationName) -> Result<(), Refusal> {
+    if RESERVED.contains(&name.as_str().to_lowercase().as_str()) {
+        return Err(Refusal::invalid(
+            "/name",
+            format!("`{name}` is reserved: choose another name"),
+        ));
+    }
+    Ok(())
+}
+
 /// Makes an organization whose first owner is that account, and enqueues its plane.
 pub(crate) async fn found(
     app: &App,
@@ -29,12 +43,7 @@ pub(crate) async fn found(
     email: &str,
     name: OrganizationName,
 ) -> Result<Organization, Refusal> {
-    if RESERVED.contains(&name.as_str().to_lowercase().as_str()) {
-        return Err(Refusal::invalid(
-            "/name",
-            format!("`{name}` is reserved: choose another name"),
-        ));
-    }
+    check_name(&name)?;
     let proof = System::because("anybody may found an organization");
     let organization = Organization {
         id: app.environment.id(),

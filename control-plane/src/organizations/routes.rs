@@ -14,7 +14,7 @@ use utoipa_axum::routes;
 
 use super::queries;
 use crate::app::App;
-use crate::authz::{Action, Allowed, ChangeSettings, DeleteOrganization, ViewOrganization};
+use crate::authz::{Action, Allowed, ChangeSettings, Credential, DeleteOrganization, ViewOrganization};
 use crate::call::Call;
 use crate::database::Tx;
 use crate::paging::PageQuery;
@@ -145,6 +145,10 @@ async fn change(
 async fn delete(call: Call, Path(org): Path<OrganizationName>) -> Result<StatusCode, Refusal> {
     let mut tx = call.begin().await?;
     let allowed = call.authorize::<DeleteOrganization>(&mut tx, &org).await?;
+    // A session may have been left open; a token that may do all was made for scripts.
+    if call.actor.credential() == Credential::Session {
+        call.actor.proven(call.now())?;
+    }
     queries::begin_deletion(&mut tx, &allowed, call.now()).await?;
     call.record(&mut tx, &allowed, "organization.delete", org.to_string())
         .await?;

@@ -10,12 +10,13 @@ mod waiting;
 use std::time::Duration;
 
 use contract::ids::OrganizationId;
+use contract::policy::Principal;
 pub use routes::router;
 pub use waiting::Announcer;
 
 use crate::app::App;
 use crate::audit::Acting;
-use crate::authz::Actor;
+use crate::authz::{Actor, System};
 use crate::database::Tx;
 use crate::refusal::Refusal;
 
@@ -40,7 +41,16 @@ pub async fn commit(app: &App, mut tx: Tx, proof: &impl Acting) -> Result<u64, R
 /// # Errors
 /// When the database fails.
 pub async fn bump_own(tx: &mut Tx, actor: &Actor) -> Result<Vec<(OrganizationId, u64)>, Refusal> {
-    Ok(queries::bump_own(tx, actor).await?)
+    let proof = System::because("the caller's own sessions and tokens end");
+    Ok(queries::bump_of(tx, &proof, actor.principal()).await?)
+}
+
+/// Bumps the epochs of all organizations of a principal, because something of what is known of it there has changed.
+///
+/// # Errors
+/// When the database fails.
+pub async fn bump_of(tx: &mut Tx, proof: &System, principal: Principal) -> Result<Vec<(OrganizationId, u64)>, Refusal> {
+    Ok(queries::bump_of(tx, proof, principal).await?)
 }
 
 /// Waits a little for the data plane to enforce the epoch. `None` when it is asleep: it reads the policy before it serves.

@@ -11,7 +11,7 @@ use contract::policy::{
 };
 
 use crate::audit::Acting;
-use crate::authz::{Action, Actor, Allowed, AsPlane};
+use crate::authz::{Action, Allowed, AsPlane, System};
 use crate::database::{Text, Tx, signed, unsigned};
 
 /// Raises the epoch by one; also locks the organization's row.
@@ -32,7 +32,11 @@ pub async fn get_epoch(tx: &mut Tx, proof: &impl Acting) -> Result<u64, sqlx::Er
     Ok(unsigned(epoch))
 }
 
-pub(super) async fn bump_own(tx: &mut Tx, actor: &Actor) -> Result<Vec<(OrganizationId, u64)>, sqlx::Error> {
+pub(super) async fn bump_of(
+    tx: &mut Tx,
+    _proof: &System,
+    principal: Principal,
+) -> Result<Vec<(OrganizationId, u64)>, sqlx::Error> {
     // Locked in one order, so that two of these cannot wait for each other.
     let rows: Vec<(Text<OrganizationId>, i64)> = sqlx::query_as(
         "with own as (
@@ -41,7 +45,7 @@ pub(super) async fn bump_own(tx: &mut Tx, actor: &Actor) -> Result<Vec<(Organiza
          )
          update organizations o set epoch = epoch + 1 from own where o.id = own.id returning o.id, o.epoch",
     )
-    .bind(actor.principal().to_string())
+    .bind(principal.to_string())
     .fetch_all(&mut **tx)
     .await?;
     Ok(rows.into_iter().map(|(id, epoch)| (id.0, unsigned(epoch))).collect())

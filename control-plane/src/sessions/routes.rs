@@ -1,70 +1,51 @@
-//! `POST,GET /v1/sessions`, `DELETE /v1/sessions/{id or current}`.
+//! `POST,GET,DELETE /v1/sessions`, `DELETE /v1/sessions/{id or current}`.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
-use axum::extract::{ConnectInfo, State};
+use axum::extract::State;
 use axum::http::StatusCode;
-use chassis::http::{ApiError, Json, Path, Query};
-use contract::api::{LogIn, Page, SessionMade};
+use chassis::http::{Json, Path, Query};
+use contract::api::{LogIn, Page, SessionMade, SessionView, SessionsEnded};
 use contract::ids::TokenId;
-use contract::problem::ProblemKind;
 use secrecy::SecretString;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{SessionView, queries};
+use super::proving::{Claim, by_password};
+use super::queries;
 use crate::app::App;
 use crate::authz::{Credential, System};
 use crate::call::Call;
 use crate::paging::PageQuery;
+use crate::peer::Peer;
+use crate::policy;
 use crate::refusal::Refusal;
-use crate::{accounts, policy};
 
 /// The routes of this slice.
 pub fn router() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new()
+        .routes(routes!(revoke_others))
         .routes(routes!(create, list))
         .routes(routes!(revoke))
-}
-
-/// One answer for an unknown address, a malformed one and a wrong password.
-fn refused() -> Refusal {
-    Refusal::new(
-        ProblemKind::SignedOut,
-        "there is no account with that address and password",
-    )
-    .hint("check both, or make an account with `howdah signup`")
+        .merge(super::proof::router())
 }
 
 /// Logs in: begins a session.
 #[utoipa::path(post, path = "/v1/sessions", tag = "sessions", security(()), responses((status = 201, body = SessionMade)))]
 async fn create(
     State(app): State<Arc<App>>,
-    ConnectInfo(address): ConnectInfo<SocketAddr>,
+    peer: Peer,
     Json(body): Json<LogIn>,
 ) -> Result<(StatusCode, Json<SessionMade>), Refusal> {
     let key = body.email.trim().to_lowercase();
     app.limiters
-        .log_in(&key.chars().take(254).collect::<String>(), address.ip())?;
+        .log_in(&key.chars().take(254).collect::<String>(), peer.address)?;
     let password = SecretString::from(body.password);
     let proof = System::because("a password proves who logs in");
-    let mut tx = app.pool.begin().await?;
-    let found = accounts::queries::find_account_by_email(&mut tx, &proof, &key).await?;
-    // Nothing is held while the hash is worked out: a crowd of log-ins must not take all connections.
-    drop(tx);
-    let (account, stored) = found.map_or((None, None), |(account, hash)| (Some(account), Some(hash)));
-    let fits = app
-        .passwords
-        .verify(password, stored)
-        .await
-        .map_err(ApiError::internal)?;
-    let Some(account) = account.filter(|_| fits) else {
-        return Err(refused());
-    };
+    let account = by_password(&app, &proof, &Claim::Address(&key), password).await?;
     let mut tx = app.pool.begin().await?;
     let organizations = queries::list_organizations_of(&mut tx, &proof, account.id).await?;
-    let made = super::begin(&app, &mut tx, &proof, account, organizations).await?;
+    let made = super::begin(&app, &mut tx, &proof, account, organizations, &peer).await?;
     tx.commit().await?;
     Ok((StatusCode::CREATED, Json(made)))
 }
@@ -91,8 +72,26 @@ async fn revoke(call: Call, Path(id): Path<String>) -> Result<StatusCode, Refusa
     if !queries::revoke_own(&mut tx, &call.actor, id, call.now()).await? {
         return Err(Refusal::not_found());
     }
+    if call.actor.person().is_ok() {
+        call.happened(&mut tx, "session.revoke", id.to_string()).await?;
+    }
     let changed = policy::bump_own(&mut tx, &call.actor).await?;
     tx.commit().await?;
     call.app.policy.announce_all(&changed);
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// Ends all sessions of the caller but the one in use.
+#[utoipa::path(delete, path = "/v1/sessions", tag = "sessions", responses((status = 200, body = SessionsEnded)))]
+async fn revoke_others(call: Call) -> Result<Json<SessionsEnded>, Refusal> {
+    let account = call.actor.person()?;
+    let proof = System::because("a person ends his own sessions");
+    let mut tx = call.begin().await?;
+    let ended = queries::end_all(&mut tx, &proof, account, Some(call.actor.token()), call.now()).await?;
+    call.happened(&mut tx, "session.revoke", format!("{ended} others"))
+        .await?;
+    let changed = policy::bump_own(&mut tx, &call.actor).await?;
+    tx.commit().await?;
+    call.app.policy.announce_all(&changed);
+    Ok(Json(SessionsEnded { ended }))
 }

@@ -91,6 +91,10 @@ async fn create(call: Call, Json(body): Json<NewToken>) -> Result<(StatusCode, J
     check_name(&body.name)?;
     let scopes = parse_scopes(&body.scopes)?;
     let expires_at = expiry(body.expires_in_days, call.now())?;
+    // A token that may do all outlives the session that makes it.
+    if call.actor.credential() == Credential::Session && scopes.is_empty() {
+        call.actor.proven(call.now())?;
+    }
     if call.actor.credential() == Credential::ApiToken && expires_at > call.actor.expires_at() {
         return Err(Refusal::not_allowed(
             "a token makes no token that outlives it",

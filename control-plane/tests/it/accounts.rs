@@ -106,7 +106,6 @@ async fn nobody_revokes_anothers_session() {
 async fn too_many_log_ins_are_slowed_down() {
     let app = TestApp::start_with(RateLimits {
         log_ins: 2,
-        sign_ups: 5,
         loopback_factor: 1,
         ..RateLimits::default()
     })

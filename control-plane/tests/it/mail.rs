@@ -65,7 +65,7 @@ async fn a_mail_is_sent_once_and_its_text_erased() {
         "From: Howdah <howdah@example.test>",
         "Subject: Your sign-up at Howdah",
         "Message-ID: <mail_",
-        "howdah verify hwd_cod_x",
+        "howdah account verify hwd_cod_x",
     ] {
         assert!(mails[0].contains(part), "{part}: {}", mails[0]);
     }
@@ -129,7 +129,7 @@ async fn the_outbox_is_shown_to_whoever_operates_the_installation_alone() {
     let ada = app.sign_up("ada@example.test").await;
     write(&app, "ada@example.test").await;
     assert_eq!(mail::send_due(&app.app).await.unwrap(), 0, "there is no server");
-    assert!(kept(&app, "ada@example.test").await.contains("howdah verify"));
+    assert!(kept(&app, "ada@example.test").await.contains("howdah account verify"));
     let stored: Vec<(Vec<u8>,)> = sqlx_texts(&app).await;
     assert!(stored.iter().all(|(text,)| !text.windows(7).any(|w| w == b"hwd_cod")));
 

@@ -16,6 +16,7 @@ mod members;
 mod planes;
 mod policy;
 mod process;
+mod proofs;
 mod releases;
 mod smtp;
 mod tokens;

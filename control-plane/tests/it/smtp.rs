@@ -86,3 +86,10 @@ impl Receiver {
         }
     }
 }
+
+/// The part of a mail that looks like a token of that kind.
+pub fn token(mail: &str, kind: &str) -> String {
+    let prefix = format!("hwd_{kind}_");
+    let at = mail.find(&prefix).unwrap_or_else(|| panic!("no {prefix} in {mail}"));
+    mail[at..].chars().take(prefix.len() + 36).collect()
+}

@@ -476,7 +476,9 @@ impl PartialSchema for BranchTrigger {
                     ("fired_at", <Option<DateTime<Utc>>>::schema()),
                     ("reason", <Option<String>>::schema()),
                 ];
-                object.properties.extend(fields.map(|(name, schema)| (name.to_owned(), schema)));
+                object
+                    .properties
+                    .extend(fields.map(|(name, schema)| (name.to_owned(), schema)));
                 object.into()
             }
             other => other,

@@ -2,9 +2,10 @@
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 
-use crate::ids::{MailId, PasskeyId, TokenId};
+use crate::ids::{AccountId, MailId, PasskeyId, TokenId};
 
 /// A code was mailed. The same for addresses that are known and those that are not.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
@@ -239,4 +240,46 @@ pub struct AccountEvent {
     pub prev_hash: String,
     /// Its own hash, in hex.
     pub hash: String,
+}
+
+impl AccountEvent {
+    /// The hash that this event must have, in hex: of the one before it and of everything that it says, each part with its length.
+    #[must_use]
+    pub fn link(&self, account: AccountId) -> String {
+        let mut hasher = Sha256::new();
+        let at = self.at.timestamp_micros().to_be_bytes();
+        for part in [
+            self.prev_hash.as_bytes(),
+            account.to_string().as_bytes(),
+            &self.seq.to_be_bytes(),
+            &at,
+            self.action.as_bytes(),
+            self.subject.as_bytes(),
+            self.token.as_bytes(),
+            self.address.as_bytes(),
+        ] {
+            hasher.update((part.len() as u64).to_be_bytes());
+            hasher.update(part);
+        }
+        hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// Whether these events, newest first, are a chain without gaps. Names the first one that is not as it was written.
+    ///
+    /// # Errors
+    /// The number of that event.
+    pub fn check(events: &[Self], account: AccountId) -> Result<(), u64> {
+        for (at, event) in events.iter().enumerate() {
+            let follows = events
+                .get(at + 1)
+                .is_none_or(|before| before.seq + 1 == event.seq && before.hash == event.prev_hash);
+            if !follows || event.link(account) != event.hash {
+                return Err(event.seq);
+            }
+        }
+        match events.last() {
+            Some(first) if first.seq == 1 && !first.prev_hash.is_empty() => Err(1),
+            _ => Ok(()),
+        }
+    }
 }

@@ -1,0 +1,237 @@
+//! The address of an account: verified by a code that is mailed to it, changed by a code that is mailed to the new one, and taken
+//! back for a week by a code that is mailed to the one of before.
+//!
+//! `POST /v1/account/email`, `POST /v1/account/email/verification`, `POST /v1/account/email/confirm`, `POST /v1/accounts/undo-email`.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use chassis::http::Json;
+use contract::api::{CodeMailed, ForAddress, MailedCode};
+use contract::ids::AccountId;
+use contract::policy::Principal;
+use contract::problem::ProblemKind;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::sign_ups::mailed;
+use super::{EmailAddress, queries};
+use crate::account_events::{self, Happening};
+use crate::app::App;
+use crate::authz::System;
+use crate::call::Call;
+use crate::database::Tx;
+use crate::mail::{self, Letter};
+use crate::mailed_codes::{self, Meaning, Purpose};
+use crate::peer::Peer;
+use crate::refusal::Refusal;
+use crate::{policy, sessions};
+
+/// The routes of this part.
+pub(super) fn router() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new()
+        .routes(routes!(change_email))
+        .routes(routes!(send_verification))
+        .routes(routes!(confirm_email))
+        .routes(routes!(undo_email))
+}
+
+const NEXT: &str = "send the code that was mailed to `POST /v1/account/email/confirm`, logged in";
+
+/// Writes the mail by which the holder of an account shows that he reads its address.
+pub(super) async fn ask_to_verify(
+    app: &App,
+    tx: &mut Tx,
+    proof: &System,
+    account: AccountId,
+    email: &EmailAddress,
+) -> Result<(), Refusal> {
+    mailed_codes::void(tx, proof, account, &[Purpose::VerifyAddress]).await?;
+    let meaning = Meaning {
+        purpose: Purpose::VerifyAddress,
+        account: Some(account),
+        email: email.clone(),
+        identity: None,
+    };
+    let code = mailed_codes::make(app, tx, proof, &meaning).await?;
+    let letter = Letter::VerifyAddress { code: code.expose() };
+    mail::write(app, tx, proof, email.as_str(), &letter).await?;
+    Ok(())
+}
+
+/// Mails a code to the account's own address, which shows that its holder reads what comes there.
+#[utoipa::path(post, path = "/v1/account/email/verification", tag = "accounts", responses((status = 202, body = CodeMailed)))]
+async fn send_verification(call: Call) -> Result<(StatusCode, Json<CodeMailed>), Refusal> {
+    let account = call.actor.person()?;
+    let email: EmailAddress = call.actor.name().parse()?;
+    call.app.limiters.mail(&email.key(), call.peer.address)?;
+    let proof = System::because("a person verifies his own address");
+    let mut tx = call.begin().await?;
+    ask_to_verify(&call.app, &mut tx, &proof, account, &email).await?;
+    tx.commit().await?;
+    call.app.post.wake();
+    Ok(mailed(&email, NEXT))
+}
+
+/// Asks for another address: a code is mailed to it. The same answer whether or not it has an account already.
+#[utoipa::path(post, path = "/v1/account/email", tag = "accounts", request_body = ForAddress, responses((status = 202, body = CodeMailed)))]
+async fn change_email(call: Call, Json(body): Json<ForAddress>) -> Result<(StatusCode, Json<CodeMailed>), Refusal> {
+    let proven = call.actor.proven(call.now())?;
+    let email: EmailAddress = body.email.parse()?;
+    let app = &call.app;
+    app.limiters.mail(&email.key(), call.peer.address)?;
+    let proof = System::because("a person changes his own address");
+    let mut tx = call.begin().await?;
+    let holder = queries::find_account_by_email(&mut tx, &proof, &email.key()).await?;
+    let taken = holder.is_some_and(|(account, _)| account.id != proven.account());
+    mailed_codes::void(&mut tx, &proof, proven.account(), &[Purpose::NewAddress]).await?;
+    let meaning = Meaning {
+        purpose: Purpose::NewAddress,
+        account: (!taken).then_some(proven.account()),
+        email,
+        identity: None,
+    };
+    let code = mailed_codes::make(app, &mut tx, &proof, &meaning).await?;
+    let letter = if taken {
+        Letter::NewAddressTaken
+    } else {
+        Letter::NewAddress { code: code.expose() }
+    };
+    mail::write(app, &mut tx, &proof, meaning.email.as_str(), &letter).await?;
+    call.happened(&mut tx, "email.ask", format!("for {}", meaning.email.as_str()))
+        .await?;
+    tx.commit().await?;
+    app.post.wake();
+    Ok(mailed(&meaning.email, NEXT))
+}
+
+/// Confirms the account's address, or makes another one its address, by the code that was mailed there.
+#[utoipa::path(post, path = "/v1/account/email/confirm", tag = "accounts", request_body = MailedCode, responses((status = 200, body = ForAddress)))]
+async fn confirm_email(call: Call, Json(body): Json<MailedCode>) -> Result<Json<ForAddress>, Refusal> {
+    let own = call.actor.person()?;
+    let app = &call.app;
+    app.limiters.code(call.peer.address)?;
+    let code = mailed_codes::parse(&body.code)?;
+    let proof = System::because("a mailed code proves an address");
+    let mut tx = call.begin().await?;
+    let purposes = [Purpose::VerifyAddress, Purpose::NewAddress];
+    let (account, meaning) = mailed_codes::take(app, &mut tx, &proof, &code, &purposes).await?;
+    if account != own {
+        // Not used up: the transaction is given up.
+        return Err(mailed_codes::wrong());
+    }
+    let email = meaning.email;
+    if meaning.purpose == Purpose::VerifyAddress {
+        if email.key() != call.actor.name().to_lowercase() {
+            return Err(mailed_codes::wrong());
+        }
+        queries::mark_verified(&mut tx, &proof, account, call.now()).await?;
+        call.happened(&mut tx, "email.verify", email.as_str().to_owned())
+            .await?;
+        tx.commit().await?;
+    } else {
+        move_to(&call, tx, &proof, account, &email).await?;
+    }
+    Ok(Json(ForAddress {
+        email: email.as_str().to_owned(),
+    }))
+}
+
+/// Makes the address the account's, and tells the one of before.
+async fn move_to(
+    call: &Call,
+    mut tx: Tx,
+    proof: &System,
+    account: AccountId,
+    email: &EmailAddress,
+) -> Result<(), Refusal> {
+    let app = &call.app;
+    let before: EmailAddress = call.actor.name().parse()?;
+    set(&mut tx, proof, account, email, call).await?;
+    let meaning = Meaning {
+        purpose: Purpose::UndoAddress,
+        account: Some(account),
+        email: before,
+        identity: None,
+    };
+    let undo = mailed_codes::make(app, &mut tx, proof, &meaning).await?;
+    let letter = Letter::AddressChanged {
+        to: email.as_str(),
+        code: undo.expose(),
+    };
+    mail::write(app, &mut tx, proof, meaning.email.as_str(), &letter).await?;
+    // What was mailed to the address of before for other things is not its holder's any more.
+    let voided = [Purpose::ResetPassword, Purpose::VerifyAddress, Purpose::LinkIdentity];
+    mailed_codes::void(&mut tx, proof, account, &voided).await?;
+    let subject = format!("{} to {}", meaning.email.as_str(), email.as_str());
+    call.happened(&mut tx, "email.change", subject).await?;
+    let changed = policy::bump_of(&mut tx, proof, Principal::Account(account)).await?;
+    tx.commit().await?;
+    app.policy.announce_all(&changed);
+    app.post.wake();
+    Ok(())
+}
+
+async fn set(
+    tx: &mut Tx,
+    proof: &System,
+    account: AccountId,
+    email: &EmailAddress,
+    call: &Call,
+) -> Result<(), Refusal> {
+    if queries::update_address(tx, proof, account, email, call.now()).await? {
+        return Ok(());
+    }
+    Err(taken(email))
+}
+
+fn taken(email: &EmailAddress) -> Refusal {
+    Refusal::new(
+        ProblemKind::Conflict,
+        format!("`{}` is the address of another account by now", email.as_str()),
+    )
+    .hint("choose another address, or delete that account first")
+}
+
+/// Takes a change of the address back, by the code that was mailed to the address of before. Ends all sessions.
+#[utoipa::path(post, path = "/v1/accounts/undo-email", tag = "accounts", request_body = MailedCode, responses((status = 200, body = ForAddress)))]
+async fn undo_email(
+    State(app): State<Arc<App>>,
+    peer: Peer,
+    Json(body): Json<MailedCode>,
+) -> Result<Json<ForAddress>, Refusal> {
+    app.limiters.code(peer.address)?;
+    let code = mailed_codes::parse(&body.code)?;
+    let proof = System::because("the code was mailed to the address of before");
+    let now = app.environment.now();
+    let mut tx = app.pool.begin().await?;
+    let (account, meaning) = mailed_codes::take(&app, &mut tx, &proof, &code, &[Purpose::UndoAddress]).await?;
+    if !queries::update_address(&mut tx, &proof, account, &meaning.email, now).await? {
+        return Err(taken(&meaning.email));
+    }
+    // Later changes are taken back with this one; earlier ones can still be.
+    let voided = [
+        Purpose::ResetPassword,
+        Purpose::NewAddress,
+        Purpose::VerifyAddress,
+        Purpose::LinkIdentity,
+    ];
+    mailed_codes::void(&mut tx, &proof, account, &voided).await?;
+    sessions::end_all(&mut tx, &proof, account, None, now).await?;
+    let happening = Happening {
+        account,
+        action: "email.undo",
+        subject: format!("back to {}; all sessions ended", meaning.email.as_str()),
+        token: None,
+        peer: &peer,
+        at: now,
+    };
+    account_events::record(&mut tx, &proof, &happening).await?;
+    let changed = policy::bump_of(&mut tx, &proof, Principal::Account(account)).await?;
+    tx.commit().await?;
+    app.policy.announce_all(&changed);
+    Ok(Json(ForAddress {
+        email: meaning.email.as_str().to_owned(),
+    }))
+}

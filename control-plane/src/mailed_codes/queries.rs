@@ -1,0 +1,99 @@
+//! SQL of mailed codes.
+
+use chrono::{DateTime, Utc};
+use contract::ids::AccountId;
+use contract::token::SecretToken;
+use sqlx::PgPool;
+
+use super::{Meaning, Purpose};
+use crate::accounts::EmailAddress;
+use crate::authz::System;
+use crate::database::{Text, Tx};
+
+pub(super) async fn insert_code(
+    tx: &mut Tx,
+    _proof: &System,
+    code: &SecretToken,
+    meaning: &Meaning,
+    now: DateTime<Utc>,
+    expires_at: DateTime<Utc>,
+) -> Result<(), sqlx::Error> {
+    let (issuer, subject) = meaning.identity.as_ref().map(|(i, s)| (i.as_str(), s.as_str())).unzip();
+    sqlx::query(
+        "insert into mailed_codes (secret_sha256, purpose, account_id, email, email_key, issuer, subject, created_at, expires_at)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+    )
+    .bind(code.sha256().as_slice())
+    .bind(meaning.purpose.as_str())
+    .bind(meaning.account.map(|id| id.to_string()))
+    .bind(meaning.email.as_str())
+    .bind(meaning.email.key())
+    .bind(issuer)
+    .bind(subject)
+    .bind(now)
+    .bind(expires_at)
+    .execute(&mut **tx)
+    .await
+    .map(|_| ())
+}
+
+fn words(purposes: &[Purpose]) -> Vec<&'static str> {
+    purposes.iter().map(|purpose| purpose.as_str()).collect()
+}
+
+/// Takes a code that is good for one of these purposes; nobody else gets it then.
+pub(super) async fn delete_code(
+    tx: &mut Tx,
+    _proof: &System,
+    code: &SecretToken,
+    purposes: &[Purpose],
+    now: DateTime<Utc>,
+) -> Result<Option<Meaning>, sqlx::Error> {
+    type Row = (
+        Text<Purpose>,
+        Option<Text<AccountId>>,
+        Text<EmailAddress>,
+        Option<String>,
+        Option<String>,
+    );
+    let row: Option<Row> = sqlx::query_as(
+        "delete from mailed_codes where secret_sha256 = $1 and purpose = any($2) and expires_at > $3
+         returning purpose, account_id, email, issuer, subject",
+    )
+    .bind(code.sha256().as_slice())
+    .bind(words(purposes))
+    .bind(now)
+    .fetch_optional(&mut **tx)
+    .await?;
+    Ok(row.map(|(purpose, account, email, issuer, subject)| Meaning {
+        purpose: purpose.0,
+        account: account.map(|id| id.0),
+        email: email.0,
+        identity: issuer.zip(subject),
+    }))
+}
+
+pub(super) async fn delete_codes_of(
+    tx: &mut Tx,
+    _proof: &System,
+    account: AccountId,
+    purposes: &[Purpose],
+) -> Result<(), sqlx::Error> {
+    sqlx::query("delete from mailed_codes where account_id = $1 and purpose = any($2)")
+        .bind(account.to_string())
+        .bind(words(purposes))
+        .execute(&mut **tx)
+        .await
+        .map(|_| ())
+}
+
+/// Forgets codes and sign-ups whose time is over.
+pub async fn delete_expired(pool: &PgPool, _proof: &System, now: DateTime<Utc>) -> Result<(), sqlx::Error> {
+    for statement in [
+        "delete from mailed_codes where expires_at <= $1",
+        "delete from sign_ups where expires_at <= $1",
+    ] {
+        sqlx::query(statement).bind(now).execute(pool).await?;
+    }
+    Ok(())
+}
