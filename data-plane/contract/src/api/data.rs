@@ -473,7 +473,7 @@ impl PartialSchema for BranchTrigger {
             RefOr::T(Schema::Object(mut object)) => {
                 object.additional_properties = None;
                 let fields = [
-                    ("fired_at", <Option<DateTime<Utc>>>::schema()),
+                    ("fired_at", crate::openapi::time()),
                     ("reason", <Option<String>>::schema()),
                 ];
                 object
