@@ -1,5 +1,7 @@
 //! API tokens: for scripts and CI. A token's secret is shown once, when it is made.
 
+use std::path::PathBuf;
+
 use clap::Subcommand;
 use contract::api::ApiToken;
 
@@ -33,6 +35,18 @@ pub enum Token {
     /// List your tokens
     #[command(after_help = "Example: howdah token list")]
     List,
+    /// Exchange the OIDC token of a CI run for a token of the service, which is printed; needs no login
+    #[command(
+        after_help = "Example: export HOWDAH_ORG=acme HOWDAH_TOKEN=\"$(howdah token exchange --oidc-token-file run.jwt)\""
+    )]
+    Exchange {
+        /// Where the run's token is; the CI system makes it for the audience that `howdah ci-trust list` shows
+        #[arg(long, value_name = "FILE")]
+        oidc_token_file: PathBuf,
+        /// Name of the trust, where several fit
+        #[arg(long, value_name = "NAME")]
+        trust: Option<String>,
+    },
     /// Revoke a token
     #[command(after_help = "Example: howdah token revoke tok_…")]
     Revoke {
@@ -84,6 +98,9 @@ pub async fn run(command: Token, client: &Client, output: Output) -> Outcome {
                     ]
                 },
             )
+        }
+        Token::Exchange { oidc_token_file, trust } => {
+            crate::ci_trust::exchange(oidc_token_file, trust, client, output).await
         }
         Token::Revoke { id } => {
             client

@@ -244,6 +244,10 @@ fn describe(commit: &CommitView) -> String {
         or_dash(commit.digest.as_ref())
     ));
     lines.push(format!("by          {}", commit.actor.name));
+    if let Some(run) = &commit.actor.ci {
+        lines.push(format!("run         {run}"));
+        lines.push(format!("vouched by  {}", run.issuer));
+    }
     if let Some(pipeline) = &commit.pipeline {
         let version = or_dash(commit.pipeline_version);
         lines.push(format!(

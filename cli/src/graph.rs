@@ -177,6 +177,7 @@ mod tests {
             removed: false,
             inputs: inputs.iter().map(|n| id(*n)).collect(),
             sources: Vec::new(),
+            ci: None,
         }
     }
 
@@ -188,6 +189,7 @@ mod tests {
             image_digest: None,
             code_revision: None,
             sources: Vec::new(),
+            ci: None,
             restricted,
             upstream,
         }

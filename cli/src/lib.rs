@@ -4,6 +4,7 @@
 mod access;
 mod account;
 mod api_token;
+mod ci_trust;
 mod client;
 mod clock;
 mod commit;
@@ -100,6 +101,8 @@ enum Command {
     ServiceAccount(team::ServiceAccount),
     #[command(subcommand)]
     Token(api_token::Token),
+    #[command(subcommand)]
+    CiTrust(ci_trust::Trust),
     #[command(subcommand)]
     Grant(grant::Grant),
     #[command(subcommand)]
@@ -254,6 +257,7 @@ async fn ask(command: Command, client: &Client, output: Output) -> Outcome {
         Command::Team(command) => team::run(command, client, output).await,
         Command::ServiceAccount(command) => team::run_service_accounts(command, client, output).await,
         Command::Token(command) => api_token::run(command, client, output).await,
+        Command::CiTrust(command) => ci_trust::run(command, client, output).await,
         Command::Grant(command) => grant::run(command, client, output).await,
         Command::Access(command) => access::run(command, client, output).await,
         Command::Release(command) => release::run(command, client, output).await,

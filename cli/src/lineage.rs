@@ -112,6 +112,7 @@ fn in_words(reference: &str, word: &str, found: &Lineage) -> String {
         found.code_revision.as_deref(),
     );
     let mut lines = vec![format!("{reference} ({}){by}", found.commit)];
+    lines.extend(found.ci.iter().map(|run| format!("  in the name of {run}")));
     fetched("  ", &found.sources, &mut lines);
     let mut rest = found.upstream.as_slice();
     while let Some(first) = rest.first() {
@@ -124,6 +125,11 @@ fn in_words(reference: &str, word: &str, found: &Lineage) -> String {
         let shown = if run > RUN_MAX { RUN_SHOWN } else { run };
         for step in &rest[..shown] {
             lines.push(line(word, step));
+            lines.extend(
+                step.ci
+                    .iter()
+                    .map(|run| format!("  {}in the name of {run}", indent(step))),
+            );
             fetched(&format!("  {}", indent(step)), &step.sources, &mut lines);
         }
         if run > shown {

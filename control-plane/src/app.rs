@@ -28,11 +28,13 @@ use crate::planes::Planes;
 use crate::policy::Announcer;
 use crate::rate_limits::{Limiters, RateLimits};
 use crate::serving::Hosts;
+use crate::token_exchange::issuers::Issuers;
 use crate::traffic::{self, Meters, Proxies, Turns};
 use crate::vault::Vault;
 use crate::{
-    access_requests, access_tokens, account_events, accounts, database, domains, gateway, grants, invitations, keys,
-    mail, members, organizations, planes, policy, releases, service_accounts, serving, sessions, teams, tokens,
+    access_requests, access_tokens, account_events, accounts, ci_trusts, database, domains, gateway, grants,
+    invitations, keys, mail, members, organizations, planes, policy, releases, service_accounts, serving, sessions,
+    teams, token_exchange, tokens,
 };
 
 /// Bytes of a body at most; those that go through to planes have no limit here.
@@ -68,6 +70,8 @@ pub struct App {
     pub planes: Arc<Planes>,
     /// Speaks to data planes.
     pub plane_client: PlaneClient,
+    /// Whose OIDC tokens of CI runs organizations may trust, and their keys.
+    pub ci_issuers: Issuers,
     /// What people reach the service by; the issuer of its tokens.
     pub public_url: String,
     /// The address of services, once it is listened on.
@@ -116,6 +120,7 @@ impl App {
             policy: Announcer::default(),
             planes: Arc::new(planes),
             plane_client: gateway::client(),
+            ci_issuers: Issuers::new(&config.ci_issuers)?,
             public_url,
             hosts: OnceLock::new(),
             post: Post::new(&config.people)?,
@@ -146,6 +151,8 @@ fn routes() -> OpenApiRouter<Arc<App>> {
         .merge(teams::router())
         .merge(service_accounts::router())
         .merge(tokens::router())
+        .merge(ci_trusts::router())
+        .merge(token_exchange::router())
         .merge(grants::router())
         .merge(releases::router())
         .merge(access_requests::router())

@@ -20,6 +20,7 @@ pub mod vault;
 // Who the customers are.
 pub mod account_events;
 pub mod accounts;
+pub mod ci_trusts;
 pub mod invitations;
 pub mod mail;
 pub mod mailed_codes;
@@ -29,6 +30,7 @@ pub mod service_accounts;
 pub mod serving;
 pub mod sessions;
 pub mod teams;
+pub mod token_exchange;
 pub mod tokens;
 
 // What they may do.

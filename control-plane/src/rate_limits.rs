@@ -4,6 +4,7 @@
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 
+use contract::ids::OrganizationId;
 use contract::problem::ProblemKind;
 use governor::{DefaultKeyedRateLimiter, Quota};
 
@@ -21,6 +22,10 @@ pub struct RateLimits {
     pub mails: u32,
     /// Codes that are tried from one address.
     pub codes: u32,
+    /// Exchanges of CI tokens from one address: runners of a whole company may share one.
+    pub exchanges: u32,
+    /// Refused CI runs that one organization's audit trail tells of.
+    pub refused_runs: u32,
     /// How many times as much a loopback address may do.
     pub loopback_factor: u32,
     /// Requests of every kind.
@@ -34,6 +39,8 @@ impl Default for RateLimits {
             sign_ups: 5,
             mails: 10,
             codes: 20,
+            exchanges: 120,
+            refused_runs: 20,
             loopback_factor: 60,
             traffic: TrafficLimits::default(),
         }
@@ -46,6 +53,8 @@ pub struct Limiters {
     sign_ups: [DefaultKeyedRateLimiter<IpAddr>; 2],
     mails: [DefaultKeyedRateLimiter<String>; 2],
     codes: [DefaultKeyedRateLimiter<IpAddr>; 2],
+    exchanges: [DefaultKeyedRateLimiter<IpAddr>; 2],
+    refused_runs: DefaultKeyedRateLimiter<(OrganizationId, bool)>,
 }
 
 fn per_minute(count: u32) -> Quota {
@@ -69,6 +78,9 @@ impl Limiters {
                 .map(|n| DefaultKeyedRateLimiter::keyed(per_hour(n))),
             codes: [limits.codes, limits.codes.saturating_mul(more)]
                 .map(|n| DefaultKeyedRateLimiter::keyed(per_minute(n))),
+            exchanges: [limits.exchanges, limits.exchanges.saturating_mul(more)]
+                .map(|n| DefaultKeyedRateLimiter::keyed(per_minute(n))),
+            refused_runs: DefaultKeyedRateLimiter::keyed(per_minute(limits.refused_runs)),
         }
     }
 
@@ -115,12 +127,29 @@ impl Limiters {
             .map_err(|_| slow_down("codes"))
     }
 
+    /// Counts an exchange of a CI token.
+    ///
+    /// # Errors
+    /// `slow-down` when there were too many.
+    pub fn exchange(&self, address: IpAddr) -> Result<(), Refusal> {
+        self.exchanges[usize::from(address.is_loopback())]
+            .check_key(&address)
+            .map_err(|_| slow_down("exchanges of tokens"))
+    }
+
+    /// Counts a refused CI run of an organization, those with a signature and those without apart; whether it is still to be told.
+    pub fn refused_run(&self, organization: OrganizationId, signed: bool) -> bool {
+        self.refused_runs.check_key(&(organization, signed)).is_ok()
+    }
+
     /// Forgets addresses that have not tried for long.
     pub fn forget_old(&self) {
         self.log_ins.iter().for_each(governor::RateLimiter::retain_recent);
         self.sign_ups.iter().for_each(governor::RateLimiter::retain_recent);
         self.mails.iter().for_each(governor::RateLimiter::retain_recent);
         self.codes.iter().for_each(governor::RateLimiter::retain_recent);
+        self.exchanges.iter().for_each(governor::RateLimiter::retain_recent);
+        self.refused_runs.retain_recent();
     }
 }
 

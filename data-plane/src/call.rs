@@ -72,6 +72,7 @@ impl Call {
             id: self.claims.sub,
             name: self.claims.name.clone(),
             token: self.claims.token,
+            ci: self.claims.ci.clone(),
         }
     }
 

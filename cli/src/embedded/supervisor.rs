@@ -5,6 +5,7 @@ use std::fs::File;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use contract::ci::CiIssuer;
 use contract::config::{ControlPlaneConfig, ImportConfig, LogsConfig, ServicesConfig, TelemetryConfig};
 use contract::reach::Reach;
 use private_postgres::Cluster;
@@ -327,11 +328,28 @@ async fn launch(
             url: service.services_url.clone(),
         }),
         people: people::from_environment(home)?,
+        ci_issuers: ci_issuers()?,
     };
     let (child, pipe) = control_plane::start(&programs.control_plane, &config, &home.log("control-plane")).await?;
     service.control_plane = child.id();
     home.write_service(service)?;
     Ok((config, child, pipe))
+}
+
+/// Whose OIDC tokens of CI runs organizations may trust: `HOWDAH_CI_ISSUERS`, else the public issuers of GitHub and GitLab; `none` for
+/// nobody's.
+fn ci_issuers() -> Outcome<Vec<CiIssuer>> {
+    let Some(text) = variable("HOWDAH_CI_ISSUERS") else {
+        return Ok(CiIssuer::public());
+    };
+    let parts = text.split(',').map(str::trim);
+    let parts = parts.filter(|part| !part.is_empty() && *part != "none");
+    parts
+        .map(|part| {
+            part.parse()
+                .map_err(|e| Failure::usage("HOWDAH_CI_ISSUERS cannot be used", e, "write it with commas in between"))
+        })
+        .collect()
 }
 
 /// What imports may reach besides the public Internet: `HOWDAH_IMPORT_ALLOW`.

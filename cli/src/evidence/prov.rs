@@ -130,6 +130,7 @@ fn named(document: &mut Document, commit: &EvidenceCommit) {
 fn recorded(document: &mut Document, commit: &EvidenceCommit, record: &Record) {
     let (made, run) = (entity(commit.commit), activity(commit.commit));
     let message = Some(&record.message).filter(|message| !message.is_empty());
+    let ci = record.actor.ci.as_deref();
     document.node(
         "activity",
         run.clone(),
@@ -147,6 +148,9 @@ fn recorded(document: &mut Document, commit: &EvidenceCommit, record: &Record) {
             ("howdah:message", json!(message)),
             ("howdah:image", json!(commit.image_digest)),
             ("howdah:codeRevision", json!(commit.code_revision)),
+            ("howdah:ciIssuer", json!(ci.map(|ci| &ci.issuer))),
+            ("howdah:ciSubject", json!(ci.map(|ci| &ci.subject))),
+            ("howdah:ciRun", json!(ci.map(ToString::to_string))),
         ],
     );
     let agent = format!("agent:{}", record.actor.id);

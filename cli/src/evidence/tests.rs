@@ -47,6 +47,25 @@ fn named(name: &str, of: &EvidenceCommit) -> RecordedCommit {
     }
 }
 
+fn ci() -> contract::ci::CiIdentity {
+    contract::ci::CiIdentity {
+        provider: contract::ci::CiProvider::Github,
+        issuer: "https://ci.example".to_owned(),
+        subject: "repo:acme/tiles".to_owned(),
+        trust: contract::ids::CiTrustId::from_uuid(uuid(52)),
+        repository: Some("acme/tiles".to_owned()),
+        repository_id: None,
+        owner: None,
+        owner_id: Some("65".to_owned()),
+        reference: None,
+        sha: None,
+        workflow: None,
+        environment: None,
+        run_id: Some("17".to_owned()),
+        actor: None,
+    }
+}
+
 fn record(n: u128, files: &[ListedFile], inputs: Vec<RecordedCommit>) -> Record {
     Record {
         commit: commit_id(n),
@@ -62,6 +81,7 @@ fn record(n: u128, files: &[ListedFile], inputs: Vec<RecordedCommit>) -> Record 
             id: Principal::Account(AccountId::from_uuid(uuid(50))),
             name: "ada@example.org".to_owned(),
             token: TokenId::from_uuid(uuid(51)),
+            ci: None,
         },
         pipeline: None,
         started_at: chrono::DateTime::UNIX_EPOCH,
@@ -106,6 +126,7 @@ fn evidence() -> (Evidence, Vec<ListedFile>) {
         version: None,
         fetched_at: chrono::DateTime::UNIX_EPOCH,
     });
+    raw.actor.ci = Some(Box::new(ci()));
     let raw = shown("raw", &few, raw);
     let mut versions = Vec::new();
     let mut derived = |n: u128, name: &str, from: &EvidenceCommit, files: &[ListedFile]| {
@@ -208,9 +229,13 @@ fn a_bundle_that_is_cut_or_goes_on_does_not_hold() {
 
 #[test]
 fn what_is_changed_and_written_anew_is_found_by_its_digests() {
-    let changes: [(&str, Change); 14] = [
+    let changes: [(&str, Change); 16] = [
         ("has the digest", |e, _| of(e, 0).message.push('x')),
         ("has the digest", |e, _| of(e, 2).actor.name.push('x')),
+        ("has the digest", |e, _| of(e, 2).actor.ci = None),
+        ("has the digest", |e, _| {
+            of(e, 2).actor.ci.as_mut().unwrap().run_id = None
+        }),
         ("has the digest", |e, _| of(e, 2).sources[0].url.push('x')),
         ("has the digest", |e, _| {
             of(e, 1).started_at += chrono::Duration::microseconds(1);

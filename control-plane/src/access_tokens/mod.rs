@@ -25,6 +25,7 @@ pub fn claims(allowed: &Allowed<UsePlane>, issuer: &str, now: DateTime<Utc>, jti
         role: allowed.role(),
         token: actor.token(),
         scopes: actor.scopes().to_vec(),
+        ci: actor.ci().cloned().map(Box::new),
         iat,
         exp: (iat + LIFETIME_SECONDS).min(actor.expires_at().timestamp()),
         jti,

@@ -7,6 +7,7 @@ mod queries;
 use std::marker::PhantomData;
 
 use chrono::{DateTime, Utc};
+use contract::ci::CiIdentity;
 use contract::claims::Scope;
 use contract::ids::{AccountId, OrganizationId, TokenId};
 use contract::names::OrganizationName;
@@ -38,6 +39,7 @@ pub struct Actor {
     organization: Option<OrganizationId>,
     expires_at: DateTime<Utc>,
     proved_at: Option<DateTime<Utc>>,
+    ci: Option<Box<CiIdentity>>,
 }
 
 /// For how long it counts that somebody proved who he is, for things that are dangerous in the wrong hands.
@@ -85,6 +87,11 @@ impl Actor {
     /// The one organization that the token is for, if it is bound to one.
     pub fn organization(&self) -> Option<OrganizationId> {
         self.organization
+    }
+
+    /// The run of a CI system that the token was exchanged for.
+    pub fn ci(&self) -> Option<&CiIdentity> {
+        self.ci.as_deref()
     }
 
     /// When session or token end.
@@ -201,6 +208,8 @@ actions! {
     ManageTeams("admin", true, "manage teams", OrganizationRole::manages);
     /// Service accounts.
     ManageServiceAccounts("admin", true, "manage service accounts", OrganizationRole::manages);
+    /// See what CI systems are trusted with.
+    ViewCiTrusts("admin", false, "see what CI systems are trusted with", |role| role.manages() || role == OrganizationRole::Auditor);
     /// The organization's settings.
     ChangeSettings("admin", true, "change the organization's settings", |role| role == OrganizationRole::Owner);
     /// Delete the organization.
@@ -292,10 +301,10 @@ pub async fn authenticate(pool: &PgPool, secret: &str, now: DateTime<Utc>) -> Re
     })?;
     let found = match token.kind() {
         TokenKind::Session => queries::find_session(pool, queries::By::Secret(&token)).await?,
-        TokenKind::Personal | TokenKind::ServiceAccount => {
+        TokenKind::Personal | TokenKind::ServiceAccount | TokenKind::Ci => {
             queries::find_api_token(pool, queries::By::Secret(&token)).await?
         }
-        TokenKind::Ci | TokenKind::Invitation | TokenKind::Agent | TokenKind::Code | TokenKind::Operator => None,
+        TokenKind::Device | TokenKind::Invitation | TokenKind::Agent | TokenKind::Code | TokenKind::Operator => None,
     };
     standing(pool, found, now).await
 }
@@ -412,6 +421,7 @@ mod tests {
             organization: None,
             expires_at: DateTime::UNIX_EPOCH,
             proved_at: None,
+            ci: None,
         }
     }
 

@@ -2,12 +2,14 @@
 //! they are what proofs are made of.
 
 use chrono::{DateTime, Utc};
+use contract::ci::CiIdentity;
 use contract::claims::Scope;
 use contract::ids::{AccountId, OrganizationId, TokenId};
 use contract::names::OrganizationName;
 use contract::policy::{OrganizationRole, OrganizationState, Principal};
 use contract::token::SecretToken;
 use sqlx::PgPool;
+use sqlx::types::Json;
 
 use super::{Actor, Credential};
 use crate::database::{Text, Tx};
@@ -72,6 +74,7 @@ pub(super) async fn find_session(pool: &PgPool, by: By<'_>) -> Result<Option<(Ac
                 organization: None,
                 expires_at,
                 proved_at: Some(proved_at),
+                ci: None,
             };
             let state = TokenState {
                 revoked: revoked_at.is_some(),
@@ -91,11 +94,12 @@ type TokenRow = (
     DateTime<Utc>,
     Option<DateTime<Utc>>,
     Option<DateTime<Utc>>,
+    Option<Json<Box<CiIdentity>>>,
 );
 
 pub(super) async fn find_api_token(pool: &PgPool, by: By<'_>) -> Result<Option<(Actor, TokenState)>, sqlx::Error> {
     let row: Option<TokenRow> = sqlx::query_as(
-        "select t.id, t.principal, t.organization_id, coalesce(a.email, s.name), t.scopes, t.expires_at, t.revoked_at, t.last_used_at
+        "select t.id, t.principal, t.organization_id, coalesce(a.email, s.name), t.scopes, t.expires_at, t.revoked_at, t.last_used_at, t.ci
          from api_tokens t
          left join accounts a on a.id = t.principal and a.deleted_at is null
          left join service_accounts s on s.id = t.principal and s.deleted_at is null
@@ -105,7 +109,7 @@ pub(super) async fn find_api_token(pool: &PgPool, by: By<'_>) -> Result<Option<(
     .bind(by.id())
     .fetch_optional(pool)
     .await?;
-    let Some((id, principal, organization, Some(name), scopes, expires_at, revoked_at, last_used_at)) = row else {
+    let Some((id, principal, organization, Some(name), scopes, expires_at, revoked_at, last_used_at, ci)) = row else {
         return Ok(None);
     };
     let scopes = scopes
@@ -122,6 +126,7 @@ pub(super) async fn find_api_token(pool: &PgPool, by: By<'_>) -> Result<Option<(
         organization: organization.map(|o| o.0),
         expires_at,
         proved_at: None,
+        ci: ci.map(|ci| ci.0),
     };
     let state = TokenState {
         revoked: revoked_at.is_some(),

@@ -84,6 +84,12 @@ pub(super) async fn delete_service_account(
         .bind(id.to_string())
         .bind(now)
         .execute(&mut **tx)
+        .await?;
+    // Nothing is let in as it any more, and the names of its trusts are free again.
+    sqlx::query("update ci_trusts set deleted_at = $2 where service_account_id = $1 and deleted_at is null")
+        .bind(id.to_string())
+        .bind(now)
+        .execute(&mut **tx)
         .await
         .map(|_| ())
 }

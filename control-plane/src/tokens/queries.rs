@@ -2,9 +2,11 @@
 
 use chrono::{DateTime, Utc};
 use contract::api::ApiToken;
+use contract::ci::CiIdentity;
 use contract::ids::{OrganizationId, TokenId};
 use contract::policy::Principal;
-use contract::token::SecretToken;
+use contract::token::{SecretToken, TokenKind};
+use sqlx::types::Json;
 
 use crate::authz::Actor;
 use crate::database::{Text, Tx};
@@ -42,21 +44,56 @@ const VISIBLE: &str = "(t.principal = $1 or t.principal in (
     where m.account_id = $1 and m.role in ('owner', 'admin')))
     and ($2::text is null or t.organization_id = $2)";
 
+#[derive(sqlx::FromRow)]
+struct Row {
+    id: Text<TokenId>,
+    name: String,
+    principal: Text<Principal>,
+    principal_name: Option<String>,
+    organization_id: Option<Text<OrganizationId>>,
+    scopes: Vec<String>,
+    created_at: DateTime<Utc>,
+    expires_at: DateTime<Utc>,
+    last_used_at: Option<DateTime<Utc>>,
+    revoked_at: Option<DateTime<Utc>>,
+    ci: Option<Json<Box<CiIdentity>>>,
+}
+
+const COLUMNS: &str =
+    "t.id, t.name, t.principal, coalesce(a.email, s.name) as principal_name, t.organization_id, t.scopes,
+     t.created_at, t.expires_at, t.last_used_at, t.revoked_at, t.ci
+     from api_tokens t left join accounts a on a.id = t.principal left join service_accounts s on s.id = t.principal";
+
+impl Row {
+    fn shown(self) -> ApiToken {
+        let kind = match (&self.ci, self.principal.0) {
+            (Some(_), _) => TokenKind::Ci,
+            (None, Principal::Account(_)) => TokenKind::Personal,
+            (None, Principal::ServiceAccount(_)) => TokenKind::ServiceAccount,
+        };
+        ApiToken {
+            id: self.id.0,
+            name: self.name,
+            principal: self.principal.0,
+            scopes: self.scopes,
+            created_at: self.created_at,
+            expires_at: self.expires_at,
+            last_used_at: self.last_used_at,
+            revoked_at: self.revoked_at,
+            kind: kind.as_str().to_owned(),
+            principal_name: self.principal_name.unwrap_or_default(),
+            organization: self.organization_id.map(|o| o.0),
+            idle_days: None,
+            replaced_by: None,
+            standing: None,
+            ci: self.ci.map(|ci| ci.0),
+            secret: None,
+        }
+    }
+}
+
 pub(super) async fn list_visible(tx: &mut Tx, actor: &Actor, window: &Window) -> Result<Vec<ApiToken>, sqlx::Error> {
-    type Row = (
-        Text<TokenId>,
-        String,
-        Text<Principal>,
-        Vec<String>,
-        DateTime<Utc>,
-        DateTime<Utc>,
-        Option<DateTime<Utc>>,
-        Option<DateTime<Utc>>,
-    );
-    let statement = format!(
-        "select t.id, t.name, t.principal, t.scopes, t.created_at, t.expires_at, t.last_used_at, t.revoked_at
-         from api_tokens t where {VISIBLE} and t.id > $3 order by t.id limit $4"
-    );
+    let statement = format!("select {COLUMNS} where {VISIBLE} and t.id > $3 order by t.id limit $4");
     let rows: Vec<Row> = sqlx::query_as(sqlx::AssertSqlSafe(statement))
         .bind(actor.principal().to_string())
         .bind(actor.organization().map(|o| o.to_string()))
@@ -64,20 +101,7 @@ pub(super) async fn list_visible(tx: &mut Tx, actor: &Actor, window: &Window) ->
         .bind(window.fetch)
         .fetch_all(&mut **tx)
         .await?;
-    Ok(rows
-        .into_iter()
-        .map(|row| ApiToken {
-            id: row.0.0,
-            name: row.1,
-            principal: row.2.0,
-            scopes: row.3,
-            created_at: row.4,
-            expires_at: row.5,
-            last_used_at: row.6,
-            revoked_at: row.7,
-            secret: None,
-        })
-        .collect())
+    Ok(rows.into_iter().map(Row::shown).collect())
 }
 
 /// A token that was revoked: whose, and in which organization.

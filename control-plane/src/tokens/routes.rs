@@ -88,6 +88,13 @@ async fn principal(
 #[utoipa::path(post, path = "/v1/tokens", tag = "tokens", responses((status = 201, body = ApiToken)))]
 async fn create(call: Call, Json(body): Json<NewToken>) -> Result<(StatusCode, Json<ApiToken>), Refusal> {
     call.actor.unlimited()?;
+    if call.actor.ci().is_some() {
+        // What that one writes would not name the run any more.
+        return Err(Refusal::not_allowed(
+            "the token of a CI run makes no other tokens",
+            "exchange another OIDC token of the run",
+        ));
+    }
     check_name(&body.name)?;
     let scopes = parse_scopes(&body.scopes)?;
     let expires_at = expiry(body.expires_in_days, call.now())?;
@@ -113,6 +120,13 @@ async fn create(call: Call, Json(body): Json<NewToken>) -> Result<(StatusCode, J
         expires_at,
         last_used_at: None,
         revoked_at: None,
+        kind: kind.as_str().to_owned(),
+        principal_name: String::new(),
+        organization,
+        idle_days: None,
+        replaced_by: None,
+        standing: None,
+        ci: None,
         secret: None,
     };
     queries::insert_token(&mut tx, &call.actor, &token, organization, &secret).await?;

@@ -9,6 +9,7 @@ use axum::extract::Request;
 use chassis::Environment;
 use chassis::process::Shutdown;
 use chrono::{DateTime, Utc};
+use contract::ci::CiIssuer;
 use contract::config::{ControlPlaneConfig, PeopleConfig};
 use contract::ids::OrganizationId;
 use control_plane::app::{self, App};
@@ -81,18 +82,23 @@ impl TestApp {
 
     /// Planes change only where the test lets the reconciler pass.
     pub async fn start_without_reconciler() -> Self {
-        Self::assemble(RateLimits::default(), false, PeopleConfig::default()).await
+        Self::assemble(RateLimits::default(), false, PeopleConfig::default(), Vec::new()).await
     }
 
     pub async fn start_with(limits: RateLimits) -> Self {
-        Self::assemble(limits, true, PeopleConfig::default()).await
+        Self::assemble(limits, true, PeopleConfig::default(), Vec::new()).await
     }
 
     pub async fn start_for(people: PeopleConfig) -> Self {
-        Self::assemble(RateLimits::default(), true, people).await
+        Self::assemble(RateLimits::default(), true, people, Vec::new()).await
     }
 
-    async fn assemble(limits: RateLimits, reconciles: bool, people: PeopleConfig) -> Self {
+    /// Whose OIDC tokens of CI runs may be trusted.
+    pub async fn start_allowing(issuers: Vec<CiIssuer>) -> Self {
+        Self::assemble(RateLimits::default(), true, PeopleConfig::default(), issuers).await
+    }
+
+    async fn assemble(limits: RateLimits, reconciles: bool, people: PeopleConfig, ci_issuers: Vec<CiIssuer>) -> Self {
         chassis::process::install_tls_provider();
         let database = testkit::postgres::migrated_database(&control_plane::database::MIGRATIONS).await;
         let now: DateTime<Utc> = "2026-11-23T12:00:30Z".parse().unwrap();
@@ -115,6 +121,7 @@ impl TestApp {
             telemetry: contract::config::TelemetryConfig::default(),
             services: None,
             people,
+            ci_issuers,
         };
         let shutdown = Shutdown::new();
         let (app, signals) = App::open(&config, url.clone(), environment.clone(), &limits, shutdown.clone())

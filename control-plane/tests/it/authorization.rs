@@ -135,6 +135,12 @@ const TABLE: &[(&str, &str, &str, [u16; 5])] = &[
         r#"{"organization":"acme"}"#,
         [401, 404, 200, 200, 200],
     ),
+    (
+        "POST",
+        "/v1/token-exchange",
+        r#"{"organization":"acme","token":"x"}"#,
+        [401, 401, 401, 401, 401],
+    ),
     ("GET", "{org}", "", [401, 404, 200, 200, 200]),
     (
         "PATCH",
@@ -210,6 +216,14 @@ const TABLE: &[(&str, &str, &str, [u16; 5])] = &[
         [401, 404, 403, 409, 409],
     ),
     ("DELETE", "{org}/service-accounts/none", "", [401, 404, 403, 404, 404]),
+    ("GET", "{org}/ci-trusts", "", [401, 404, 403, 200, 200]),
+    (
+        "POST",
+        "{org}/ci-trusts",
+        r#"{"name":"x","issuer":"https://nobody.test","service_account":"ci","conditions":{"owner_id":"1"}}"#,
+        [401, 404, 403, 422, 422],
+    ),
+    ("DELETE", "{org}/ci-trusts/none", "", [401, 404, 403, 404, 404]),
     ("GET", "{org}/grants", "", [401, 404, 200, 200, 200]),
     ("GET", "{org}/grants?resource=images", "", [401, 404, 404, 200, 200]),
     (

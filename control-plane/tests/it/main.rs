@@ -9,6 +9,9 @@
 mod accounts;
 mod app;
 mod authorization;
+mod ci;
+mod ci_issuer;
+mod ci_matrix;
 mod cloud;
 mod gateway;
 mod mail;

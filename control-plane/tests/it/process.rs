@@ -62,6 +62,7 @@ impl Place {
             telemetry: contract::config::TelemetryConfig::default(),
             services: None,
             people: contract::config::PeopleConfig::default(),
+            ci_issuers: Vec::new(),
         };
         let mut child = Command::new(env!("CARGO_BIN_EXE_howdah-control-plane"))
             .arg("serve")

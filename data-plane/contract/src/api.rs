@@ -3,6 +3,7 @@
 
 mod access;
 mod accounts;
+mod ci;
 mod data;
 mod evidence;
 mod history;
@@ -11,9 +12,11 @@ mod pipelines;
 mod reproductions;
 mod secrets;
 mod statistics;
+mod tokens;
 
 pub use access::*;
 pub use accounts::*;
+pub use ci::*;
 pub use data::*;
 pub use evidence::*;
 pub use history::*;
@@ -22,3 +25,4 @@ pub use pipelines::*;
 pub use reproductions::*;
 pub use secrets::*;
 pub use statistics::*;
+pub use tokens::*;

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::ci::CiIdentity;
 use crate::ids::{OrganizationId, TokenId};
 use crate::policy::{OrganizationRole, Principal};
 
@@ -25,6 +26,9 @@ pub struct AccessClaims {
     /// Limits of the API token; empty = no limits beyond the subject's own rights.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub scopes: Vec<Scope>,
+    /// The run of a CI system that the token was exchanged for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ci: Option<Box<CiIdentity>>,
     /// Issued at, Unix seconds.
     pub iat: i64,
     /// Expires at, Unix seconds.

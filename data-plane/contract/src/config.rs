@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+use crate::ci::CiIssuer;
 use crate::ids::OrganizationId;
 use crate::reach::Reach;
 
@@ -52,6 +53,9 @@ pub struct ControlPlaneConfig {
     /// How people prove who they are, and where mail goes.
     #[serde(default)]
     pub people: PeopleConfig,
+    /// Whose OIDC tokens of CI runs organizations may trust.
+    #[serde(default = "CiIssuer::public")]
+    pub ci_issuers: Vec<CiIssuer>,
 }
 
 /// What operators see of a process.

@@ -127,6 +127,8 @@ ids! {
     PasskeyId = "pky_";
     /// An invitation into an organization.
     InvitationId = "invt_";
+    /// What an organization trusts of a CI system.
+    CiTrustId = "trust_";
     /// A grant of a role on a resource.
     GrantId = "grt_";
     /// A release (declassification).

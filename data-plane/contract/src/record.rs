@@ -210,6 +210,15 @@ impl Record {
             field(b"spec");
             field(digest.as_bytes());
         }
+        if let Some(ci) = &self.actor.ci {
+            let parts = ci.parts();
+            field(b"ci");
+            field(&(parts.len() as u64).to_le_bytes());
+            for (name, value) in parts {
+                field(name.as_bytes());
+                field(value.as_bytes());
+            }
+        }
         bytes
     }
 

@@ -23,6 +23,8 @@ pub enum TokenKind {
     Invitation,
     /// `agt`: a data plane's own credential at the control plane.
     Agent,
+    /// `dev`: a log-in that waits for another device.
+    Device,
     /// `ses`: a session of a person who logged in.
     Session,
     /// `cod`: mailed to an address, proves that its holder reads what comes there; good once.
@@ -32,12 +34,13 @@ pub enum TokenKind {
 }
 
 impl TokenKind {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Personal,
         Self::ServiceAccount,
         Self::Ci,
         Self::Invitation,
         Self::Agent,
+        Self::Device,
         Self::Session,
         Self::Code,
         Self::Operator,
@@ -51,6 +54,7 @@ impl TokenKind {
             Self::Ci => "ci",
             Self::Invitation => "inv",
             Self::Agent => "agt",
+            Self::Device => "dev",
             Self::Session => "ses",
             Self::Code => "cod",
             Self::Operator => "opr",

@@ -219,6 +219,7 @@ mod tests {
                 id: Principal::Account(id::<AccountId>(4)),
                 name: "ada".to_owned(),
                 token: id::<TokenId>(5),
+                ci: None,
             },
             pipeline: None,
             started_at: DateTime::UNIX_EPOCH,

@@ -10,6 +10,7 @@ pub mod routes;
 use std::collections::{HashMap, HashSet};
 
 use contract::api;
+use contract::ci::CiIdentity;
 use contract::ids::CommitId;
 use contract::policy::Permission;
 use contract::problem::ProblemKind;
@@ -173,6 +174,7 @@ pub async fn shown(
             removed: commit.is_removed(),
             inputs: inputs.filter(|i| visible.contains(i)).copied().collect(),
             sources: sources(conn, call, commit).await?,
+            ci: ci(conn, call, commit).await?,
         });
     }
     upstream.sort_by(|a, b| (a.depth, &a.project, &a.repo, a.commit).cmp(&(b.depth, &b.project, &b.repo, b.commit)));
@@ -184,9 +186,19 @@ pub async fn shown(
         image_digest: stamp.and_then(|s| s.image_digest.clone()),
         code_revision: stamp.and_then(|s| s.code_revision.clone()),
         sources: commit.sources.clone(),
+        ci: commit.actor.ci.clone(),
         restricted: upstream.len() < found.commits.len(),
         upstream,
     })
+}
+
+/// The run of a CI system behind a commit: told to whom the commit's actor is told, its readers.
+async fn ci(conn: &mut PgConnection, call: &Call, commit: &CommitRow) -> Answer<Option<Box<CiIdentity>>> {
+    if commit.actor.ci.is_none() {
+        return Ok(None);
+    }
+    let set = origins::get(&call.plane, conn, &WALK, commit.origin_set).await?;
+    Ok(commit.actor.ci.clone().filter(|_| call.readable(&set, "").is_ok()))
 }
 
 /// Where files of a commit were fetched from, which tells of its content: for its readers.

@@ -115,6 +115,7 @@ pub fn claims(control: &FakeControl, environment: &Environment, name: &str, role
         role,
         token: environment.id::<TokenId>(),
         scopes: Vec::new(),
+        ci: None,
         iat: now,
         exp: now + 100_000_000,
         jti: "1".to_owned(),

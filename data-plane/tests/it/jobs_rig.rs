@@ -174,6 +174,7 @@ impl Rig {
             role: OrganizationRole::Member,
             token: self.environment.id::<TokenId>(),
             scopes: Vec::new(),
+            ci: None,
             iat: now,
             exp: now + 100_000,
             jti: "1".to_owned(),

@@ -13,6 +13,7 @@ fn claims() -> AccessClaims {
         role: OrganizationRole::Member,
         token: TokenId::generate(1, [3; 10]),
         scopes: Vec::new(),
+        ci: None,
         iat: 1_000,
         exp: 1_600,
         jti: "j".to_owned(),

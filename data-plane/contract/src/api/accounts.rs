@@ -4,6 +4,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::ci::CiIdentity;
 use crate::ids::{AccountId, InvitationId, OrganizationId, TokenId};
 use crate::names::OrganizationName;
 use crate::policy::{OrganizationRole, Principal};
@@ -181,6 +182,27 @@ pub struct ApiToken {
     pub last_used_at: Option<DateTime<Utc>>,
     /// When it was revoked.
     pub revoked_at: Option<DateTime<Utc>>,
+    /// `pat`: a person's, `sat`: a service account's, `ci`: exchanged from the OIDC token of a CI run.
+    #[serde(default)]
+    pub kind: String,
+    /// Address or name of whom it stands for.
+    #[serde(default)]
+    pub principal_name: String,
+    /// The one organization that it is good for; `None` = all of that person's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub organization: Option<OrganizationId>,
+    /// It ends when it was not used for so many days.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle_days: Option<u32>,
+    /// The token that it was rotated to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaced_by: Option<TokenId>,
+    /// In the list of an organization: `good`, `pending` (an admin has to approve it), `blocked`, `too_old` or `idle`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub standing: Option<String>,
+    /// The run that it was exchanged for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ci: Option<Box<CiIdentity>>,
     /// `hwd_pat_…`, shown once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret: Option<String>,

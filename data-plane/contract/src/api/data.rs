@@ -7,6 +7,7 @@ use utoipa::openapi::schema::Schema;
 use utoipa::{PartialSchema, ToSchema};
 
 use super::Attestation;
+use crate::ci::CiIdentity;
 use crate::ids::{CommitId, CommitSetId, DomainId, TokenId, UploadId};
 use crate::names::{BranchName, ProjectName, RepoName};
 use crate::policy::Principal;
@@ -30,6 +31,9 @@ pub struct Actor {
     pub name: String,
     /// The session or API token that was used.
     pub token: TokenId,
+    /// The run of a CI system that the token was exchanged for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ci: Option<Box<CiIdentity>>,
 }
 
 /// State of a commit.
@@ -519,6 +523,9 @@ pub struct UpstreamCommit {
     /// Where files of it were fetched from, if the caller may read it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sources: Vec<ImportedSource>,
+    /// The run of a CI system that made it or applied its pipeline, if the caller may read it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ci: Option<Box<CiIdentity>>,
 }
 
 /// The answer of `provenance` and `impact`. What the caller may not know of is left out and counted nowhere but in
@@ -542,6 +549,9 @@ pub struct Lineage {
     /// Where files of it were fetched from.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sources: Vec<ImportedSource>,
+    /// The run of a CI system that made it or applied its pipeline.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ci: Option<Box<CiIdentity>>,
     /// Everything up- or downstream of it, nearest first. Upstream, a commit that people made is followed by those before
     /// it on its branch, whose content it has taken over.
     pub upstream: Vec<UpstreamCommit>,
