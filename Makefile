@@ -26,6 +26,7 @@ bench: setup build ## prints ratios against floors measured in the same run
 	@$(WITH_POSTGRES) bench/service --binaries $(BINARIES)
 	@$(WITH_POSTGRES) bench/scale --binaries $(BINARIES)
 	@$(WITH_POSTGRES) bench/pipelines --binaries $(BINARIES)
+	@$(WITH_POSTGRES) bench/control --binaries $(BINARIES)
 
 soak: setup build ## kills everything at random while jobs run, and compares what comes out; takes long
 	@$(WITH_POSTGRES) soak/chaos --binaries $(BINARIES)
