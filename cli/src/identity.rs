@@ -1,9 +1,11 @@
 //! How one proves who one is: the password, the address, second factors, sessions, and what happened to the account.
 
+use std::io::IsTerminal;
+
 use clap::{Args, Subcommand};
 use contract::api::{
-    AccountEvent, CodeMailed, ForAddress, MailedCode, NewPassword, Proved, ResetPassword, SessionView, SessionsEnded,
-    WhoAmI,
+    AccountEvent, CodeMailed, ForAddress, MailedCode, NewPassword, Proved, RecoveryCodes, ResetPassword, SecondFactors,
+    SessionView, SessionsEnded, TotpBegun, TotpCode, WhoAmI,
 };
 use contract::policy::Principal;
 
@@ -54,9 +56,42 @@ pub enum Account {
         /// The code that was mailed
         code: String,
     },
+    /// Codes of an authenticator as a second factor
+    #[command(subcommand)]
+    Totp(Totp),
+    /// Make new recovery codes; those of before are good for nothing then
+    #[command(after_help = "Example: howdah account recovery-codes")]
+    RecoveryCodes,
+    /// Delete your account, and organizations that nobody else belongs to, with all that is in them
+    #[command(after_help = "Example: howdah account delete --yes")]
+    Delete {
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+    },
     /// List what happened to your account, newest first, and check that nothing of it was changed or removed
     #[command(after_help = "Example: howdah account events")]
     Events,
+}
+
+/// Codes of an authenticator
+#[derive(Debug, Subcommand)]
+pub enum Totp {
+    /// Show which second factors the account has
+    #[command(after_help = "Example: howdah account totp status")]
+    Status,
+    /// Enrol an authenticator; prints recovery codes when its first code was right
+    #[command(after_help = "Example: howdah account totp enable")]
+    Enable,
+    /// Send the first code, where `enable` could not ask for it
+    #[command(after_help = "Example: howdah account totp confirm 123456")]
+    Confirm {
+        /// What the authenticator shows
+        code: String,
+    },
+    /// Ask for codes no more
+    #[command(after_help = "Example: howdah account totp disable")]
+    Disable,
 }
 
 /// Where a password comes from.
@@ -124,6 +159,12 @@ pub async fn run(command: Account, client: &Client, output: Output) -> Outcome {
                 )
             })
         }
+        Account::Totp(command) => totp(command, client, output).await,
+        Account::RecoveryCodes => {
+            let codes = client.control(Request::post("/v1/account/recovery-codes")).await?;
+            show_codes(&codes, output)
+        }
+        Account::Delete { yes } => delete(yes, client, output).await,
         Account::Events => events(client, output).await,
     }
 }
@@ -149,6 +190,67 @@ async fn reset(
     client.control_done(request.anonymous()).await?;
     output.result(&serde_json::json!({ "changed": "password" }), || {
         "the password was changed and all sessions ended; log in with `howdah login`".to_owned()
+    })
+}
+
+async fn totp(command: Totp, client: &Client, output: Output) -> Outcome {
+    match command {
+        Totp::Status => {
+            let factors: SecondFactors = client.control(Request::get("/v1/account/second-factors")).await?;
+            output.result(&factors, || match factors.totp {
+                true => format!(
+                    "codes are asked for; {} recovery codes are left",
+                    factors.recovery_codes_left
+                ),
+                false => "no second factor".to_owned(),
+            })
+        }
+        Totp::Enable => {
+            let begun: TotpBegun = client.control(Request::post("/v1/account/totp")).await?;
+            if output.json || !std::io::stdin().is_terminal() {
+                output.hint("add it to an authenticator, then type `howdah account totp confirm CODE`");
+                return output.result(&begun, || format!("{}\n{}", begun.secret, begun.url));
+            }
+            output.hint(&format!(
+                "add this to your authenticator: {}\n{}",
+                begun.secret, begun.url
+            ));
+            confirm(account::ask("Code that it shows: ")?, client, output).await
+        }
+        Totp::Confirm { code } => confirm(code, client, output).await,
+        Totp::Disable => {
+            client.control_done(Request::delete("/v1/account/totp")).await?;
+            output.result(&serde_json::json!({ "totp": false }), || {
+                "codes are asked for no more".to_owned()
+            })
+        }
+    }
+}
+
+async fn confirm(code: String, client: &Client, output: Output) -> Outcome {
+    let request = Request::post("/v1/account/totp/confirm").body(&TotpCode { code })?;
+    show_codes(&client.control(request).await?, output)
+}
+
+fn show_codes(codes: &RecoveryCodes, output: Output) -> Outcome {
+    output.hint("keep these recovery codes; each takes the place of a code once, and they are not shown again");
+    output.result(codes, || codes.recovery_codes.join("\n"))
+}
+
+async fn delete(yes: bool, client: &Client, output: Output) -> Outcome {
+    if !yes {
+        return Err(Failure::usage(
+            "the account was not deleted",
+            "this ends it for good, with the organizations that nobody else belongs to and all their data",
+            "repeat with --yes: `howdah account delete --yes`",
+        ));
+    }
+    client.control_done(Request::delete("/v1/account")).await?;
+    client
+        .credentials
+        .change(|login| *login = crate::credentials::Login::default())?;
+    output.result(&serde_json::json!({ "deleted": true }), || {
+        "the account was deleted".to_owned()
     })
 }
 

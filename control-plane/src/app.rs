@@ -33,8 +33,8 @@ use crate::traffic::{self, Meters, Proxies, Turns};
 use crate::vault::Vault;
 use crate::{
     access_requests, access_tokens, account_events, accounts, ci_trusts, database, domains, gateway, grants,
-    invitations, keys, mail, members, organizations, planes, policy, releases, service_accounts, serving, sessions,
-    teams, token_exchange, tokens,
+    invitations, keys, mail, members, organizations, planes, policy, releases, second_factors, service_accounts,
+    serving, sessions, teams, token_exchange, tokens,
 };
 
 /// Bytes of a body at most; those that go through to planes have no limit here.
@@ -166,6 +166,7 @@ fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(ready))
         .routes(routes!(pipeline_schema))
         .routes(routes!(problem_page))
+        .merge(second_factors::router())
         .merge(mail::router())
         .merge(gateway::router().into())
 }

@@ -26,6 +26,7 @@ pub mod mail;
 pub mod mailed_codes;
 pub mod members;
 pub mod organizations;
+pub mod second_factors;
 pub mod service_accounts;
 pub mod serving;
 pub mod sessions;

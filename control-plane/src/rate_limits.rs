@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 
-use contract::ids::OrganizationId;
+use contract::ids::{AccountId, OrganizationId};
 use contract::problem::ProblemKind;
 use governor::{DefaultKeyedRateLimiter, Quota};
 
@@ -26,6 +26,8 @@ pub struct RateLimits {
     pub exchanges: u32,
     /// Refused CI runs that one organization's audit trail tells of.
     pub refused_runs: u32,
+    /// Second factors of one account, per hour, wherever they come from.
+    pub second_factors: u32,
     /// How many times as much a loopback address may do.
     pub loopback_factor: u32,
     /// Requests of every kind.
@@ -41,6 +43,7 @@ impl Default for RateLimits {
             codes: 20,
             exchanges: 120,
             refused_runs: 20,
+            second_factors: 10,
             loopback_factor: 60,
             traffic: TrafficLimits::default(),
         }
@@ -55,6 +58,7 @@ pub struct Limiters {
     codes: [DefaultKeyedRateLimiter<IpAddr>; 2],
     exchanges: [DefaultKeyedRateLimiter<IpAddr>; 2],
     refused_runs: DefaultKeyedRateLimiter<(OrganizationId, bool)>,
+    second_factors: DefaultKeyedRateLimiter<AccountId>,
 }
 
 fn per_minute(count: u32) -> Quota {
@@ -76,6 +80,7 @@ impl Limiters {
                 .map(|n| DefaultKeyedRateLimiter::keyed(per_minute(n))),
             mails: [limits.mails, limits.mails.saturating_mul(more)]
                 .map(|n| DefaultKeyedRateLimiter::keyed(per_hour(n))),
+            second_factors: DefaultKeyedRateLimiter::keyed(per_hour(limits.second_factors)),
             codes: [limits.codes, limits.codes.saturating_mul(more)]
                 .map(|n| DefaultKeyedRateLimiter::keyed(per_minute(n))),
             exchanges: [limits.exchanges, limits.exchanges.saturating_mul(more)]
@@ -142,6 +147,20 @@ impl Limiters {
         self.refused_runs.check_key(&(organization, signed)).is_ok()
     }
 
+    /// Counts a second factor that is tried. Who tries knows the password already, so neither address nor machine gets more.
+    ///
+    /// # Errors
+    /// `slow-down` when there were too many.
+    pub fn second_factor(&self, account: AccountId) -> Result<(), Refusal> {
+        self.second_factors.check_key(&account).map_err(|_| {
+            Refusal::new(
+                ProblemKind::SlowDown,
+                "too many second factors were tried for this account",
+            )
+            .hint("wait some minutes; if that was not you, change the password")
+        })
+    }
+
     /// Forgets addresses that have not tried for long.
     pub fn forget_old(&self) {
         self.log_ins.iter().for_each(governor::RateLimiter::retain_recent);
@@ -150,6 +169,7 @@ impl Limiters {
         self.codes.iter().for_each(governor::RateLimiter::retain_recent);
         self.exchanges.iter().for_each(governor::RateLimiter::retain_recent);
         self.refused_runs.retain_recent();
+        self.second_factors.retain_recent();
     }
 }
 

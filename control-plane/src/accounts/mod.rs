@@ -2,6 +2,7 @@
 //! beside the request threads and never more of it at once than memory allows.
 
 mod address;
+mod deletion;
 mod password;
 pub mod passwords;
 pub mod queries;

@@ -8,8 +8,9 @@ use contract::token::SecretToken;
 
 use super::EmailAddress;
 use super::sign_ups::SignUpWish;
-use crate::authz::{Actor, System};
+use crate::authz::{Actor, Proven, System};
 use crate::database::{Text, Tx, violates};
+use crate::second_factors;
 
 /// Adds an account. `false` when the address is taken.
 pub async fn insert_account(
@@ -139,16 +140,39 @@ pub(super) async fn update_address(
 /// Ends everything but sessions and the password by which one acts as that account. The caller bumps the policies.
 pub(super) async fn end_other_log_ins(
     tx: &mut Tx,
-    _proof: &System,
+    proof: &System,
     account: AccountId,
     now: DateTime<Utc>,
 ) -> Result<(), sqlx::Error> {
+    second_factors::queries::delete_all(tx, proof, account).await?;
     sqlx::query("update api_tokens set revoked_at = $2 where principal = $1 and revoked_at is null")
         .bind(account.to_string())
         .bind(now)
         .execute(&mut **tx)
         .await
         .map(|_| ())
+}
+
+/// Leaves of an account its id alone. No address looks like what stands in the place of its own.
+pub(super) async fn bury_account(tx: &mut Tx, proven: &Proven, now: DateTime<Utc>) -> Result<(), sqlx::Error> {
+    for statement in [
+        "delete from mailed_codes where account_id = $1",
+        "delete from account_events where account_id = $1",
+    ] {
+        sqlx::query(statement)
+            .bind(proven.account().to_string())
+            .execute(&mut **tx)
+            .await?;
+    }
+    sqlx::query(
+        "update accounts set email = '', email_key = 'deleted ' || id, password_hash = null, verified_at = null, deleted_at = $2
+         where id = $1",
+    )
+    .bind(proven.account().to_string())
+    .bind(now)
+    .execute(&mut **tx)
+    .await
+    .map(|_| ())
 }
 
 pub(super) async fn insert_sign_up(

@@ -13,7 +13,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::sign_ups::{self, SignUpWish};
-use super::{EmailAddress, address, check_password, password, queries};
+use super::{EmailAddress, address, check_password, deletion, password, queries};
 use crate::account_events::{self, Happening};
 use crate::app::App;
 use crate::authz::System;
@@ -30,6 +30,7 @@ pub fn router() -> OpenApiRouter<Arc<App>> {
         .merge(sign_ups::router())
         .merge(address::router())
         .merge(password::router())
+        .merge(deletion::router())
 }
 
 /// Makes an account at once, or, where addresses are verified first, writes the mail that leads to one.

@@ -39,7 +39,7 @@ pub(super) async fn list_members(
 }
 
 /// A member by account id or address.
-pub(super) async fn find_member<A: Action>(
+pub(crate) async fn find_member<A: Action>(
     tx: &mut Tx,
     allowed: &Allowed<A>,
     id_or_email: &str,
@@ -55,8 +55,17 @@ pub(super) async fn find_member<A: Action>(
     Ok(row.map(view))
 }
 
-pub(super) async fn count_owners<A: Action>(tx: &mut Tx, allowed: &Allowed<A>) -> Result<u64, sqlx::Error> {
+pub(crate) async fn count_owners<A: Action>(tx: &mut Tx, allowed: &Allowed<A>) -> Result<u64, sqlx::Error> {
     let (count,): (i64,) = sqlx::query_as("select count(*) from members where organization_id = $1 and role = 'owner'")
+        .bind(allowed.organization().to_string())
+        .fetch_one(&mut **tx)
+        .await?;
+    Ok(unsigned(count))
+}
+
+/// How many people belong to the organization.
+pub(crate) async fn count_members<A: Action>(tx: &mut Tx, allowed: &Allowed<A>) -> Result<u64, sqlx::Error> {
+    let (count,): (i64,) = sqlx::query_as("select count(*) from members where organization_id = $1")
         .bind(allowed.organization().to_string())
         .fetch_one(&mut **tx)
         .await?;
@@ -79,7 +88,7 @@ pub(super) async fn update_role(
 }
 
 /// Removes a member with everything that he was given in the organization: teams, grants, tokens bound to it.
-pub(super) async fn delete_member<A: Action>(
+pub(crate) async fn delete_member<A: Action>(
     tx: &mut Tx,
     allowed: &Allowed<A>,
     member: &MemberView,

@@ -88,7 +88,7 @@ pub(super) async fn update_release_approvals(
 }
 
 /// States the wish that the organization be gone: nobody sees it any more, its plane is to be taken apart.
-pub(super) async fn begin_deletion(
+pub(crate) async fn begin_deletion(
     tx: &mut Tx,
     allowed: &Allowed<DeleteOrganization>,
     now: DateTime<Utc>,

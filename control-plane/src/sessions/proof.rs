@@ -15,6 +15,7 @@ use crate::app::App;
 use crate::authz::{PROOF_LIFETIME, System};
 use crate::call::Call;
 use crate::refusal::Refusal;
+use crate::second_factors;
 
 /// The routes of this part.
 pub(super) fn router() -> OpenApiRouter<Arc<App>> {
@@ -40,6 +41,7 @@ async fn prove(call: Call, Json(body): Json<ProveIdentity>) -> Result<Json<Prove
             _ => refusal,
         })?;
     let mut tx = call.begin().await?;
+    second_factors::check(app, &mut tx, &proof, account, body.second_factor.as_deref()).await?;
     queries::update_proof(&mut tx, &call.actor, call.now()).await?;
     call.happened(&mut tx, "session.prove", String::new()).await?;
     tx.commit().await?;

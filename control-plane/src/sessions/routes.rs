@@ -18,8 +18,8 @@ use crate::authz::{Credential, System};
 use crate::call::Call;
 use crate::paging::PageQuery;
 use crate::peer::Peer;
-use crate::policy;
 use crate::refusal::Refusal;
+use crate::{policy, second_factors};
 
 /// The routes of this slice.
 pub fn router() -> OpenApiRouter<Arc<App>> {
@@ -44,6 +44,7 @@ async fn create(
     let proof = System::because("a password proves who logs in");
     let account = by_password(&app, &proof, &Claim::Address(&key), password).await?;
     let mut tx = app.pool.begin().await?;
+    second_factors::check(&app, &mut tx, &proof, account.id, body.second_factor.as_deref()).await?;
     let organizations = queries::list_organizations_of(&mut tx, &proof, account.id).await?;
     let made = super::begin(&app, &mut tx, &proof, account, organizations, &peer).await?;
     tx.commit().await?;

@@ -46,6 +46,16 @@ const TABLE: &[(&str, &str, &str, [u16; 5])] = &[
         [401, 404, 404, 404, 404],
     ),
     ("GET", "/v1/account", "", [401, 200, 200, 200, 200]),
+    ("GET", "/v1/account/second-factors", "", [401, 200, 200, 200, 200]),
+    ("POST", "/v1/account/totp", "", [401, 201, 201, 201, 201]),
+    ("DELETE", "/v1/account/totp", "", [401, 404, 404, 404, 404]),
+    (
+        "POST",
+        "/v1/account/totp/confirm",
+        r#"{"code":"123456"}"#,
+        [401, 422, 422, 422, 422],
+    ),
+    ("POST", "/v1/account/recovery-codes", "", [401, 409, 409, 409, 409]),
     ("GET", "/v1/account/events", "", [401, 200, 200, 200, 200]),
     ("DELETE", "/v1/sessions", "", [401, 200, 200, 200, 200]),
     (
@@ -276,6 +286,7 @@ const TABLE: &[(&str, &str, &str, [u16; 5])] = &[
     ),
     ("GET", "/o/acme/v1/repos", "", [401, 401, 401, 401, 401]),
     ("DELETE", "{org}", "", [401, 404, 403, 403, 202]),
+    ("DELETE", "/v1/account", "", [401, 204, 204, 204, 204]),
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
