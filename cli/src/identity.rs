@@ -4,8 +4,8 @@ use std::io::IsTerminal;
 
 use clap::{Args, Subcommand};
 use contract::api::{
-    AccountEvent, CodeMailed, ForAddress, MailedCode, NewPassword, Proved, RecoveryCodes, ResetPassword, SecondFactors,
-    SessionView, SessionsEnded, TotpBegun, TotpCode, WhoAmI,
+    AccountEvent, CodeMailed, ForAddress, LinkedIdentity, MailedCode, NewPassword, PasskeyView, Proved, RecoveryCodes,
+    ResetPassword, SecondFactors, SessionView, SessionsEnded, TotpBegun, TotpCode, WhoAmI,
 };
 use contract::policy::Principal;
 
@@ -56,6 +56,26 @@ pub enum Account {
         /// The code that was mailed
         code: String,
     },
+    /// Let an identity at a provider log in to your account, by the code that was mailed
+    #[command(after_help = "Example: howdah account link hwd_cod_…")]
+    Link {
+        /// The code that was mailed
+        code: String,
+    },
+    /// List the identities at providers that log in to your account
+    #[command(after_help = "Example: howdah account identities")]
+    Identities,
+    /// Let an identity at a provider log in no more
+    #[command(after_help = "Example: howdah account unlink https://accounts.example.org 12345")]
+    Unlink {
+        /// The provider's issuer
+        issuer: String,
+        /// Who it is there
+        subject: String,
+    },
+    /// Passkeys: keys on your devices that log in to your account
+    #[command(subcommand)]
+    Passkey(Passkey),
     /// Codes of an authenticator as a second factor
     #[command(subcommand)]
     Totp(Totp),
@@ -72,6 +92,20 @@ pub enum Account {
     /// List what happened to your account, newest first, and check that nothing of it was changed or removed
     #[command(after_help = "Example: howdah account events")]
     Events,
+}
+
+/// Passkeys of your account; a browser registers them
+#[derive(Debug, Subcommand)]
+pub enum Passkey {
+    /// List them
+    #[command(after_help = "Example: howdah account passkey list")]
+    List,
+    /// Remove one
+    #[command(after_help = "Example: howdah account passkey remove pky_…")]
+    Remove {
+        /// Its id
+        id: String,
+    },
 }
 
 /// Codes of an authenticator
@@ -143,22 +177,24 @@ pub async fn run(command: Account, client: &Client, output: Output) -> Outcome {
             })
         }
         Account::ResetPassword { email, code, from } => reset(email, code, &from, client, output).await,
-        Account::ChangeEmail { email } => {
-            let request = Request::post("/v1/account/email").body(&ForAddress { email })?;
-            let mailed: CodeMailed = client.control(request).await?;
-            output.hint("type the code with `howdah account verify CODE`");
-            output.result(&mailed, || format!("a code was mailed to {}", mailed.email))
+        Account::ChangeEmail { email } => change_email(email, client, output).await,
+        Account::UndoEmail { code } => undo_email(code, client, output).await,
+        Account::Link { code } => {
+            let request = Request::post("/v1/accounts/link").body(&MailedCode { code })?;
+            client.control_done(request.anonymous()).await?;
+            output.result(&serde_json::json!({ "linked": true }), || "it is linked".to_owned())
         }
-        Account::UndoEmail { code } => {
-            let request = Request::post("/v1/accounts/undo-email").body(&MailedCode { code })?;
-            let address: ForAddress = client.control_anonymous(request).await?;
-            output.result(&address, || {
-                format!(
-                    "the address is {} again and all sessions ended; set a new password now: `howdah account reset-password --email {}`",
-                    address.email, address.email
-                )
+        Account::Identities => identities(client, output).await,
+        Account::Unlink { issuer, subject } => {
+            let request = Request::delete("/v1/account/identities")
+                .query("issuer", &issuer)
+                .query("subject", &subject);
+            client.control_done(request).await?;
+            output.result(&serde_json::json!({ "unlinked": subject }), || {
+                format!("{subject} logs in no more")
             })
         }
+        Account::Passkey(command) => passkey(command, client, output).await,
         Account::Totp(command) => totp(command, client, output).await,
         Account::RecoveryCodes => {
             let codes = client.control(Request::post("/v1/account/recovery-codes")).await?;
@@ -166,6 +202,53 @@ pub async fn run(command: Account, client: &Client, output: Output) -> Outcome {
         }
         Account::Delete { yes } => delete(yes, client, output).await,
         Account::Events => events(client, output).await,
+    }
+}
+
+async fn change_email(email: String, client: &Client, output: Output) -> Outcome {
+    let request = Request::post("/v1/account/email").body(&ForAddress { email })?;
+    let mailed: CodeMailed = client.control(request).await?;
+    output.hint("type the code with `howdah account verify CODE`");
+    output.result(&mailed, || format!("a code was mailed to {}", mailed.email))
+}
+
+async fn undo_email(code: String, client: &Client, output: Output) -> Outcome {
+    let request = Request::post("/v1/accounts/undo-email").body(&MailedCode { code })?;
+    let address: ForAddress = client.control_anonymous(request).await?;
+    output.result(&address, || {
+        format!(
+            "the address is {} again and all sessions ended; set a new password now: `howdah account reset-password --email {}`",
+            address.email, address.email
+        )
+    })
+}
+
+async fn identities(client: &Client, output: Output) -> Outcome {
+    let items: Vec<LinkedIdentity> = client.control_list(Request::get("/v1/account/identities")).await?;
+    output.list(&items, &["issuer", "subject", "since"], |i| {
+        vec![i.issuer.clone(), i.subject.clone(), time(&i.created_at)]
+    })
+}
+
+async fn passkey(command: Passkey, client: &Client, output: Output) -> Outcome {
+    match command {
+        Passkey::List => {
+            let items: Vec<PasskeyView> = client.control_list(Request::get("/v1/account/passkeys")).await?;
+            output.list(&items, &["id", "name", "since", "last used"], |p| {
+                vec![
+                    p.id.to_string(),
+                    p.name.clone(),
+                    time(&p.created_at),
+                    or_dash(p.last_used_at.as_ref().map(time)),
+                ]
+            })
+        }
+        Passkey::Remove { id } => {
+            client
+                .control_done(Request::delete(format!("/v1/account/passkeys/{}", segment(&id))))
+                .await?;
+            output.result(&serde_json::json!({ "removed": id }), || format!("removed {id}"))
+        }
     }
 }
 

@@ -28,13 +28,14 @@ use crate::planes::Planes;
 use crate::policy::Announcer;
 use crate::rate_limits::{Limiters, RateLimits};
 use crate::serving::Hosts;
+use crate::single_sign_on::Providers;
 use crate::token_exchange::issuers::Issuers;
 use crate::traffic::{self, Meters, Proxies, Turns};
 use crate::vault::Vault;
 use crate::{
     access_requests, access_tokens, account_events, accounts, ci_trusts, database, domains, gateway, grants,
-    invitations, keys, mail, members, organizations, planes, policy, releases, second_factors, service_accounts,
-    serving, sessions, teams, token_exchange, tokens,
+    invitations, keys, mail, members, organizations, passkeys, planes, policy, releases, second_factors,
+    service_accounts, serving, sessions, single_sign_on, teams, token_exchange, tokens,
 };
 
 /// Bytes of a body at most; those that go through to planes have no limit here.
@@ -82,6 +83,10 @@ pub struct App {
     pub telemetry: TelemetryConfig,
     /// Where mail goes.
     pub post: Post,
+    /// Who else says who people are.
+    pub providers: Providers,
+    /// Checks passkeys; nothing where the service has no name that they can be bound to.
+    pub passkeys: Option<webauthn_rs::Webauthn>,
     /// Whether there is no account before its address is verified.
     pub verification_required: bool,
     /// The process's shutdown.
@@ -106,6 +111,10 @@ impl App {
         let passwords = Passwords::new(environment.clone());
         passwords.warm_up().await.context("a first password hash")?;
         let (planes, signals) = Planes::new();
+        let providers = Providers::new(&config.people.providers, &public_url)?;
+        let passkeys = passkeys::checker(&public_url)
+            .inspect_err(|error| tracing::info!("there is no log-in by passkey: {error}"))
+            .ok();
         let app = Self {
             pool,
             cursor_key: vault.derive("cursors"),
@@ -124,6 +133,8 @@ impl App {
             public_url,
             hosts: OnceLock::new(),
             post: Post::new(&config.people)?,
+            providers,
+            passkeys,
             verification_required: config.people.mail.is_some() || config.people.verification == Verification::Required,
             idle_seconds: config.idle_seconds,
             telemetry: config.telemetry.clone(),
@@ -167,6 +178,8 @@ fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(pipeline_schema))
         .routes(routes!(problem_page))
         .merge(second_factors::router())
+        .merge(single_sign_on::router())
+        .merge(passkeys::router())
         .merge(mail::router())
         .merge(gateway::router().into())
 }

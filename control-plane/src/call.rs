@@ -15,6 +15,7 @@ use crate::authz::{self, Action, Actor, Allowed, System};
 use crate::database::Tx;
 use crate::peer::Peer;
 use crate::refusal::Refusal;
+use crate::sessions::cookie;
 use crate::traffic::{Ledger, Subject};
 
 /// An authenticated request. As an argument of a handler it refuses everybody else.
@@ -32,7 +33,7 @@ impl FromRequestParts<Arc<App>> for Call {
     type Rejection = Refusal;
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Refusal> {
-        let secret = chassis::http::bearer(&parts.headers)?;
+        let secret = cookie::secret(parts, &app.public_url)?;
         let actor = authz::authenticate(&app.pool, secret, app.environment.now()).await?;
         let ledger = parts.extensions.get::<Ledger>().cloned();
         if let Some(ledger) = &ledger {

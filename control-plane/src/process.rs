@@ -19,7 +19,7 @@ use crate::planes::local::{LocalCloud, LocalSettings};
 use crate::planes::reconciler::Reconciler;
 use crate::rate_limits::RateLimits;
 use crate::serving::{self, Hosts};
-use crate::{mail, mailed_codes, token_exchange};
+use crate::{mail, mailed_codes, passkeys, single_sign_on, token_exchange};
 
 /// Any number that only this service uses: the advisory lock of the one reconciler.
 const RECONCILER_LOCK: i64 = 0x686f_7764_6168;
@@ -184,6 +184,12 @@ fn spawn_forgetting(app: &Arc<App>) {
                     }
                     if let Err(error) = mailed_codes::delete_expired(&app.pool, &proof, app.environment.now()).await {
                         tracing::debug!("old codes are forgotten later: {error}");
+                    }
+                    if let Err(error) = single_sign_on::delete_expired(&app.pool, &proof, app.environment.now()).await {
+                        tracing::debug!("old log-ins are forgotten later: {error}");
+                    }
+                    if let Err(error) = passkeys::delete_expired(&app.pool, &proof, app.environment.now()).await {
+                        tracing::debug!("old challenges are forgotten later: {error}");
                     }
                     if let Err(error) = mail::forget_old(&app.pool, &proof, app.environment.now()).await {
                         tracing::debug!("old mails are forgotten later: {error}");

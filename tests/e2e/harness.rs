@@ -111,15 +111,20 @@ impl Service {
         command
     }
 
-    /// Somebody with an account, logged in.
-    pub fn person(&self, name: &str, organization: Option<&str>) -> Person<'_> {
+    /// Somebody without an account.
+    pub fn stranger(&self, name: &str) -> Person<'_> {
         let config = self.home.path().join("people").join(name);
         fs::create_dir_all(&config).expect("a folder can be made");
-        let person = Person {
+        Person {
             service: self,
             name: name.to_owned(),
             config,
-        };
+        }
+    }
+
+    /// Somebody with an account, logged in.
+    pub fn person(&self, name: &str, organization: Option<&str>) -> Person<'_> {
+        let person = self.stranger(name);
         let email = person.email();
         let mut args = vec!["signup", "--email", &email, "--password-stdin"];
         if let Some(organization) = organization {

@@ -12,6 +12,7 @@ mod imports;
 mod mount;
 mod mount_as_another;
 mod notebooks;
+mod people;
 mod reproductions;
 mod secrets;
 mod services;

@@ -116,13 +116,13 @@ async fn confirm_email(call: Call, Json(body): Json<MailedCode>) -> Result<Json<
     let proof = System::because("a mailed code proves an address");
     let mut tx = call.begin().await?;
     let purposes = [Purpose::VerifyAddress, Purpose::NewAddress];
-    let (account, meaning) = mailed_codes::take(app, &mut tx, &proof, &code, &purposes).await?;
+    let taken = mailed_codes::take(app, &mut tx, &proof, &code, &purposes).await?;
+    let (account, email) = (taken.account, taken.email);
     if account != own {
         // Not used up: the transaction is given up.
         return Err(mailed_codes::wrong());
     }
-    let email = meaning.email;
-    if meaning.purpose == Purpose::VerifyAddress {
+    if taken.purpose == Purpose::VerifyAddress {
         if email.key() != call.actor.name().to_lowercase() {
             return Err(mailed_codes::wrong());
         }
@@ -194,7 +194,8 @@ fn taken(email: &EmailAddress) -> Refusal {
     .hint("choose another address, or delete that account first")
 }
 
-/// Takes a change of the address back, by the code that was mailed to the address of before. Ends all sessions.
+/// Takes a change of the address back, by the code that was mailed to the address of before. Ends all sessions, and what else logs in
+/// to the account since then.
 #[utoipa::path(post, path = "/v1/accounts/undo-email", tag = "accounts", request_body = MailedCode, responses((status = 200, body = ForAddress)))]
 async fn undo_email(
     State(app): State<Arc<App>>,
@@ -206,9 +207,10 @@ async fn undo_email(
     let proof = System::because("the code was mailed to the address of before");
     let now = app.environment.now();
     let mut tx = app.pool.begin().await?;
-    let (account, meaning) = mailed_codes::take(&app, &mut tx, &proof, &code, &[Purpose::UndoAddress]).await?;
-    if !queries::update_address(&mut tx, &proof, account, &meaning.email, now).await? {
-        return Err(taken(&meaning.email));
+    let undone = mailed_codes::take(&app, &mut tx, &proof, &code, &[Purpose::UndoAddress]).await?;
+    let (account, email) = (undone.account, undone.email);
+    if !queries::update_address(&mut tx, &proof, account, &email, now).await? {
+        return Err(taken(&email));
     }
     // Later changes are taken back with this one; earlier ones can still be.
     let voided = [
@@ -219,10 +221,15 @@ async fn undo_email(
     ];
     mailed_codes::void(&mut tx, &proof, account, &voided).await?;
     sessions::end_all(&mut tx, &proof, account, None, now).await?;
+    // Whoever changed the address may have made himself other ways in.
+    queries::end_log_ins_since(&mut tx, &proof, account, undone.made_at, now).await?;
     let happening = Happening {
         account,
         action: "email.undo",
-        subject: format!("back to {}; all sessions ended", meaning.email.as_str()),
+        subject: format!(
+            "back to {}; all sessions ended, and what was added since",
+            email.as_str()
+        ),
         token: None,
         peer: &peer,
         at: now,
@@ -232,6 +239,6 @@ async fn undo_email(
     tx.commit().await?;
     app.policy.announce_all(&changed);
     Ok(Json(ForAddress {
-        email: meaning.email.as_str().to_owned(),
+        email: email.as_str().to_owned(),
     }))
 }

@@ -12,8 +12,11 @@ mod sign_ups;
 use std::collections::HashSet;
 use std::sync::LazyLock;
 
+use contract::problem::ProblemKind;
 pub use routes::router;
 
+use crate::authz::Proven;
+use crate::database::Tx;
 use crate::refusal::Refusal;
 
 const EMAIL_LENGTH_MAX: usize = 254;
@@ -22,6 +25,20 @@ const PASSWORD_LENGTH_MAX: usize = 512;
 
 static COMMON_PASSWORDS: LazyLock<HashSet<&str>> =
     LazyLock::new(|| include_str!("common_passwords.txt").lines().collect());
+
+/// Refuses what would leave an account without a way to log in.
+///
+/// # Errors
+/// `conflict` when there would be none.
+pub(crate) async fn keeps_a_log_in(tx: &mut Tx, proven: &Proven) -> Result<(), Refusal> {
+    if queries::has_log_in(tx, proven).await? {
+        return Ok(());
+    }
+    Err(
+        Refusal::new(ProblemKind::Conflict, "that is the last way to log in to the account")
+            .hint("set a password first: `howdah account reset-password --email ADDRESS`"),
+    )
+}
 
 /// An e-mail address as it was written, and the key by which it is unique.
 #[derive(Debug, Clone, PartialEq, Eq)]

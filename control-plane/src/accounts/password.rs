@@ -105,9 +105,10 @@ async fn redeem_reset(
     let code = mailed_codes::parse(&body.code)?;
     let proof = System::because("the code was mailed to the account's address");
     let mut tx = app.pool.begin().await?;
-    let (account, meaning) = mailed_codes::take(&app, &mut tx, &proof, &code, &[Purpose::ResetPassword]).await?;
+    let taken = mailed_codes::take(&app, &mut tx, &proof, &code, &[Purpose::ResetPassword]).await?;
+    let (account, email) = (taken.account, taken.email);
     // A password that is refused leaves the code as good as it was: the transaction is given up.
-    check_password(&body.password, &meaning.email)?;
+    check_password(&body.password, &email)?;
     let password_hash = hash(&app, body.password).await?;
     queries::update_password(&mut tx, &proof, account, &password_hash).await?;
     let subject = take_over(&app, &mut tx, &proof, account).await?;
@@ -120,7 +121,7 @@ async fn redeem_reset(
         at: app.environment.now(),
     };
     account_events::record(&mut tx, &proof, &happening).await?;
-    mail::write(&app, &mut tx, &proof, meaning.email.as_str(), &Letter::PasswordChanged).await?;
+    mail::write(&app, &mut tx, &proof, email.as_str(), &Letter::PasswordChanged).await?;
     let changed = policy::bump_of(&mut tx, &proof, Principal::Account(account)).await?;
     tx.commit().await?;
     app.policy.announce_all(&changed);

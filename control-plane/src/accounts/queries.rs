@@ -10,7 +10,7 @@ use super::EmailAddress;
 use super::sign_ups::SignUpWish;
 use crate::authz::{Actor, Proven, System};
 use crate::database::{Text, Tx, violates};
-use crate::second_factors;
+use crate::{passkeys, second_factors, single_sign_on};
 
 /// Adds an account. `false` when the address is taken.
 pub async fn insert_account(
@@ -73,6 +73,16 @@ pub async fn find_account(
     .fetch_optional(&mut **tx)
     .await?;
     Ok(row.map(account))
+}
+
+/// The hash of an account's password, locked until the transaction ends.
+pub(crate) async fn lock_password(tx: &mut Tx, _proof: &System, id: AccountId) -> Result<Option<String>, sqlx::Error> {
+    let row: Option<(Option<String>,)> =
+        sqlx::query_as("select password_hash from accounts where id = $1 and deleted_at is null for update")
+            .bind(id.to_string())
+            .fetch_optional(&mut **tx)
+            .await?;
+    Ok(row.and_then(|(hash,)| hash))
 }
 
 /// Whether it is proved that the caller reads the mail of his account; `None` for a service account.
@@ -138,19 +148,75 @@ pub(super) async fn update_address(
 }
 
 /// Ends everything but sessions and the password by which one acts as that account. The caller bumps the policies.
-pub(super) async fn end_other_log_ins(
+pub(crate) async fn end_other_log_ins(
     tx: &mut Tx,
     proof: &System,
     account: AccountId,
     now: DateTime<Utc>,
 ) -> Result<(), sqlx::Error> {
     second_factors::queries::delete_all(tx, proof, account).await?;
+    single_sign_on::queries::delete_all(tx, proof, account).await?;
+    passkeys::queries::delete_all(tx, proof, account).await?;
     sqlx::query("update api_tokens set revoked_at = $2 where principal = $1 and revoked_at is null")
         .bind(account.to_string())
         .bind(now)
         .execute(&mut **tx)
         .await
         .map(|_| ())
+}
+
+/// Ends every way to act as that account that was made since then. The caller bumps the policies.
+pub(super) async fn end_log_ins_since(
+    tx: &mut Tx,
+    _proof: &System,
+    account: AccountId,
+    since: DateTime<Utc>,
+    now: DateTime<Utc>,
+) -> Result<(), sqlx::Error> {
+    for statement in [
+        "delete from recovery_codes where account_id = $1 and exists (
+             select 1 from authenticators where account_id = $1 and created_at >= $2)",
+        "delete from authenticators where account_id = $1 and created_at >= $2",
+        "delete from passkeys where account_id = $1 and created_at >= $2",
+        "delete from identities where account_id = $1 and created_at >= $2",
+    ] {
+        sqlx::query(statement)
+            .bind(account.to_string())
+            .bind(since)
+            .execute(&mut **tx)
+            .await?;
+    }
+    sqlx::query(
+        "update api_tokens set revoked_at = $3 where principal = $1 and created_at >= $2 and revoked_at is null",
+    )
+    .bind(account.to_string())
+    .bind(since)
+    .bind(now)
+    .execute(&mut **tx)
+    .await
+    .map(|_| ())
+}
+
+/// Forgets the password of an account: one logs in to it in other ways.
+pub(crate) async fn forget_password(tx: &mut Tx, _proof: &System, account: AccountId) -> Result<(), sqlx::Error> {
+    sqlx::query("update accounts set password_hash = null where id = $1")
+        .bind(account.to_string())
+        .execute(&mut **tx)
+        .await
+        .map(|_| ())
+}
+
+/// Whether there is a way to log in to the account.
+pub(super) async fn has_log_in(tx: &mut Tx, proven: &Proven) -> Result<bool, sqlx::Error> {
+    let (found,): (bool,) = sqlx::query_as(
+        "select password_hash is not null or exists (select 1 from identities where account_id = $1)
+             or exists (select 1 from passkeys where account_id = $1)
+         from accounts where id = $1 for update",
+    )
+    .bind(proven.account().to_string())
+    .fetch_one(&mut **tx)
+    .await?;
+    Ok(found)
 }
 
 /// Leaves of an account its id alone. No address looks like what stands in the place of its own.

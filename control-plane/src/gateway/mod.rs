@@ -76,6 +76,8 @@ async fn forward(State(app): State<Arc<App>>, mut request: Request) -> Result<Re
         .map_err(|_| Refusal::new(ProblemKind::Malformed, "the address of the request cannot be forwarded"))?;
     headers::strip_hop_by_hop(request.headers_mut());
     request.headers_mut().remove(http::header::HOST);
+    // A browser's session here is not the plane's business.
+    request.headers_mut().remove(http::header::COOKIE);
     // Services have an address of their own.
     request.headers_mut().remove(contract::serving::HEADER);
     chassis::telemetry::inject(request.headers_mut());

@@ -75,6 +75,7 @@ async fn create(
         )
         .hint("change the role of a member instead"));
     }
+    call.app.limiters.mail(&email.key(), call.peer.address)?;
     let secrets = queries::Secrets {
         shown: SecretToken::generate(TokenKind::Invitation, call.app.environment.random()),
         mailed: SecretToken::generate(TokenKind::Invitation, call.app.environment.random()),

@@ -3,7 +3,7 @@
 
 mod queries;
 
-use chrono::Duration;
+use chrono::{DateTime, Duration, Utc};
 use contract::ids::AccountId;
 use contract::token::{SecretToken, TokenKind};
 
@@ -84,6 +84,21 @@ pub struct Meaning {
     pub identity: Option<(String, String)>,
 }
 
+/// A code that came back.
+#[derive(Debug)]
+pub struct Taken {
+    /// What it is for.
+    pub purpose: Purpose,
+    /// Whose account.
+    pub account: AccountId,
+    /// The address that it proves, or leads back to.
+    pub email: EmailAddress,
+    /// For `LinkIdentity`: issuer and subject.
+    pub identity: Option<(String, String)>,
+    /// When it was made.
+    pub made_at: DateTime<Utc>,
+}
+
 /// A code as it came in.
 ///
 /// # Errors
@@ -119,11 +134,9 @@ pub async fn take(
     proof: &System,
     code: &SecretToken,
     purposes: &[Purpose],
-) -> Result<(AccountId, Meaning), Refusal> {
+) -> Result<Taken, Refusal> {
     let taken = queries::delete_code(tx, proof, code, purposes, app.environment.now()).await?;
-    let meaning = taken.ok_or_else(wrong)?;
-    let account = meaning.account.ok_or_else(wrong)?;
-    Ok((account, meaning))
+    taken.ok_or_else(wrong)
 }
 
 /// Makes codes of an account worthless.

@@ -5,7 +5,7 @@ use contract::ids::AccountId;
 use contract::token::SecretToken;
 use sqlx::PgPool;
 
-use super::{Meaning, Purpose};
+use super::{Meaning, Purpose, Taken};
 use crate::accounts::EmailAddress;
 use crate::authz::System;
 use crate::database::{Text, Tx};
@@ -41,35 +41,38 @@ fn words(purposes: &[Purpose]) -> Vec<&'static str> {
     purposes.iter().map(|purpose| purpose.as_str()).collect()
 }
 
-/// Takes a code that is good for one of these purposes; nobody else gets it then.
+/// Takes a code of an account that is good for one of these purposes; nobody else gets it then.
 pub(super) async fn delete_code(
     tx: &mut Tx,
     _proof: &System,
     code: &SecretToken,
     purposes: &[Purpose],
     now: DateTime<Utc>,
-) -> Result<Option<Meaning>, sqlx::Error> {
+) -> Result<Option<Taken>, sqlx::Error> {
     type Row = (
         Text<Purpose>,
-        Option<Text<AccountId>>,
+        Text<AccountId>,
         Text<EmailAddress>,
         Option<String>,
         Option<String>,
+        DateTime<Utc>,
     );
     let row: Option<Row> = sqlx::query_as(
-        "delete from mailed_codes where secret_sha256 = $1 and purpose = any($2) and expires_at > $3
-         returning purpose, account_id, email, issuer, subject",
+        "delete from mailed_codes
+         where secret_sha256 = $1 and purpose = any($2) and expires_at > $3 and account_id is not null
+         returning purpose, account_id, email, issuer, subject, created_at",
     )
     .bind(code.sha256().as_slice())
     .bind(words(purposes))
     .bind(now)
     .fetch_optional(&mut **tx)
     .await?;
-    Ok(row.map(|(purpose, account, email, issuer, subject)| Meaning {
+    Ok(row.map(|(purpose, account, email, issuer, subject, made_at)| Taken {
         purpose: purpose.0,
-        account: account.map(|id| id.0),
+        account: account.0,
         email: email.0,
         identity: issuer.zip(subject),
+        made_at,
     }))
 }
 

@@ -91,6 +91,15 @@ fn digest(app: &App, account: AccountId, plain: &str) -> [u8; 32] {
     mac::sha256(&key, &[account.to_string().as_bytes(), plain.as_bytes()])
 }
 
+/// Whether an account asks for a second factor.
+///
+/// # Errors
+/// When the database fails.
+pub async fn is_asked_for(tx: &mut Tx, proof: &System, account: AccountId) -> Result<bool, sqlx::Error> {
+    let found = queries::find_authenticator(tx, proof, account).await?;
+    Ok(found.is_some_and(|authenticator| authenticator.confirmed))
+}
+
 /// Asks for the second factor of an account whose password was right, and uses up what was given.
 ///
 /// # Errors

@@ -3,6 +3,7 @@
 //! organization of its holder. What is dangerous in the wrong hands needs a session whose holder proved lately who he is; a log-in
 //! is such a proof.
 
+pub(crate) mod cookie;
 mod proof;
 mod proving;
 pub mod queries;

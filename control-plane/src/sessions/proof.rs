@@ -31,16 +31,18 @@ async fn prove(call: Call, Json(body): Json<ProveIdentity>) -> Result<Json<Prove
         .log_in(&call.actor.name().to_lowercase(), call.peer.address)?;
     let proof = System::because("a password proves who holds a session");
     let password = SecretString::from(body.password);
-    by_password(app, &proof, &Claim::Account(account), password)
+    let wrong = |refusal: Refusal| match refusal.0.0.kind() {
+        Some(ProblemKind::SignedOut) => {
+            Refusal::new(ProblemKind::ProofRequired, "that is not the password of this account")
+                .hint("send the password of the account that the session is of")
+        }
+        _ => refusal,
+    };
+    let shown = by_password(app, &proof, &Claim::Account(account), password)
         .await
-        .map_err(|refusal| match refusal.0.0.kind() {
-            Some(ProblemKind::SignedOut) => {
-                Refusal::new(ProblemKind::ProofRequired, "that is not the password of this account")
-                    .hint("send the password of the account that the session is of")
-            }
-            _ => refusal,
-        })?;
+        .map_err(wrong)?;
     let mut tx = call.begin().await?;
+    shown.still_fits(&mut tx, &proof).await.map_err(wrong)?;
     second_factors::check(app, &mut tx, &proof, account, body.second_factor.as_deref()).await?;
     queries::update_proof(&mut tx, &call.actor, call.now()).await?;
     call.happened(&mut tx, "session.prove", String::new()).await?;

@@ -9,6 +9,7 @@ use secrecy::SecretString;
 use crate::accounts;
 use crate::app::App;
 use crate::authz::System;
+use crate::database::Tx;
 use crate::refusal::Refusal;
 
 /// Whose password it is to be.
@@ -28,13 +29,19 @@ pub(super) fn refused() -> Refusal {
     .hint("check both, or make an account with `howdah signup`")
 }
 
+/// An account whose password was shown, and the hash that it fitted.
+pub(super) struct Shown {
+    pub account: Account,
+    hash: String,
+}
+
 /// The account whose password it is.
 pub(super) async fn by_password(
     app: &App,
     proof: &System,
     claim: &Claim<'_>,
     password: SecretString,
-) -> Result<Account, Refusal> {
+) -> Result<Shown, Refusal> {
     let mut tx = app.pool.begin().await?;
     let found = match claim {
         Claim::Address(key) => accounts::queries::find_account_by_email(&mut tx, proof, key).await?,
@@ -45,8 +52,25 @@ pub(super) async fn by_password(
     let (account, stored) = found.map_or((None, None), |(account, hash)| (Some(account), hash));
     let fits = app
         .passwords
-        .verify(password, stored)
+        .verify(password, stored.clone())
         .await
         .map_err(ApiError::internal)?;
-    account.filter(|_| fits).ok_or_else(refused)
+    match (account, stored) {
+        (Some(account), Some(hash)) if fits => Ok(Shown { account, hash }),
+        _ => Err(refused()),
+    }
+}
+
+impl Shown {
+    /// Refuses a password that was changed while it was worked on: what ended the sessions then would miss the one that is made now.
+    pub(super) async fn still_fits(&self, tx: &mut Tx, proof: &System) -> Result<(), Refusal> {
+        if accounts::queries::lock_password(tx, proof, self.account.id)
+            .await?
+            .as_deref()
+            == Some(self.hash.as_str())
+        {
+            return Ok(());
+        }
+        Err(refused())
+    }
 }

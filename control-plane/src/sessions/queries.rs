@@ -70,7 +70,7 @@ pub async fn end_all(
 }
 
 /// The organizations of an account that just proved itself with its password.
-pub(super) async fn list_organizations_of(
+pub(crate) async fn list_organizations_of(
     tx: &mut Tx,
     _proof: &System,
     account: AccountId,

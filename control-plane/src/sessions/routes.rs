@@ -42,8 +42,10 @@ async fn create(
         .log_in(&key.chars().take(254).collect::<String>(), peer.address)?;
     let password = SecretString::from(body.password);
     let proof = System::because("a password proves who logs in");
-    let account = by_password(&app, &proof, &Claim::Address(&key), password).await?;
+    let shown = by_password(&app, &proof, &Claim::Address(&key), password).await?;
     let mut tx = app.pool.begin().await?;
+    shown.still_fits(&mut tx, &proof).await?;
+    let account = shown.account;
     second_factors::check(&app, &mut tx, &proof, account.id, body.second_factor.as_deref()).await?;
     let organizations = queries::list_organizations_of(&mut tx, &proof, account.id).await?;
     let made = super::begin(&app, &mut tx, &proof, account, organizations, &peer).await?;

@@ -186,3 +186,14 @@ async fn a_link_shows_the_outbox_for_ten_minutes() {
     app.environment.advance(chrono::Duration::minutes(10));
     app.get("/v1/outbox", &ticket).await.problem(401, "signed-out");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn mail_leaves_by_itself_once_what_it_tells_is_there() {
+    let receiver = Receiver::start().await;
+    let app = TestApp::start_for(with_server(&receiver)).await;
+    mail::spawn(&app.app);
+    let body = serde_json::json!({ "email": "ada@example.test", "password": crate::app::PASSWORD });
+    app.post("/v1/accounts", "", body).await.ok(202);
+    let limit = std::time::Duration::from_secs(30);
+    testkit::wait::wait_until("a mail", limit, || async { receiver.mails().len() == 1 }).await;
+}

@@ -8,21 +8,26 @@
 
 mod accounts;
 mod app;
+mod authenticator;
 mod authorization;
 mod ci;
 mod ci_issuer;
 mod ci_matrix;
 mod cloud;
 mod deletion;
+mod ec_key;
 mod gateway;
+mod issuer;
 mod mail;
 mod members;
+mod passkeys;
 mod planes;
 mod policy;
 mod process;
 mod proofs;
 mod releases;
 mod second_factors;
+mod single_sign_on;
 mod smtp;
 mod tokens;
 mod traffic;

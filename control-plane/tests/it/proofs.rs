@@ -331,7 +331,12 @@ async fn an_address_changes_when_the_new_one_agrees_and_the_old_one_can_take_it_
         (&who["name"], &who["email_verified"]),
         (&json!("new@example.test"), &json!(true))
     );
-    log_in(&app, "new@example.test", PASSWORD).await;
+    let thief = log_in(&app, "new@example.test", PASSWORD).await;
+    let made = app
+        .post("/v1/tokens", &thief.token, json!({ "name": "kept" }))
+        .await
+        .ok(201);
+    crate::second_factors::enrol(&app, &thief).await;
 
     app.environment.advance(chrono::Duration::days(6));
     let undo = json!({ "code": token(&kept(&app, "ada@example.test").await, "cod") });
@@ -340,6 +345,9 @@ async fn an_address_changes_when_the_new_one_agrees_and_the_old_one_can_take_it_
         .await
         .problem(422, "invalid");
     app.get("/v1/account", &ada.token).await.problem(401, "signed-out");
+    app.get("/v1/account", made["secret"].as_str().unwrap())
+        .await
+        .problem(401, "signed-out");
     let ada = log_in(&app, "ada@example.test", PASSWORD).await;
     let actions: Vec<String> = events(&app, &ada).await.into_iter().map(|e| e.action).collect();
     assert_eq!(
@@ -347,6 +355,8 @@ async fn an_address_changes_when_the_new_one_agrees_and_the_old_one_can_take_it_
         [
             "session.create",
             "email.undo",
+            "totp.enable",
+            "totp.begin",
             "session.create",
             "email.change",
             "email.ask",

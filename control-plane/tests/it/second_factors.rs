@@ -21,7 +21,7 @@ fn shown(app: &TestApp, secret: &str) -> String {
     format!("{}", totp.generate(now))
 }
 
-async fn enrol(app: &TestApp, person: &Person) -> (String, Vec<String>) {
+pub async fn enrol(app: &TestApp, person: &Person) -> (String, Vec<String>) {
     let begun = app.call("POST", "/v1/account/totp", &person.token, None).await.ok(201);
     let secret = begun["secret"].as_str().unwrap().to_owned();
     assert!(begun["url"].as_str().unwrap().starts_with("otpauth://totp/Howdah:"));
