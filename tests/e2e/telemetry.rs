@@ -15,6 +15,7 @@ use opentelemetry_proto::tonic::trace::v1::Span;
 use prost::Message;
 
 use crate::harness::{Service, eventually};
+use crate::wire::ask;
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 
@@ -97,17 +98,6 @@ fn answer(stream: &TcpStream, kept: &Mutex<Received>) -> Option<()> {
         .ok()
 }
 
-fn metrics(address: &str, token: &str) -> String {
-    let mut stream = TcpStream::connect(address).unwrap();
-    let request = format!(
-        "GET /metrics HTTP/1.1\r\nhost: {address}\r\nauthorization: Bearer {token}\r\nconnection: close\r\n\r\n"
-    );
-    stream.write_all(request.as_bytes()).unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    answer
-}
-
 #[test]
 fn one_trace_leads_from_a_command_through_both_planes_to_the_datums_that_it_set_in_motion() {
     let (url, received) = receive();
@@ -131,6 +121,9 @@ fn one_trace_leads_from_a_command_through_both_planes_to_the_datums_that_it_set_
     let put = ada.run_with(["put", "images@main", "a.txt"], b"", &[("TRACEPARENT", &parent)]);
     assert!(put.status.success());
     ada.run(&["wait", "copy@main"]);
+    // What is not bulk goes through the gateway.
+    let list = ada.run_with(["repo", "list"], b"", &[("TRACEPARENT", &parent)]);
+    assert!(list.status.success());
 
     let ours = |kept: &Received| -> Vec<(String, Span)> {
         let trace = hex::decode(TRACE).unwrap();
@@ -143,7 +136,10 @@ fn one_trace_leads_from_a_command_through_both_planes_to_the_datums_that_it_set_
     eventually("the trace is whole", || {
         let kept = received.lock().unwrap();
         let names: Vec<String> = ours(&kept).into_iter().map(|(_, span)| span.name).collect();
-        ["job", "datum"].iter().all(|name| names.iter().any(|n| n == name)) && kept.lines > 0
+        ["job", "datum", "GET /v1/repos"]
+            .iter()
+            .all(|name| names.iter().any(|n| n == name))
+            && kept.lines > 0
     });
     let spans = ours(&received.lock().unwrap());
     let by_id: HashMap<Vec<u8>, (String, Span)> = spans.iter().map(|s| (s.1.span_id.clone(), s.clone())).collect();
@@ -154,17 +150,29 @@ fn one_trace_leads_from_a_command_through_both_planes_to_the_datums_that_it_set_
     assert_eq!(job.name, "job");
     let (_, request) = &by_id[&job.parent_span_id];
     assert_eq!(request.name, "POST /v1/files");
-    assert!(spans.iter().any(|(of, _)| of == "howdah-control-plane"), "{spans:?}");
+    let (_, list) = named("GET /v1/repos");
+    let (of, forwarded) = &by_id[&list.parent_span_id];
+    assert_eq!(
+        (of.as_str(), forwarded.name.as_str()),
+        ("howdah-control-plane", "GET /o/{org}/{*path}")
+    );
     let shown = format!("{spans:?}");
     assert!(
         !shown.contains("hwd_") && !shown.contains("Bearer"),
         "no secret is in a span"
     );
 
-    let text = metrics(&service.listen, "scrape me");
-    assert!(text.starts_with("HTTP/1.1 200"), "{text}");
-    assert!(text.contains("http_server_request_duration_seconds_bucket"), "{text}");
-    assert!(metrics(&service.listen, "something else").starts_with("HTTP/1.1 401"));
+    let scraped = ask(&service.listen, "GET", "/metrics", "scrape me", None);
+    assert_eq!(scraped.status, 200, "{}", scraped.body);
+    assert!(
+        scraped.body.contains("http_server_request_duration_seconds_bucket"),
+        "{}",
+        scraped.body
+    );
+    assert_eq!(
+        ask(&service.listen, "GET", "/metrics", "something else", None).status,
+        401
+    );
     // The last metrics come when the service ends.
     service.down();
     assert!(

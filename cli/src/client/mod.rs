@@ -4,6 +4,7 @@
 mod bucket;
 mod request;
 mod stream;
+mod trace;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -22,7 +23,7 @@ use crate::credentials::{CachedAccess, Credentials, Login};
 use crate::embedded::home::Home;
 use crate::failure::{Exit, Failure, Outcome};
 use crate::output::Output;
-use crate::settings::{Settings, variable};
+use crate::settings::Settings;
 pub use request::{Request, segment};
 pub use stream::blocking_reader;
 
@@ -53,12 +54,6 @@ pub struct Client {
     through_gateway: AtomicBool,
 }
 
-/// A trace of this command, by the W3C's recommendation: version, trace, span, recorded.
-fn new_trace() -> String {
-    let (trace, span): (u128, u64) = (rand::random(), rand::random());
-    format!("00-{trace:032x}-{span:016x}-01")
-}
-
 /// Which address a request goes to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Target {
@@ -86,7 +81,7 @@ impl Client {
             credentials: Credentials::new(&settings.config, &settings.url),
             settings,
             output,
-            trace: variable("TRACEPARENT").unwrap_or_else(new_trace),
+            trace: trace::of_command(),
             access: tokio::sync::Mutex::new(None),
             unwritten: Mutex::default(),
             through_gateway: AtomicBool::new(false),

@@ -13,6 +13,7 @@ mod reproductions;
 mod secrets;
 mod statistics;
 mod tokens;
+mod triggers;
 
 pub use access::*;
 pub use accounts::*;
@@ -26,3 +27,4 @@ pub use reproductions::*;
 pub use secrets::*;
 pub use statistics::*;
 pub use tokens::*;
+pub use triggers::*;

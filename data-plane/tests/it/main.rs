@@ -73,6 +73,7 @@ mod samples;
 mod statistics;
 mod stored;
 mod triggers;
+mod two_worlds;
 mod uploads;
 mod web;
 mod what_if;
