@@ -196,7 +196,7 @@ fn taken(email: &EmailAddress) -> Refusal {
 
 /// Takes a change of the address back, by the code that was mailed to the address of before. Ends all sessions, and what else logs in
 /// to the account since then.
-#[utoipa::path(post, path = "/v1/accounts/undo-email", tag = "accounts", request_body = MailedCode, responses((status = 200, body = ForAddress)))]
+#[utoipa::path(post, path = "/v1/accounts/undo-email", tag = "accounts", security(()), request_body = MailedCode, responses((status = 200, body = ForAddress)))]
 async fn undo_email(
     State(app): State<Arc<App>>,
     peer: Peer,

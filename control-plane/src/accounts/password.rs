@@ -65,7 +65,7 @@ async fn change_password(call: Call, Json(body): Json<NewPassword>) -> Result<St
 }
 
 /// Mails a code by which a new password can be set. The same answer, after the same work, whether or not there is an account.
-#[utoipa::path(post, path = "/v1/password-resets", tag = "accounts", request_body = ForAddress, responses((status = 202, body = CodeMailed)))]
+#[utoipa::path(post, path = "/v1/password-resets", tag = "accounts", security(()), request_body = ForAddress, responses((status = 202, body = CodeMailed)))]
 async fn ask_reset(
     State(app): State<Arc<App>>,
     peer: Peer,
@@ -95,7 +95,7 @@ async fn ask_reset(
 }
 
 /// Sets a new password by a code that was mailed; all sessions end. Second factors stay.
-#[utoipa::path(post, path = "/v1/password-resets/redeem", tag = "accounts", request_body = ResetPassword, responses((status = 204)))]
+#[utoipa::path(post, path = "/v1/password-resets/redeem", tag = "accounts", security(()), request_body = ResetPassword, responses((status = 204)))]
 async fn redeem_reset(
     State(app): State<Arc<App>>,
     peer: Peer,

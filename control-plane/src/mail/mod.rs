@@ -155,8 +155,9 @@ mod tests {
         })
     }
 
-    #[test]
-    fn a_server_elsewhere_is_spoken_to_with_encryption_only_and_its_password_is_never_quoted() {
+    // The pool of connections belongs to a runtime.
+    #[tokio::test]
+    async fn a_server_elsewhere_is_spoken_to_with_encryption_only_and_its_password_is_never_quoted() {
         chassis::process::install_tls_provider();
         let from = "Howdah <howdah@example.org>";
         for good in [

@@ -7,7 +7,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use chassis::http::{ApiError, Json, Path};
-use contract::api::{Page, PasskeyView};
+use contract::api::{Page, PasskeyView, SessionMade};
 use contract::ids::{AccountId, PasskeyId};
 use contract::problem::ProblemKind;
 use serde::{Deserialize, Serialize};
@@ -224,7 +224,7 @@ async fn begin_log_in(State(app): State<Arc<App>>, peer: Peer) -> Result<Json<Ch
 }
 
 /// Logs in by a passkey; answers the session, as a cookie too.
-#[utoipa::path(post, path = "/v1/passkey-log-ins", tag = "passkeys", security(()), request_body = Asserted, responses((status = 201)))]
+#[utoipa::path(post, path = "/v1/passkey-log-ins", tag = "passkeys", security(()), request_body = Asserted, responses((status = 201, body = SessionMade)))]
 async fn log_in(State(app): State<Arc<App>>, peer: Peer, Json(body): Json<Asserted>) -> Result<Response, Refusal> {
     app.limiters.code(peer.address)?;
     let checker = checker(&app)?;

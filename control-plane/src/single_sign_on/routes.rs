@@ -236,7 +236,7 @@ struct SecondFactor {
 }
 
 /// Finishes a log-in with a provider by the second factor of the account; answers the session, as a cookie too.
-#[utoipa::path(post, path = "/v1/log-in/second-factor", tag = "log-in", security(()), request_body = SecondFactor, responses((status = 201)))]
+#[utoipa::path(post, path = "/v1/log-in/second-factor", tag = "log-in", security(()), request_body = SecondFactor, responses((status = 201, body = SessionMade)))]
 async fn finish(
     State(app): State<Arc<App>>,
     peer: Peer,

@@ -40,9 +40,12 @@ impl Class {
 
     /// The class of a request, by method and path. `None`: not counted.
     pub fn of(method: &Method, path: &str) -> Option<Self> {
-        const PROOFS: [&str; 6] = [
+        const PROOFS: [&str; 9] = [
             "/v1/accounts",
             "/v1/sessions",
+            "/v1/passkey-log-ins",
+            "/v1/log-in",
+            "/v1/password-resets",
             "/v1/device-logins",
             "/v1/token-exchange",
             "/v1/tokens/revoke",
