@@ -7,7 +7,8 @@
 use std::sync::Arc;
 
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
 use chassis::http::{ApiError, Json};
 use chrono::Duration;
 use contract::api::{Account, CodeMailed, SessionMade, VerifySignUp};
@@ -87,8 +88,9 @@ pub(super) async fn begin(app: &App, wish: &SignUpWish) -> Result<(StatusCode, J
 async fn verify(
     State(app): State<Arc<App>>,
     peer: Peer,
+    headers: HeaderMap,
     Json(body): Json<VerifySignUp>,
-) -> Result<(StatusCode, Json<SessionMade>), Refusal> {
+) -> Result<Response, Refusal> {
     app.limiters.code(peer.address)?;
     let code = mailed_codes::parse(&body.code)?;
     let proof = System::because("the code and the password prove who signed up");
@@ -115,7 +117,7 @@ async fn verify(
     for organization in &made.organizations {
         app.planes.signal(organization.id);
     }
-    Ok((StatusCode::CREATED, Json(made)))
+    sessions::cookie::answer(made, &headers, &app.public_url)
 }
 
 async fn finish(app: &App, tx: &mut Tx, proof: &System, wish: SignUpWish, peer: &Peer) -> Result<SessionMade, Refusal> {

@@ -2,9 +2,12 @@
 //! only for requests that this service's own pages make. Names with `__Host-` are bound by browsers to this host, to HTTPS (or this
 //! machine) and to no parent domain, so no neighbour can set them.
 
+use axum::http::StatusCode;
 use axum::http::header::{self, HeaderMap, HeaderValue};
 use axum::http::request::Parts;
-use chassis::http::ApiError;
+use axum::response::{IntoResponse, Response};
+use chassis::http::{ApiError, Json};
+use contract::api::SessionMade;
 use contract::problem::ProblemKind;
 
 use crate::refusal::Refusal;
@@ -48,7 +51,7 @@ pub(crate) fn secret<'a>(parts: &'a Parts, public_url: &str) -> Result<&'a str, 
     let Some(cookie) = read(&parts.headers, SESSION) else {
         return Ok(chassis::http::bearer(&parts.headers)?);
     };
-    if is_own_page(parts, public_url) {
+    if is_own_page(&parts.headers, parts.method.is_safe(), public_url) {
         return Ok(cookie);
     }
     Err(Refusal::new(
@@ -58,18 +61,27 @@ pub(crate) fn secret<'a>(parts: &'a Parts, public_url: &str) -> Result<&'a str, 
     .hint("send `Authorization: Bearer …`, or ask from a page of this service at its own address"))
 }
 
-fn is_own_page(parts: &Parts, public_url: &str) -> bool {
-    let text = |name: &str| {
-        parts
-            .headers
-            .get(name)
-            .map(|value| value.to_str().unwrap_or("unreadable"))
-    };
+/// The answer to a log-in: the session, and its cookie too where a page of ours asked. No script can read that.
+///
+/// # Errors
+/// Never for values of ours.
+pub(crate) fn answer(made: SessionMade, headers: &HeaderMap, public_url: &str) -> Result<Response, Refusal> {
+    let session = set(SESSION, &made.session_token, super::LIFETIME.num_seconds())?;
+    let mut response = (StatusCode::CREATED, Json(made)).into_response();
+    if headers.contains_key(header::ORIGIN) && is_own_page(headers, false, public_url) {
+        response.headers_mut().append(header::SET_COOKIE, session);
+    }
+    Ok(response)
+}
+
+/// Whether a page of ours asks. `safe`: for something that changes nothing.
+fn is_own_page(headers: &HeaderMap, safe: bool, public_url: &str) -> bool {
+    let text = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or("unreadable"));
     let own = url::Url::parse(public_url).map(|url| url.origin().ascii_serialization());
     let origin = text("origin").map(|origin| own.is_ok_and(|own| own == origin));
     let fetched_here = matches!(text("sec-fetch-site"), None | Some("same-origin" | "none"));
     // Browsers name the origin with everything that can change something.
-    fetched_here && origin.unwrap_or(parts.method.is_safe())
+    fetched_here && origin.unwrap_or(safe)
 }
 
 #[cfg(test)]

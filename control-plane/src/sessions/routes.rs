@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
 use chassis::http::{Json, Path, Query};
 use contract::api::{LogIn, Page, SessionMade, SessionView, SessionsEnded};
 use contract::ids::TokenId;
@@ -12,7 +13,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::proving::{Claim, by_password};
-use super::queries;
+use super::{cookie, queries};
 use crate::app::App;
 use crate::authz::{Credential, System};
 use crate::call::Call;
@@ -30,13 +31,14 @@ pub fn router() -> OpenApiRouter<Arc<App>> {
         .merge(super::proof::router())
 }
 
-/// Logs in: begins a session.
+/// Logs in: begins a session. Pages of this service get it as a cookie too.
 #[utoipa::path(post, path = "/v1/sessions", tag = "sessions", security(()), responses((status = 201, body = SessionMade)))]
 async fn create(
     State(app): State<Arc<App>>,
     peer: Peer,
+    headers: HeaderMap,
     Json(body): Json<LogIn>,
-) -> Result<(StatusCode, Json<SessionMade>), Refusal> {
+) -> Result<Response, Refusal> {
     let key = body.email.trim().to_lowercase();
     app.limiters
         .log_in(&key.chars().take(254).collect::<String>(), peer.address)?;
@@ -50,7 +52,7 @@ async fn create(
     let organizations = queries::list_organizations_of(&mut tx, &proof, account.id).await?;
     let made = super::begin(&app, &mut tx, &proof, account, organizations, &peer).await?;
     tx.commit().await?;
-    Ok((StatusCode::CREATED, Json(made)))
+    cookie::answer(made, &headers, &app.public_url)
 }
 
 /// Lists the caller's sessions.

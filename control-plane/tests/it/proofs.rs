@@ -395,6 +395,34 @@ async fn an_address_of_another_account_is_neither_taken_nor_told() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn pages_of_the_service_get_a_session_as_a_cookie_and_no_others() {
+    let app = TestApp::start_for(with_outbox()).await;
+    app.sign_up("ada@example.test").await;
+    let log_in_from = |origin: &str| {
+        let body = json!({ "email": "ada@example.test", "password": PASSWORD });
+        let request = app.request("POST", "/v1/sessions").header("origin", origin.to_owned());
+        read(request.json(&body))
+    };
+    assert!(
+        !log_in_from("https://evil.example")
+            .await
+            .headers
+            .contains_key("set-cookie")
+    );
+    let cookie = log_in_from(&app.url).await.headers["set-cookie"]
+        .to_str()
+        .unwrap()
+        .to_owned();
+    let pair = cookie.split(';').next().unwrap().to_owned();
+    let ask = |method: &str, origin: &str| {
+        let request = app.request(method, "/v1/sessions").header("cookie", pair.clone());
+        read(request.header("origin", origin.to_owned()))
+    };
+    ask("DELETE", "https://evil.example").await.problem(401, "signed-out");
+    ask("DELETE", &app.url).await.ok(200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn sessions_say_where_they_are_and_end_one_by_one_or_all_at_once() {
     let app = TestApp::start_for(with_outbox()).await;
     let ada = app.sign_up("ada@example.test").await;
