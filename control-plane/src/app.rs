@@ -8,6 +8,7 @@ use axum::Router;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::StatusCode;
 use chassis::Environment;
+use chassis::etag;
 use chassis::http::{ApiError, Json, Path, with_common_layers};
 use chassis::openapi;
 use chassis::process::Shutdown;
@@ -34,12 +35,12 @@ use crate::traffic::{self, Meters, Proxies, Turns};
 use crate::vault::Vault;
 use crate::{
     access_requests, access_tokens, account_events, accounts, ci_trusts, database, domains, gateway, grants,
-    invitations, keys, mail, members, organizations, passkeys, planes, policy, releases, second_factors,
+    idempotency, invitations, keys, mail, members, organizations, passkeys, planes, policy, releases, second_factors,
     service_accounts, serving, sessions, single_sign_on, teams, token_exchange, tokens,
 };
 
 /// Bytes of a body at most; those that go through to planes have no limit here.
-const BODY_MOST: usize = 256 * 1024;
+pub(crate) const BODY_MOST: usize = 256 * 1024;
 
 /// What all handlers share.
 pub struct App {
@@ -181,7 +182,6 @@ fn routes() -> OpenApiRouter<Arc<App>> {
         .merge(single_sign_on::router())
         .merge(passkeys::router())
         .merge(mail::router())
-        .merge(gateway::router().into())
 }
 
 fn described(api: OpenApi) -> OpenApi {
@@ -205,14 +205,15 @@ pub fn router(app: Arc<App>) -> Router {
     let api = chassis::openapi::served(&described(api));
     let telemetry = app.telemetry.clone();
     let counted = axum::middleware::from_fn_with_state(Arc::clone(&app), traffic::counted);
-    with_common_layers(
-        router
-            .route(openapi::PATH, api)
-            .with_state(app)
-            .layer(DefaultBodyLimit::max(BODY_MOST))
-            .layer(counted),
-        &telemetry,
-    )
+    let keyed = axum::middleware::from_fn_with_state(Arc::clone(&app), idempotency::note);
+    let router = router
+        .layer(DefaultBodyLimit::max(BODY_MOST))
+        .layer(keyed)
+        .route(openapi::PATH, api)
+        .layer(axum::middleware::from_fn(etag::conditional));
+    // Bodies stream through the gateway; what has a key there is the data plane's to keep.
+    let router = router.merge(gateway::router()).with_state(app);
+    with_common_layers(router.layer(counted), &telemetry)
 }
 
 /// Says that the process runs.

@@ -13,6 +13,7 @@ use crate::app::App;
 use crate::audit::{self, Acting, Event};
 use crate::authz::{self, Action, Actor, Allowed, System};
 use crate::database::Tx;
+use crate::idempotency::Keyed;
 use crate::peer::Peer;
 use crate::refusal::Refusal;
 use crate::sessions::cookie;
@@ -27,6 +28,8 @@ pub struct Call {
     ledger: Option<Ledger>,
     /// From where.
     pub peer: Peer,
+    /// The idempotency key of the request.
+    pub(crate) keyed: Option<Keyed>,
 }
 
 impl FromRequestParts<Arc<App>> for Call {
@@ -44,6 +47,7 @@ impl FromRequestParts<Arc<App>> for Call {
             actor,
             ledger,
             peer: Peer::of(parts),
+            keyed: parts.extensions.get::<Keyed>().cloned(),
         })
     }
 }
@@ -59,23 +63,27 @@ impl Call {
         self.app.environment.id()
     }
 
-    /// Begins a transaction.
+    /// Begins a transaction, and takes the request's idempotency key for its time.
     ///
     /// # Errors
-    /// When the database is away.
+    /// When the database is away, or another request of that key is being worked on.
     pub async fn begin(&self) -> Result<Tx, Refusal> {
-        Ok(self.app.pool.begin().await?)
+        let mut tx = self.app.pool.begin().await?;
+        self.take_key(&mut tx).await?;
+        Ok(tx)
     }
 
-    /// Whether the caller may do `A` in the organization of that name.
+    /// Whether the caller may do `A` in the organization of that name. A request that was answered before ends here, with that
+    /// answer.
     ///
     /// # Errors
-    /// See `authz::authorize`; `slow-down` when the organization has taken all that it may for now.
+    /// See `authz::authorize` and [`Call::unanswered`]; `slow-down` when the organization has taken all that it may for now.
     pub async fn authorize<A: Action>(&self, tx: &mut Tx, org: &OrganizationName) -> Result<Allowed<A>, Refusal> {
         let allowed = authz::authorize::<A>(tx, &self.actor, org).await?;
         if let Some(ledger) = &self.ledger {
             ledger.count(&self.app, &Subject::Organization(allowed.organization().to_string()))?;
         }
+        self.unanswered(tx).await?;
         Ok(allowed)
     }
 

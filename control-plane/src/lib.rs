@@ -9,6 +9,7 @@ pub mod audit;
 pub mod authz;
 pub mod call;
 pub mod database;
+pub mod idempotency;
 pub mod mac;
 pub mod paging;
 pub mod peer;

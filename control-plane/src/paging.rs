@@ -74,7 +74,7 @@ impl PageQuery {
     /// Checks the parameters; `list` tells the list and what it is restricted to.
     ///
     /// # Errors
-    /// When the limit is 0 or the cursor is not one that this list gave to this caller.
+    /// When the limit is 0 or more than 200, or the cursor is not one that this list gave to this caller.
     pub fn window(&self, call: &Call, list: &str) -> Result<Window, Refusal> {
         self.sealed(Seal {
             key: call.app.cursor_key,
@@ -84,9 +84,12 @@ impl PageQuery {
     }
 
     fn sealed(&self, seal: Seal) -> Result<Window, Refusal> {
-        let limit = self.limit.unwrap_or(LIMIT_DEFAULT).min(LIMIT_MAX);
-        if limit == 0 {
-            return Err(Refusal::new(ProblemKind::Malformed, "`limit` must be at least 1"));
+        let limit = self.limit.unwrap_or(LIMIT_DEFAULT);
+        if !(1..=LIMIT_MAX).contains(&limit) {
+            return Err(Refusal::new(
+                ProblemKind::Malformed,
+                format!("`limit` must be 1 to {LIMIT_MAX}, not {limit}"),
+            ));
         }
         let after = match &self.cursor {
             None => String::new(),

@@ -1,29 +1,35 @@
 //! What a handler answers when it does not do what was asked: a problem document. Operation errors of the slices turn
-//! into it through `From`; a database error never shows its text.
+//! into it through `From`; a database error never shows its text. A request that was answered before ends the same way, by `?`.
 
 use axum::response::{IntoResponse, Response};
 use chassis::http::ApiError;
 use contract::problem::{FieldError, ProblemKind};
 
-/// A problem that a handler answers.
+/// A problem that a handler answers, or what it answered before.
 #[derive(Debug)]
-pub struct Refusal(pub ApiError);
+pub struct Refusal(pub ApiError, Option<Box<Response>>);
 
 impl Refusal {
     /// A problem of that kind: what and why, lowercase.
     pub fn new(kind: ProblemKind, detail: impl Into<String>) -> Self {
-        Self(ApiError::new(kind, detail))
+        ApiError::new(kind, detail).into()
     }
 
     /// Adds what to do.
     #[must_use]
     pub fn hint(self, hint: impl Into<String>) -> Self {
-        Self(self.0.hint(hint))
+        Self(self.0.hint(hint), self.1)
     }
 
     /// The one answer for what does not exist or may not be known.
     pub fn not_found() -> Self {
-        Self(ApiError::not_found())
+        ApiError::not_found().into()
+    }
+
+    /// The answer that the same request was given before.
+    pub fn answered(answer: Response) -> Self {
+        let problem = ApiError::new(ProblemKind::Conflict, "the request was answered before");
+        Self(problem, Some(Box::new(answer)))
     }
 
     /// The caller may know of it, but not do this.
@@ -45,13 +51,13 @@ impl Refusal {
 
 impl From<ApiError> for Refusal {
     fn from(error: ApiError) -> Self {
-        Self(error)
+        Self(error, None)
     }
 }
 
 impl From<sqlx::Error> for Refusal {
     fn from(error: sqlx::Error) -> Self {
-        Self(match error {
+        match error {
             sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::Io(_) | sqlx::Error::Tls(_) => {
                 ApiError::overloaded(error)
             }
@@ -62,13 +68,26 @@ impl From<sqlx::Error> for Refusal {
             {
                 ApiError::overloaded(error)
             }
+            sqlx::Error::Database(ref e) if e.code().is_some_and(|code| is_unstorable(&code)) => ApiError::new(
+                ProblemKind::Malformed,
+                "a text of the request has a NUL character, which cannot be stored",
+            ),
             other => ApiError::internal(other),
-        })
+        }
+        .into()
     }
+}
+
+/// Whether PostgreSQL refused a text for what is in it: it stores no NUL, neither in texts nor in JSON.
+fn is_unstorable(code: &str) -> bool {
+    matches!(code, "22021" | "22P05")
 }
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        self.0.into_response()
+        match self.1 {
+            Some(answer) => *answer,
+            None => self.0.into_response(),
+        }
     }
 }

@@ -88,6 +88,15 @@ impl From<sqlx::Error> for Failure {
             )
             .hint("free space on the database's disk, then repeat the request");
         }
+        // PostgreSQL stores no NUL, neither in texts nor in JSON.
+        if let Some(code) = error.as_database_error().and_then(|database| database.code())
+            && matches!(code.as_ref(), "22021" | "22P05")
+        {
+            return Self::new(
+                ProblemKind::Malformed,
+                "a text of the request has a NUL character, which cannot be stored",
+            );
+        }
         if is_away(&error) {
             return Self(ApiError::overloaded(&error));
         }

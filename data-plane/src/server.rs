@@ -9,8 +9,8 @@ use axum::middleware::Next;
 use axum::response::Response;
 use axum::{Router, body::Body};
 use chassis::Environment;
-use chassis::openapi;
 use chassis::process::Shutdown;
+use chassis::{etag, openapi};
 use contract::config::{DataPlaneConfig, DataPlaneReady};
 use futures::StreamExt;
 use tokio::net::TcpListener;
@@ -77,10 +77,11 @@ pub fn router(plane: Plane) -> Router {
     let telemetry = plane.config.telemetry.clone();
     let (router, _) = routes().split_for_parts();
     let routes = router
+        .route(openapi::PATH, openapi::served(&openapi()))
+        .layer(axum::middleware::from_fn(etag::conditional))
         .layer(axum::middleware::from_fn_with_state(plane.clone(), busy))
         .merge(worker::routes::router())
         .merge(Router::from(OpenApiRouter::new().routes(routes!(healthy))))
-        .route(openapi::PATH, openapi::served(&openapi()))
         .with_state(plane);
     chassis::http::with_common_layers(routes, &telemetry)
 }

@@ -17,6 +17,7 @@ use crate::app::App;
 use crate::authz::{ChangePolicy, ViewWholePolicy};
 use crate::call::Call;
 use crate::grants;
+use crate::idempotency::KeyHeader;
 use crate::paging::PageQuery;
 use crate::refusal::Refusal;
 
@@ -48,7 +49,7 @@ struct NewRequest {
     post,
     path = "/v1/organizations/{org}/access-requests",
     tag = "access-requests",
-    params(("org" = OrganizationName, Path)),
+    params(("org" = OrganizationName, Path), KeyHeader),
     responses((status = 201, body = AccessRequestView)),
 )]
 async fn create(
@@ -83,8 +84,7 @@ async fn create(
     queries::insert_request(&mut tx, &allowed, &new).await?;
     let subject = format!("{} for {}", new.id, new.reference);
     call.record(&mut tx, &allowed, "access_request.create", subject).await?;
-    tx.commit().await?;
-    Ok((StatusCode::CREATED, Json(new)))
+    call.commit(tx, StatusCode::CREATED, new).await
 }
 
 /// Lists requests for access: the own ones, and those that the caller can grant.

@@ -27,6 +27,9 @@ use crate::planes::live::InFlight;
 use crate::refusal::Refusal;
 use crate::traffic::{Ledger, Subject};
 
+/// Bodies up to that size are forwarded in one piece.
+const SHORT_BODY_BYTES: usize = 64 << 10;
+
 /// The client that speaks to data planes.
 pub type PlaneClient = Client<HttpConnector, Body>;
 
@@ -82,6 +85,7 @@ async fn forward(State(app): State<Arc<App>>, mut request: Request) -> Result<Re
     request.headers_mut().remove(contract::serving::HEADER);
     chassis::telemetry::inject(request.headers_mut());
     *request.version_mut() = http::Version::HTTP_11;
+    let request = at_once(request).await?;
     match app.plane_client.request(request).await {
         Ok(answer) => {
             let (mut parts, body) = answer.into_parts();
@@ -95,6 +99,21 @@ async fn forward(State(app): State<Arc<App>>, mut request: Request) -> Result<Re
         }
         Err(error) => Err(broken(&app, claims.org, &error)),
     }
+}
+
+/// Takes a short body in, so that it goes out together with its head: a plane that refuses a request by its head alone closes the
+/// connection when the body is not there yet, and what is sent on that connection next is lost.
+async fn at_once(request: Request) -> Result<Request, Refusal> {
+    let length = request.headers().get(http::header::CONTENT_LENGTH);
+    let length = length.and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
+    if !length.is_some_and(|length| (1..=SHORT_BODY_BYTES).contains(&length)) {
+        return Ok(request);
+    }
+    let (parts, body) = request.into_parts();
+    let body = axum::body::to_bytes(body, SHORT_BODY_BYTES)
+        .await
+        .map_err(|_| Refusal::new(ProblemKind::Malformed, "the body of the request broke off"))?;
+    Ok(Request::from_parts(parts, body.into()))
 }
 
 /// The answer when a plane gave none. One that cannot be reached is looked at by the reconciler.

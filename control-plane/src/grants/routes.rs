@@ -16,6 +16,7 @@ use super::{SELF_GRANT, check_self_grant, may_give, queries, tell_self_grant};
 use crate::app::App;
 use crate::authz::{ChangePolicy, ViewPolicy, ViewWholePolicy};
 use crate::call::Call;
+use crate::idempotency::KeyHeader;
 use crate::paging::PageQuery;
 use crate::policy::{self, subjects};
 use crate::refusal::Refusal;
@@ -32,7 +33,7 @@ pub fn router() -> OpenApiRouter<Arc<App>> {
     post,
     path = "/v1/organizations/{org}/grants",
     tag = "grants",
-    params(("org" = OrganizationName, Path)),
+    params(("org" = OrganizationName, Path), KeyHeader),
     responses((status = 201, body = GrantView), (status = 200, body = GrantView, description = "it was given already")),
 )]
 async fn create(
@@ -87,8 +88,7 @@ async fn create(
     };
     let subject = format!("{} {} {}", grant.view.subject, grant.view.role, grant.view.resource);
     call.record(&mut tx, &allowed, action, subject).await?;
-    policy::commit(&call.app, tx, &allowed).await?;
-    Ok((StatusCode::CREATED, Json(grant.view)))
+    policy::commit_answer(&call, tx, &allowed, StatusCode::CREATED, grant.view).await
 }
 
 #[derive(Deserialize, IntoParams)]

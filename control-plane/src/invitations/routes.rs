@@ -21,6 +21,7 @@ use crate::app::App;
 use crate::audit::{SystemIn, Who};
 use crate::authz::{ManageMembers, System};
 use crate::call::Call;
+use crate::idempotency::KeyHeader;
 use crate::mail::{self, Letter};
 use crate::paging::PageQuery;
 use crate::policy;
@@ -54,7 +55,7 @@ fn member() -> OrganizationRole {
     post,
     path = "/v1/organizations/{org}/invitations",
     tag = "invitations",
-    params(("org" = OrganizationName, Path)),
+    params(("org" = OrganizationName, Path), KeyHeader),
     responses((status = 201, body = Invitation)),
 )]
 async fn create(
@@ -99,10 +100,10 @@ async fn create(
     };
     let proof = System::because("who is invited is told");
     mail::write(&call.app, &mut tx, &proof, email.as_str(), &letter).await?;
-    tx.commit().await?;
-    call.app.post.wake();
     invitation.token = Some(secrets.shown.expose().to_owned());
-    Ok((StatusCode::CREATED, Json(invitation)))
+    let answer = call.commit(tx, StatusCode::CREATED, invitation).await?;
+    call.app.post.wake();
+    Ok(answer)
 }
 
 /// Lists the invitations.
@@ -148,8 +149,8 @@ struct Accept {
 }
 
 /// Accepts an invitation by its secret.
-#[utoipa::path(post, path = "/v1/invitations/accept", tag = "invitations", responses((status = 200, body = Organization)))]
-async fn accept(call: Call, Json(body): Json<Accept>) -> Result<Json<Organization>, Refusal> {
+#[utoipa::path(post, path = "/v1/invitations/accept", tag = "invitations", params(KeyHeader), responses((status = 200, body = Organization)))]
+async fn accept(call: Call, Json(body): Json<Accept>) -> Result<(StatusCode, Json<Organization>), Refusal> {
     call.actor.unlimited()?;
     let (Principal::Account(account), None) = (call.actor.principal(), call.actor.organization()) else {
         return Err(Refusal::not_allowed(
@@ -164,6 +165,7 @@ async fn accept(call: Call, Json(body): Json<Accept>) -> Result<Json<Organizatio
         .map_err(|e: contract::token::ParseTokenError| Refusal::invalid("/token", e.to_string()))?;
     let now = call.now();
     let mut tx = call.begin().await?;
+    call.unanswered(&mut tx).await?;
     let held = queries::lock_by_secret(&mut tx, &call.actor, &secret, now)
         .await?
         .ok_or_else(Refusal::not_found)?;
@@ -191,11 +193,11 @@ async fn accept(call: Call, Json(body): Json<Accept>) -> Result<Json<Organizatio
     };
     call.record(&mut tx, &acting, "invitation.accept", held.role.as_str().to_owned())
         .await?;
-    policy::commit(&call.app, tx, &acting).await?;
-    Ok(Json(Organization {
+    let joined = Organization {
         id: held.organization,
         name: held.organization_name,
         role: held.role,
         created_at: held.organization_created_at,
-    }))
+    };
+    policy::commit_answer(&call, tx, &acting, StatusCode::OK, joined).await
 }

@@ -1,7 +1,9 @@
-//! `GET /v1/organizations/{org}/members`, `PATCH,DELETE …/members/{principal}` (an account id or an address).
+//! `GET /v1/organizations/{org}/members`, `GET,PATCH,DELETE …/members/{principal}` (an account id or an address).
 
 use std::sync::Arc;
 
+use axum::http::HeaderMap;
+use chassis::etag;
 use chassis::http::{Json, Path, Query};
 use contract::api::{MemberView, Page, PolicyChanged};
 use contract::names::OrganizationName;
@@ -24,7 +26,7 @@ use crate::refusal::Refusal;
 pub fn router() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new()
         .routes(routes!(list))
-        .routes(routes!(update, remove))
+        .routes(routes!(show, update, remove))
 }
 
 /// Another role.
@@ -55,11 +57,35 @@ async fn list(
     Ok(Json(window.page(rows, |m| m.id.to_string())))
 }
 
+/// Shows a member, found by account id or e-mail address.
+#[utoipa::path(
+    get,
+    path = "/v1/organizations/{org}/members/{principal}",
+    tag = "members",
+    responses((status = 200, body = MemberView)),
+)]
+async fn show(
+    call: Call,
+    Path((org, principal)): Path<(OrganizationName, String)>,
+) -> Result<Json<MemberView>, Refusal> {
+    let mut tx = call.begin().await?;
+    let allowed = call.authorize::<ViewOrganization>(&mut tx, &org).await?;
+    let member = queries::find_member(&mut tx, &allowed, &principal).await?;
+    Ok(Json(member.ok_or_else(Refusal::not_found)?))
+}
+
 /// Gives a member another role.
-#[utoipa::path(patch, path = "/v1/organizations/{org}/members/{principal}", tag = "members", responses((status = 200, body = MemberView)))]
+#[utoipa::path(
+    patch,
+    path = "/v1/organizations/{org}/members/{principal}",
+    tag = "members",
+    params(etag::IfMatch),
+    responses((status = 200, body = MemberView)),
+)]
 async fn update(
     call: Call,
     Path((org, principal)): Path<(OrganizationName, String)>,
+    headers: HeaderMap,
     Json(body): Json<ChangeRole>,
 ) -> Result<Json<MemberView>, Refusal> {
     let mut tx = call.begin().await?;
@@ -67,6 +93,7 @@ async fn update(
     let mut member = queries::find_member(&mut tx, &allowed, &principal)
         .await?
         .ok_or_else(Refusal::not_found)?;
+    etag::check_match(&headers, &member)?;
     let owners = queries::count_owners(&mut tx, &allowed).await?;
     check_change(allowed.role(), member.role, Some(body.role), owners)?;
     queries::update_role(&mut tx, &allowed, &member, body.role).await?;

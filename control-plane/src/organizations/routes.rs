@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
+use chassis::etag;
 use chassis::http::{Json, Path, Query};
 use contract::api::{ChangeOrganization, Organization, OrganizationSettings, Page};
 use contract::names::OrganizationName;
@@ -17,6 +18,7 @@ use crate::app::App;
 use crate::authz::{Action, Allowed, ChangeSettings, Credential, DeleteOrganization, ViewOrganization};
 use crate::call::Call;
 use crate::database::Tx;
+use crate::idempotency::KeyHeader;
 use crate::paging::PageQuery;
 use crate::refusal::Refusal;
 
@@ -36,7 +38,7 @@ struct NewOrganization {
 }
 
 /// Founds an organization, which the caller owns.
-#[utoipa::path(post, path = "/v1/organizations", tag = "organizations", responses((status = 201, body = Organization)))]
+#[utoipa::path(post, path = "/v1/organizations", tag = "organizations", params(KeyHeader), responses((status = 201, body = Organization)))]
 async fn create(call: Call, Json(body): Json<NewOrganization>) -> Result<(StatusCode, Json<Organization>), Refusal> {
     call.actor.unlimited()?;
     let (Principal::Account(owner), None) = (call.actor.principal(), call.actor.organization()) else {
@@ -46,10 +48,12 @@ async fn create(call: Call, Json(body): Json<NewOrganization>) -> Result<(Status
         ));
     };
     let mut tx = call.begin().await?;
+    call.unanswered(&mut tx).await?;
     let organization = super::found(&call.app, &mut tx, owner, call.actor.name(), body.name).await?;
-    tx.commit().await?;
-    call.app.planes.signal(organization.id);
-    Ok((StatusCode::CREATED, Json(organization)))
+    let id = organization.id;
+    let answer = call.commit(tx, StatusCode::CREATED, organization).await?;
+    call.app.planes.signal(id);
+    Ok(answer)
 }
 
 /// Lists the organizations that the caller belongs to.
@@ -101,16 +105,18 @@ async fn settings<A: Action>(tx: &mut Tx, allowed: &Allowed<A>) -> Result<Json<O
     patch,
     path = "/v1/organizations/{org}",
     tag = "organizations",
-    params(("org" = OrganizationName, Path)),
+    params(("org" = OrganizationName, Path), etag::IfMatch),
     responses((status = 200, body = OrganizationSettings)),
 )]
 async fn change(
     call: Call,
     Path(org): Path<OrganizationName>,
+    headers: HeaderMap,
     Json(body): Json<ChangeOrganization>,
 ) -> Result<Json<OrganizationSettings>, Refusal> {
     let mut tx = call.begin().await?;
     let allowed = call.authorize::<ChangeSettings>(&mut tx, &org).await?;
+    etag::check_match(&headers, &settings(&mut tx, &allowed).await?.0)?;
     let approvals = match body.release_approvals {
         1 => 1,
         2 => 2,

@@ -9,14 +9,18 @@ mod waiting;
 
 use std::time::Duration;
 
+use axum::http::StatusCode;
+use chassis::http::Json;
 use contract::ids::OrganizationId;
 use contract::policy::Principal;
 pub use routes::router;
+use serde::Serialize;
 pub use waiting::Announcer;
 
 use crate::app::App;
 use crate::audit::Acting;
 use crate::authz::{Actor, System};
+use crate::call::Call;
 use crate::database::Tx;
 use crate::refusal::Refusal;
 
@@ -34,6 +38,22 @@ pub async fn commit(app: &App, mut tx: Tx, proof: &impl Acting) -> Result<u64, R
     tx.commit().await?;
     app.policy.announce(proof.organization(), epoch);
     Ok(epoch)
+}
+
+/// [`commit`] together with the answer to the request, which is kept for who sends it again.
+///
+/// # Errors
+/// When the database fails; then nothing has changed.
+pub async fn commit_answer<T: Serialize>(
+    call: &Call,
+    mut tx: Tx,
+    proof: &impl Acting,
+    status: StatusCode,
+    answer: T,
+) -> Result<(StatusCode, Json<T>), Refusal> {
+    call.keep(&mut tx, status, &answer).await?;
+    commit(&call.app, tx, proof).await?;
+    Ok((status, Json(answer)))
 }
 
 /// Bumps the epochs of all organizations of the caller, because one of his sessions or tokens was revoked.

@@ -21,6 +21,7 @@ use crate::app::App;
 use crate::authz::{Action, Allowed, ChangePolicy, ViewWholePolicy};
 use crate::call::Call;
 use crate::database::Tx;
+use crate::idempotency::KeyHeader;
 use crate::paging::PageQuery;
 use crate::policy::{self, subjects, subjects::Target};
 use crate::refusal::Refusal;
@@ -62,7 +63,7 @@ async fn may_declassify<A: Action>(tx: &mut Tx, allowed: &Allowed<A>, target: &T
     post,
     path = "/v1/organizations/{org}/releases",
     tag = "releases",
-    params(("org" = OrganizationName, Path)),
+    params(("org" = OrganizationName, Path), KeyHeader),
     responses((status = 201, body = ReleaseView)),
 )]
 async fn create(
@@ -113,8 +114,7 @@ async fn create(
     queries::activate_if_complete(&mut tx, &allowed, new.id, epoch, call.now()).await?;
     let view = find(&call, &mut tx, &allowed, new.id).await?.view;
     record(&call, &mut tx, &allowed, "release.create", &view).await?;
-    policy::commit(&call.app, tx, &allowed).await?;
-    Ok((StatusCode::CREATED, Json(view)))
+    policy::commit_answer(&call, tx, &allowed, StatusCode::CREATED, view).await
 }
 
 async fn find<A: Action>(
@@ -200,18 +200,19 @@ async fn list(
     post,
     path = "/v1/organizations/{org}/releases/{id}/approvals",
     tag = "releases",
+    params(KeyHeader),
     responses((status = 200, body = ReleaseView)),
 )]
 async fn approve(
     call: Call,
     Path((org, id)): Path<(OrganizationName, ReleaseId)>,
-) -> Result<Json<ReleaseView>, Refusal> {
+) -> Result<(StatusCode, Json<ReleaseView>), Refusal> {
     let mut tx = call.begin().await?;
     let allowed = call.authorize::<ChangePolicy>(&mut tx, &org).await?;
     let release = find_visible(&call, &mut tx, &allowed, id).await?;
     match release.view.state.as_str() {
         "proposed" => {}
-        "active" => return Ok(Json(release.view)),
+        "active" => return Ok((StatusCode::OK, Json(release.view))),
         over => {
             return Err(Refusal::new(
                 ProblemKind::Conflict,
@@ -257,8 +258,7 @@ async fn approve(
     queries::activate_if_complete(&mut tx, &allowed, release.id, epoch, call.now()).await?;
     let view = find(&call, &mut tx, &allowed, release.id).await?.view;
     record(&call, &mut tx, &allowed, "release.approve", &view).await?;
-    policy::commit(&call.app, tx, &allowed).await?;
-    Ok(Json(view))
+    policy::commit_answer(&call, tx, &allowed, StatusCode::OK, view).await
 }
 
 #[derive(Deserialize, IntoParams)]

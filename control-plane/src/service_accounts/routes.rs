@@ -17,6 +17,7 @@ use super::{ServiceAccountView, queries};
 use crate::app::App;
 use crate::authz::{ManageServiceAccounts, ViewOrganization};
 use crate::call::Call;
+use crate::idempotency::KeyHeader;
 use crate::paging::PageQuery;
 use crate::refusal::Refusal;
 use crate::{members, policy};
@@ -41,7 +42,7 @@ struct NewServiceAccount {
     post,
     path = "/v1/organizations/{org}/service-accounts",
     tag = "service-accounts",
-    params(("org" = OrganizationName, Path)),
+    params(("org" = OrganizationName, Path), KeyHeader),
     responses((status = 201, body = ServiceAccountView)),
 )]
 async fn create(
@@ -64,8 +65,7 @@ async fn create(
     }
     call.record(&mut tx, &allowed, "service_account.create", new.name.to_string())
         .await?;
-    policy::commit(&call.app, tx, &allowed).await?;
-    Ok((StatusCode::CREATED, Json(new)))
+    policy::commit_answer(&call, tx, &allowed, StatusCode::CREATED, new).await
 }
 
 /// Lists the service accounts.

@@ -19,6 +19,7 @@ use crate::authz::{Allowed, ManageTeams, ViewOrganization};
 use crate::call::Call;
 use crate::database::Tx;
 use crate::grants;
+use crate::idempotency::KeyHeader;
 use crate::paging::PageQuery;
 use crate::policy::{self, subjects};
 use crate::refusal::Refusal;
@@ -51,7 +52,7 @@ fn changed(epoch: u64) -> Json<PolicyChanged> {
     post,
     path = "/v1/organizations/{org}/teams",
     tag = "teams",
-    params(("org" = OrganizationName, Path)),
+    params(("org" = OrganizationName, Path), KeyHeader),
     responses((status = 201, body = TeamView)),
 )]
 async fn create(
@@ -75,8 +76,7 @@ async fn create(
     }
     call.record(&mut tx, &allowed, "team.create", team.name.to_string())
         .await?;
-    policy::commit(&call.app, tx, &allowed).await?;
-    Ok((StatusCode::CREATED, Json(team)))
+    policy::commit_answer(&call, tx, &allowed, StatusCode::CREATED, team).await
 }
 
 /// Lists the teams.

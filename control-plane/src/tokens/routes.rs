@@ -20,6 +20,7 @@ use crate::audit::{SystemIn, Who};
 use crate::authz::{Credential, ManageServiceAccounts, System, UsePlane};
 use crate::call::Call;
 use crate::database::Tx;
+use crate::idempotency::KeyHeader;
 use crate::paging::PageQuery;
 use crate::refusal::Refusal;
 use crate::{policy, service_accounts};
@@ -85,7 +86,7 @@ async fn principal(
 }
 
 /// Makes an API token. The secret is in this answer only.
-#[utoipa::path(post, path = "/v1/tokens", tag = "tokens", responses((status = 201, body = ApiToken)))]
+#[utoipa::path(post, path = "/v1/tokens", tag = "tokens", params(KeyHeader), responses((status = 201, body = ApiToken)))]
 async fn create(call: Call, Json(body): Json<NewToken>) -> Result<(StatusCode, Json<ApiToken>), Refusal> {
     call.actor.unlimited()?;
     if call.actor.ci().is_some() {
@@ -110,8 +111,9 @@ async fn create(call: Call, Json(body): Json<NewToken>) -> Result<(StatusCode, J
     }
     let mut tx = call.begin().await?;
     let (principal, organization, kind) = principal(&call, &mut tx, &body).await?;
+    call.unanswered(&mut tx).await?;
     let secret = SecretToken::generate(kind, call.app.environment.random());
-    let mut token = ApiToken {
+    let token = ApiToken {
         id: call.id(),
         name: body.name,
         principal,
@@ -127,12 +129,10 @@ async fn create(call: Call, Json(body): Json<NewToken>) -> Result<(StatusCode, J
         replaced_by: None,
         standing: None,
         ci: None,
-        secret: None,
+        secret: Some(secret.expose().to_owned()),
     };
     queries::insert_token(&mut tx, &call.actor, &token, organization, &secret).await?;
-    tx.commit().await?;
-    token.secret = Some(secret.expose().to_owned());
-    Ok((StatusCode::CREATED, Json(token)))
+    call.commit(tx, StatusCode::CREATED, token).await
 }
 
 /// Lists the API tokens that the caller may see.

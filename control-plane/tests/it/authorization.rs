@@ -207,6 +207,7 @@ const TABLE: &[(&str, &str, &str, [u16; 5])] = &[
         [401, 404, 409, 409, 409],
     ),
     ("GET", "{org}/members", "", [401, 404, 200, 200, 200]),
+    ("GET", "{org}/members/extra@acme.test", "", [401, 404, 200, 200, 200]),
     (
         "PATCH",
         "{org}/members/extra@acme.test",

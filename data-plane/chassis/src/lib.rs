@@ -3,6 +3,7 @@
 //! but those of `contract`.
 
 pub mod environment;
+pub mod etag;
 pub mod http;
 pub mod openapi;
 pub mod process;

@@ -8,7 +8,9 @@ use bytes::Bytes;
 use utoipa::openapi::path::{Operation, Parameter, ParameterBuilder, ParameterIn, PathItem};
 use utoipa::openapi::schema::{KnownFormat, ObjectBuilder, Schema, SchemaFormat, Type};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
-use utoipa::openapi::{Components, ContentBuilder, InfoBuilder, OpenApi, Ref, RefOr, Required, ResponseBuilder};
+use utoipa::openapi::{
+    Components, ContentBuilder, Header, InfoBuilder, OpenApi, Ref, RefOr, Required, Response, ResponseBuilder,
+};
 use utoipa::{PartialSchema, ToSchema};
 
 use contract::problem::{FieldError, Problem};
@@ -42,6 +44,7 @@ pub fn document(mut api: OpenApi, title: &str, description: &str) -> OpenApi {
         .version(env!("CARGO_PKG_VERSION"))
         .build();
     for (path, item) in &mut api.paths.paths {
+        item.get.iter_mut().for_each(tag);
         for operation in operations(item) {
             complete(path, operation);
         }
@@ -127,6 +130,35 @@ fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
     ]
     .into_iter()
     .flatten()
+}
+
+/// Says of what answers JSON that it has a tag and can be asked for by it (`crate::etag`).
+fn tag(operation: &mut Operation) {
+    let responses = &mut operation.responses.responses;
+    let Some(RefOr::T(answer)) = responses.get_mut("200") else {
+        return;
+    };
+    if !answer.content.contains_key("application/json") {
+        return;
+    }
+    let text = || ObjectBuilder::new().schema_type(Type::String);
+    let header = Header::builder()
+        .schema(Some(text()))
+        .description(Some("the tag of this answer"))
+        .build();
+    answer.headers.insert("etag".to_owned(), header.into());
+    responses
+        .entry("304".to_owned())
+        .or_insert_with(|| Response::new("nothing has changed").into());
+    operation.parameters.get_or_insert_default().push(
+        ParameterBuilder::new()
+            .name("if-none-match")
+            .parameter_in(ParameterIn::Header)
+            .description(Some("the tags of answers that the caller has"))
+            .schema(Some(text()))
+            .build()
+            .into(),
+    );
 }
 
 /// Describes the parts of the path, and adds those that the handler did not tell the type of.

@@ -29,6 +29,14 @@ pub async fn find(conn: &mut PgConnection, _: &System, project: Option<ProjectId
     Ok(row.map(|spec| spec.0))
 }
 
+/// Lets nobody else change any of them until the transaction ends.
+pub async fn lock(conn: &mut PgConnection, _: &System) -> Answer<()> {
+    sqlx::query("lock table pipeline_defaults in share row exclusive mode")
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
 /// Sets them; an empty object takes them away.
 pub async fn set(
     conn: &mut PgConnection,

@@ -1,6 +1,8 @@
 //! `/v1/defaults`.
 
 use axum::extract::State;
+use axum::http::HeaderMap;
+use chassis::etag;
 use chassis::http::{Json, Query};
 use contract::ids::ProjectId;
 use contract::names::ProjectName;
@@ -59,11 +61,12 @@ async fn show(State(plane): State<Plane>, call: Call, Query(of): Query<Of>) -> A
 }
 
 /// Sets what pipeline specs begin with.
-#[utoipa::path(put, path = "/v1/defaults", tag = "defaults", params(Of), responses((status = 200, body = Object)))]
+#[utoipa::path(put, path = "/v1/defaults", tag = "defaults", params(Of, etag::IfMatch), responses((status = 200, body = Object)))]
 async fn set(
     State(plane): State<Plane>,
     call: Call,
     Query(of): Query<Of>,
+    headers: HeaderMap,
     Json(body): Json<Value>,
 ) -> Answer<Json<Value>> {
     let rights = call.rights();
@@ -94,6 +97,9 @@ async fn set(
     }
     let mut tx = plane.begin().await?;
     let project = project(&mut tx, &of).await?;
+    queries::lock(&mut tx, &MEMBER).await?;
+    let current = queries::find(&mut tx, &MEMBER, project).await?;
+    etag::check_match(&headers, &current.unwrap_or_else(|| json!({})))?;
     queries::set(&mut tx, &MEMBER, project, &body, &call.actor(), plane.now()).await?;
     tx.commit().await?;
     Ok(Json(body))

@@ -1,0 +1,222 @@
+//! Idempotency keys: a request that is sent again with its `Idempotency-Key`, because its answer was lost, is answered as it was and
+//! does nothing a second time. The answer is kept in the transaction of the effect ([`Call::commit`]), so there is no moment at which
+//! one is there without the other; refusals are not kept. A key belongs to the session or token that sent it. Whether the caller may
+//! do it at all is asked again before a kept answer is shown.
+
+mod queries;
+
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use chassis::http::{ApiError, Json};
+use chrono::{DateTime, Duration, Utc};
+use contract::problem::ProblemKind;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use serde::Serialize;
+use sqlx::PgPool;
+use utoipa::IntoParams;
+
+use crate::app::{App, BODY_MOST};
+use crate::authz::System;
+use crate::call::Call;
+use crate::database::Tx;
+use crate::mac;
+use crate::refusal::Refusal;
+
+/// The header by which a client names a request.
+pub const KEY: HeaderName = HeaderName::from_static("idempotency-key");
+/// The header of an answer that was given before.
+pub const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+
+/// For how long answers are kept.
+const KEPT_FOR: Duration = Duration::hours(24);
+const KEY_LENGTH_MAX: usize = 255;
+
+/// The header of routes that keep their answers, for the document.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+pub struct KeyHeader {
+    /// A name for this request, chosen by the caller, 1 to 255 visible characters: sent again with it within 24 hours, the same
+    /// request gets the same answer, marked by `Idempotent-Replayed: true`, and does nothing a second time.
+    #[param(rename = "idempotency-key", min_length = 1, max_length = 255, pattern = "^[!-~]+$")]
+    #[expect(dead_code, reason = "it stands for the header in the document")]
+    key: Option<String>,
+}
+
+/// The name of a request, and what the request is.
+#[derive(Clone)]
+pub struct Keyed {
+    key: String,
+    digest: [u8; 32],
+}
+
+/// An answer as it is kept.
+struct Kept {
+    digest: Vec<u8>,
+    status: i16,
+    sealed: Vec<u8>,
+}
+
+fn parse(headers: &HeaderMap) -> Result<Option<String>, Refusal> {
+    let mut given = headers.get_all(KEY).iter();
+    let Some(key) = given.next() else {
+        return Ok(None);
+    };
+    let visible = |key: &&str| (1..=KEY_LENGTH_MAX).contains(&key.len()) && key.bytes().all(|b| b.is_ascii_graphic());
+    match (key.to_str().ok().filter(visible), given.next()) {
+        (Some(key), None) => Ok(Some(key.to_owned())),
+        _ => Err(Refusal::new(
+            ProblemKind::Malformed,
+            format!("`Idempotency-Key` must be given once and have 1 to {KEY_LENGTH_MAX} visible ASCII characters"),
+        )),
+    }
+}
+
+/// Notes of a POST that has a key what it asks for: handlers see the parsed body only.
+///
+/// # Errors
+/// `malformed` for a key that is none, `too-large` for a body over the limit.
+pub async fn note(State(app): State<Arc<App>>, request: Request, next: Next) -> Result<Response, Refusal> {
+    if request.method() != Method::POST {
+        return Ok(next.run(request).await);
+    }
+    let Some(key) = parse(request.headers())? else {
+        return Ok(next.run(request).await);
+    };
+    let (mut parts, body) = request.into_parts();
+    let body = axum::body::to_bytes(body, BODY_MOST)
+        .await
+        .map_err(|_| Refusal::new(ProblemKind::TooLarge, "the body is over the limit of this route"))?;
+    let asked = parts.uri.path_and_query().map_or("", http::uri::PathAndQuery::as_str);
+    let digest = mac::sha256(&app.vault.derive("idempotency"), &[asked.as_bytes(), &body]);
+    parts.extensions.insert(Keyed { key, digest });
+    Ok(next.run(Request::from_parts(parts, body.into())).await)
+}
+
+impl Call {
+    /// Takes the key of this request, if it has one, until the transaction ends.
+    pub(crate) async fn take_key(&self, tx: &mut Tx) -> Result<(), Refusal> {
+        let Some(keyed) = &self.keyed else {
+            return Ok(());
+        };
+        if queries::lock(tx, &self.actor, &keyed.key).await? {
+            return Ok(());
+        }
+        Err(Refusal::new(
+            ProblemKind::RequestInProgress,
+            "a request with this idempotency key is being worked on",
+        )
+        .hint("send it again in a moment, to get its answer"))
+    }
+
+    /// Ends a request that was answered before: with `?` its caller gets that answer. [`Call::authorize`] asks it too, so handlers
+    /// whose right is another one ask by themselves, once they know that the caller may do it.
+    ///
+    /// # Errors
+    /// The answer, if there is one; `idempotency-key-reused` when it was another request's.
+    pub async fn unanswered(&self, tx: &mut Tx) -> Result<(), Refusal> {
+        let Some(keyed) = &self.keyed else {
+            return Ok(());
+        };
+        let Some(kept) = queries::find_answer(tx, &self.actor, &keyed.key, self.now() - KEPT_FOR).await? else {
+            return Ok(());
+        };
+        if kept.digest != keyed.digest {
+            return Err(Refusal::new(
+                ProblemKind::IdempotencyKeyReused,
+                "this idempotency key was sent with another request before",
+            )
+            .hint("choose a new key for a new request"));
+        }
+        let json = self
+            .app
+            .vault
+            .open(&self.purpose(keyed), &kept.sealed)
+            .map_err(ApiError::internal)?;
+        let status = u16::try_from(kept.status)
+            .ok()
+            .and_then(|status| StatusCode::from_u16(status).ok());
+        let headers = [
+            (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),
+            (REPLAYED, HeaderValue::from_static("true")),
+        ];
+        let answer = (status.unwrap_or(StatusCode::OK), headers, json).into_response();
+        Err(Refusal::answered(answer))
+    }
+
+    /// Keeps the answer of this request in the transaction of its effect.
+    pub(crate) async fn keep<T: Serialize>(&self, tx: &mut Tx, status: StatusCode, answer: &T) -> Result<(), Refusal> {
+        let Some(keyed) = &self.keyed else {
+            return Ok(());
+        };
+        self.unanswered(tx).await?;
+        let json = serde_json::to_vec(answer).map_err(ApiError::internal)?;
+        let sealed = self
+            .app
+            .vault
+            .seal(&self.app.environment, &self.purpose(keyed), &json)
+            .map_err(ApiError::internal)?;
+        let kept = Kept {
+            digest: keyed.digest.to_vec(),
+            status: i16::try_from(status.as_u16()).map_err(ApiError::internal)?,
+            sealed,
+        };
+        Ok(queries::upsert_answer(tx, &self.actor, &keyed.key, &kept, self.now()).await?)
+    }
+
+    /// Commits a change together with its answer, which is kept for who sends the request again.
+    ///
+    /// # Errors
+    /// When the database fails; then nothing has changed.
+    pub async fn commit<T: Serialize>(
+        &self,
+        mut tx: Tx,
+        status: StatusCode,
+        answer: T,
+    ) -> Result<(StatusCode, Json<T>), Refusal> {
+        self.keep(&mut tx, status, &answer).await?;
+        tx.commit().await?;
+        Ok((status, Json(answer)))
+    }
+
+    /// What a sealed answer belongs to.
+    fn purpose(&self, keyed: &Keyed) -> String {
+        format!("answer {} {}", self.actor.token(), keyed.key)
+    }
+}
+
+/// Forgets answers whose time is over.
+///
+/// # Errors
+/// When the database is away.
+pub async fn forget_expired(pool: &PgPool, proof: &System, now: DateTime<Utc>) -> Result<(), sqlx::Error> {
+    queries::delete_before(pool, proof, now - KEPT_FOR).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(keys: &[&str]) -> Result<Option<String>, Refusal> {
+        let mut headers = HeaderMap::new();
+        for key in keys {
+            headers.append(KEY, HeaderValue::from_bytes(key.as_bytes()).unwrap());
+        }
+        parse(&headers)
+    }
+
+    #[test]
+    fn a_key_is_one_word_of_visible_characters() {
+        assert_eq!(parsed(&[]).unwrap(), None);
+        let long = "k".repeat(255);
+        for good in ["a", "0190-c0de", "!~", &long] {
+            assert_eq!(parsed(&[good]).unwrap().as_deref(), Some(good));
+        }
+        for bad in ["", "a b", "ä", "a\tb", &format!("{long}k")] {
+            assert!(parsed(&[bad]).is_err(), "{bad}");
+        }
+        assert!(parsed(&["a", "a"]).is_err());
+    }
+}
