@@ -146,7 +146,7 @@ pub async fn run(command: Org, client: &Client, output: Output) -> Outcome {
             let request = Request::post(path(&organization, "/invitations")).body(&body)?;
             let made: Invitation = client.control(request).await?;
             output.hint(&format!(
-                "send this token to {}; it is accepted with `howdah org accept TOKEN`",
+                "a mail to {} says how to accept; or send this token, which is accepted with `howdah org accept TOKEN`",
                 made.email
             ));
             output.result(&made, || made.token.clone().unwrap_or_default())

@@ -1,10 +1,13 @@
 //! People prove who they are: by the codes of the outbox, by passwords, and again before what is dangerous.
 
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
+use std::sync::mpsc;
 
 use serde_json::Value;
 
-use super::harness::{Person, Service, text};
+use super::harness::{LIMIT, Person, Service, text};
 
 /// The newest mail to that address, as whoever operates the service reads it.
 fn mail(service: &Service, recipient: &str) -> String {
@@ -80,6 +83,64 @@ fn a_person_verifies_an_address_changes_a_password_and_sees_what_happened() {
     ada.fails(2, &["account", "delete"]);
     ada.run(&["account", "delete", "--yes"]);
     ada.fails(4, &["whoami"]);
+}
+
+/// A server that takes one mail and hands it over.
+fn mail_server() -> (String, mpsc::Receiver<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("there is a free port");
+    let url = format!("smtp://{}", listener.local_addr().expect("it has an address"));
+    let (hand_over, taken) = mpsc::channel();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let mut out = stream.try_clone().expect("a connection can be shared");
+            let mut say = |text: &str| out.write_all(text.as_bytes());
+            let _ = say("220 test\r\n");
+            let mut lines = BufReader::new(stream).lines().map_while(Result::ok);
+            while let Some(line) = lines.next() {
+                let said = match line.split(' ').next() {
+                    Some("DATA") => {
+                        let _ = say("354 go on\r\n");
+                        let mail: Vec<String> = lines.by_ref().take_while(|line| line != ".").collect();
+                        let _ = hand_over.send(mail.join("\n"));
+                        say("250 taken\r\n")
+                    }
+                    _ => say("250 well\r\n"),
+                };
+                if said.is_err() {
+                    break;
+                }
+            }
+        }
+    });
+    (url, taken)
+}
+
+#[test]
+fn a_sign_up_is_finished_by_the_code_of_a_mail_that_was_sent() {
+    let (url, taken) = mail_server();
+    let service = Service::prepare();
+    let up = ["up", "--detach", "--listen", &service.listen];
+    let half = service.operator_with(up, &[("HOWDAH_SMTP_URL", &url)]);
+    assert_eq!(half.status.code(), Some(2), "{}", text(&half.stderr));
+    let from = "Howdah <howdah@example.test>";
+    let output = service.operator_with(up, &[("HOWDAH_SMTP_URL", &url), ("HOWDAH_MAIL_FROM", from)]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let ada = service.stranger("ada");
+    let email = ada.email();
+    let sign_up = ["signup", "--email", &email, "--password-stdin"];
+    assert!(with_password(&ada, &sign_up, "correct horse battery").0);
+    let mail = taken.recv_timeout(LIMIT).expect("a mail comes");
+    assert!(
+        mail.contains(&format!("To: {email}")) && mail.contains(&format!("From: {from}")),
+        "{mail}"
+    );
+    let verify = ["account", "verify", &code(&mail), "--password-stdin"];
+    let (done, said) = with_password(&ada, &verify, "correct horse battery");
+    assert!(done, "{said}");
+    assert!(!ada.run(&["whoami"]).contains("not verified"));
+    // What was sent is not kept.
+    let listed = text(&service.operator(["outbox", "--json"]).stdout);
+    assert!(listed.contains("\"sent\""), "{listed}");
 }
 
 #[test]

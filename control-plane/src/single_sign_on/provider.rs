@@ -37,6 +37,8 @@ const ALGORITHMS: [Alg; 9] = [
     Alg::EdDsa,
 ];
 const ANSWER_BYTES_MAX: usize = 1 << 20;
+/// OpenID Connect Core, section 2.
+const SUBJECT_LENGTH_MAX: usize = 255;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// What a provider says of itself, its keys too, is asked again after that.
 const METADATA_KEPT: TimeDelta = TimeDelta::hours(1);
@@ -89,8 +91,8 @@ impl Providers {
             let name = config.name.clone();
             let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
             anyhow::ensure!(
-                !name.is_empty() && name.bytes().all(plain),
-                "the name of a provider has lower case letters, digits and `-`, not `{name}`"
+                !name.is_empty() && name.bytes().all(plain) && name != "second-factor",
+                "the name of a provider has lower case letters, digits and `-`, and is not `second-factor`: `{name}`"
             );
             let issuer =
                 url::Url::parse(&config.issuer).with_context(|| format!("the issuer of `{name}` is no URL"))?;
@@ -249,7 +251,7 @@ impl Provider {
         let token = exchange(self, metadata.clone(), code, verifier).await;
         let token = token.map_err(|why| self.refused(&why))?;
         let nonce = Nonce::new(nonce);
-        match self.read(&token, metadata, &nonce, now) {
+        let identity = match self.read(&token, metadata, &nonce, now) {
             Err(ClaimsVerificationError::SignatureVerification(SignatureVerificationError::NoMatchingKey)) => {
                 // Its keys may be others by now.
                 let metadata = self.metadata(now, METADATA_LEAST).await?;
@@ -257,7 +259,11 @@ impl Provider {
             }
             done => done,
         }
-        .map_err(|error| self.refused(&chain(&error)))
+        .map_err(|error| self.refused(&chain(&error)))?;
+        if identity.subject.is_empty() || identity.subject.len() > SUBJECT_LENGTH_MAX {
+            return Err(self.refused("its subject is empty, or longer than the standard allows"));
+        }
+        Ok(identity)
     }
 
     /// Who the token says it is, if it fits in everything.

@@ -72,6 +72,17 @@ async fn an_unknown_address_and_a_wrong_password_get_the_same_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_zero_byte_is_a_mistake_of_the_request_and_not_of_ours() {
+    let app = TestApp::start().await;
+    let ada = app.sign_up("ada@example.test").await;
+    let body = json!({ "email": "ada\u{0}@example.test", "password": PASSWORD });
+    app.post("/v1/sessions", "", body).await.problem(400, "malformed");
+    app.delete("/v1/account/identities?issuer=%00&subject=x", &ada.token)
+        .await
+        .problem(400, "malformed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_revoked_or_expired_session_is_signed_out() {
     let app = TestApp::start().await;
     let ada = app.sign_up("ada@example.test").await;
