@@ -32,9 +32,16 @@ pub struct Signup {
 
 /// Log in.
 #[derive(Debug, Args)]
-#[command(after_help = "Example: howdah login --email me@example.org")]
+#[command(
+    args_conflicts_with_subcommands = true,
+    after_help = "Without a password somebody who is logged in approves it: the browser opens, or a code is shown to be typed elsewhere.
+
+Example: howdah login
+         howdah login --email me@example.org
+         howdah login approve WDJB-MJHT"
+)]
 pub struct Login {
-    /// The address; asked for when it is missing
+    /// The address: log in by its password
     #[arg(long)]
     email: Option<String>,
     /// Read the password from standard input instead of asking for it
@@ -43,6 +50,8 @@ pub struct Login {
     /// A code of your authenticator, or a recovery code; asked for when it is needed
     #[arg(long, value_name = "CODE")]
     second_factor: Option<String>,
+    #[command(subcommand)]
+    decision: Option<crate::device::Decision>,
 }
 
 /// Finish a sign-up by the code that was mailed, or show that mail to your address is yours.
@@ -136,9 +145,16 @@ pub async fn verify(arguments: Verify, client: &Client, output: Output) -> Outco
 /// # Errors
 /// What the service answers.
 pub async fn login(arguments: Login, client: &Client, output: Output) -> Outcome {
+    if let Some(decision) = arguments.decision {
+        return crate::device::decide(decision, client, output).await;
+    }
     let email = match arguments.email {
         Some(email) => email,
-        None => ask("E-mail: ")?,
+        None if arguments.password_stdin => ask("E-mail: ")?,
+        None => {
+            let made = crate::device::log_in(client).await?;
+            return remember(client, output, &made, "logged in");
+        }
     };
     let mut body = LogIn {
         email,
@@ -282,12 +298,7 @@ fn row(organization: &Organization, in_use: Option<&str>) -> Vec<String> {
 /// When there is neither.
 pub fn password(from_stdin: bool, twice: bool) -> Outcome<String> {
     if from_stdin {
-        let mut text = String::new();
-        std::io::stdin()
-            .read_to_string(&mut text)
-            .map_err(|e| Failure::new("cannot read the password", e, "send it as text to standard input"))?;
-        let text = text.strip_suffix('\n').unwrap_or(&text);
-        return Ok(text.strip_suffix('\r').unwrap_or(text).to_owned());
+        return secret_from_stdin();
     }
     let first = ask_secret("Password: ")?;
     if twice && ask_secret("The same again: ")? != first {
@@ -298,6 +309,19 @@ pub fn password(from_stdin: bool, twice: bool) -> Outcome<String> {
         ));
     }
     Ok(first)
+}
+
+/// A password or token that is sent to standard input, without the end of its line.
+///
+/// # Errors
+/// When it cannot be read.
+pub(crate) fn secret_from_stdin() -> Outcome<String> {
+    let mut text = String::new();
+    std::io::stdin()
+        .read_to_string(&mut text)
+        .map_err(|e| Failure::new("cannot read standard input", e, "send it as text to standard input"))?;
+    let text = text.strip_suffix('\n').unwrap_or(&text);
+    Ok(text.strip_suffix('\r').unwrap_or(text).to_owned())
 }
 
 fn needs_terminal() -> Failure {

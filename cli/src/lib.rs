@@ -10,6 +10,7 @@ mod clock;
 mod commit;
 mod credentials;
 mod defaults;
+mod device;
 mod doctor;
 mod embedded;
 mod evidence;
@@ -42,6 +43,7 @@ mod settings;
 mod team;
 mod template;
 mod times;
+mod token_policy;
 
 use std::process::ExitCode;
 

@@ -43,16 +43,24 @@ pub async fn run(arguments: Open, client: &Client, output: Output) -> Outcome {
         ));
     }
     let wanted = !arguments.print && !output.json && std::io::stdout().is_terminal();
-    if wanted && let Some(browser) = browser() {
-        let started = Command::new(&browser)
-            .arg(&opened.url)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn();
-        started.map_err(|e| Failure::new(format!("`{browser}` did not start"), e, "open the link above yourself"))?;
-    }
-    Ok(())
+    if wanted { browse(&opened.url).map(drop) } else { Ok(()) }
+}
+
+/// Opens a link where somebody sees it; `false` where nobody does.
+///
+/// # Errors
+/// When the browser does not start.
+pub(crate) fn browse(url: &str) -> Outcome<bool> {
+    let Some(browser) = browser() else { return Ok(false) };
+    let started = Command::new(&browser)
+        .arg(url)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn();
+    started
+        .map(|_| true)
+        .map_err(|e| Failure::new(format!("`{browser}` did not start"), e, "open the link above yourself"))
 }
 
 /// What opens a link on this machine, where somebody sees it.

@@ -33,6 +33,11 @@ pub enum Org {
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=2))]
         release_approvals: u32,
     },
+    /// Show what the organization in use demands of API tokens, or change it
+    #[command(after_help = "Example: howdah org token-policy
+         howdah org token-policy --longest-days 90 --idle-days 30 --approval on
+         howdah org token-policy --longest-days none")]
+    TokenPolicy(crate::token_policy::Change),
     /// Use an organization from now on
     #[command(after_help = "Example: howdah org use acme")]
     Use {
@@ -134,6 +139,7 @@ pub async fn run(command: Org, client: &Client, output: Output) -> Outcome {
             output.result(&shown, || describe(&shown))
         }
         Org::Set { release_approvals } => set(&ChangeOrganization { release_approvals }, client, output).await,
+        Org::TokenPolicy(change) => crate::token_policy::run(change, client, output).await,
         Org::Use { name } => {
             let found: Organization = client.control(Request::get(path(&name, ""))).await?;
             use_organization(client, found.name.as_str())?;

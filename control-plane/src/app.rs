@@ -34,9 +34,9 @@ use crate::token_exchange::issuers::Issuers;
 use crate::traffic::{self, Meters, Proxies, Turns};
 use crate::vault::Vault;
 use crate::{
-    access_requests, access_tokens, account_events, accounts, ci_trusts, database, domains, gateway, grants,
-    idempotency, invitations, keys, mail, members, organizations, passkeys, planes, policy, releases, second_factors,
-    service_accounts, serving, sessions, single_sign_on, teams, token_exchange, tokens,
+    access_requests, access_tokens, account_events, accounts, ci_trusts, database, device_logins, domains, gateway,
+    grants, idempotency, invitations, keys, mail, members, organizations, passkeys, planes, policy, releases,
+    second_factors, service_accounts, serving, sessions, single_sign_on, teams, token_exchange, tokens,
 };
 
 /// Bytes of a body at most; those that go through to planes have no limit here.
@@ -52,6 +52,8 @@ pub struct App {
     pub vault: Vault,
     /// Binds cursors of lists to their readers.
     pub cursor_key: [u8; 32],
+    /// What codes of log-ins by another device are digested with.
+    pub device_key: [u8; 32],
     /// Signs access tokens and policies.
     pub signer: Signer,
     /// The public keys.
@@ -119,6 +121,7 @@ impl App {
         let app = Self {
             pool,
             cursor_key: vault.derive("cursors"),
+            device_key: vault.derive("device-codes"),
             vault,
             signer: keys.signer,
             jwks: keys.jwks,
@@ -165,6 +168,7 @@ fn routes() -> OpenApiRouter<Arc<App>> {
         .merge(tokens::router())
         .merge(ci_trusts::router())
         .merge(token_exchange::router())
+        .merge(device_logins::router())
         .merge(grants::router())
         .merge(releases::router())
         .merge(access_requests::router())

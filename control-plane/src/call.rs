@@ -53,6 +53,17 @@ impl FromRequestParts<Arc<App>> for Call {
 }
 
 impl Call {
+    /// A call of whom a secret in the body of a request stands for, and nothing else.
+    pub(crate) fn of(app: Arc<App>, actor: Actor, peer: Peer) -> Self {
+        Self {
+            app,
+            actor,
+            ledger: None,
+            peer,
+            keyed: None,
+        }
+    }
+
     /// The time.
     pub fn now(&self) -> DateTime<Utc> {
         self.app.environment.now()

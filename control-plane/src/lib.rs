@@ -22,6 +22,7 @@ pub mod vault;
 pub mod account_events;
 pub mod accounts;
 pub mod ci_trusts;
+pub mod device_logins;
 pub mod invitations;
 pub mod mail;
 pub mod mailed_codes;

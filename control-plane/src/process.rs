@@ -19,7 +19,7 @@ use crate::planes::local::{LocalCloud, LocalSettings};
 use crate::planes::reconciler::Reconciler;
 use crate::rate_limits::RateLimits;
 use crate::serving::{self, Hosts};
-use crate::{idempotency, mail, mailed_codes, passkeys, single_sign_on, token_exchange};
+use crate::{device_logins, idempotency, mail, mailed_codes, passkeys, single_sign_on, token_exchange};
 
 /// Any number that only this service uses: the advisory lock of the one reconciler.
 const RECONCILER_LOCK: i64 = 0x686f_7764_6168;
@@ -181,6 +181,9 @@ fn spawn_forgetting(app: &Arc<App>) {
                     }
                     if let Err(error) = idempotency::forget_expired(&app.pool, &proof, app.environment.now()).await {
                         tracing::debug!("old answers are forgotten later: {error}");
+                    }
+                    if let Err(error) = device_logins::forget_expired(&app.pool, &proof, app.environment.now()).await {
+                        tracing::debug!("log-ins that are over are forgotten later: {error}");
                     }
                     if let Err(error) = serving::forget_expired(&app.pool, &proof, app.environment.now()).await {
                         tracing::debug!("old entries of services are forgotten later: {error}");

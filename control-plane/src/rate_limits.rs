@@ -24,6 +24,10 @@ pub struct RateLimits {
     pub codes: u32,
     /// Exchanges of CI tokens from one address: runners of a whole company may share one.
     pub exchanges: u32,
+    /// Log-ins by another device that begin from one address.
+    pub device_logins: u32,
+    /// Codes of such log-ins that one account types.
+    pub device_codes: u32,
     /// Refused CI runs that one organization's audit trail tells of.
     pub refused_runs: u32,
     /// Second factors of one account, per hour, wherever they come from.
@@ -42,6 +46,8 @@ impl Default for RateLimits {
             mails: 10,
             codes: 20,
             exchanges: 120,
+            device_logins: 10,
+            device_codes: 10,
             refused_runs: 20,
             second_factors: 10,
             loopback_factor: 60,
@@ -59,6 +65,8 @@ pub struct Limiters {
     exchanges: [DefaultKeyedRateLimiter<IpAddr>; 2],
     refused_runs: DefaultKeyedRateLimiter<(OrganizationId, bool)>,
     second_factors: DefaultKeyedRateLimiter<AccountId>,
+    device_logins: [DefaultKeyedRateLimiter<IpAddr>; 2],
+    device_codes: DefaultKeyedRateLimiter<String>,
 }
 
 fn per_minute(count: u32) -> Quota {
@@ -86,6 +94,9 @@ impl Limiters {
             exchanges: [limits.exchanges, limits.exchanges.saturating_mul(more)]
                 .map(|n| DefaultKeyedRateLimiter::keyed(per_minute(n))),
             refused_runs: DefaultKeyedRateLimiter::keyed(per_minute(limits.refused_runs)),
+            device_logins: [limits.device_logins, limits.device_logins.saturating_mul(more)]
+                .map(|n| DefaultKeyedRateLimiter::keyed(per_minute(n))),
+            device_codes: DefaultKeyedRateLimiter::keyed(per_minute(limits.device_codes)),
         }
     }
 
@@ -142,6 +153,26 @@ impl Limiters {
             .map_err(|_| slow_down("exchanges of tokens"))
     }
 
+    /// Counts a log-in by another device.
+    ///
+    /// # Errors
+    /// `slow-down` when there were too many.
+    pub fn device_login(&self, address: IpAddr) -> Result<(), Refusal> {
+        self.device_logins[usize::from(address.is_loopback())]
+            .check_key(&address)
+            .map_err(|_| slow_down("log-ins by another device"))
+    }
+
+    /// Counts a code that an account types.
+    ///
+    /// # Errors
+    /// `slow-down` when there were too many.
+    pub fn device_code(&self, account: &str) -> Result<(), Refusal> {
+        self.device_codes
+            .check_key(&account.to_owned())
+            .map_err(|_| slow_down("codes"))
+    }
+
     /// Counts a refused CI run of an organization, those with a signature and those without apart; whether it is still to be told.
     pub fn refused_run(&self, organization: OrganizationId, signed: bool) -> bool {
         self.refused_runs.check_key(&(organization, signed)).is_ok()
@@ -170,6 +201,8 @@ impl Limiters {
         self.exchanges.iter().for_each(governor::RateLimiter::retain_recent);
         self.refused_runs.retain_recent();
         self.second_factors.retain_recent();
+        self.device_logins.iter().for_each(governor::RateLimiter::retain_recent);
+        self.device_codes.retain_recent();
     }
 }
 

@@ -109,6 +109,14 @@ impl Client {
         read(self.send(Target::Control, &request.anonymous()).await?).await
     }
 
+    /// The same for something whose answer is nothing.
+    ///
+    /// # Errors
+    /// What it answers.
+    pub async fn control_anonymous_done(&self, request: Request) -> Outcome {
+        self.send(Target::Control, &request.anonymous()).await.map(drop)
+    }
+
     /// Asks the organization's data plane.
     ///
     /// # Errors

@@ -234,7 +234,7 @@ fn what_is_changed_and_written_anew_is_found_by_its_digests() {
         ("has the digest", |e, _| of(e, 2).actor.name.push('x')),
         ("has the digest", |e, _| of(e, 2).actor.ci = None),
         ("has the digest", |e, _| {
-            of(e, 2).actor.ci.as_mut().unwrap().run_id = None
+            of(e, 2).actor.ci.as_mut().unwrap().run_id = None;
         }),
         ("has the digest", |e, _| of(e, 2).sources[0].url.push('x')),
         ("has the digest", |e, _| {

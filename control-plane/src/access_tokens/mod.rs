@@ -27,7 +27,7 @@ pub fn claims(allowed: &Allowed<UsePlane>, issuer: &str, now: DateTime<Utc>, jti
         scopes: actor.scopes().to_vec(),
         ci: actor.ci().cloned().map(Box::new),
         iat,
-        exp: (iat + LIFETIME_SECONDS).min(actor.expires_at().timestamp()),
+        exp: (iat + LIFETIME_SECONDS).min(allowed.until().timestamp()),
         jti,
     }
 }

@@ -40,6 +40,7 @@ pub struct Actor {
     expires_at: DateTime<Utc>,
     proved_at: Option<DateTime<Utc>>,
     ci: Option<Box<CiIdentity>>,
+    seen_at: DateTime<Utc>,
 }
 
 /// For how long it counts that somebody proved who he is, for things that are dangerous in the wrong hands.
@@ -208,6 +209,10 @@ actions! {
     ManageTeams("admin", true, "manage teams", OrganizationRole::manages);
     /// Service accounts.
     ManageServiceAccounts("admin", true, "manage service accounts", OrganizationRole::manages);
+    /// See the tokens that work in the organization, and what it demands of them.
+    ViewTokens("admin", false, "see the organization's tokens", |role| role.manages() || role == OrganizationRole::Auditor);
+    /// Approve and end tokens that work in the organization, and say what it demands of them.
+    ManageTokens("admin", true, "manage the organization's tokens", OrganizationRole::manages);
     /// See what CI systems are trusted with.
     ViewCiTrusts("admin", false, "see what CI systems are trusted with", |role| role.manages() || role == OrganizationRole::Auditor);
     /// The organization's settings.
@@ -225,6 +230,7 @@ pub struct Allowed<A: Action> {
     organization_name: OrganizationName,
     created_at: DateTime<Utc>,
     role: OrganizationRole,
+    until: DateTime<Utc>,
     actor: Actor,
     action: PhantomData<A>,
 }
@@ -248,6 +254,11 @@ impl<A: Action> Allowed<A> {
     /// What the caller is in it.
     pub fn role(&self) -> OrganizationRole {
         self.role
+    }
+
+    /// Until when the session or token that he uses is good in it.
+    pub fn until(&self) -> DateTime<Utc> {
+        self.until
     }
 
     /// The caller.
@@ -327,7 +338,8 @@ async fn standing(
     found: Option<(Actor, queries::TokenState)>,
     now: DateTime<Utc>,
 ) -> Result<Actor, Refusal> {
-    let (actor, state) = found.ok_or_else(|| signed_out("the token is not known here, or was revoked"))?;
+    let (mut actor, state) = found.ok_or_else(|| signed_out("the token is not known here, or was revoked"))?;
+    actor.seen_at = now;
     if state.revoked {
         return Err(signed_out("the token is not known here, or was revoked"));
     }
@@ -338,12 +350,53 @@ async fn standing(
         );
     }
     if state
+        .idle_days
+        .is_some_and(|days| now - state.unused_since >= chrono::Duration::days(days.into()))
+    {
+        return Err(Refusal::new(
+            ProblemKind::TokenExpired,
+            "the token was not used for so long that it has ended",
+        )
+        .hint("make a new one with `howdah token create`"));
+    }
+    if now - state.unused_since >= chrono::Duration::days(1) && actor.credential == Credential::ApiToken {
+        // Before its use is noted: where that comes too late, it stays too late.
+        queries::note_idle(pool, &actor, now).await?;
+    }
+    if state
         .last_used_at
         .is_none_or(|at| now - at >= chrono::Duration::minutes(1))
     {
         queries::touch(pool, &actor, now).await?;
     }
     Ok(actor)
+}
+
+/// Until when an API token is good in an organization, whose policy may demand more of it than that it lives.
+async fn standing_in(
+    tx: &mut Tx,
+    actor: &Actor,
+    organization: OrganizationId,
+    name: &OrganizationName,
+) -> Result<DateTime<Utc>, Refusal> {
+    if actor.credential == Credential::Session {
+        return Ok(actor.expires_at);
+    }
+    let (standing, ends_at) = queries::find_standing(tx, actor, organization).await?;
+    let why = match standing.as_str() {
+        "good" => return Ok(ends_at.map_or(actor.expires_at, |at| at.min(actor.expires_at))),
+        "pending" => "does nothing until an admin has approved it",
+        "idle" => "was not used for longer than its policy allows, and does nothing any more",
+        "too_old" => "is older than its policy allows, and does nothing any more",
+        _ => "was blocked by an admin",
+    };
+    Err(Refusal::not_allowed(
+        &format!("in `{name}` this token {why}"),
+        format!(
+            "ask an admin of `{name}` (`howdah token approve {}`), or use another token",
+            actor.token
+        ),
+    ))
 }
 
 /// The data plane that holds that agent token.
@@ -375,6 +428,7 @@ pub async fn authorize<A: Action>(tx: &mut Tx, actor: &Actor, name: &Organizatio
     if actor.organization.is_some_and(|bound| bound != organization) {
         return Err(Refusal::not_found());
     }
+    let until = standing_in(tx, actor, organization, &organization_name).await?;
     if A::CHANGES && state == OrganizationState::Suspended {
         return Err(Refusal::new(
             ProblemKind::OrganizationSuspended,
@@ -402,6 +456,7 @@ pub async fn authorize<A: Action>(tx: &mut Tx, actor: &Actor, name: &Organizatio
         organization_name,
         created_at,
         role,
+        until,
         actor: actor.clone(),
         action: PhantomData,
     })
@@ -422,6 +477,7 @@ mod tests {
             expires_at: DateTime::UNIX_EPOCH,
             proved_at: None,
             ci: None,
+            seen_at: DateTime::UNIX_EPOCH,
         }
     }
 

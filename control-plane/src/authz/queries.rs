@@ -18,6 +18,10 @@ use crate::database::{Text, Tx};
 pub(super) struct TokenState {
     pub revoked: bool,
     pub last_used_at: Option<DateTime<Utc>>,
+    /// When it was used last, or made.
+    pub unused_since: DateTime<Utc>,
+    /// It ends when it was not used for so many days.
+    pub idle_days: Option<u32>,
 }
 
 type SessionRow = (
@@ -75,10 +79,13 @@ pub(super) async fn find_session(pool: &PgPool, by: By<'_>) -> Result<Option<(Ac
                 expires_at,
                 proved_at: Some(proved_at),
                 ci: None,
+                seen_at: DateTime::UNIX_EPOCH,
             };
             let state = TokenState {
                 revoked: revoked_at.is_some(),
                 last_used_at,
+                unused_since: last_used_at.unwrap_or_default(),
+                idle_days: None,
             };
             (actor, state)
         },
@@ -95,11 +102,14 @@ type TokenRow = (
     Option<DateTime<Utc>>,
     Option<DateTime<Utc>>,
     Option<Json<Box<CiIdentity>>>,
+    DateTime<Utc>,
+    Option<i32>,
 );
 
 pub(super) async fn find_api_token(pool: &PgPool, by: By<'_>) -> Result<Option<(Actor, TokenState)>, sqlx::Error> {
     let row: Option<TokenRow> = sqlx::query_as(
-        "select t.id, t.principal, t.organization_id, coalesce(a.email, s.name), t.scopes, t.expires_at, t.revoked_at, t.last_used_at, t.ci
+        "select t.id, t.principal, t.organization_id, coalesce(a.email, s.name), t.scopes, t.expires_at, t.revoked_at, t.last_used_at, t.ci,
+                t.created_at, t.idle_days
          from api_tokens t
          left join accounts a on a.id = t.principal and a.deleted_at is null
          left join service_accounts s on s.id = t.principal and s.deleted_at is null
@@ -109,7 +119,10 @@ pub(super) async fn find_api_token(pool: &PgPool, by: By<'_>) -> Result<Option<(
     .bind(by.id())
     .fetch_optional(pool)
     .await?;
-    let Some((id, principal, organization, Some(name), scopes, expires_at, revoked_at, last_used_at, ci)) = row else {
+    let Some(row) = row else { return Ok(None) };
+    let (id, principal, organization, Some(name), scopes, expires_at, revoked_at, last_used_at, ci, made_at, idle_days) =
+        row
+    else {
         return Ok(None);
     };
     let scopes = scopes
@@ -127,12 +140,50 @@ pub(super) async fn find_api_token(pool: &PgPool, by: By<'_>) -> Result<Option<(
         expires_at,
         proved_at: None,
         ci: ci.map(|ci| ci.0),
+        seen_at: DateTime::UNIX_EPOCH,
     };
     let state = TokenState {
         revoked: revoked_at.is_some(),
         last_used_at,
+        unused_since: last_used_at.unwrap_or(made_at),
+        idle_days: idle_days.and_then(|days| u32::try_from(days).ok()),
     };
     Ok(Some((actor, state)))
+}
+
+/// How an API token stands in an organization, and when its policy ends it.
+pub(super) async fn find_standing(
+    tx: &mut Tx,
+    actor: &Actor,
+    organization: OrganizationId,
+) -> Result<(String, Option<DateTime<Utc>>), sqlx::Error> {
+    let row: (String, Option<DateTime<Utc>>) = sqlx::query_as(
+        "select token_standing($1, $2, $3),
+             (select coalesce(t.counted_from, t.created_at) + make_interval(days => p.longest_days)
+              from api_tokens t join token_policies p on p.organization_id = $2 where t.id = $1 and t.ci_trust_id is null)",
+    )
+    .bind(actor.token.to_string())
+    .bind(organization.to_string())
+    .bind(actor.seen_at)
+    .fetch_one(&mut **tx)
+    .await?;
+    Ok(row)
+}
+
+/// Notes the organizations in which a token was not used for longer than their policy allows.
+pub(super) async fn note_idle(pool: &PgPool, actor: &Actor, now: DateTime<Utc>) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "insert into token_decisions (organization_id, token_id, decision, decided_at, decided_by)
+         select p.organization_id, $1, 'idle', $2, 'policy' from token_policies p
+         where p.idle_days is not null and token_standing($1, p.organization_id, $2) = 'idle'
+         on conflict (organization_id, token_id) do update set decision = 'idle', decided_at = $2, decided_by = 'policy'
+             where token_decisions.decision = 'approved'",
+    )
+    .bind(actor.token.to_string())
+    .bind(now)
+    .execute(pool)
+    .await
+    .map(|_| ())
 }
 
 /// Notes the use of a session or token, to the minute.

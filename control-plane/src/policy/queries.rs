@@ -344,10 +344,16 @@ async fn list_revoked_tokens(tx: &mut Tx, id: &str, since: DateTime<Utc>) -> Res
          select t.id from api_tokens t
          where t.revoked_at > $2 and (t.organization_id = $1 or t.organization_id is null and t.principal in
              (select account_id from members where organization_id = $1))
+         union
+         select t.id from api_tokens t
+         where t.revoked_at is null and t.last_used_at > $2 - interval '1 minute' and token_standing(t.id, $1, $3) <> 'good'
+           and (t.organization_id = $1 or t.organization_id is null and t.principal in
+             (select account_id from members where organization_id = $1))
          order by 1",
     )
     .bind(id)
     .bind(since)
+    .bind(since + super::REVOKED_TOKENS_KEPT)
     .fetch_all(&mut **tx)
     .await?;
     Ok(rows.into_iter().map(|(id,)| id.0).collect())

@@ -58,6 +58,18 @@ async fn may_declassify<A: Action>(tx: &mut Tx, allowed: &Allowed<A>, target: &T
     Ok(covered && own.contains(&Permission::Declassify))
 }
 
+/// Refuses tokens whose scopes do not allow to release anything at all.
+fn releases_something(call: &Call) -> Result<(), Refusal> {
+    let verb = Permission::Declassify.as_str();
+    if call.actor.covers(verb, "*") || call.actor.scopes().iter().any(|s| s.verb == verb || s.verb == "*") {
+        return Ok(());
+    }
+    Err(Refusal::not_allowed(
+        "the token's scopes do not allow to release anything",
+        "use a token with the scope `declassify:*`",
+    ))
+}
+
 /// Proposes a release (R9); it is approved for what the caller may declassify.
 #[utoipa::path(
     post,
@@ -75,14 +87,7 @@ async fn create(
     let pipeline = parse_repo("/pipeline", &body.pipeline)?;
     let mut tx = call.begin().await?;
     let allowed = call.authorize::<ChangePolicy>(&mut tx, &org).await?;
-    if !call.actor.covers(Permission::Declassify.as_str(), "*")
-        && !call.actor.scopes().iter().any(|s| s.verb == "declassify")
-    {
-        return Err(Refusal::not_allowed(
-            "the token's scopes do not allow to release anything",
-            "use a token with the scope `declassify:*`",
-        ));
-    }
+    releases_something(&call)?;
     let pipeline = find_domain(&mut tx, &allowed, pipeline).await?;
     let mut domains = BTreeSet::new();
     let mut approved = Vec::new();
@@ -210,6 +215,7 @@ async fn approve(
     let mut tx = call.begin().await?;
     let allowed = call.authorize::<ChangePolicy>(&mut tx, &org).await?;
     let release = find_visible(&call, &mut tx, &allowed, id).await?;
+    releases_something(&call)?;
     match release.view.state.as_str() {
         "proposed" => {}
         "active" => return Ok((StatusCode::OK, Json(release.view))),

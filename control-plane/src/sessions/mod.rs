@@ -11,6 +11,7 @@ mod routes;
 
 use chrono::Duration;
 use contract::api::{Account, Organization, SessionMade};
+use contract::ids::TokenId;
 use contract::token::{SecretToken, TokenKind};
 pub use queries::end_all;
 pub use routes::router;
@@ -18,12 +19,32 @@ pub use routes::router;
 use crate::account_events::{self, Happening};
 use crate::app::App;
 use crate::authz::System;
+use crate::call::Call;
 use crate::database::Tx;
 use crate::peer::Peer;
+use crate::policy;
 use crate::refusal::Refusal;
 
 /// How long a session lasts.
 pub const LIFETIME: Duration = Duration::days(30);
+
+/// Revokes one of the caller's own sessions, and with it what it was exchanged for.
+///
+/// # Errors
+/// `not-found` when there is none of that id, or it was revoked before.
+pub(crate) async fn revoke(call: &Call, id: TokenId) -> Result<(), Refusal> {
+    let mut tx = call.begin().await?;
+    if !queries::revoke_own(&mut tx, &call.actor, id, call.now()).await? {
+        return Err(Refusal::not_found());
+    }
+    if call.actor.person().is_ok() {
+        call.happened(&mut tx, "session.revoke", id.to_string()).await?;
+    }
+    let changed = policy::bump_own(&mut tx, &call.actor).await?;
+    tx.commit().await?;
+    call.app.policy.announce_all(&changed);
+    Ok(())
+}
 
 /// Makes a session of an account that just proved itself.
 pub(crate) async fn begin(

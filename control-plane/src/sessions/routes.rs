@@ -73,16 +73,7 @@ async fn revoke(call: Call, Path(id): Path<String>) -> Result<StatusCode, Refusa
         "current" if call.actor.credential() == Credential::Session => call.actor.token(),
         text => text.parse::<TokenId>().map_err(|_| Refusal::not_found())?,
     };
-    let mut tx = call.begin().await?;
-    if !queries::revoke_own(&mut tx, &call.actor, id, call.now()).await? {
-        return Err(Refusal::not_found());
-    }
-    if call.actor.person().is_ok() {
-        call.happened(&mut tx, "session.revoke", id.to_string()).await?;
-    }
-    let changed = policy::bump_own(&mut tx, &call.actor).await?;
-    tx.commit().await?;
-    call.app.policy.announce_all(&changed);
+    super::revoke(&call, id).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

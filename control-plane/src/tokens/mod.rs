@@ -1,11 +1,17 @@
-//! API tokens of people (`hwd_pat_…`) and service accounts (`hwd_sat_…`): scoped, expiring, shown once, revocable. A token
-//! makes no token that may more, or longer, than itself.
+//! API tokens of people (`hwd_pat_…`) and service accounts (`hwd_sat_…`): scoped, expiring, shown once, rotated, revocable by id and
+//! by secret. A token makes no token that may more, or longer, than itself. An organization may demand more of those that work in it.
 
+mod found;
 pub mod queries;
+mod rotation;
 mod routes;
+mod standing;
+mod standing_queries;
 
 use chrono::{DateTime, Duration, Utc};
 use contract::claims::Scope;
+use contract::policy::Principal;
+use contract::token::TokenKind;
 pub use routes::router;
 
 use crate::refusal::Refusal;
@@ -42,6 +48,28 @@ pub fn parse_scopes(texts: &[String]) -> Result<Vec<Scope>, Refusal> {
                 .map_err(|e| Refusal::invalid(&format!("/scopes/{at}"), format!("{e}")))
         })
         .collect()
+}
+
+/// The kind of token that a principal makes for himself.
+pub const fn kind_of(principal: Principal) -> TokenKind {
+    match principal {
+        Principal::Account(_) => TokenKind::Personal,
+        Principal::ServiceAccount(_) => TokenKind::ServiceAccount,
+    }
+}
+
+/// Checks after how many days without use a token ends.
+///
+/// # Errors
+/// When it is outside 1 to 366 days.
+pub fn check_idle(days: Option<u32>) -> Result<(), Refusal> {
+    if days.is_some_and(|days| !(1..=DAYS_MAX).contains(&days)) {
+        return Err(Refusal::invalid(
+            "/idle_days",
+            format!("1 to {DAYS_MAX} days, or nothing"),
+        ));
+    }
+    Ok(())
 }
 
 /// Checks what a token is called.

@@ -14,7 +14,7 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{check_name, expiry, parse_scopes, queries};
+use super::{check_idle, check_name, expiry, found, kind_of, parse_scopes, queries, rotation, standing};
 use crate::app::App;
 use crate::audit::{SystemIn, Who};
 use crate::authz::{Credential, ManageServiceAccounts, System, UsePlane};
@@ -30,6 +30,12 @@ pub fn router() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new()
         .routes(routes!(create, list))
         .routes(routes!(revoke))
+        .routes(routes!(rotation::rotate))
+        .routes(routes!(found::revoke))
+        .routes(routes!(standing::show_policy, standing::set_policy))
+        .routes(routes!(standing::list))
+        .routes(routes!(standing::end))
+        .routes(routes!(standing::approve))
 }
 
 /// A token to be made.
@@ -50,6 +56,8 @@ struct NewToken {
     /// For this service account of the organization, and not for the caller.
     #[serde(default)]
     service_account: Option<ServiceAccountName>,
+    #[serde(default)]
+    idle_days: Option<u32>,
 }
 
 /// For whom the token is: the caller himself, or a service account that he manages.
@@ -58,10 +66,7 @@ async fn principal(
     tx: &mut Tx,
     body: &NewToken,
 ) -> Result<(Principal, Option<OrganizationId>, TokenKind), Refusal> {
-    let own_kind = match call.actor.principal() {
-        Principal::Account(_) => TokenKind::Personal,
-        Principal::ServiceAccount(_) => TokenKind::ServiceAccount,
-    };
+    let own_kind = kind_of(call.actor.principal());
     match (&body.organization, &body.service_account) {
         (None, Some(_)) => Err(Refusal::invalid(
             "/organization",
@@ -70,6 +75,7 @@ async fn principal(
         (None, None) => Ok((call.actor.principal(), call.actor.organization(), own_kind)),
         (Some(org), None) => {
             let allowed = call.authorize::<UsePlane>(tx, org).await?;
+            call.record(tx, &allowed, "token.create", body.name.clone()).await?;
             Ok((call.actor.principal(), Some(allowed.organization()), own_kind))
         }
         (Some(org), Some(name)) => {
@@ -97,6 +103,7 @@ async fn create(call: Call, Json(body): Json<NewToken>) -> Result<(StatusCode, J
         ));
     }
     check_name(&body.name)?;
+    check_idle(body.idle_days)?;
     let scopes = parse_scopes(&body.scopes)?;
     let expires_at = expiry(body.expires_in_days, call.now())?;
     // A token that may do all outlives the session that makes it.
@@ -125,7 +132,7 @@ async fn create(call: Call, Json(body): Json<NewToken>) -> Result<(StatusCode, J
         kind: kind.as_str().to_owned(),
         principal_name: String::new(),
         organization,
-        idle_days: None,
+        idle_days: body.idle_days,
         replaced_by: None,
         standing: None,
         ci: None,
@@ -141,7 +148,7 @@ async fn list(call: Call, Query(page): Query<PageQuery>) -> Result<Json<Page<Api
     call.actor.unlimited()?;
     let window = page.window(&call, "tokens")?;
     let mut tx = call.begin().await?;
-    let rows = queries::list_visible(&mut tx, &call.actor, &window).await?;
+    let rows = queries::list_visible(&mut tx, &call.actor, call.now(), &window).await?;
     Ok(Json(window.page(rows, |t| t.id.to_string())))
 }
 
@@ -152,30 +159,63 @@ async fn revoke(call: Call, Path(id): Path<TokenId>) -> Result<StatusCode, Refus
     if id != call.actor.token() {
         call.actor.unlimited()?;
     }
+    revoke_now(&call, id).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Revokes a token that the caller sees.
+pub(super) async fn revoke_now(call: &Call, id: TokenId) -> Result<(), Refusal> {
     let mut tx = call.begin().await?;
-    let (principal, organization) = queries::revoke_visible(&mut tx, &call.actor, id, call.now())
-        .await?
-        .ok_or_else(Refusal::not_found)?;
-    let changed = match organization {
-        None => policy::bump_own(&mut tx, &call.actor).await?,
-        Some(organization) => {
-            let proof = System::because("the caller sees the token that he revokes");
-            let acting = SystemIn {
-                system: &proof,
-                organization,
-                who: Who {
-                    id: call.actor.principal().to_string(),
-                    name: call.actor.name().to_owned(),
-                    token: call.actor.token().to_string(),
-                },
-            };
-            let epoch = policy::queries::bump(&mut tx, &acting).await?;
-            call.record(&mut tx, &acting, "token.revoke", format!("{id} of {principal}"))
-                .await?;
-            vec![(organization, epoch)]
-        }
-    };
+    let changed = revoke_in(call, &mut tx, id).await?;
     tx.commit().await?;
     call.app.policy.announce_all(&changed);
-    Ok(StatusCode::NO_CONTENT)
+    Ok(())
+}
+
+/// The same in a transaction; who waits for a policy is to be told of what it answers.
+pub(super) async fn revoke_in(call: &Call, tx: &mut Tx, id: TokenId) -> Result<Vec<(OrganizationId, u64)>, Refusal> {
+    let (principal, organization) = queries::revoke_visible(tx, &call.actor, id, call.now())
+        .await?
+        .ok_or_else(Refusal::not_found)?;
+    let Some(organization) = organization else {
+        return policy::bump_own(tx, &call.actor).await;
+    };
+    let epoch = policy::queries::bump(tx, &acting(call, organization)).await?;
+    record_own(
+        call,
+        tx,
+        Some(organization),
+        "token.revoke",
+        format!("{id} of {principal}"),
+    )
+    .await?;
+    Ok(vec![(organization, epoch)])
+}
+
+const SEEN: System = System::because("the caller sees the token that he changes");
+
+fn acting(call: &Call, organization: OrganizationId) -> SystemIn<'static> {
+    SystemIn {
+        system: &SEEN,
+        organization,
+        who: Who {
+            id: call.actor.principal().to_string(),
+            name: call.actor.name().to_owned(),
+            token: call.actor.token().to_string(),
+        },
+    }
+}
+
+/// Writes down what was done with a token that the caller sees, where it belongs to an organization.
+pub(super) async fn record_own(
+    call: &Call,
+    tx: &mut Tx,
+    organization: Option<OrganizationId>,
+    action: &str,
+    subject: String,
+) -> Result<(), Refusal> {
+    match organization {
+        Some(organization) => call.record(tx, &acting(call, organization), action, subject).await,
+        None => Ok(()),
+    }
 }

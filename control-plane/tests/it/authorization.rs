@@ -7,7 +7,7 @@ use crate::app::TestApp;
 
 /// Status for: nobody · a stranger (owner of another organization) · member · admin · owner. Rows run in this order, each
 /// with all five, weakest first; a row that changes something is written so that it can be repeated.
-const TABLE: &[(&str, &str, &str, [u16; 5])] = &[
+pub const TABLE: &[(&str, &str, &str, [u16; 5])] = &[
     ("GET", "/healthz", "", [204, 204, 204, 204, 204]),
     ("GET", "/readyz", "", [204, 204, 204, 204, 204]),
     ("GET", "/.well-known/jwks.json", "", [200, 200, 200, 200, 200]),
@@ -185,6 +185,31 @@ const TABLE: &[(&str, &str, &str, [u16; 5])] = &[
         r#"{"organization":"acme"}"#,
         [401, 404, 200, 200, 200],
     ),
+    ("GET", "/device", "", [200, 200, 200, 200, 200]),
+    (
+        "POST",
+        "/v1/device-logins",
+        r#"{"client":"x"}"#,
+        [201, 201, 201, 201, 201],
+    ),
+    (
+        "POST",
+        "/v1/device-logins/answer",
+        r#"{"device_code":"x"}"#,
+        [401, 401, 401, 401, 401],
+    ),
+    (
+        "POST",
+        "/v1/device-logins/request",
+        r#"{"user_code":"x"}"#,
+        [401, 404, 404, 404, 404],
+    ),
+    (
+        "POST",
+        "/v1/device-logins/decision",
+        r#"{"user_code":"x","approve":true}"#,
+        [401, 404, 404, 404, 404],
+    ),
     (
         "POST",
         "/v1/token-exchange",
@@ -267,6 +292,38 @@ const TABLE: &[(&str, &str, &str, [u16; 5])] = &[
         [401, 404, 403, 409, 409],
     ),
     ("DELETE", "{org}/service-accounts/none", "", [401, 404, 403, 404, 404]),
+    (
+        "POST",
+        "/v1/tokens/tok_00000000000000000000000000000000/rotate",
+        "{}",
+        [401, 404, 404, 404, 404],
+    ),
+    (
+        "POST",
+        "/v1/tokens/revoke",
+        r#"{"token":"hwd_pat_x"}"#,
+        [204, 204, 204, 204, 204],
+    ),
+    ("GET", "{org}/token-policy", "", [401, 404, 403, 200, 200]),
+    (
+        "PUT",
+        "{org}/token-policy",
+        r#"{"longest_days":300}"#,
+        [401, 404, 403, 200, 200],
+    ),
+    ("GET", "{org}/tokens", "", [401, 404, 403, 200, 200]),
+    (
+        "DELETE",
+        "{org}/tokens/tok_00000000000000000000000000000000",
+        "",
+        [401, 404, 403, 404, 404],
+    ),
+    (
+        "POST",
+        "{org}/tokens/tok_00000000000000000000000000000000/approval",
+        "",
+        [401, 404, 403, 404, 404],
+    ),
     ("GET", "{org}/ci-trusts", "", [401, 404, 403, 200, 200]),
     (
         "POST",

@@ -128,5 +128,6 @@ pub struct DecideDeviceLogin {
     /// What the command line shows.
     pub user_code: String,
     /// Whether it is logged in.
+    #[serde(default)]
     pub approve: bool,
 }
