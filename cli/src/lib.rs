@@ -4,6 +4,7 @@
 mod access;
 mod account;
 mod api_token;
+mod audit;
 mod client;
 mod clock;
 mod commit;

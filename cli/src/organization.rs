@@ -18,8 +18,13 @@ pub enum Org {
         name: String,
     },
     /// List your organizations
-    #[command(after_help = "Example: howdah org list")]
-    List,
+    #[command(after_help = "Example: howdah org list
+         howdah org list --deleted")]
+    List {
+        /// Those that you owned and that were deleted
+        #[arg(long)]
+        deleted: bool,
+    },
     /// Show an organization
     #[command(after_help = "Example: howdah org show acme")]
     Show {
@@ -63,6 +68,7 @@ pub enum Org {
         /// The token of the invitation
         token: String,
     },
+    Audit(crate::audit::Audit),
     /// Members
     #[command(subcommand)]
     Member(Member),
@@ -106,7 +112,8 @@ pub async fn run(command: Org, client: &Client, output: Output) -> Outcome {
             use_organization(client, made.name.as_str())?;
             output.result(&made, || format!("made {}; it is in use now", made.name))
         }
-        Org::List => {
+        Org::List { deleted: true } => list_deleted(client, output).await,
+        Org::List { deleted: false } => {
             let items: Vec<Organization> = client.control_list(Request::get("/v1/organizations")).await?;
             let in_use = client.credentials.read().organization;
             output.list(&items, &["name", "role", "since", ""], |o| {
@@ -159,6 +166,7 @@ pub async fn run(command: Org, client: &Client, output: Output) -> Outcome {
                 format!("you are {} of {} now; it is in use", joined.role.as_str(), joined.name)
             })
         }
+        Org::Audit(arguments) => crate::audit::run(arguments, client, output).await,
         Org::Member(command) => members(command, client, output).await,
     }
 }
@@ -211,15 +219,23 @@ fn describe(shown: &Shown) -> String {
     lines.join("\n")
 }
 
-async fn delete(name: &str, yes: bool, client: &Client, output: Output) -> Outcome {
+async fn delete(name: &str, yes: bool, now: bool, client: &Client, output: Output) -> Outcome {
     if !yes {
+        let what = if now {
+            "this removes all repos, pipelines and data of the organization for good"
+        } else {
+            "this ends access to all repos, pipelines and data of the organization, and removes them after a while"
+        };
+        let flags = if now { "--now --yes" } else { "--yes" };
         return Err(Failure::usage(
             format!("`{name}` was not deleted"),
-            "this removes all repos, pipelines and data of the organization for good",
-            format!("repeat with --yes: `howdah org delete {name} --yes`"),
+            what,
+            format!("repeat with --yes: `howdah org delete {name} {flags}`"),
         ));
     }
-    client.control_done(Request::delete(path(name, ""))).await?;
+    let request = Request::delete(path(name, ""));
+    let request = if now { request.query("now", true) } else { request };
+    let deleted: OrganizationDeleted = client.control(request).await?;
     client.credentials.change(|login| {
         login.organization.take_if(|n| n == name);
         login.forget_seen();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use chrono::{DateTime, Utc};
-use contract::ids::GenerateId;
+use contract::ids::{GenerateId, OrganizationId};
 use contract::names::OrganizationName;
 
 use crate::app::App;
@@ -20,6 +20,8 @@ pub struct Call {
     pub app: Arc<App>,
     /// Who calls.
     pub actor: Actor,
+    /// By what, in which request and from where.
+    pub source: Source,
 }
 
 impl FromRequestParts<Arc<App>> for Call {
@@ -28,9 +30,14 @@ impl FromRequestParts<Arc<App>> for Call {
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Refusal> {
         let secret = chassis::http::bearer(&parts.headers)?;
         let actor = authz::authenticate(&app.pool, secret, app.environment.now()).await?;
+        let source = Source {
+            via: actor.via(),
+            ..Source::of(parts)
+        };
         Ok(Self {
             app: Arc::clone(app),
             actor,
+            source,
         })
     }
 }
@@ -72,6 +79,34 @@ impl Call {
             subject,
             at: self.now(),
         };
-        Ok(audit::record(tx, proof, &event).await?)
+        Ok(audit::record_from(tx, proof, &self.source, &event).await?)
+    }
+
+    /// Writes the row of a change of the caller's own that reaches into several organizations, in each of them. The
+    /// organizations come in the order of their ids, in which everybody locks them.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn record_in(
+        &self,
+        tx: &mut Tx,
+        system: &System,
+        organizations: Vec<OrganizationId>,
+        action: &str,
+        subject: &str,
+    ) -> Result<(), Refusal> {
+        for organization in organizations {
+            let acting = SystemIn {
+                system,
+                organization,
+                who: Who {
+                    id: self.actor.principal().to_string(),
+                    name: self.actor.name().to_owned(),
+                    token: self.actor.token().to_string(),
+                },
+            };
+            self.record(tx, &acting, action, subject.to_owned()).await?;
+        }
+        Ok(())
     }
 }

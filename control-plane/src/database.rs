@@ -3,6 +3,7 @@
 
 use std::str::FromStr;
 
+use contract::ids::OrganizationId;
 use sqlx::error::BoxDynError;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgTypeInfo, PgValueRef};
 use sqlx::{Decode, PgPool, Postgres, Type};

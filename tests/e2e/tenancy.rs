@@ -65,6 +65,8 @@ const ROUTES: &[(&str, &str)] = &[
     ("GET", "/v1/fsck"),
     ("POST", "/v1/fsck"),
     ("POST", "/v1/gc"),
+    ("GET", "/v1/audit"),
+    ("GET", "/v1/audit/export"),
 ];
 
 /// Every route of the control plane below an organization.

@@ -14,6 +14,7 @@ use secrecy::SecretString;
 
 use super::{EmailAddress, check_password, queries};
 use crate::app::App;
+use crate::audit::Source;
 use crate::authz::System;
 use crate::call::Call;
 use crate::refusal::Refusal;
@@ -29,6 +30,7 @@ pub fn router() -> Router<Arc<App>> {
 async fn sign_up(
     State(app): State<Arc<App>>,
     ConnectInfo(address): ConnectInfo<SocketAddr>,
+    source: Source,
     Json(body): Json<SignUp>,
 ) -> Result<(StatusCode, Json<SessionMade>), Refusal> {
     let password = SecretString::from(body.password.clone());
@@ -56,7 +58,13 @@ async fn sign_up(
     }
     let mut joined = Vec::new();
     if let Some(name) = body.organization {
-        joined.push(organizations::found(&app, &mut tx, account.id, &account.email, name).await?);
+        let founder = organizations::Founder {
+            id: account.id,
+            email: &account.email,
+            token: String::new(),
+            source: &source,
+        };
+        joined.push(organizations::found(&app, &mut tx, founder, name).await?);
     }
     let made = sessions::begin(&app, &mut tx, &proof, account, joined).await?;
     tx.commit().await?;

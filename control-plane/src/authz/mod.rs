@@ -60,6 +60,14 @@ impl Actor {
         self.credential
     }
 
+    /// The same in words, for the audit trail.
+    pub fn via(&self) -> String {
+        match self.credential {
+            Credential::Session => "session".to_owned(),
+            Credential::ApiToken => "api token".to_owned(),
+        }
+    }
+
     /// Limits of the token; empty = none.
     pub fn scopes(&self) -> &[Scope] {
         &self.scopes
@@ -153,6 +161,8 @@ actions! {
     ManageServiceAccounts("admin", true, "manage service accounts", OrganizationRole::manages);
     /// The organization's settings.
     ChangeSettings("admin", true, "change the organization's settings", |role| role == OrganizationRole::Owner);
+    /// Read the audit trail.
+    ViewAudit("admin", false, "read the audit trail", |role| role.manages() || role == OrganizationRole::Auditor);
     /// Delete the organization.
     DeleteOrganization("admin", true, "delete the organization", |role| role == OrganizationRole::Owner);
     /// Get an access token for the organization's data plane.

@@ -183,7 +183,7 @@ pub(super) async fn find_membership(
     let row: Option<Row> = sqlx::query_as(
         "select o.id, o.name, o.created_at, o.state, m.role
          from organizations o join memberships m on m.organization_id = o.id
-         where lower(o.name) = lower($1) and o.state in ('active', 'suspended') and m.principal = $2",
+         where lower(o.name) = lower($1) and o.state = any($3) and m.principal = $2",
     )
     .bind(name.as_str())
     .bind(actor.principal.to_string())

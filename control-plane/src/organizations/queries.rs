@@ -6,7 +6,7 @@ use contract::ids::{AccountId, OrganizationId};
 use contract::names::OrganizationName;
 use contract::policy::OrganizationRole;
 
-use crate::authz::{Action, Actor, Allowed, ChangeSettings, DeleteOrganization, System};
+use crate::authz::{Action, Actor, Allowed, ChangeSettings, System};
 use crate::database::{Text, Tx};
 
 /// Adds an organization with its first owner. `false` when the name is taken.

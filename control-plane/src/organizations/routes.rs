@@ -6,12 +6,13 @@ use axum::Router;
 use axum::http::StatusCode;
 use axum::routing::{get, post};
 use chassis::http::{Json, Path, Query};
-use contract::api::{ChangeOrganization, Organization, OrganizationSettings, Page};
+use contract::api::{ChangeOrganization, Organization, OrganizationDeleted, OrganizationSettings, Page};
 use contract::names::OrganizationName;
 use contract::policy::Principal;
+use contract::problem::ProblemKind;
 use serde::Deserialize;
 
-use super::queries;
+use super::{Founder, queries};
 use crate::app::App;
 use crate::authz::{Action, Allowed, ChangeSettings, DeleteOrganization, ViewOrganization};
 use crate::call::Call;
@@ -41,7 +42,13 @@ async fn create(call: Call, Json(body): Json<NewOrganization>) -> Result<(Status
         ));
     };
     let mut tx = call.begin().await?;
-    let organization = super::found(&call.app, &mut tx, owner, call.actor.name(), body.name).await?;
+    let founder = Founder {
+        id: owner,
+        email: call.actor.name(),
+        token: call.actor.token().to_string(),
+        source: &call.source,
+    };
+    let organization = super::found(&call.app, &mut tx, founder, body.name).await?;
     tx.commit().await?;
     call.app.planes.signal(organization.id);
     Ok((StatusCode::CREATED, Json(organization)))
@@ -110,7 +117,7 @@ async fn delete(call: Call, Path(org): Path<OrganizationName>) -> Result<StatusC
     queries::begin_deletion(&mut tx, &allowed, call.now()).await?;
     call.record(&mut tx, &allowed, "organization.delete", org.to_string())
         .await?;
-    tx.commit().await?;
+    policy::commit(&call.app, tx, &allowed).await?;
     call.app.planes.forget_route(allowed.organization());
     call.app.planes.signal(allowed.organization());
     Ok(StatusCode::ACCEPTED)

@@ -141,7 +141,8 @@ pub(super) async fn want_running(
     // The generation grows even when the wish is the same, so that a decision to let it sleep made before is void.
     let done = sqlx::query(
         "update planes set wanted = 'running', generation = generation + 1
-         where organization_id = $1 and wanted <> 'deleted'",
+         where organization_id = $1 and wanted <> 'deleted'
+           and organization_id in (select id from organizations where state in ('active', 'suspended'))",
     )
     .bind(organization.to_string())
     .execute(pool)

@@ -102,8 +102,8 @@ async fn create(
         queries::approve(&mut tx, &allowed, new.id, domain, call.now()).await?;
     }
     queries::activate_if_complete(&mut tx, &allowed, new.id, epoch, call.now()).await?;
-    let view = find(&call, &mut tx, &allowed, new.id).await?.view;
-    record(&call, &mut tx, &allowed, "release.create", &view).await?;
+    let release = find(&call, &mut tx, &allowed, new.id).await?;
+    record(&call, &mut tx, &allowed, "release.create", &release).await?;
     policy::commit(&call.app, tx, &allowed).await?;
     Ok((StatusCode::CREATED, Json(view)))
 }
@@ -231,8 +231,8 @@ async fn approve(
     }
     let epoch = policy::queries::get_epoch(&mut tx, &allowed).await? + 1;
     queries::activate_if_complete(&mut tx, &allowed, release.id, epoch, call.now()).await?;
-    let view = find(&call, &mut tx, &allowed, release.id).await?.view;
-    record(&call, &mut tx, &allowed, "release.approve", &view).await?;
+    let release = find(&call, &mut tx, &allowed, release.id).await?;
+    record(&call, &mut tx, &allowed, "release.approve", &release).await?;
     policy::commit(&call.app, tx, &allowed).await?;
     Ok(Json(view))
 }

@@ -86,6 +86,10 @@ async fn revoke(call: Call, Path(id): Path<String>) -> Result<StatusCode, Refusa
         return Err(Refusal::not_found());
     }
     let changed = policy::bump_own(&mut tx, &call.actor).await?;
+    let own = System::because("whose session it is ends it in all of his organizations");
+    let organizations = changed.iter().map(|(organization, _)| *organization).collect();
+    call.record_in(&mut tx, &own, organizations, "session.revoke", &id.to_string())
+        .await?;
     tx.commit().await?;
     call.app.policy.announce_all(&changed);
     Ok(StatusCode::NO_CONTENT)

@@ -21,7 +21,7 @@ use crate::call::Call;
 use crate::database::Tx;
 use crate::paging::PageQuery;
 use crate::refusal::Refusal;
-use crate::{policy, service_accounts};
+use crate::{organizations, policy, service_accounts};
 
 /// The routes of this slice.
 pub fn router() -> Router<Arc<App>> {
@@ -103,9 +103,38 @@ async fn create(call: Call, Json(body): Json<NewToken>) -> Result<(StatusCode, J
         secret: None,
     };
     queries::insert_token(&mut tx, &call.actor, &token, organization, &secret).await?;
+    if principal == call.actor.principal() {
+        record_own(
+            &call,
+            &mut tx,
+            organization,
+            "token.create",
+            &format!("{} for himself", token.name),
+        )
+        .await?;
+    }
     tx.commit().await?;
     token.secret = Some(secret.expose().to_owned());
     Ok((StatusCode::CREATED, Json(token)))
+}
+
+/// Writes the row of a token of the caller's own in each organization that it is good for.
+async fn record_own(
+    call: &Call,
+    tx: &mut Tx,
+    organization: Option<OrganizationId>,
+    action: &str,
+    subject: &str,
+) -> Result<(), Refusal> {
+    let reached = match organization {
+        Some(one) => vec![one],
+        None => {
+            let own = organizations::queries::list_own(tx, &call.actor).await?;
+            own.into_iter().map(|o| o.id).collect()
+        }
+    };
+    let proof = System::because("the caller's own token is good in all of his organizations");
+    call.record_in(tx, &proof, reached, action, subject).await
 }
 
 async fn list(call: Call, Query(page): Query<PageQuery>) -> Result<Json<Page<ApiToken>>, Refusal> {
@@ -126,7 +155,11 @@ async fn revoke(call: Call, Path(id): Path<TokenId>) -> Result<StatusCode, Refus
         .await?
         .ok_or_else(Refusal::not_found)?;
     let changed = match organization {
-        None => policy::bump_own(&mut tx, &call.actor).await?,
+        None => {
+            let changed = policy::bump_own(&mut tx, &call.actor).await?;
+            record_own(&call, &mut tx, None, "token.revoke", &format!("{id} of {principal}")).await?;
+            changed
+        }
         Some(organization) => {
             let proof = System::because("the caller sees the token that he revokes");
             let acting = SystemIn {

@@ -8,6 +8,7 @@
 
 mod accounts;
 mod app;
+mod audit;
 mod authorization;
 mod cloud;
 mod gateway;

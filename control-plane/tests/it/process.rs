@@ -184,7 +184,7 @@ async fn from_sign_up_to_a_plane_of_ones_own_and_back_to_nothing() {
     drop(own);
 
     service
-        .call("DELETE", "/v1/organizations/acme", &session, None)
+        .call("DELETE", "/v1/organizations/acme?now=true", &session, None)
         .await
         .ok(202);
     until_gone(pid(&plane)).await;
@@ -212,7 +212,7 @@ async fn from_sign_up_to_a_plane_of_ones_own_and_back_to_nothing() {
     // The other tenant noticed nothing.
     assert_eq!(pid(&service.plane("other", &other).await), pid(&others));
     service
-        .call("DELETE", "/v1/organizations/other", &other, None)
+        .call("DELETE", "/v1/organizations/other?now=true", &other, None)
         .await
         .ok(202);
     until_gone(pid(&others)).await;

@@ -3,9 +3,12 @@
 
 mod access;
 mod accounts;
+mod audit;
 mod data;
+mod deletions;
 mod evidence;
 mod history;
+mod notices;
 mod pipelines;
 mod reproductions;
 mod secrets;
@@ -13,9 +16,12 @@ mod statistics;
 
 pub use access::*;
 pub use accounts::*;
+pub use audit::*;
 pub use data::*;
+pub use deletions::*;
 pub use evidence::*;
 pub use history::*;
+pub use notices::*;
 pub use pipelines::*;
 pub use reproductions::*;
 pub use secrets::*;

@@ -114,7 +114,7 @@ pub struct ParseRoleError {
 }
 
 /// What a member is in an organization. It allows to manage, never to read data (R14).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OrganizationRole {
     /// Uses what was granted, creates repos of his own.

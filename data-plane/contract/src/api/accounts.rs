@@ -2,6 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::ids::{AccountId, InvitationId, OrganizationId, TokenId};
 use crate::names::OrganizationName;
@@ -55,7 +56,7 @@ pub struct Account {
 }
 
 /// An organization as one of its members sees it.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Organization {
     /// Its id.
     pub id: OrganizationId,
