@@ -9,9 +9,9 @@ use contract::ids::{GenerateId, OrganizationId};
 use contract::names::OrganizationName;
 
 use crate::app::App;
-use crate::audit::{self, Acting, Event};
-use crate::authz::{self, Action, Actor, Allowed};
-use crate::database::Tx;
+use crate::audit::{self, Acting, Event, Source, SystemIn, Who};
+use crate::authz::{self, Action, Actor, Allowed, System};
+use crate::database::{Tx, confine};
 use crate::refusal::Refusal;
 
 /// An authenticated request. As an argument of a handler it refuses everybody else.
@@ -59,6 +59,16 @@ impl Call {
     /// When the database is away.
     pub async fn begin(&self) -> Result<Tx, Refusal> {
         Ok(self.app.pool.begin().await?)
+    }
+
+    /// Begins another transaction after the one that the proof was made in, confined to the same organization.
+    ///
+    /// # Errors
+    /// When the database is away.
+    pub async fn begin_in<A: Action>(&self, allowed: &Allowed<A>) -> Result<Tx, Refusal> {
+        let mut tx = self.begin().await?;
+        confine(&mut tx, allowed.organization()).await?;
+        Ok(tx)
     }
 
     /// Whether the caller may do `A` in the organization of that name.

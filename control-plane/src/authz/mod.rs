@@ -15,7 +15,7 @@ use contract::problem::ProblemKind;
 use contract::token::{SecretToken, TokenKind};
 use sqlx::PgPool;
 
-use crate::database::Tx;
+use crate::database::{Tx, confine};
 use crate::refusal::Refusal;
 
 /// By what the caller is known.
@@ -236,6 +236,16 @@ impl AsPlane {
     pub fn organization(&self) -> OrganizationId {
         self.organization
     }
+
+    /// Begins a transaction that is confined to the plane's organization.
+    ///
+    /// # Errors
+    /// When the database is away.
+    pub async fn begin(&self, pool: &PgPool) -> Result<Tx, Refusal> {
+        let mut tx = pool.begin().await?;
+        confine(&mut tx, self.organization).await?;
+        Ok(tx)
+    }
 }
 
 fn signed_out(detail: &str) -> Refusal {
@@ -314,7 +324,7 @@ pub async fn authenticate_plane(pool: &PgPool, secret: &str, path: OrganizationI
     Ok(AsPlane { organization })
 }
 
-/// Whether the actor may do `A` in the organization of that name.
+/// Whether the actor may do `A` in the organization of that name. From then on the transaction is confined to it.
 ///
 /// # Errors
 /// `not-found` to who is not a member, `not-allowed` to who may know of it but not do this.
@@ -326,6 +336,7 @@ pub async fn authorize<A: Action>(tx: &mut Tx, actor: &Actor, name: &Organizatio
     if actor.organization.is_some_and(|bound| bound != organization) {
         return Err(Refusal::not_found());
     }
+    confine(tx, organization).await?;
     if A::CHANGES && state == OrganizationState::Suspended {
         return Err(Refusal::new(
             ProblemKind::OrganizationSuspended,

@@ -42,7 +42,7 @@ async fn register(
 ) -> Result<Json<PolicyAnswer>, Refusal> {
     let plane = authz::authenticate_plane(&app.pool, chassis::http::bearer(&headers)?, org).await?;
     let now = app.environment.now();
-    let mut tx = app.pool.begin().await?;
+    let mut tx = plane.begin(&app.pool).await?;
     // First of all: locks the organization, so that two registrations cannot pass each other.
     let epoch = policy::queries::bump(&mut tx, &plane).await?;
     if let Some(known) = queries::find_domain(&mut tx, &plane, body.id).await? {
@@ -92,7 +92,7 @@ async fn bury(
 ) -> Result<Json<PolicyAnswer>, Refusal> {
     let plane = authz::authenticate_plane(&app.pool, chassis::http::bearer(&headers)?, org).await?;
     let now = app.environment.now();
-    let mut tx = app.pool.begin().await?;
+    let mut tx = plane.begin(&app.pool).await?;
     let epoch = policy::queries::bump(&mut tx, &plane).await?;
     match queries::bury(&mut tx, &plane, id, now).await? {
         None => return Err(Refusal::not_found()),

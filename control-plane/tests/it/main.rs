@@ -18,3 +18,5 @@ mod policy;
 mod process;
 mod releases;
 mod tokens;
+mod vault;
+mod walls;
