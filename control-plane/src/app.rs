@@ -29,8 +29,8 @@ use crate::rate_limits::{Limiters, RateLimits};
 use crate::serving::Hosts;
 use crate::vault::Vault;
 use crate::{
-    access_requests, access_tokens, accounts, database, domains, gateway, grants, invitations, keys, members,
-    organizations, planes, policy, releases, service_accounts, serving, sessions, teams, tokens,
+    access_requests, access_tokens, accounts, audit, database, deletions, domains, gateway, grants, invitations, keys,
+    members, notices, organizations, planes, policy, releases, service_accounts, serving, sessions, teams, tokens,
 };
 
 /// What all handlers share.
@@ -63,6 +63,8 @@ pub struct App {
     pub hosts: OnceLock<Hosts>,
     /// A plane that nobody needs for that long is stopped.
     pub idle_seconds: u64,
+    /// For how long a deleted organization is kept.
+    pub deletion_grace: chrono::Duration,
     /// The process's shutdown.
     pub shutdown: Shutdown,
 }
@@ -99,6 +101,7 @@ impl App {
             public_url,
             hosts: OnceLock::new(),
             idle_seconds: config.idle_seconds,
+            deletion_grace: chrono::Duration::days(i64::from(config.deletion_grace_days)),
             environment,
             shutdown,
         };
@@ -117,6 +120,7 @@ fn routes() -> OpenApiRouter<Arc<App>> {
         .merge(accounts::router().into())
         .merge(sessions::router().into())
         .merge(organizations::router().into())
+        .merge(deletions::router())
         .merge(members::router().into())
         .merge(invitations::router().into())
         .merge(teams::router())

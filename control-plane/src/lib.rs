@@ -17,6 +17,7 @@ pub mod vault;
 
 // Who the customers are.
 pub mod accounts;
+pub mod deletions;
 pub mod invitations;
 pub mod members;
 pub mod organizations;

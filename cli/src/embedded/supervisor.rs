@@ -302,6 +302,7 @@ async fn launch(
     database_url: String,
 ) -> Outcome<(ControlPlaneConfig, Child, ChildStdin)> {
     let idle = variable("HOWDAH_IDLE_SECONDS").and_then(|v| v.parse().ok());
+    let grace = variable("HOWDAH_DELETION_GRACE_DAYS").and_then(|v| v.parse().ok());
     let imports = ImportConfig {
         allow: import_allow()?,
         ..ImportConfig::default()
@@ -315,6 +316,7 @@ async fn launch(
         data_plane_binary: programs.data_plane.clone(),
         sandbox_binary: programs.sandbox.clone(),
         idle_seconds: idle.unwrap_or(300),
+        deletion_grace_days: grace.unwrap_or(14),
         imports,
         logs: logs_kept()?,
         services: Some(ServicesConfig {

@@ -165,6 +165,8 @@ actions! {
     ViewAudit("admin", false, "read the audit trail", |role| role.manages() || role == OrganizationRole::Auditor);
     /// Delete the organization.
     DeleteOrganization("admin", true, "delete the organization", |role| role == OrganizationRole::Owner);
+    /// Have a deleted organization back, or have it erased at once.
+    RestoreOrganization("admin", true, "restore the organization", |role| role == OrganizationRole::Owner);
     /// Get an access token for the organization's data plane.
     UsePlane("", false, "use the data plane", |_| true);
 }
@@ -329,7 +331,31 @@ pub async fn authenticate_plane(pool: &PgPool, secret: &str, path: OrganizationI
 /// # Errors
 /// `not-found` to who is not a member, `not-allowed` to who may know of it but not do this.
 pub async fn authorize<A: Action>(tx: &mut Tx, actor: &Actor, name: &OrganizationName) -> Result<Allowed<A>, Refusal> {
-    let row = queries::find_membership(tx, actor, name, A::CHANGES).await?;
+    authorize_in(tx, actor, name, &["active", "suspended"]).await
+}
+
+/// The same for an organization that was deleted and is still kept: nothing can be done in it but to have it back, or to have
+/// it erased at once.
+///
+/// # Errors
+/// As [`authorize`].
+pub async fn authorize_deleted(
+    tx: &mut Tx,
+    actor: &Actor,
+    name: &OrganizationName,
+) -> Result<Allowed<RestoreOrganization>, Refusal> {
+    let allowed = authorize_in::<RestoreOrganization>(tx, actor, name, &["deleting"]).await;
+    // Whoever was no owner has not known of it since it was deleted.
+    allowed.map_err(|_| Refusal::not_found())
+}
+
+async fn authorize_in<A: Action>(
+    tx: &mut Tx,
+    actor: &Actor,
+    name: &OrganizationName,
+    states: &[&str],
+) -> Result<Allowed<A>, Refusal> {
+    let row = queries::find_membership(tx, actor, name, A::CHANGES, states).await?;
     let Some((organization, organization_name, created_at, state, role)) = row else {
         return Err(Refusal::not_found());
     };

@@ -165,6 +165,7 @@ pub(super) async fn find_membership(
     actor: &Actor,
     name: &OrganizationName,
     lock: bool,
+    states: &[&str],
 ) -> Result<Option<Membership>, sqlx::Error> {
     if lock {
         // Before the membership is read: what it was before a change that we waited for does not count.
@@ -187,13 +188,14 @@ pub(super) async fn find_membership(
     )
     .bind(name.as_str())
     .bind(actor.principal.to_string())
+    .bind(states)
     .fetch_optional(&mut **tx)
     .await?;
     Ok(row.map(|(id, name, created_at, state, role)| {
-        let state = if state == "active" {
-            OrganizationState::Active
-        } else {
-            OrganizationState::Suspended
+        let state = match state.as_str() {
+            "active" => OrganizationState::Active,
+            "suspended" => OrganizationState::Suspended,
+            _ => OrganizationState::Deleting,
         };
         (id.0, name.0, created_at, state, role.0)
     }))

@@ -86,24 +86,3 @@ pub(super) async fn update_release_approvals(
         .await
         .map(|_| ())
 }
-
-/// States the wish that the organization be gone: nobody sees it any more, its plane is to be taken apart.
-pub(super) async fn begin_deletion(
-    tx: &mut Tx,
-    allowed: &Allowed<DeleteOrganization>,
-    now: DateTime<Utc>,
-) -> Result<(), sqlx::Error> {
-    let id = allowed.organization().to_string();
-    sqlx::query("update organizations set state = 'deleting', epoch = epoch + 1, deleted_at = $2 where id = $1")
-        .bind(&id)
-        .bind(now)
-        .execute(&mut **tx)
-        .await?;
-    sqlx::query(
-        "update planes set wanted = 'deleted', generation = generation + 1, next_try_at = null where organization_id = $1",
-    )
-    .bind(&id)
-    .execute(&mut **tx)
-    .await
-    .map(|_| ())
-}

@@ -19,6 +19,7 @@ use crate::call::Call;
 use crate::database::Tx;
 use crate::paging::PageQuery;
 use crate::refusal::Refusal;
+use crate::{deletions, policy};
 
 /// The routes of this slice.
 pub fn router() -> Router<Arc<App>> {
@@ -111,14 +112,40 @@ async fn change(
     Ok(answer)
 }
 
-async fn delete(call: Call, Path(org): Path<OrganizationName>) -> Result<StatusCode, Refusal> {
-    let mut tx = call.begin().await?;
-    let allowed = call.authorize::<DeleteOrganization>(&mut tx, &org).await?;
-    queries::begin_deletion(&mut tx, &allowed, call.now()).await?;
+#[derive(Deserialize)]
+struct HowSoon {
+    /// Nothing is kept: everything goes at once.
+    #[serde(default)]
+    now: bool,
+}
+
+/// Ends all access; everything is kept for a while in which an owner may have it back, unless it is to go at once.
+async fn delete(
+    call: Call,
+    Path(org): Path<OrganizationName>,
+    Query(how): Query<HowSoon>,
+) -> Result<(StatusCode, Json<OrganizationDeleted>), Refusal> {
+    let (mut tx, now) = (call.begin().await?, call.now());
+    let allowed = match call.authorize::<DeleteOrganization>(&mut tx, &org).await {
+        Err(refusal) if how.now && refusal.0.0.kind() == Some(ProblemKind::NotFound) => {
+            drop(tx);
+            let erased = deletions::erase_now(&call, &org).await?;
+            return Ok((StatusCode::ACCEPTED, Json(erased)));
+        }
+        allowed => allowed?,
+    };
+    let kept_until = if how.now { now } else { now + call.app.deletion_grace };
+    deletions::queries::begin_deletion(&mut tx, &allowed, now, kept_until).await?;
     call.record(&mut tx, &allowed, "organization.delete", org.to_string())
         .await?;
     policy::commit(&call.app, tx, &allowed).await?;
     call.app.planes.forget_route(allowed.organization());
     call.app.planes.signal(allowed.organization());
-    Ok(StatusCode::ACCEPTED)
+    let deleted = OrganizationDeleted {
+        id: allowed.organization(),
+        name: allowed.organization_name().clone(),
+        deleted_at: now,
+        kept_until,
+    };
+    Ok((StatusCode::ACCEPTED, Json(deleted)))
 }

@@ -105,6 +105,7 @@ impl TestApp {
             data_plane_binary: "/nonexistent".into(),
             sandbox_binary: "/nonexistent".into(),
             idle_seconds: 300,
+            deletion_grace_days: 14,
             imports: contract::config::ImportConfig::default(),
             logs: contract::config::LogsConfig::default(),
             services: None,

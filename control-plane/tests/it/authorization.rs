@@ -184,6 +184,18 @@ pub const TABLE: &[(&str, &str, &str, [u16; 5])] = &[
         r#"{"ref":"images@main"}"#,
         [401, 404, 201, 201, 201],
     ),
+    ("POST", "{org}/restore", "", [401, 404, 404, 404, 404]),
+    ("GET", "/v1/notices", "", [401, 200, 200, 200, 200]),
+    (
+        "POST",
+        "/v1/notices/read",
+        r#"{"up_to":"ntc_00000000000000000000000000000000"}"#,
+        [401, 204, 204, 204, 204],
+    ),
+    ("GET", "/v1/deleted-organizations", "", [401, 200, 200, 200, 200]),
+    ("GET", "/v1/deleted-organizations/acme", "", [401, 404, 404, 404, 404]),
+    ("GET", "{org}/audit", "", [401, 404, 403, 200, 200]),
+    ("GET", "{org}/audit/export", "", [401, 404, 403, 200, 200]),
     ("GET", "{internal}/policy", "", [401, 401, 401, 401, 401]),
     ("POST", "{internal}/domains", "{domain}", [401, 401, 401, 401, 401]),
     (

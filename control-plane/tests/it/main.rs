@@ -11,6 +11,7 @@ mod app;
 mod audit;
 mod authorization;
 mod cloud;
+mod deletions;
 mod gateway;
 mod members;
 mod planes;

@@ -56,6 +56,7 @@ impl Place {
             data_plane_binary: plane,
             sandbox_binary: "/nonexistent".into(),
             idle_seconds: 300,
+            deletion_grace_days: 14,
             imports: contract::config::ImportConfig::default(),
             logs: contract::config::LogsConfig::default(),
             services: None,
