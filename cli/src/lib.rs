@@ -26,6 +26,7 @@ mod job;
 mod lineage;
 mod mount;
 mod notebook;
+mod notices;
 mod open;
 mod organization;
 mod output;
@@ -101,6 +102,7 @@ enum Command {
     Access(access::Access),
     #[command(subcommand)]
     Release(release::Release),
+    Notices(notices::Notices),
     #[command(subcommand)]
     Defaults(defaults::Defaults),
     #[command(subcommand)]
@@ -248,6 +250,7 @@ async fn ask(command: Command, client: &Client, output: Output) -> Outcome {
         Command::Grant(command) => grant::run(command, client, output).await,
         Command::Access(command) => access::run(command, client, output).await,
         Command::Release(command) => release::run(command, client, output).await,
+        Command::Notices(arguments) => notices::run(arguments, client, output).await,
         Command::Defaults(command) => defaults::run(command, client, output).await,
         Command::Secret(command) => secret::run(command, client, output).await,
         Command::Project(command) => project::run(command, client, output).await,

@@ -129,6 +129,8 @@ fn routes() -> OpenApiRouter<Arc<App>> {
         .merge(grants::router().into())
         .merge(releases::router().into())
         .merge(access_requests::router().into())
+        .merge(audit::router())
+        .merge(notices::router())
         .merge(policy::router().into())
         .merge(domains::router().into())
         .merge(access_tokens::router().into())

@@ -33,6 +33,7 @@ pub mod access_tokens;
 pub mod domains;
 pub mod grants;
 pub mod keys;
+pub mod notices;
 pub mod policy;
 pub mod releases;
 

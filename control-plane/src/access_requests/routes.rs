@@ -16,6 +16,7 @@ use crate::app::App;
 use crate::authz::{ChangePolicy, ViewWholePolicy};
 use crate::call::Call;
 use crate::grants;
+use crate::notices::occasions;
 use crate::paging::PageQuery;
 use crate::refusal::Refusal;
 
@@ -70,6 +71,7 @@ async fn create(
     queries::insert_request(&mut tx, &allowed, &new).await?;
     let subject = format!("{} for {}", new.id, new.reference);
     call.record(&mut tx, &allowed, "access_request.create", subject).await?;
+    occasions::access_requested(&call, &mut tx, &allowed, &new.missing).await?;
     tx.commit().await?;
     Ok((StatusCode::CREATED, Json(new)))
 }

@@ -15,6 +15,7 @@ use super::{SELF_GRANT, check_self_grant, may_give, queries, tell_self_grant};
 use crate::app::App;
 use crate::authz::{ChangePolicy, ViewPolicy, ViewWholePolicy};
 use crate::call::Call;
+use crate::notices::occasions;
 use crate::paging::PageQuery;
 use crate::policy::{self, subjects};
 use crate::refusal::Refusal;
@@ -78,6 +79,7 @@ async fn create(
     };
     let subject = format!("{} {} {}", grant.view.subject, grant.view.role, grant.view.resource);
     call.record(&mut tx, &allowed, action, subject).await?;
+    occasions::grant_given(&call, &mut tx, &allowed, &grant, by_own_hand).await?;
     policy::commit(&call.app, tx, &allowed).await?;
     Ok((StatusCode::CREATED, Json(grant.view)))
 }
@@ -155,6 +157,7 @@ async fn remove(
     queries::delete_grant(&mut tx, &allowed, &grant).await?;
     let subject = format!("{} {} {}", grant.view.subject, grant.view.role, grant.view.resource);
     call.record(&mut tx, &allowed, "grant.delete", subject).await?;
+    occasions::grant_taken(&call, &mut tx, &allowed, &grant).await?;
     let epoch = policy::commit(&call.app, tx, &allowed).await?;
     let acknowledged = if query.wait {
         policy::wait_for_acknowledgement(&call.app, &allowed, epoch).await?

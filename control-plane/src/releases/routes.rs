@@ -20,6 +20,7 @@ use crate::app::App;
 use crate::authz::{Action, Allowed, ChangePolicy, ViewWholePolicy};
 use crate::call::Call;
 use crate::database::Tx;
+use crate::notices::occasions::{self, ReleaseNews};
 use crate::paging::PageQuery;
 use crate::policy::{self, subjects, subjects::Target};
 use crate::refusal::Refusal;
@@ -105,7 +106,7 @@ async fn create(
     let release = find(&call, &mut tx, &allowed, new.id).await?;
     record(&call, &mut tx, &allowed, "release.create", &release).await?;
     policy::commit(&call.app, tx, &allowed).await?;
-    Ok((StatusCode::CREATED, Json(view)))
+    Ok((StatusCode::CREATED, Json(release.view)))
 }
 
 async fn find<A: Action>(
@@ -119,13 +120,15 @@ async fn find<A: Action>(
         .ok_or_else(Refusal::not_found)
 }
 
+/// Writes the audit row of a change, and the notices to whom it concerns.
 async fn record(
     call: &Call,
     tx: &mut Tx,
     allowed: &Allowed<ChangePolicy>,
-    action: &str,
-    view: &ReleaseView,
+    action: &'static str,
+    release: &StoredRelease,
 ) -> Result<(), Refusal> {
+    let view = &release.view;
     let subject = format!(
         "{}: {} into {} ({})",
         view.id,
@@ -133,7 +136,24 @@ async fn record(
         view.pipeline,
         view.state
     );
-    call.record(tx, allowed, action, subject).await
+    call.record(tx, allowed, action, subject).await?;
+    let news = ReleaseNews {
+        kind: action,
+        id: view.id.to_string(),
+        state: if action == "release.revoke" {
+            "revoked"
+        } else {
+            &view.state
+        },
+        proposed_by: release.created_by.parse().ok(),
+        domains: release
+            .parts
+            .iter()
+            .map(|part| (part.domain, format!("{}/{}", part.project, part.name)))
+            .collect(),
+        pipeline: (release.pipeline, &view.pipeline),
+    };
+    Ok(occasions::release_changed(call, tx, allowed, &news).await?)
 }
 
 /// A release that the caller may know of.
@@ -234,7 +254,7 @@ async fn approve(
     let release = find(&call, &mut tx, &allowed, release.id).await?;
     record(&call, &mut tx, &allowed, "release.approve", &release).await?;
     policy::commit(&call.app, tx, &allowed).await?;
-    Ok(Json(view))
+    Ok(Json(release.view))
 }
 
 #[derive(Deserialize)]
@@ -274,7 +294,7 @@ async fn revoke(
             acknowledged: None,
         }));
     }
-    record(&call, &mut tx, &allowed, "release.revoke", &release.view).await?;
+    record(&call, &mut tx, &allowed, "release.revoke", &release).await?;
     let epoch = policy::commit(&call.app, tx, &allowed).await?;
     let acknowledged = if query.wait {
         policy::wait_for_acknowledgement(&call.app, &allowed, epoch).await?

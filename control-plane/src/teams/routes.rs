@@ -19,6 +19,7 @@ use crate::authz::{Allowed, ManageTeams, ViewOrganization};
 use crate::call::Call;
 use crate::database::Tx;
 use crate::grants;
+use crate::notices::occasions;
 use crate::paging::PageQuery;
 use crate::policy::{self, subjects};
 use crate::refusal::Refusal;
@@ -129,6 +130,12 @@ async fn add_member(
     };
     call.record(&mut tx, &allowed, action, format!("{member} to {name}"))
         .await?;
+    let news = ("team.add", format!("added you to the team `{name}`"));
+    occasions::team_changed(&call, &mut tx, &allowed, principal, news).await?;
+    if by_own_hand {
+        let held = grants::queries::list_resources_of(&mut tx, &allowed, &id.to_string()).await?;
+        occasions::team_joined_by_own_hand(&call, &mut tx, &allowed, name.as_str(), held).await?;
+    }
     Ok(changed(policy::commit(&call.app, tx, &allowed).await?))
 }
 
@@ -157,5 +164,7 @@ async fn remove_member(
     }
     call.record(&mut tx, &allowed, "team.remove", format!("{member} from {name}"))
         .await?;
+    let news = ("team.remove", format!("took you out of the team `{name}`"));
+    occasions::team_changed(&call, &mut tx, &allowed, principal, news).await?;
     Ok(changed(policy::commit(&call.app, tx, &allowed).await?))
 }

@@ -14,6 +14,7 @@ mod cloud;
 mod deletions;
 mod gateway;
 mod members;
+mod notices;
 mod planes;
 mod policy;
 mod process;
