@@ -27,7 +27,7 @@ use crate::planes::Planes;
 use crate::policy::Announcer;
 use crate::rate_limits::{Limiters, RateLimits};
 use crate::serving::Hosts;
-use crate::vault::Vault;
+use crate::vault::{self, Vault};
 use crate::{
     access_requests, access_tokens, accounts, audit, database, deletions, domains, gateway, grants, invitations, keys,
     members, notices, organizations, planes, policy, releases, service_accounts, serving, sessions, teams, tokens,
@@ -82,7 +82,8 @@ impl App {
         shutdown: Shutdown,
     ) -> anyhow::Result<(Arc<Self>, mpsc::UnboundedReceiver<OrganizationId>)> {
         let pool = database::open(&config.database_url).await?;
-        let vault = Vault::new(&config.master_key)?;
+        let services = vault::services(&config.master_key, &config.previous_master_keys, &environment)?;
+        let vault = Vault::open_with(&pool, &environment, services).await?;
         let keys = keys::open(&pool, &vault, &environment).await?;
         let passwords = Passwords::new(environment.clone());
         passwords.warm_up().await.context("a first password hash")?;

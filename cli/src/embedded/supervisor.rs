@@ -313,6 +313,7 @@ async fn launch(
         public_url: service.url.clone(),
         home: home.path.clone(),
         master_key: home.master_key()?,
+        previous_master_keys: Vec::new(),
         data_plane_binary: programs.data_plane.clone(),
         sandbox_binary: programs.sandbox.clone(),
         idle_seconds: idle.unwrap_or(300),

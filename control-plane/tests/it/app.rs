@@ -102,6 +102,7 @@ impl TestApp {
             public_url: url.clone(),
             home: "/nonexistent".into(),
             master_key: "5a".repeat(32),
+            previous_master_keys: Vec::new(),
             data_plane_binary: "/nonexistent".into(),
             sandbox_binary: "/nonexistent".into(),
             idle_seconds: 300,

@@ -53,6 +53,7 @@ impl Place {
             public_url: String::new(),
             home: self.home(),
             master_key: "5a".repeat(32),
+            previous_master_keys: Vec::new(),
             data_plane_binary: plane,
             sandbox_binary: "/nonexistent".into(),
             idle_seconds: 300,
