@@ -17,8 +17,8 @@ use tokio::net::TcpListener;
 
 use crate::plane::Plane;
 use crate::{
-    branches, commits, cron, defaults, files, fsck, garbage, history, imports, jobs, lineage, permissions, pipelines,
-    policy, projects, repos, scheduler, secrets, serving, statistics, stores, uploads, worker,
+    audit, branches, commits, cron, defaults, files, fsck, garbage, history, imports, jobs, lineage, permissions,
+    pipelines, policy, projects, repos, scheduler, secrets, serving, statistics, stores, uploads, worker,
 };
 
 /// How long running requests may go on after the plane was asked to stop.
@@ -43,6 +43,7 @@ pub fn router(plane: Plane) -> Router {
         .merge(fsck::routes::router())
         .merge(garbage::routes::router())
         .merge(statistics::routes::router())
+        .merge(audit::routes::router())
         .merge(pipelines::routes::router())
         .merge(secrets::routes::router())
         .merge(defaults::routes::router())

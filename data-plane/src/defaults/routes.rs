@@ -89,6 +89,8 @@ async fn set(
     let mut tx = plane.begin().await?;
     let project = project(&mut tx, &of).await?;
     queries::set(&mut tx, &MEMBER, project, &body, &call.actor(), plane.now()).await?;
+    let subject = of.project.as_ref().map_or("the organization", ProjectName::as_str);
+    call.record(&mut tx, "defaults.set", subject).await?;
     tx.commit().await?;
     Ok(Json(body))
 }
