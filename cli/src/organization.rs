@@ -134,23 +134,7 @@ pub async fn run(command: Org, client: &Client, output: Output) -> Outcome {
             output.result(&made, || format!("made {}; it is in use now", made.name))
         }
         Org::List { deleted: true } => list_deleted(client, output).await,
-        Org::List { deleted: false } => {
-            let items: Vec<Organization> = client.control_list(Request::get("/v1/organizations")).await?;
-            let in_use = client.credentials.read().organization;
-            output.list(&items, &["name", "role", "since", ""], |o| {
-                let mark = if in_use.as_deref() == Some(o.name.as_str()) {
-                    "in use"
-                } else {
-                    ""
-                };
-                vec![
-                    o.name.to_string(),
-                    o.role.as_str().to_owned(),
-                    time(&o.created_at),
-                    mark.to_owned(),
-                ]
-            })
-        }
+        Org::List { deleted: false } => list(client, output).await,
         Org::Show { name } => {
             let name = match name {
                 Some(name) => name,
@@ -200,6 +184,24 @@ pub async fn run(command: Org, client: &Client, output: Output) -> Outcome {
         Org::Audit(arguments) => crate::audit::run(arguments, client, output).await,
         Org::Member(command) => members(command, client, output).await,
     }
+}
+
+async fn list(client: &Client, output: Output) -> Outcome {
+    let items: Vec<Organization> = client.control_list(Request::get("/v1/organizations")).await?;
+    let in_use = client.credentials.read().organization;
+    output.list(&items, &["name", "role", "since", ""], |o| {
+        let mark = if in_use.as_deref() == Some(o.name.as_str()) {
+            "in use"
+        } else {
+            ""
+        };
+        vec![
+            o.name.to_string(),
+            o.role.as_str().to_owned(),
+            time(&o.created_at),
+            mark.to_owned(),
+        ]
+    })
 }
 
 async fn set(wish: &ChangeOrganization, client: &Client, output: Output) -> Outcome {

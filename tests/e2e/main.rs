@@ -9,6 +9,7 @@ mod crashes;
 mod embedded;
 mod harness;
 mod imports;
+mod memory;
 mod mount;
 mod mount_as_another;
 mod notebooks;

@@ -9,6 +9,7 @@
 mod accounts;
 mod app;
 mod audit;
+mod audit_reading;
 mod authorization;
 mod cloud;
 mod deletions;
