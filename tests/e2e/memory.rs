@@ -5,7 +5,7 @@ use std::process::Command;
 use super::harness::{Service, eventually, text};
 
 #[test]
-fn a_trail_is_searched_taken_along_and_found_out_wherever_it_was_falsified() {
+fn a_trail_is_searched_and_a_member_is_told_what_concerns_him() {
     let service = Service::start();
     let ada = service.person("ada", Some("acme"));
     let eve = service.person("eve", None);
@@ -33,7 +33,14 @@ fn a_trail_is_searched_taken_along_and_found_out_wherever_it_was_falsified() {
         "{told}"
     );
     assert_eq!(eve.json(&["notices"]), serde_json::json!([]));
+}
 
+#[test]
+fn a_trail_is_taken_along_and_found_out_wherever_it_was_falsified() {
+    let service = Service::start();
+    let ada = service.person("ada", Some("acme"));
+    ada.run(&["repo", "create", "images"]);
+    ada.run(&["grant", "add", "user:ada@example.test", "viewer", "images"]);
     ada.run(&["org", "audit", "--verify"]);
     let file = service.file("trail.jsonl", b"");
     ada.run(&["org", "audit", "--export", &file]);
