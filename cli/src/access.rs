@@ -7,7 +7,7 @@ use contract::ids::{GrantId, ReleaseId};
 
 use crate::client::{Client, Request};
 use crate::failure::Outcome;
-use crate::job::since;
+use crate::job::moment;
 use crate::organization::path;
 use crate::output::{Output, time};
 use crate::references::{commit, full_repo, resource};
@@ -41,7 +41,7 @@ pub enum Access {
         /// The repo
         repo: String,
         /// Only who read since then: a time, or how long ago (`30d`); to the hour
-        #[arg(long, value_name = "TIME", value_parser = since)]
+        #[arg(long, value_name = "TIME", value_parser = moment)]
         since: Option<DateTime<Utc>>,
     },
     /// Ask those who can grant what is missing

@@ -128,7 +128,7 @@ pub struct Logs {
     #[arg(short, long)]
     follow: bool,
     /// Printed since then: a time, or how long ago (`10m`)
-    #[arg(long, value_name = "TIME", value_parser = since)]
+    #[arg(long, value_name = "TIME", value_parser = moment)]
     since: Option<DateTime<Utc>>,
     /// The last so many lines only
     #[arg(long, value_name = "N")]
@@ -138,7 +138,11 @@ pub struct Logs {
     limit: Option<u32>,
 }
 
-pub fn since(text: &str) -> Result<DateTime<Utc>, String> {
+/// A moment: a time, or how long ago.
+///
+/// # Errors
+/// When it is neither.
+pub fn moment(text: &str) -> Result<DateTime<Utc>, String> {
     if let Ok(at) = DateTime::parse_from_rfc3339(text) {
         return Ok(at.to_utc());
     }

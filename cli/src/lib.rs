@@ -4,6 +4,7 @@
 mod access;
 mod account;
 mod api_token;
+mod audit;
 mod ci_trust;
 mod client;
 mod clock;
@@ -28,6 +29,7 @@ mod job;
 mod lineage;
 mod mount;
 mod notebook;
+mod notices;
 mod open;
 mod organization;
 mod outbox;
@@ -111,6 +113,7 @@ enum Command {
     Access(access::Access),
     #[command(subcommand)]
     Release(release::Release),
+    Notices(notices::Notices),
     #[command(subcommand)]
     Defaults(defaults::Defaults),
     #[command(subcommand)]
@@ -263,6 +266,7 @@ async fn ask(command: Command, client: &Client, output: Output) -> Outcome {
         Command::Grant(command) => grant::run(command, client, output).await,
         Command::Access(command) => access::run(command, client, output).await,
         Command::Release(command) => release::run(command, client, output).await,
+        Command::Notices(arguments) => notices::run(arguments, client, output).await,
         Command::Defaults(command) => defaults::run(command, client, output).await,
         Command::Secret(command) => secret::run(command, client, output).await,
         Command::Project(command) => project::run(command, client, output).await,

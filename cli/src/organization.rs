@@ -1,7 +1,10 @@
 //! Organizations, their members and invitations.
 
 use clap::{Args, Subcommand};
-use contract::api::{ChangeOrganization, Invitation, MemberView, Organization, OrganizationSettings, PlaneStatus};
+use contract::api::{
+    ChangeOrganization, DeletionReceipt, Invitation, MemberView, Organization, OrganizationDeleted,
+    OrganizationSettings, PlaneStatus, SignedReceipt,
+};
 use serde::Serialize;
 
 use crate::client::{Client, Request, segment};
@@ -18,8 +21,13 @@ pub enum Org {
         name: String,
     },
     /// List your organizations
-    #[command(after_help = "Example: howdah org list")]
-    List,
+    #[command(after_help = "Example: howdah org list
+         howdah org list --deleted")]
+    List {
+        /// Those that you owned and that were deleted
+        #[arg(long)]
+        deleted: bool,
+    },
     /// Show an organization
     #[command(after_help = "Example: howdah org show acme")]
     Show {
@@ -45,6 +53,9 @@ pub enum Org {
         name: String,
     },
     /// Delete an organization with everything in it
+    ///
+    /// Access ends at once. The data is kept for a while (14 days, unless the service is set up otherwise) in which an owner can
+    /// have it back with `howdah org restore`; the name is free only afterwards.
     #[command(after_help = "Example: howdah org delete acme --yes")]
     Delete {
         /// Its name
@@ -52,6 +63,21 @@ pub enum Org {
         /// Do not ask
         #[arg(long)]
         yes: bool,
+        /// Keep nothing: erase everything at once
+        #[arg(long)]
+        now: bool,
+    },
+    /// Have a deleted organization back, as long as it is kept
+    #[command(after_help = "Example: howdah org restore acme")]
+    Restore {
+        /// Its name
+        name: String,
+    },
+    /// Show what was erased of an organization that you owned, as the service has signed it
+    #[command(after_help = "Example: howdah org receipt acme --json")]
+    Receipt {
+        /// Its name or id
+        name: String,
     },
     /// Invite somebody; prints the token to send to them
     #[command(after_help = "Example: howdah org invite red@example.org --role member")]
@@ -68,6 +94,7 @@ pub enum Org {
         /// The token of the invitation
         token: String,
     },
+    Audit(crate::audit::Audit),
     /// Members
     #[command(subcommand)]
     Member(Member),
@@ -111,23 +138,8 @@ pub async fn run(command: Org, client: &Client, output: Output) -> Outcome {
             use_organization(client, made.name.as_str())?;
             output.result(&made, || format!("made {}; it is in use now", made.name))
         }
-        Org::List => {
-            let items: Vec<Organization> = client.control_list(Request::get("/v1/organizations")).await?;
-            let in_use = client.credentials.read().organization;
-            output.list(&items, &["name", "role", "since", ""], |o| {
-                let mark = if in_use.as_deref() == Some(o.name.as_str()) {
-                    "in use"
-                } else {
-                    ""
-                };
-                vec![
-                    o.name.to_string(),
-                    o.role.as_str().to_owned(),
-                    time(&o.created_at),
-                    mark.to_owned(),
-                ]
-            })
-        }
+        Org::List { deleted: true } => list_deleted(client, output).await,
+        Org::List { deleted: false } => list(client, output).await,
         Org::Show { name } => {
             let name = match name {
                 Some(name) => name,
@@ -145,7 +157,17 @@ pub async fn run(command: Org, client: &Client, output: Output) -> Outcome {
             use_organization(client, found.name.as_str())?;
             output.result(&found, || format!("{} is in use now", found.name))
         }
-        Org::Delete { name, yes } => delete(&name, yes, client, output).await,
+        Org::Delete { name, yes, now } => delete(&name, yes, now, client, output).await,
+        Org::Restore { name } => {
+            let restored: Organization = client.control(Request::post(path(&name, "/restore"))).await?;
+            use_organization(client, restored.name.as_str())?;
+            output.result(&restored, || format!("{} is back; it is in use now", restored.name))
+        }
+        Org::Receipt { name } => {
+            let address = format!("/v1/deleted-organizations/{}", segment(&name));
+            let found: SignedReceipt = client.control(Request::get(address)).await?;
+            output.result(&found, || describe_receipt(&found))
+        }
         Org::Invite { email, role } => {
             let organization = client.organization().await?;
             let body = serde_json::json!({ "email": email, "role": role });
@@ -165,8 +187,27 @@ pub async fn run(command: Org, client: &Client, output: Output) -> Outcome {
                 format!("you are {} of {} now; it is in use", joined.role.as_str(), joined.name)
             })
         }
+        Org::Audit(arguments) => crate::audit::run(arguments, client, output).await,
         Org::Member(command) => members(command, client, output).await,
     }
+}
+
+async fn list(client: &Client, output: Output) -> Outcome {
+    let items: Vec<Organization> = client.control_list(Request::get("/v1/organizations")).await?;
+    let in_use = client.credentials.read().organization;
+    output.list(&items, &["name", "role", "since", ""], |o| {
+        let mark = if in_use.as_deref() == Some(o.name.as_str()) {
+            "in use"
+        } else {
+            ""
+        };
+        vec![
+            o.name.to_string(),
+            o.role.as_str().to_owned(),
+            time(&o.created_at),
+            mark.to_owned(),
+        ]
+    })
 }
 
 async fn set(wish: &ChangeOrganization, client: &Client, output: Output) -> Outcome {
@@ -217,20 +258,77 @@ fn describe(shown: &Shown) -> String {
     lines.join("\n")
 }
 
-async fn delete(name: &str, yes: bool, client: &Client, output: Output) -> Outcome {
+async fn delete(name: &str, yes: bool, now: bool, client: &Client, output: Output) -> Outcome {
     if !yes {
+        let what = if now {
+            "this removes all repos, pipelines and data of the organization for good"
+        } else {
+            "this ends access to all repos, pipelines and data of the organization, and removes them after a while"
+        };
+        let flags = if now { "--now --yes" } else { "--yes" };
         return Err(Failure::usage(
             format!("`{name}` was not deleted"),
-            "this removes all repos, pipelines and data of the organization for good",
-            format!("repeat with --yes: `howdah org delete {name} --yes`"),
+            what,
+            format!("repeat with --yes: `howdah org delete {name} {flags}`"),
         ));
     }
-    client.control_done(Request::delete(path(name, ""))).await?;
+    let request = Request::delete(path(name, ""));
+    let request = if now { request.query("now", true) } else { request };
+    let deleted: OrganizationDeleted = client.control(request).await?;
     client.credentials.change(|login| {
         login.organization.take_if(|n| n == name);
         login.forget_seen();
     })?;
-    output.result(&serde_json::json!({ "deleted": name }), || format!("deleted {name}"))
+    let shown = serde_json::json!({
+        "deleted": name, "id": deleted.id, "deleted_at": deleted.deleted_at, "kept_until": deleted.kept_until,
+    });
+    output.result(&shown, || {
+        if deleted.kept_until > deleted.deleted_at {
+            let until = time(&deleted.kept_until);
+            format!("deleted {name}; until {until} an owner can have it back with `howdah org restore {name}`")
+        } else {
+            format!("deleted {name}; see `howdah org receipt {}`", deleted.id)
+        }
+    })
+}
+
+async fn list_deleted(client: &Client, output: Output) -> Outcome {
+    let items: Vec<DeletionReceipt> = client.control_list(Request::get("/v1/deleted-organizations")).await?;
+    output.list(&items, &["name", "state", "deleted", "kept until", "id"], |r| {
+        vec![
+            r.name.to_string(),
+            r.state.clone(),
+            time(&r.deleted_at),
+            time(&r.kept_until),
+            r.organization.to_string(),
+        ]
+    })
+}
+
+fn describe_receipt(found: &SignedReceipt) -> String {
+    let receipt = &found.receipt;
+    let mut lines = vec![
+        format!("{} ({}): {}", receipt.name, receipt.organization, receipt.state),
+        format!("deleted     {}", time(&receipt.deleted_at)),
+        format!("kept until  {}", time(&receipt.kept_until)),
+    ];
+    for erased in &receipt.stores {
+        lines.push(format!(
+            "erased      {}: {} ({})",
+            erased.store,
+            erased.detail,
+            time(&erased.erased_at)
+        ));
+    }
+    if !found.signed.is_empty() {
+        lines.push(format!(
+            "audit trail {} rows, the last with the hash {}",
+            receipt.audit_seq, receipt.audit_hash
+        ));
+        lines.push(format!("digest      {}", found.digest));
+        lines.push(format!("signed      {}", found.signed));
+    }
+    lines.join("\n")
 }
 
 async fn members(command: Member, client: &Client, output: Output) -> Outcome {

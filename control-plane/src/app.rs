@@ -32,11 +32,12 @@ use crate::serving::Hosts;
 use crate::single_sign_on::Providers;
 use crate::token_exchange::issuers::Issuers;
 use crate::traffic::{self, Meters, Proxies, Turns};
-use crate::vault::Vault;
+use crate::vault::{self, Vault};
 use crate::{
-    access_requests, access_tokens, account_events, accounts, ci_trusts, database, device_logins, domains, gateway,
-    grants, idempotency, invitations, keys, mail, members, organizations, passkeys, planes, policy, releases,
-    second_factors, service_accounts, serving, sessions, single_sign_on, teams, token_exchange, tokens,
+    access_requests, access_tokens, account_events, accounts, audit, ci_trusts, database, deletions, device_logins,
+    domains, gateway, grants, idempotency, invitations, keys, mail, members, notices, organizations, passkeys, planes,
+    policy, releases, second_factors, service_accounts, serving, sessions, single_sign_on, teams, token_exchange,
+    tokens,
 };
 
 /// Bytes of a body at most; those that go through to planes have no limit here.
@@ -92,6 +93,8 @@ pub struct App {
     pub passkeys: Option<webauthn_rs::Webauthn>,
     /// Whether there is no account before its address is verified.
     pub verification_required: bool,
+    /// For how long a deleted organization is kept.
+    pub deletion_grace: chrono::Duration,
     /// The process's shutdown.
     pub shutdown: Shutdown,
 }
@@ -109,7 +112,8 @@ impl App {
         shutdown: Shutdown,
     ) -> anyhow::Result<(Arc<Self>, mpsc::UnboundedReceiver<OrganizationId>)> {
         let pool = database::open(&config.database_url).await?;
-        let vault = Vault::new(&config.master_key)?;
+        let services = vault::services(&config.master_key, &config.previous_master_keys, &environment)?;
+        let vault = Vault::open_with(&pool, &environment, services).await?;
         let keys = keys::open(&pool, &vault, &environment).await?;
         let passwords = Passwords::new(environment.clone());
         passwords.warm_up().await.context("a first password hash")?;
@@ -142,6 +146,7 @@ impl App {
             verification_required: config.people.mail.is_some() || config.people.verification == Verification::Required,
             idle_seconds: config.idle_seconds,
             telemetry: config.telemetry.clone(),
+            deletion_grace: chrono::Duration::days(i64::from(config.deletion_grace_days)),
             environment,
             shutdown,
         };
@@ -172,6 +177,9 @@ fn routes() -> OpenApiRouter<Arc<App>> {
         .merge(grants::router())
         .merge(releases::router())
         .merge(access_requests::router())
+        .merge(audit::router())
+        .merge(notices::router())
+        .merge(deletions::router())
         .merge(policy::router().into())
         .merge(domains::router().into())
         .merge(access_tokens::router())

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use chrono::{DateTime, Utc};
-use contract::ids::GenerateId;
+use contract::ids::{GenerateId, OrganizationId};
 use contract::names::OrganizationName;
 
 use crate::account_events::{self, Happening};
 use crate::app::App;
-use crate::audit::{self, Acting, Event};
+use crate::audit::{self, Acting, Event, Source, SystemIn, Who};
 use crate::authz::{self, Action, Actor, Allowed, System};
-use crate::database::Tx;
+use crate::database::{Tx, confine};
 use crate::idempotency::Keyed;
 use crate::peer::Peer;
 use crate::refusal::Refusal;
@@ -30,6 +30,8 @@ pub struct Call {
     pub peer: Peer,
     /// The idempotency key of the request.
     pub(crate) keyed: Option<Keyed>,
+    /// By what, in which request and from where.
+    pub source: Source,
 }
 
 impl FromRequestParts<Arc<App>> for Call {
@@ -42,20 +44,26 @@ impl FromRequestParts<Arc<App>> for Call {
         if let Some(ledger) = &ledger {
             ledger.count(app, &Subject::Account(actor.principal().to_string()))?;
         }
+        let source = Source {
+            via: actor.via(),
+            ..Source::of(parts)
+        };
         Ok(Self {
             app: Arc::clone(app),
             actor,
             ledger,
             peer: Peer::of(parts),
             keyed: parts.extensions.get::<Keyed>().cloned(),
+            source,
         })
     }
 }
 
 impl Call {
     /// A call of whom a secret in the body of a request stands for, and nothing else.
-    pub(crate) fn of(app: Arc<App>, actor: Actor, peer: Peer) -> Self {
+    pub(crate) fn of(app: Arc<App>, actor: Actor, peer: Peer, source: Source) -> Self {
         Self {
+            source,
             app,
             actor,
             ledger: None,
@@ -81,6 +89,16 @@ impl Call {
     pub async fn begin(&self) -> Result<Tx, Refusal> {
         let mut tx = self.app.pool.begin().await?;
         self.take_key(&mut tx).await?;
+        Ok(tx)
+    }
+
+    /// Begins another transaction after the one that the proof was made in, confined to the same organization.
+    ///
+    /// # Errors
+    /// When the database is away.
+    pub async fn begin_in<A: Action>(&self, allowed: &Allowed<A>) -> Result<Tx, Refusal> {
+        let mut tx = self.begin().await?;
+        confine(&mut tx, allowed.organization()).await?;
         Ok(tx)
     }
 
@@ -125,6 +143,34 @@ impl Call {
             subject,
             at: self.now(),
         };
-        Ok(audit::record(tx, proof, &event).await?)
+        Ok(audit::record_from(tx, proof, &self.source, &event).await?)
+    }
+
+    /// Writes the row of a change of the caller's own that reaches into several organizations, in each of them. The
+    /// organizations come in the order of their ids, in which everybody locks them.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn record_in(
+        &self,
+        tx: &mut Tx,
+        system: &System,
+        organizations: Vec<OrganizationId>,
+        action: &str,
+        subject: &str,
+    ) -> Result<(), Refusal> {
+        for organization in organizations {
+            let acting = SystemIn {
+                system,
+                organization,
+                who: Who {
+                    id: self.actor.principal().to_string(),
+                    name: self.actor.name().to_owned(),
+                    token: self.actor.token().to_string(),
+                },
+            };
+            self.record(tx, &acting, action, subject.to_owned()).await?;
+        }
+        Ok(())
     }
 }

@@ -3,6 +3,7 @@
 
 use std::str::FromStr;
 
+use contract::ids::OrganizationId;
 use sqlx::error::BoxDynError;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgTypeInfo, PgValueRef};
 use sqlx::{Decode, PgPool, Postgres, Type};
@@ -35,6 +36,20 @@ pub async fn open(url: &str) -> anyhow::Result<PgPool> {
         .await
         .context("the control plane's schema could not be brought up to date")?;
     Ok(pool)
+}
+
+/// From here on the transaction sees and changes the rows of one organization only, whatever a statement forgets: it goes on as
+/// the role `howdah_tenant`, which the policies of the tables hold (`migrations/control/0131_walls.sql`). It ends with the
+/// transaction, and there is no way back before.
+///
+/// # Errors
+/// When the database is away, or its role may not become that role.
+pub async fn confine(tx: &mut Tx, organization: OrganizationId) -> Result<(), sqlx::Error> {
+    sqlx::query("select set_config('howdah.organization', $1, true), set_config('role', 'howdah_tenant', true)")
+        .bind(organization.to_string())
+        .execute(&mut **tx)
+        .await
+        .map(|_| ())
 }
 
 /// A text column that is parsed into its type when it is read.

@@ -22,6 +22,7 @@ pub mod vault;
 pub mod account_events;
 pub mod accounts;
 pub mod ci_trusts;
+pub mod deletions;
 pub mod device_logins;
 pub mod invitations;
 pub mod mail;
@@ -44,6 +45,7 @@ pub mod access_tokens;
 pub mod domains;
 pub mod grants;
 pub mod keys;
+pub mod notices;
 pub mod policy;
 pub mod releases;
 

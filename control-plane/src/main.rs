@@ -1,5 +1,5 @@
 //! `howdah-control-plane`: `serve` reads its configuration as one line of JSON from standard input and stops when that
-//! ends; `migrate` brings the schema up to date and ends.
+//! ends; `migrate` brings the schema up to date and ends; `rotate-key` changes keys and ends.
 
 use std::io::Write;
 
@@ -23,6 +23,15 @@ enum Verb {
     Serve,
     /// Bring the schema of the control plane's database up to date.
     Migrate,
+    /// Change keys: wrap all data keys with the current master key, and seal anew what is sealed with an older key.
+    ///
+    /// Before, start the services with the new key as `master_key` and the old one in `previous_master_keys`; afterwards the old one
+    /// is needed no more. It can be interrupted and run again, while services run.
+    RotateKey {
+        /// Make new data keys too, and seal all stored secrets with them
+        #[arg(long)]
+        data: bool,
+    },
 }
 
 fn main() -> anyhow::Result<()> {
@@ -36,6 +45,12 @@ fn main() -> anyhow::Result<()> {
         .context("the runtime cannot be started")?;
     let ended = runtime.block_on(async {
         match arguments.verb {
+            Verb::RotateKey { data } => {
+                let environment = Environment::system();
+                let rotated = control_plane::process::rotate_key(&config, &environment, data).await?;
+                println!("{}", serde_json::to_string(&rotated)?);
+                Ok(())
+            }
             Verb::Migrate => control_plane::database::open(&config.database_url).await.map(|_| ()),
             Verb::Serve => {
                 let shutdown = Shutdown::new();

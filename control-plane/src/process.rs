@@ -19,7 +19,9 @@ use crate::planes::local::{LocalCloud, LocalSettings};
 use crate::planes::reconciler::Reconciler;
 use crate::rate_limits::RateLimits;
 use crate::serving::{self, Hosts};
-use crate::{device_logins, idempotency, mail, mailed_codes, passkeys, single_sign_on, token_exchange};
+use crate::{
+    database, device_logins, idempotency, mail, mailed_codes, passkeys, single_sign_on, token_exchange, vault,
+};
 
 /// Any number that only this service uses: the advisory lock of the one reconciler.
 const RECONCILER_LOCK: i64 = 0x686f_7764_6168;
@@ -68,6 +70,7 @@ pub async fn serve(
     });
     spawn_forgetting(&app);
     mail::spawn(&app);
+    spawn_key_refresh(&app);
     if let Some(services) = config.services.clone() {
         shutdown.spawn("services", serve_services(Arc::clone(&app), services));
     }
@@ -204,6 +207,39 @@ fn spawn_forgetting(app: &Arc<App>) {
             }
         }
     });
+}
+
+/// Reads the data keys again now and then: while keys are changed, other processes seal with newer ones.
+fn spawn_key_refresh(app: &Arc<App>) {
+    let (app, shutdown) = (Arc::clone(app), app.shutdown.clone());
+    shutdown.clone().spawn("data keys", async move {
+        let mut timer = tokio::time::interval(vault::rotation::REFRESH);
+        loop {
+            tokio::select! {
+                () = shutdown.begun() => return,
+                _ = timer.tick() => {
+                    if let Err(error) = app.vault.refresh(&app.pool).await {
+                        tracing::warn!("the data keys could not be read again, which is tried later: {error:#}");
+                    }
+                }
+            }
+        }
+    });
+}
+
+/// `rotate-key`: everything depends on the current master key afterwards.
+///
+/// # Errors
+/// When the database or a key is away; what was done stays done, and it can be run again.
+pub async fn rotate_key(
+    config: &ControlPlaneConfig,
+    environment: &Environment,
+    data: bool,
+) -> anyhow::Result<vault::rotation::Rotated> {
+    let pool = database::open(&config.database_url).await?;
+    let services = vault::services(&config.master_key, &config.previous_master_keys, environment)?;
+    let opened = vault::Vault::open_with(&pool, environment, services).await?;
+    vault::rotation::rotate(&pool, environment, &opened, data, vault::rotation::HEARD_AFTER).await
 }
 
 fn make_home(home: &Path) -> anyhow::Result<()> {

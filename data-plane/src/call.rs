@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
-use chassis::http::{ApiError, EPOCH, bearer};
+use chassis::http::{ApiError, EPOCH, REQUEST_ID, bearer};
 use chassis::signed::VerifyError;
 use contract::api::Actor;
 use contract::claims::AccessClaims;
@@ -23,6 +23,7 @@ pub struct Call {
     pub plane: Plane,
     claims: AccessClaims,
     rights: Rights,
+    request_id: String,
 }
 
 impl Call {
@@ -41,7 +42,12 @@ impl Call {
             subject: Subject::of(&claims),
             policy,
         };
-        Ok(Self { plane, claims, rights })
+        Ok(Self {
+            plane,
+            claims,
+            rights,
+            request_id: String::new(),
+        })
     }
 
     /// The same caller under the policy that is in force now: for requests that take long, before each thing they tell (R6).
@@ -58,6 +64,7 @@ impl Call {
                 subject: self.rights.subject.clone(),
                 policy,
             },
+            request_id: self.request_id.clone(),
         })
     }
 
@@ -74,6 +81,11 @@ impl Call {
             token: self.claims.token,
             ci: self.claims.ci.clone(),
         }
+    }
+
+    /// The id of the request, for the audit trail.
+    pub fn request_id(&self) -> &str {
+        &self.request_id
     }
 
     /// The token's claims.
@@ -166,7 +178,12 @@ impl FromRequestParts<Plane> for Call {
                     ApiError::new(ProblemKind::Malformed, "the header `Howdah-Epoch` is not a number")
                 })?),
             };
-        Self::admit(plane.clone(), &token, epoch).await
+        let request_id = parts.headers.get(&REQUEST_ID).and_then(|id| id.to_str().ok());
+        let call = Self::admit(plane.clone(), &token, epoch).await?;
+        Ok(Self {
+            request_id: request_id.unwrap_or_default().to_owned(),
+            ..call
+        })
     }
 }
 

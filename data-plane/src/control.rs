@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use chassis::http::ApiError;
-use contract::api::RegisterDomain;
+use contract::api::{NewCheckpoint, RegisterDomain, SignedCheckpoint};
 use contract::config::{DataPlaneConfig, Heartbeat};
 use contract::ids::{DomainId, OrganizationId};
 use contract::policy::PolicyAnswer;
@@ -93,6 +93,21 @@ impl ControlPlane {
             return Ok(());
         }
         Err(refused(response).await)
+    }
+
+    /// Has it signed how far the plane's audit trail goes.
+    ///
+    /// # Errors
+    /// When the control plane is away or refuses: it has signed more rows before, or another last one.
+    pub async fn sign_checkpoint(&self, seq: u64, hash: &str) -> Answer<SignedCheckpoint> {
+        let body = NewCheckpoint {
+            seq,
+            hash: hash.to_owned(),
+        };
+        let request = self
+            .request(reqwest::Method::POST, "audit-checkpoints", Duration::from_secs(5))
+            .json(&body);
+        read_json(request).await
     }
 
     /// Says that the plane lives.

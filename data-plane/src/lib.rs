@@ -6,6 +6,7 @@
 pub use chassis::Environment;
 
 pub mod activity;
+pub mod audit;
 pub mod branches;
 pub mod call;
 pub mod commits;

@@ -20,8 +20,8 @@ use utoipa_axum::routes;
 
 use crate::plane::Plane;
 use crate::{
-    branches, commits, cron, defaults, files, fsck, garbage, history, imports, jobs, lineage, permissions, pipelines,
-    policy, projects, readings, repos, scheduler, secrets, serving, statistics, stores, uploads, worker,
+    audit, branches, commits, cron, defaults, files, fsck, garbage, history, imports, jobs, lineage, permissions,
+    pipelines, policy, projects, readings, repos, scheduler, secrets, serving, statistics, stores, uploads, worker,
 };
 
 /// How long running requests may go on after the plane was asked to stop.
@@ -48,6 +48,7 @@ fn routes() -> OpenApiRouter<Plane> {
         .merge(fsck::routes::router())
         .merge(garbage::routes::router())
         .merge(statistics::routes::router())
+        .merge(audit::routes::router())
         .merge(pipelines::routes::router())
         .merge(secrets::routes::router())
         .merge(defaults::routes::router())

@@ -14,7 +14,7 @@ fn a_service_made_anew_and_an_organization_made_anew_are_used_at_once() {
         ada.run(&["team", "create", name]);
     }
     ada.run(&["repo", "list"]);
-    ada.run(&["org", "delete", "acme", "--yes"]);
+    ada.run(&["org", "delete", "acme", "--yes", "--now"]);
     eventually("the name is free again", || {
         ada.attempt(&["org", "create", "acme"]).status.success()
     });

@@ -10,6 +10,7 @@ mod embedded;
 mod harness;
 mod histories;
 mod imports;
+mod memory;
 mod mount;
 mod mount_as_another;
 mod notebooks;

@@ -65,6 +65,8 @@ const ROUTES: &[(&str, &str)] = &[
     ("GET", "/v1/fsck"),
     ("POST", "/v1/fsck"),
     ("POST", "/v1/gc"),
+    ("GET", "/v1/audit"),
+    ("GET", "/v1/audit/export"),
 ];
 
 /// Every route of the control plane below an organization.
@@ -83,6 +85,9 @@ const CONTROL_ROUTES: &[(&str, &str)] = &[
     ("POST", "/v1/organizations/{org}/releases"),
     ("GET", "/v1/organizations/{org}/access-requests"),
     ("GET", "/v1/organizations/{org}/plane"),
+    ("POST", "/v1/organizations/{org}/restore"),
+    ("GET", "/v1/organizations/{org}/audit"),
+    ("GET", "/v1/organizations/{org}/audit/export"),
 ];
 
 struct Answer {

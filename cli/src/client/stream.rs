@@ -21,6 +21,14 @@ impl Client {
         self.send(Target::Direct, request).await
     }
 
+    /// Asks the control plane for bytes.
+    ///
+    /// # Errors
+    /// What it answers.
+    pub async fn control_download(&self, request: &Request) -> Outcome<Response> {
+        self.send(Target::Control, request).await
+    }
+
     /// Wakes the data plane, renews the token and finds out where it is.
     ///
     /// # Errors

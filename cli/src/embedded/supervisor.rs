@@ -303,6 +303,7 @@ async fn launch(
     database_url: String,
 ) -> Outcome<(ControlPlaneConfig, Child, ChildStdin)> {
     let idle = variable("HOWDAH_IDLE_SECONDS").and_then(|v| v.parse().ok());
+    let grace = variable("HOWDAH_DELETION_GRACE_DAYS").and_then(|v| v.parse().ok());
     let imports = ImportConfig {
         allow: import_allow()?,
         ..ImportConfig::default()
@@ -313,9 +314,11 @@ async fn launch(
         public_url: service.url.clone(),
         home: home.path.clone(),
         master_key: home.master_key()?,
+        previous_master_keys: Vec::new(),
         data_plane_binary: programs.data_plane.clone(),
         sandbox_binary: programs.sandbox.clone(),
         idle_seconds: idle.unwrap_or(300),
+        deletion_grace_days: grace.unwrap_or(14),
         imports,
         logs: logs_kept()?,
         proxies: proxies()?,

@@ -18,6 +18,7 @@ use crate::authz::{ChangePolicy, ViewWholePolicy};
 use crate::call::Call;
 use crate::grants;
 use crate::idempotency::KeyHeader;
+use crate::notices::occasions;
 use crate::paging::PageQuery;
 use crate::refusal::Refusal;
 
@@ -84,6 +85,7 @@ async fn create(
     queries::insert_request(&mut tx, &allowed, &new).await?;
     let subject = format!("{} for {}", new.id, new.reference);
     call.record(&mut tx, &allowed, "access_request.create", subject).await?;
+    occasions::access_requested(&call, &mut tx, &allowed, &new.missing).await?;
     call.commit(tx, StatusCode::CREATED, new).await
 }
 

@@ -40,7 +40,7 @@ async fn create(
     let app = &call.app;
     let route = planes::wake(app, allowed.organization()).await?;
     // Read after the wake: the epoch that the caller must see is the newest one that there is when he gets the token.
-    let mut tx = call.begin().await?;
+    let mut tx = call.begin_in(&allowed).await?;
     let epoch = policy::queries::get_epoch(&mut tx, &allowed).await?;
     drop(tx);
     let jti = format!("{:032x}", u128::from_be_bytes(app.environment.random()));

@@ -20,7 +20,7 @@ use crate::call::Call;
 use crate::database::Tx;
 use crate::mail::{self, Letter};
 use crate::refusal::Refusal;
-use crate::{members, organizations, policy, sessions};
+use crate::{authz, deletions, members, organizations, policy, sessions};
 
 /// The routes of this part.
 pub(super) fn router() -> OpenApiRouter<Arc<App>> {
@@ -67,7 +67,7 @@ async fn delete(call: Call) -> Result<StatusCode, Refusal> {
 
 async fn leave(call: &Call, tx: &mut Tx, organization: &Organization) -> Result<Left, Refusal> {
     // The organization's row is locked from here on: who is counted cannot change.
-    let allowed = call.authorize::<Leave>(tx, &organization.name).await?;
+    let allowed = authz::authorize_across::<Leave>(tx, &call.actor, &organization.name).await?;
     let last_owner =
         allowed.role() == OrganizationRole::Owner && members::queries::count_owners(tx, &allowed).await? <= 1;
     if !last_owner {
@@ -95,8 +95,9 @@ async fn leave(call: &Call, tx: &mut Tx, organization: &Organization) -> Result<
         )
         .hint("make somebody else an owner first, or delete the organization"));
     }
-    let allowed = call.authorize::<DeleteOrganization>(tx, &organization.name).await?;
-    organizations::queries::begin_deletion(tx, &allowed, call.now()).await?;
+    let allowed = authz::authorize_across::<DeleteOrganization>(tx, &call.actor, &organization.name).await?;
+    // Nobody is left who could want it back.
+    deletions::queries::begin_deletion(tx, &allowed, call.now(), call.now()).await?;
     call.record(
         tx,
         &allowed,

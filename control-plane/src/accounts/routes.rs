@@ -16,6 +16,7 @@ use super::sign_ups::{self, SignUpWish};
 use super::{EmailAddress, address, check_password, deletion, password, queries};
 use crate::account_events::{self, Happening};
 use crate::app::App;
+use crate::audit::Source;
 use crate::authz::System;
 use crate::call::Call;
 use crate::peer::Peer;
@@ -41,7 +42,12 @@ pub fn router() -> OpenApiRouter<Arc<App>> {
     security(()),
     responses((status = 201, body = SessionMade), (status = 202, body = CodeMailed))
 )]
-async fn sign_up(State(app): State<Arc<App>>, peer: Peer, Json(body): Json<SignUp>) -> Result<Response, Refusal> {
+async fn sign_up(
+    State(app): State<Arc<App>>,
+    peer: Peer,
+    source: Source,
+    Json(body): Json<SignUp>,
+) -> Result<Response, Refusal> {
     let password = SecretString::from(body.password.clone());
     let email: EmailAddress = body.email.parse()?;
     check_password(&body.password, &email)?;
@@ -84,7 +90,13 @@ async fn sign_up(State(app): State<Arc<App>>, peer: Peer, Json(body): Json<SignU
     account_events::record(&mut tx, &proof, &happening).await?;
     let mut joined = Vec::new();
     if let Some(name) = body.organization {
-        joined.push(organizations::found(&app, &mut tx, account.id, &account.email, name).await?);
+        let founder = organizations::Founder {
+            id: account.id,
+            email: &account.email,
+            token: String::new(),
+            source: &source,
+        };
+        joined.push(organizations::found(&app, &mut tx, founder, name).await?);
     }
     let made = sessions::begin(&app, &mut tx, &proof, account, joined, &peer).await?;
     tx.commit().await?;

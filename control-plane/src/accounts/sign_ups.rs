@@ -22,6 +22,7 @@ use utoipa_axum::routes;
 use super::{EmailAddress, queries};
 use crate::account_events::{self, Happening};
 use crate::app::App;
+use crate::audit::Source;
 use crate::authz::System;
 use crate::database::Tx;
 use crate::mail::{self, Letter};
@@ -88,6 +89,7 @@ pub(super) async fn begin(app: &App, wish: &SignUpWish) -> Result<(StatusCode, J
 async fn verify(
     State(app): State<Arc<App>>,
     peer: Peer,
+    source: Source,
     headers: HeaderMap,
     Json(body): Json<VerifySignUp>,
 ) -> Result<Response, Refusal> {
@@ -112,7 +114,7 @@ async fn verify(
         .hint("send the password of the sign-up with the code; if you did not sign up, do nothing"));
     }
     let mut tx = app.pool.begin().await?;
-    let made = finish(&app, &mut tx, &proof, wish, &peer).await?;
+    let made = finish(&app, &mut tx, &proof, wish, (&peer, &source)).await?;
     tx.commit().await?;
     for organization in &made.organizations {
         app.planes.signal(organization.id);
@@ -120,7 +122,13 @@ async fn verify(
     sessions::cookie::answer(made, &headers, &app.public_url)
 }
 
-async fn finish(app: &App, tx: &mut Tx, proof: &System, wish: SignUpWish, peer: &Peer) -> Result<SessionMade, Refusal> {
+async fn finish(
+    app: &App,
+    tx: &mut Tx,
+    proof: &System,
+    wish: SignUpWish,
+    (peer, source): (&Peer, &Source),
+) -> Result<SessionMade, Refusal> {
     let account = Account {
         id: app.environment.id(),
         email: wish.email.as_str().to_owned(),
@@ -148,7 +156,13 @@ async fn finish(app: &App, tx: &mut Tx, proof: &System, wish: SignUpWish, peer: 
     let mut joined = Vec::new();
     if let Some(name) = wish.organization {
         // The name was free when the sign-up began. Who was slower has his account, and chooses another.
-        match organizations::found(app, tx, account.id, &account.email, name).await {
+        let founder = organizations::Founder {
+            id: account.id,
+            email: &account.email,
+            token: String::new(),
+            source,
+        };
+        match organizations::found(app, tx, founder, name).await {
             Ok(organization) => joined.push(organization),
             Err(refusal) if refusal.0.0.kind() == Some(ProblemKind::AlreadyExists) => {}
             Err(refusal) => return Err(refusal),

@@ -1,14 +1,22 @@
 //! One row for each change in an organization, written in the change's own transaction and chained by hash, so that a row
-//! that is removed or altered later shows. The row of the organization is the lock under which a chain grows.
+//! that is removed or altered later shows. The row of the organization is the lock under which a chain grows. The format is
+//! `contract::audit`; whoever may read the trail can take all of it along, with a signed checkpoint, and check it elsewhere.
 
+mod checkpoints;
+mod export;
 mod queries;
+mod routes;
 
+use axum::extract::{ConnectInfo, FromRequestParts};
+use axum::http::request::Parts;
 use chrono::{DateTime, Utc};
+use contract::api::AuditEvent;
+use contract::audit::{Entry, FORMAT, Trail};
 use contract::ids::OrganizationId;
-use sha2::{Digest, Sha256};
+pub use routes::router;
 
 use crate::authz::{Action, Allowed, AsPlane, System};
-use crate::database::Tx;
+use crate::database::{Tx, unsigned};
 
 /// Who did something, as the audit trail names him.
 #[derive(Debug, Clone)]
@@ -19,6 +27,41 @@ pub struct Who {
     pub name: String,
     /// The session or token that was used, empty for the service itself.
     pub token: String,
+}
+
+/// By what credential, in which request and from where; empty where the service acts by itself.
+#[derive(Debug, Clone, Default)]
+pub struct Source {
+    /// `session`, `api token`, or a run of CI.
+    pub via: String,
+    /// Id of the request.
+    pub request_id: String,
+    /// The address that it came from.
+    pub address: String,
+}
+
+impl Source {
+    /// What a request says of itself, before anybody has asked whose it is.
+    pub fn of(parts: &Parts) -> Self {
+        let request_id = parts.headers.get(&chassis::http::REQUEST_ID);
+        let peer = parts.extensions.get::<ConnectInfo<std::net::SocketAddr>>();
+        Self {
+            via: String::new(),
+            request_id: request_id
+                .and_then(|id| id.to_str().ok())
+                .unwrap_or_default()
+                .to_owned(),
+            address: peer.map_or_else(String::new, |peer| peer.0.ip().to_canonical().to_string()),
+        }
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Source {
+    type Rejection = std::convert::Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Self::Rejection> {
+        Ok(Self::of(parts))
+    }
 }
 
 /// A proof that names an organization and who acts in it.
@@ -88,15 +131,42 @@ pub struct Event<'a> {
     pub at: DateTime<Utc>,
 }
 
-/// Writes the row of a change.
+/// Writes the row of a change that the service makes by itself.
 ///
 /// # Errors
 /// When the database fails; then the change must fail too.
 pub async fn record(tx: &mut Tx, proof: &impl Acting, event: &Event<'_>) -> Result<(), sqlx::Error> {
+    record_from(tx, proof, &Source::default(), event).await
+}
+
+/// Writes the row of a change that a request asks for.
+///
+/// # Errors
+/// When the database fails; then the change must fail too.
+pub async fn record_from(
+    tx: &mut Tx,
+    proof: &impl Acting,
+    source: &Source,
+    event: &Event<'_>,
+) -> Result<(), sqlx::Error> {
     let (seq, prev_hash) = queries::lock_chain(tx, proof).await?;
-    let who = proof.who();
-    let hash = link(&prev_hash, proof.organization(), seq, &who, event);
-    queries::insert_event(tx, proof, seq, &who, event, &prev_hash, &hash).await?;
+    let (seq, who) = (unsigned(seq), proof.who());
+    let entry = Entry {
+        trail: Trail::Control,
+        organization: proof.organization(),
+        seq,
+        at: event.at,
+        actor: &who.id,
+        actor_name: &who.name,
+        token: &who.token,
+        via: &source.via,
+        action: event.action,
+        subject: &event.subject,
+        request_id: &source.request_id,
+        address: &source.address,
+    };
+    let row = row(&entry, &prev_hash);
+    queries::insert_event(tx, proof, &row).await?;
     tracing::info!(
         organization.id = %proof.organization(), actor.id = %who.id, audit.action = event.action,
         "{} {}: {}", who.name, event.action, event.subject
@@ -104,24 +174,22 @@ pub async fn record(tx: &mut Tx, proof: &impl Acting, event: &Event<'_>) -> Resu
     Ok(())
 }
 
-/// The hash of a row: of the one before it and of everything the row says, each part with its length.
-fn link(prev_hash: &[u8], organization: OrganizationId, seq: i64, who: &Who, event: &Event<'_>) -> [u8; 32] {
-    let mut hasher = Sha256::new();
-    let at = event.at.timestamp_micros().to_be_bytes();
-    let (seq, organization) = (seq.to_be_bytes(), organization.to_string());
-    for part in [
-        prev_hash,
-        organization.as_bytes(),
-        &seq,
-        &at,
-        who.id.as_bytes(),
-        who.name.as_bytes(),
-        who.token.as_bytes(),
-        event.action.as_bytes(),
-        event.subject.as_bytes(),
-    ] {
-        hasher.update((part.len() as u64).to_be_bytes());
-        hasher.update(part);
+fn row(entry: &Entry<'_>, prev_hash: &[u8]) -> AuditEvent {
+    AuditEvent {
+        trail: entry.trail,
+        organization: entry.organization,
+        seq: entry.seq,
+        format: FORMAT,
+        at: entry.at,
+        actor: entry.actor.to_owned(),
+        actor_name: entry.actor_name.to_owned(),
+        token: entry.token.to_owned(),
+        via: entry.via.to_owned(),
+        action: entry.action.to_owned(),
+        subject: entry.subject.to_owned(),
+        request_id: entry.request_id.to_owned(),
+        address: entry.address.to_owned(),
+        prev_hash: hex::encode(prev_hash),
+        hash: hex::encode(entry.link(prev_hash)),
     }
-    hasher.finalize().into()
 }

@@ -1,7 +1,12 @@
 //! SQL of the audit trail.
 
-use super::{Acting, Event, Who};
-use crate::database::Tx;
+use chrono::{DateTime, Utc};
+use contract::api::{AuditEvent, NewCheckpoint};
+use contract::audit::Trail;
+
+use super::Acting;
+use crate::authz::{Allowed, AsPlane, ViewAudit};
+use crate::database::{Tx, signed, unsigned};
 
 /// Takes the next number of the chain and the hash of the row before it; locks the organization's row.
 pub(super) async fn lock_chain(tx: &mut Tx, proof: &impl Acting) -> Result<(i64, Vec<u8>), sqlx::Error> {
@@ -12,33 +17,152 @@ pub(super) async fn lock_chain(tx: &mut Tx, proof: &impl Acting) -> Result<(i64,
 }
 
 /// Writes the row and makes its hash the chain's newest.
-pub(super) async fn insert_event(
-    tx: &mut Tx,
-    proof: &impl Acting,
-    seq: i64,
-    who: &Who,
-    event: &Event<'_>,
-    prev_hash: &[u8],
-    hash: &[u8],
-) -> Result<(), sqlx::Error> {
+pub(super) async fn insert_event(tx: &mut Tx, proof: &impl Acting, row: &AuditEvent) -> Result<(), sqlx::Error> {
     sqlx::query(
         "with written as (
-             insert into audit_events (organization_id, seq, at, actor, actor_name, token, action, subject, prev_hash, hash)
-             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+             insert into audit_events (organization_id, seq, format, at, actor, actor_name, token, via, action, subject,
+                                       request_id, address, prev_hash, hash)
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, decode($13, 'hex'), decode($14, 'hex'))
          )
-         update organizations set audit_hash = $10 where id = $1",
+         update organizations set audit_hash = decode($14, 'hex') where id = $1",
     )
     .bind(proof.organization().to_string())
-    .bind(seq)
-    .bind(event.at)
-    .bind(&who.id)
-    .bind(&who.name)
-    .bind(&who.token)
-    .bind(event.action)
-    .bind(&event.subject)
-    .bind(prev_hash)
-    .bind(hash)
+    .bind(signed(row.seq))
+    .bind(i32::try_from(row.format).unwrap_or(0))
+    .bind(row.at)
+    .bind(&row.actor)
+    .bind(&row.actor_name)
+    .bind(&row.token)
+    .bind(&row.via)
+    .bind(&row.action)
+    .bind(&row.subject)
+    .bind(&row.request_id)
+    .bind(&row.address)
+    .bind(&row.prev_hash)
+    .bind(&row.hash)
     .execute(&mut **tx)
     .await
     .map(|_| ())
+}
+
+/// Which rows of the trail are wanted.
+#[derive(Debug, Default)]
+pub(super) struct Filter {
+    pub since: Option<DateTime<Utc>>,
+    pub until: Option<DateTime<Utc>>,
+    /// `noun.verb`, or a noun for all that was done with such things.
+    pub action: Option<String>,
+    /// Id, name or token.
+    pub actor: Option<String>,
+    /// A part of what the row says.
+    pub text: Option<String>,
+    pub oldest_first: bool,
+}
+
+#[derive(sqlx::FromRow)]
+struct Row {
+    seq: i64,
+    format: i32,
+    at: DateTime<Utc>,
+    actor: String,
+    actor_name: String,
+    token: String,
+    via: String,
+    action: String,
+    subject: String,
+    request_id: String,
+    address: String,
+    prev_hash: Vec<u8>,
+    hash: Vec<u8>,
+}
+
+/// A pattern that finds the text itself, whatever it holds.
+fn containing(text: &str) -> String {
+    let literal = text.replace('\\', "\\\\").replace('%', "\\%").replace('_', "\\_");
+    format!("%{literal}%")
+}
+
+/// So many rows behind the number, in the order that is wanted.
+pub(super) async fn list_events(
+    tx: &mut Tx,
+    allowed: &Allowed<ViewAudit>,
+    filter: &Filter,
+    after: u64,
+    fetch: i64,
+) -> Result<Vec<AuditEvent>, sqlx::Error> {
+    let (behind, order) = if filter.oldest_first {
+        ("seq > $2", "asc")
+    } else {
+        ("seq < $2", "desc")
+    };
+    let statement = format!(
+        "select seq, format, at, actor, actor_name, token, via, action, subject, request_id, address, prev_hash, hash
+         from audit_events
+         where organization_id = $1 and {behind}
+           and ($3::timestamptz is null or at >= $3) and ($4::timestamptz is null or at < $4)
+           and ($5::text is null or action = $5 or split_part(action, '.', 1) = $5)
+           and ($6::text is null or actor = $6 or token = $6 or lower(actor_name) = lower($6))
+           and ($7::text is null or subject ilike $7 or action ilike $7 or actor_name ilike $7 or via ilike $7
+                or request_id ilike $7 or address ilike $7)
+         order by seq {order} limit $8"
+    );
+    let rows: Vec<Row> = sqlx::query_as(sqlx::AssertSqlSafe(statement))
+        .bind(allowed.organization().to_string())
+        .bind(signed(after))
+        .bind(filter.since)
+        .bind(filter.until)
+        .bind(&filter.action)
+        .bind(&filter.actor)
+        .bind(filter.text.as_deref().map(containing))
+        .bind(fetch)
+        .fetch_all(&mut **tx)
+        .await?;
+    let shown = |row: Row| AuditEvent {
+        trail: Trail::Control,
+        organization: allowed.organization(),
+        seq: unsigned(row.seq),
+        format: u32::try_from(row.format).unwrap_or(0),
+        at: row.at,
+        actor: row.actor,
+        actor_name: row.actor_name,
+        token: row.token,
+        via: row.via,
+        action: row.action,
+        subject: row.subject,
+        request_id: row.request_id,
+        address: row.address,
+        prev_hash: hex::encode(row.prev_hash),
+        hash: hex::encode(row.hash),
+    };
+    Ok(rows.into_iter().map(shown).collect())
+}
+
+/// The last row that there is: its number and its hash, as the organization's row keeps them.
+pub(super) async fn get_head(tx: &mut Tx, allowed: &Allowed<ViewAudit>) -> Result<(u64, String), sqlx::Error> {
+    let (seq, hash): (i64, Vec<u8>) = sqlx::query_as("select audit_seq, audit_hash from organizations where id = $1")
+        .bind(allowed.organization().to_string())
+        .fetch_one(&mut **tx)
+        .await?;
+    Ok((unsigned(seq), hex::encode(hash)))
+}
+
+/// Notes how far the plane's trail goes. `false` when it went further before, or ended with another row.
+pub(super) async fn raise_plane_head(
+    tx: &mut Tx,
+    plane: &AsPlane,
+    head: &NewCheckpoint,
+    now: DateTime<Utc>,
+) -> Result<bool, sqlx::Error> {
+    let done = sqlx::query(
+        "insert into plane_audit_heads as known (organization_id, seq, hash, signed_at) values ($1, $2, $3, $4)
+         on conflict (organization_id) do update set seq = excluded.seq, hash = excluded.hash, signed_at = excluded.signed_at
+         where known.seq < excluded.seq or known.seq = excluded.seq and known.hash = excluded.hash",
+    )
+    .bind(plane.organization().to_string())
+    .bind(signed(head.seq))
+    .bind(&head.hash)
+    .bind(now)
+    .execute(&mut **tx)
+    .await?;
+    Ok(done.rows_affected() == 1)
 }

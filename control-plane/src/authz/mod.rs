@@ -16,7 +16,7 @@ use contract::problem::ProblemKind;
 use contract::token::{SecretToken, TokenKind};
 use sqlx::PgPool;
 
-use crate::database::Tx;
+use crate::database::{Tx, confine};
 use crate::refusal::Refusal;
 
 /// By what the caller is known.
@@ -78,6 +78,14 @@ impl Actor {
     /// By what the caller is known.
     pub fn credential(&self) -> Credential {
         self.credential
+    }
+
+    /// The same in words, for the audit trail.
+    pub fn via(&self) -> String {
+        match self.credential {
+            Credential::Session => "session".to_owned(),
+            Credential::ApiToken => "api token".to_owned(),
+        }
     }
 
     /// Limits of the token; empty = none.
@@ -217,8 +225,12 @@ actions! {
     ViewCiTrusts("admin", false, "see what CI systems are trusted with", |role| role.manages() || role == OrganizationRole::Auditor);
     /// The organization's settings.
     ChangeSettings("admin", true, "change the organization's settings", |role| role == OrganizationRole::Owner);
+    /// Read the audit trail.
+    ViewAudit("admin", false, "read the audit trail", |role| role.manages() || role == OrganizationRole::Auditor);
     /// Delete the organization.
     DeleteOrganization("admin", true, "delete the organization", |role| role == OrganizationRole::Owner);
+    /// Have a deleted organization back, or have it erased at once.
+    RestoreOrganization("admin", true, "restore the organization", |role| role == OrganizationRole::Owner);
     /// Get an access token for the organization's data plane.
     UsePlane("", false, "use the data plane", |_| true);
 }
@@ -295,6 +307,16 @@ impl AsPlane {
     /// The plane's organization.
     pub fn organization(&self) -> OrganizationId {
         self.organization
+    }
+
+    /// Begins a transaction that is confined to the plane's organization.
+    ///
+    /// # Errors
+    /// When the database is away.
+    pub async fn begin(&self, pool: &PgPool) -> Result<Tx, Refusal> {
+        let mut tx = pool.begin().await?;
+        confine(&mut tx, self.organization).await?;
+        Ok(tx)
     }
 }
 
@@ -416,12 +438,52 @@ pub async fn authenticate_plane(pool: &PgPool, secret: &str, path: OrganizationI
     Ok(AsPlane { organization })
 }
 
-/// Whether the actor may do `A` in the organization of that name.
+/// Whether the actor may do `A` in the organization of that name. From then on the transaction is confined to it.
 ///
 /// # Errors
 /// `not-found` to who is not a member, `not-allowed` to who may know of it but not do this.
 pub async fn authorize<A: Action>(tx: &mut Tx, actor: &Actor, name: &OrganizationName) -> Result<Allowed<A>, Refusal> {
-    let row = queries::find_membership(tx, actor, name, A::CHANGES).await?;
+    let allowed = authorize_across(tx, actor, name).await?;
+    confine(tx, allowed.organization()).await?;
+    Ok(allowed)
+}
+
+/// The same for a transaction that goes on in several organizations of one person, and so cannot be confined to one.
+///
+/// # Errors
+/// As [`authorize`].
+pub async fn authorize_across<A: Action>(
+    tx: &mut Tx,
+    actor: &Actor,
+    name: &OrganizationName,
+) -> Result<Allowed<A>, Refusal> {
+    authorize_in(tx, actor, name, &["active", "suspended"]).await
+}
+
+/// The same for an organization that was deleted and is still kept: nothing can be done in it but to have it back, or to have
+/// it erased at once.
+///
+/// # Errors
+/// As [`authorize`].
+pub async fn authorize_deleted(
+    tx: &mut Tx,
+    actor: &Actor,
+    name: &OrganizationName,
+) -> Result<Allowed<RestoreOrganization>, Refusal> {
+    let allowed = authorize_in::<RestoreOrganization>(tx, actor, name, &["deleting"]).await;
+    // Whoever was no owner has not known of it since it was deleted.
+    let allowed = allowed.map_err(|_| Refusal::not_found())?;
+    confine(tx, allowed.organization()).await?;
+    Ok(allowed)
+}
+
+async fn authorize_in<A: Action>(
+    tx: &mut Tx,
+    actor: &Actor,
+    name: &OrganizationName,
+    states: &[&str],
+) -> Result<Allowed<A>, Refusal> {
+    let row = queries::find_membership(tx, actor, name, A::CHANGES, states).await?;
     let Some((organization, organization_name, created_at, state, role)) = row else {
         return Err(Refusal::not_found());
     };

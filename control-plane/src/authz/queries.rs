@@ -227,6 +227,7 @@ pub(super) async fn find_membership(
     actor: &Actor,
     name: &OrganizationName,
     lock: bool,
+    states: &[&str],
 ) -> Result<Option<Membership>, sqlx::Error> {
     if lock {
         // Before the membership is read: what it was before a change that we waited for does not count.
@@ -245,17 +246,18 @@ pub(super) async fn find_membership(
     let row: Option<Row> = sqlx::query_as(
         "select o.id, o.name, o.created_at, o.state, m.role
          from organizations o join memberships m on m.organization_id = o.id
-         where lower(o.name) = lower($1) and o.state in ('active', 'suspended') and m.principal = $2",
+         where lower(o.name) = lower($1) and o.state = any($3) and m.principal = $2",
     )
     .bind(name.as_str())
     .bind(actor.principal.to_string())
+    .bind(states)
     .fetch_optional(&mut **tx)
     .await?;
     Ok(row.map(|(id, name, created_at, state, role)| {
-        let state = if state == "active" {
-            OrganizationState::Active
-        } else {
-            OrganizationState::Suspended
+        let state = match state.as_str() {
+            "active" => OrganizationState::Active,
+            "suspended" => OrganizationState::Suspended,
+            _ => OrganizationState::Deleting,
         };
         (id.0, name.0, created_at, state, role.0)
     }))

@@ -92,14 +92,22 @@ pub(super) async fn insert_domain(
     .map(|_| ())
 }
 
-/// Makes a domain a tombstone. `false` when there is none of that id.
-pub(super) async fn bury(tx: &mut Tx, plane: &AsPlane, id: DomainId, now: DateTime<Utc>) -> Result<bool, sqlx::Error> {
-    let done =
-        sqlx::query("update domains set deleted_at = coalesce(deleted_at, $3) where organization_id = $1 and id = $2")
-            .bind(plane.organization().to_string())
-            .bind(id.to_string())
-            .bind(now)
-            .execute(&mut **tx)
-            .await?;
-    Ok(done.rows_affected() == 1)
+/// Makes a domain a tombstone. `None` when there is none of that id, `false` when it was one before.
+pub(super) async fn bury(
+    tx: &mut Tx,
+    plane: &AsPlane,
+    id: DomainId,
+    now: DateTime<Utc>,
+) -> Result<Option<bool>, sqlx::Error> {
+    let row: Option<(bool,)> = sqlx::query_as(
+        "update domains d set deleted_at = coalesce(d.deleted_at, $3) from domains before
+         where d.organization_id = $1 and d.id = $2 and before.organization_id = $1 and before.id = $2
+         returning before.deleted_at is null",
+    )
+    .bind(plane.organization().to_string())
+    .bind(id.to_string())
+    .bind(now)
+    .fetch_optional(&mut **tx)
+    .await?;
+    Ok(row.map(|(buried,)| buried))
 }

@@ -14,7 +14,7 @@ use contract::problem::ProblemKind;
 
 use super::queries;
 use crate::app::App;
-use crate::audit::{self, Event};
+use crate::audit::{self, Event, Source};
 use crate::authz;
 use crate::policy;
 use crate::refusal::Refusal;
@@ -35,13 +35,14 @@ fn answer(epoch: u64) -> Json<PolicyAnswer> {
 
 async fn register(
     State(app): State<Arc<App>>,
+    source: Source,
     headers: HeaderMap,
     Path(org): Path<OrganizationId>,
     Json(body): Json<RegisterDomain>,
 ) -> Result<Json<PolicyAnswer>, Refusal> {
     let plane = authz::authenticate_plane(&app.pool, chassis::http::bearer(&headers)?, org).await?;
     let now = app.environment.now();
-    let mut tx = app.pool.begin().await?;
+    let mut tx = plane.begin(&app.pool).await?;
     // First of all: locks the organization, so that two registrations cannot pass each other.
     let epoch = policy::queries::bump(&mut tx, &plane).await?;
     if let Some(known) = queries::find_domain(&mut tx, &plane, body.id).await? {
@@ -77,7 +78,7 @@ async fn register(
         ),
         at: now,
     };
-    audit::record(&mut tx, &plane, &event).await?;
+    audit::record_from(&mut tx, &plane, &source, &event).await?;
     tx.commit().await?;
     app.policy.announce(org, epoch);
     Ok(answer(epoch))
@@ -85,22 +86,29 @@ async fn register(
 
 async fn bury(
     State(app): State<Arc<App>>,
+    source: Source,
     headers: HeaderMap,
     Path((org, id)): Path<(OrganizationId, DomainId)>,
 ) -> Result<Json<PolicyAnswer>, Refusal> {
     let plane = authz::authenticate_plane(&app.pool, chassis::http::bearer(&headers)?, org).await?;
     let now = app.environment.now();
-    let mut tx = app.pool.begin().await?;
+    let mut tx = plane.begin(&app.pool).await?;
     let epoch = policy::queries::bump(&mut tx, &plane).await?;
-    if !queries::bury(&mut tx, &plane, id, now).await? {
-        return Err(Refusal::not_found());
+    match queries::bury(&mut tx, &plane, id, now).await? {
+        None => return Err(Refusal::not_found()),
+        Some(true) => {}
+        Some(false) => {
+            // It was one before: the bump is not kept.
+            tx.rollback().await?;
+            return Ok(answer(epoch - 1));
+        }
     }
     let event = Event {
         action: "domain.delete",
         subject: id.to_string(),
         at: now,
     };
-    audit::record(&mut tx, &plane, &event).await?;
+    audit::record_from(&mut tx, &plane, &source, &event).await?;
     tx.commit().await?;
     app.policy.announce(org, epoch);
     Ok(answer(epoch))

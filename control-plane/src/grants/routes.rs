@@ -17,6 +17,7 @@ use crate::app::App;
 use crate::authz::{ChangePolicy, ViewPolicy, ViewWholePolicy};
 use crate::call::Call;
 use crate::idempotency::KeyHeader;
+use crate::notices::occasions;
 use crate::paging::PageQuery;
 use crate::policy::{self, subjects};
 use crate::refusal::Refusal;
@@ -88,6 +89,7 @@ async fn create(
     };
     let subject = format!("{} {} {}", grant.view.subject, grant.view.role, grant.view.resource);
     call.record(&mut tx, &allowed, action, subject).await?;
+    occasions::grant_given(&call, &mut tx, &allowed, &grant, by_own_hand).await?;
     policy::commit_answer(&call, tx, &allowed, StatusCode::CREATED, grant.view).await
 }
 
@@ -184,6 +186,7 @@ async fn remove(
     queries::delete_grant(&mut tx, &allowed, &grant).await?;
     let subject = format!("{} {} {}", grant.view.subject, grant.view.role, grant.view.resource);
     call.record(&mut tx, &allowed, "grant.delete", subject).await?;
+    occasions::grant_taken(&call, &mut tx, &allowed, &grant).await?;
     let epoch = policy::commit(&call.app, tx, &allowed).await?;
     let acknowledged = if query.wait {
         policy::wait_for_acknowledgement(&call.app, &allowed, epoch).await?

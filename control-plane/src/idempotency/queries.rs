@@ -7,13 +7,18 @@ use super::Kept;
 use crate::authz::{Actor, System};
 use crate::database::Tx;
 
-/// Locks the key until the transaction ends; false while another one holds it.
+/// Locks the key until the transaction ends; false while another one holds it. From here on the transaction sees this caller's answers,
+/// also where it is confined to an organization.
 pub(super) async fn lock(tx: &mut Tx, actor: &Actor, key: &str) -> Result<bool, sqlx::Error> {
-    sqlx::query_scalar("select pg_try_advisory_xact_lock(hashtextextended('kept answer ' || $1 || ' ' || $2, 0))")
-        .bind(actor.token().to_string())
-        .bind(key)
-        .fetch_one(&mut **tx)
-        .await
+    let (locked, _): (bool, String) = sqlx::query_as(
+        "select pg_try_advisory_xact_lock(hashtextextended('kept answer ' || $1 || ' ' || $2, 0)),
+                set_config('howdah.caller', $1, true)",
+    )
+    .bind(actor.token().to_string())
+    .bind(key)
+    .fetch_one(&mut **tx)
+    .await?;
+    Ok(locked)
 }
 
 pub(super) async fn find_answer(

@@ -18,6 +18,7 @@ use crate::app::App;
 use crate::authz::{Action, Allowed, Leave, ManageMembers, ViewOrganization};
 use crate::call::Call;
 use crate::database::Tx;
+use crate::notices::occasions;
 use crate::paging::PageQuery;
 use crate::policy;
 use crate::refusal::Refusal;
@@ -100,6 +101,7 @@ async fn update(
     member.role = body.role;
     let subject = format!("{} to {}", member.name, body.role.as_str());
     call.record(&mut tx, &allowed, "member.role", subject).await?;
+    occasions::role_changed(&call, &mut tx, &allowed, &member, body.role).await?;
     policy::commit(&call.app, tx, &allowed).await?;
     Ok(Json(member))
 }
@@ -139,6 +141,7 @@ async fn take_out<A: Action>(call: &Call, mut tx: Tx, allowed: &Allowed<A>, prin
     // Whoever leaves acts on himself: the rule about owners asks for the role that he has.
     check_change(allowed.role(), member.role, None, owners)?;
     queries::delete_member(&mut tx, allowed, &member, call.now()).await?;
+    occasions::removed(call, &mut tx, allowed, &member).await?;
     call.record(&mut tx, allowed, "member.remove", member.name).await?;
     policy::commit(&call.app, tx, allowed).await
 }

@@ -12,7 +12,7 @@ use contract::problem::ProblemKind;
 pub use routes::router;
 
 use crate::app::App;
-use crate::audit::{self, Event, SystemIn, Who};
+use crate::audit::{self, Event, Source, SystemIn, Who};
 use crate::authz::System;
 use crate::database::Tx;
 use crate::planes;
@@ -35,12 +35,23 @@ pub(crate) fn check_name(name: &OrganizationName) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// Who founds an organization, and by what request.
+pub(crate) struct Founder<'a> {
+    /// The account.
+    pub id: AccountId,
+    /// Its address.
+    pub email: &'a str,
+    /// The session in use; empty while signing up.
+    pub token: String,
+    /// The request.
+    pub source: &'a Source,
+}
+
 /// Makes an organization whose first owner is that account, and enqueues its plane.
 pub(crate) async fn found(
     app: &App,
     tx: &mut Tx,
-    owner: AccountId,
-    email: &str,
+    founder: Founder<'_>,
     name: OrganizationName,
 ) -> Result<Organization, Refusal> {
     check_name(&name)?;
@@ -51,7 +62,7 @@ pub(crate) async fn found(
         role: OrganizationRole::Owner,
         created_at: app.environment.now(),
     };
-    if !queries::insert_organization(tx, &proof, &organization, owner).await? {
+    if !queries::insert_organization(tx, &proof, &organization, founder.id).await? {
         return Err(Refusal::new(
             ProblemKind::AlreadyExists,
             format!("the name `{}` is taken", organization.name),
@@ -63,9 +74,9 @@ pub(crate) async fn found(
         system: &proof,
         organization: organization.id,
         who: Who {
-            id: owner.to_string(),
-            name: email.to_owned(),
-            token: String::new(),
+            id: founder.id.to_string(),
+            name: founder.email.to_owned(),
+            token: founder.token,
         },
     };
     let event = Event {
@@ -73,6 +84,6 @@ pub(crate) async fn found(
         subject: organization.name.to_string(),
         at: organization.created_at,
     };
-    audit::record(tx, &acting, &event).await?;
+    audit::record_from(tx, &acting, founder.source, &event).await?;
     Ok(organization)
 }

@@ -6,7 +6,7 @@ use contract::ids::{AccountId, OrganizationId};
 use contract::names::OrganizationName;
 use contract::policy::OrganizationRole;
 
-use crate::authz::{Action, Actor, Allowed, ChangeSettings, DeleteOrganization, System};
+use crate::authz::{Action, Actor, Allowed, ChangeSettings, System};
 use crate::database::{Text, Tx};
 
 /// Adds an organization with its first owner. `false` when the name is taken.
@@ -85,25 +85,4 @@ pub(super) async fn update_release_approvals(
         .execute(&mut **tx)
         .await
         .map(|_| ())
-}
-
-/// States the wish that the organization be gone: nobody sees it any more, its plane is to be taken apart.
-pub(crate) async fn begin_deletion(
-    tx: &mut Tx,
-    allowed: &Allowed<DeleteOrganization>,
-    now: DateTime<Utc>,
-) -> Result<(), sqlx::Error> {
-    let id = allowed.organization().to_string();
-    sqlx::query("update organizations set state = 'deleting', epoch = epoch + 1, deleted_at = $2 where id = $1")
-        .bind(&id)
-        .bind(now)
-        .execute(&mut **tx)
-        .await?;
-    sqlx::query(
-        "update planes set wanted = 'deleted', generation = generation + 1, next_try_at = null where organization_id = $1",
-    )
-    .bind(&id)
-    .execute(&mut **tx)
-    .await
-    .map(|_| ())
 }

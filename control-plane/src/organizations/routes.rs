@@ -5,15 +5,16 @@ use std::sync::Arc;
 use axum::http::{HeaderMap, StatusCode};
 use chassis::etag;
 use chassis::http::{Json, Path, Query};
-use contract::api::{ChangeOrganization, Organization, OrganizationSettings, Page};
+use contract::api::{ChangeOrganization, Organization, OrganizationDeleted, OrganizationSettings, Page};
 use contract::names::OrganizationName;
 use contract::policy::Principal;
+use contract::problem::ProblemKind;
 use serde::Deserialize;
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::queries;
+use super::{Founder, queries};
 use crate::app::App;
 use crate::authz::{Action, Allowed, ChangeSettings, Credential, DeleteOrganization, ViewOrganization};
 use crate::call::Call;
@@ -21,6 +22,7 @@ use crate::database::Tx;
 use crate::idempotency::KeyHeader;
 use crate::paging::PageQuery;
 use crate::refusal::Refusal;
+use crate::{deletions, policy};
 
 /// The routes of this slice.
 pub fn router() -> OpenApiRouter<Arc<App>> {
@@ -49,7 +51,13 @@ async fn create(call: Call, Json(body): Json<NewOrganization>) -> Result<(Status
     };
     let mut tx = call.begin().await?;
     call.unanswered(&mut tx).await?;
-    let organization = super::found(&call.app, &mut tx, owner, call.actor.name(), body.name).await?;
+    let founder = Founder {
+        id: owner,
+        email: call.actor.name(),
+        token: call.actor.token().to_string(),
+        source: &call.source,
+    };
+    let organization = super::found(&call.app, &mut tx, founder, body.name).await?;
     let id = organization.id;
     let answer = call.commit(tx, StatusCode::CREATED, organization).await?;
     call.app.planes.signal(id);
@@ -140,26 +148,52 @@ async fn change(
     Ok(answer)
 }
 
-/// Deletes an organization: its data plane is taken apart in the background.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+struct HowSoon {
+    /// Nothing is kept: everything goes at once.
+    #[serde(default)]
+    now: bool,
+}
+
+/// Ends all access; everything is kept for a while in which an owner may have it back, unless it is to go at once.
 #[utoipa::path(
     delete,
     path = "/v1/organizations/{org}",
     tag = "organizations",
-    params(("org" = OrganizationName, Path)),
-    responses((status = 202)),
+    params(("org" = OrganizationName, Path), HowSoon),
+    responses((status = 202, body = OrganizationDeleted)),
 )]
-async fn delete(call: Call, Path(org): Path<OrganizationName>) -> Result<StatusCode, Refusal> {
-    let mut tx = call.begin().await?;
-    let allowed = call.authorize::<DeleteOrganization>(&mut tx, &org).await?;
+async fn delete(
+    call: Call,
+    Path(org): Path<OrganizationName>,
+    Query(how): Query<HowSoon>,
+) -> Result<(StatusCode, Json<OrganizationDeleted>), Refusal> {
+    let (mut tx, now) = (call.begin().await?, call.now());
+    let allowed = match call.authorize::<DeleteOrganization>(&mut tx, &org).await {
+        Err(refusal) if how.now && refusal.0.0.kind() == Some(ProblemKind::NotFound) => {
+            drop(tx);
+            let erased = deletions::erase_now(&call, &org).await?;
+            return Ok((StatusCode::ACCEPTED, Json(erased)));
+        }
+        allowed => allowed?,
+    };
     // A session may have been left open; a token that may do all was made for scripts.
     if call.actor.credential() == Credential::Session {
         call.actor.proven(call.now())?;
     }
-    queries::begin_deletion(&mut tx, &allowed, call.now()).await?;
+    let kept_until = if how.now { now } else { now + call.app.deletion_grace };
+    deletions::queries::begin_deletion(&mut tx, &allowed, now, kept_until).await?;
     call.record(&mut tx, &allowed, "organization.delete", org.to_string())
         .await?;
-    tx.commit().await?;
+    policy::commit(&call.app, tx, &allowed).await?;
     call.app.planes.forget_route(allowed.organization());
     call.app.planes.signal(allowed.organization());
-    Ok(StatusCode::ACCEPTED)
+    let deleted = OrganizationDeleted {
+        id: allowed.organization(),
+        name: allowed.organization_name().clone(),
+        deleted_at: now,
+        kept_until,
+    };
+    Ok((StatusCode::ACCEPTED, Json(deleted)))
 }

@@ -124,6 +124,8 @@ pub(super) async fn list_unsettled(
         "select organization_id from planes
          where wanted = 'running' or wanted = 'asleep' and state <> 'asleep' or wanted = 'deleted' and state <> 'deleted'
              or wanted = 'asleep' and wake_at <= $1
+             or wanted <> 'deleted' and organization_id in (
+                 select id from organizations where state = 'deleting' and coalesce(kept_until, deleted_at) <= $1)
          order by number",
     )
     .bind(now)
@@ -141,7 +143,8 @@ pub(super) async fn want_running(
     // The generation grows even when the wish is the same, so that a decision to let it sleep made before is void.
     let done = sqlx::query(
         "update planes set wanted = 'running', generation = generation + 1
-         where organization_id = $1 and wanted <> 'deleted'",
+         where organization_id = $1 and wanted <> 'deleted'
+           and organization_id in (select id from organizations where state in ('active', 'suspended'))",
     )
     .bind(organization.to_string())
     .execute(pool)
@@ -317,48 +320,6 @@ pub(super) async fn get_status(
         .bind(organization.to_string())
         .fetch_one(pool)
         .await
-}
-
-/// Removes what the control plane knows of a deleted organization but its audit trail, and writes the receipt.
-pub(super) async fn write_receipt(
-    pool: &PgPool,
-    _proof: &System,
-    row: &PlaneRow,
-    stores: &[(&str, String)],
-    now: DateTime<Utc>,
-) -> Result<(), sqlx::Error> {
-    let id = row.identity.organization.to_string();
-    let mut tx = pool.begin().await?;
-    for statement in [
-        "delete from access_requests where organization_id = $1",
-        "delete from releases where organization_id = $1",
-        "delete from grants where organization_id = $1",
-        "delete from domains where organization_id = $1",
-        "delete from teams where organization_id = $1",
-        "delete from api_tokens where organization_id = $1",
-        "delete from service_accounts where organization_id = $1",
-        "delete from invitations where organization_id = $1",
-        "delete from members where organization_id = $1",
-        "delete from plane_conditions where organization_id = $1",
-        "update organizations set state = 'deleted' where id = $1",
-        "update planes set state = 'deleted', url = null, agent_sha256 = null, seen_generation = generation,
-             database_password_encrypted = '\\x', data_key_encrypted = null where organization_id = $1",
-    ] {
-        sqlx::query(statement).bind(&id).execute(&mut *tx).await?;
-    }
-    for (store, detail) in stores {
-        sqlx::query(
-            "insert into deletion_receipts (organization_id, store, detail, deleted_at) values ($1, $2, $3, $4)
-             on conflict do nothing",
-        )
-        .bind(&id)
-        .bind(store)
-        .bind(detail)
-        .bind(now)
-        .execute(&mut *tx)
-        .await?;
-    }
-    tx.commit().await
 }
 
 /// The receipt of a deletion: store and what was removed.

@@ -18,6 +18,7 @@ use super::queries::{self, PlaneRow};
 use super::{Route, data_key_purpose, password_purpose};
 use crate::app::App;
 use crate::authz::System;
+use crate::deletions;
 
 const PROOF: System = System::because("the reconciler makes planes be as wanted");
 /// So many planes are worked on at once.
@@ -81,6 +82,8 @@ impl Reconciler {
     /// # Errors
     /// When the control plane's database is away.
     pub async fn reconcile(&self, organization: OrganizationId) -> Result<Outcome, sqlx::Error> {
+        deletions::queries::begin_erasure_if_due(&self.app.pool, &PROOF, organization, self.app.environment.now())
+            .await?;
         for _ in 0..STEPS_MAX {
             let Some(row) = queries::find_plane(&self.app.pool, &PROOF, organization).await? else {
                 return Ok(Outcome::Unknown);
@@ -178,8 +181,7 @@ impl Reconciler {
             Step::RemoveBucket => self.cloud.remove_bucket(id).await?,
             Step::RemoveHome => self.cloud.remove_home(id).await?,
             Step::WriteReceipt => {
-                let stores = receipt(row);
-                queries::write_receipt(pool, &PROOF, row, &stores, self.app.environment.now()).await?;
+                deletions::erase(&self.app, &PROOF, row, &receipt(row)).await?;
             }
             Step::NoteCrash { .. } => {}
         }

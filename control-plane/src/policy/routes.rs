@@ -16,7 +16,7 @@ use serde::Deserialize;
 use super::{REVOKED_TOKENS_KEPT, queries};
 use crate::app::App;
 use crate::authz::{self, AsPlane};
-use crate::database::Tx;
+use crate::database::{Tx, confine};
 use crate::refusal::Refusal;
 
 /// A poll waits no longer than that.
@@ -55,7 +55,7 @@ async fn poll(
             () = tokio::time::sleep_until(recheck) => {}
             _ = news.wait_for(|epoch| *epoch > query.after) => {}
         }
-        let mut tx = app.pool.begin().await?;
+        let mut tx = plane.begin(&app.pool).await?;
         current = queries::get_epoch(&mut tx, &plane).await?;
     }
     if current <= query.after {
@@ -69,7 +69,7 @@ async fn poll(
 
 /// Takes `after` as the word that this epoch is enforced; answers the current one.
 async fn acknowledge(app: &App, plane: &AsPlane, after: u64) -> Result<u64, Refusal> {
-    let mut tx = app.pool.begin().await?;
+    let mut tx = plane.begin(&app.pool).await?;
     let current = queries::get_epoch(&mut tx, plane).await?;
     if after > 0 && after <= current {
         queries::acknowledge(&mut tx, plane, after).await?;
@@ -84,6 +84,7 @@ async fn snapshot(app: &App, plane: &AsPlane) -> Result<PolicyAnswer, Refusal> {
         .pool
         .begin_with("begin transaction isolation level repeatable read, read only")
         .await?;
+    confine(&mut tx, plane.organization()).await?;
     let now = app.environment.now();
     let policy = queries::get_snapshot(&mut tx, plane, now - REVOKED_TOKENS_KEPT).await?;
     let epoch = policy.epoch;

@@ -22,6 +22,7 @@ use crate::authz::{Action, Allowed, ChangePolicy, ViewWholePolicy};
 use crate::call::Call;
 use crate::database::Tx;
 use crate::idempotency::KeyHeader;
+use crate::notices::occasions::{self, ReleaseNews};
 use crate::paging::PageQuery;
 use crate::policy::{self, subjects, subjects::Target};
 use crate::refusal::Refusal;
@@ -117,9 +118,9 @@ async fn create(
         queries::approve(&mut tx, &allowed, new.id, domain, call.now()).await?;
     }
     queries::activate_if_complete(&mut tx, &allowed, new.id, epoch, call.now()).await?;
-    let view = find(&call, &mut tx, &allowed, new.id).await?.view;
-    record(&call, &mut tx, &allowed, "release.create", &view).await?;
-    policy::commit_answer(&call, tx, &allowed, StatusCode::CREATED, view).await
+    let release = find(&call, &mut tx, &allowed, new.id).await?;
+    record(&call, &mut tx, &allowed, "release.create", &release).await?;
+    policy::commit_answer(&call, tx, &allowed, StatusCode::CREATED, release.view).await
 }
 
 async fn find<A: Action>(
@@ -133,13 +134,15 @@ async fn find<A: Action>(
         .ok_or_else(Refusal::not_found)
 }
 
+/// Writes the audit row of a change, and the notices to whom it concerns.
 async fn record(
     call: &Call,
     tx: &mut Tx,
     allowed: &Allowed<ChangePolicy>,
-    action: &str,
-    view: &ReleaseView,
+    action: &'static str,
+    release: &StoredRelease,
 ) -> Result<(), Refusal> {
+    let view = &release.view;
     let subject = format!(
         "{}: {} into {} ({})",
         view.id,
@@ -147,7 +150,24 @@ async fn record(
         view.pipeline,
         view.state
     );
-    call.record(tx, allowed, action, subject).await
+    call.record(tx, allowed, action, subject).await?;
+    let news = ReleaseNews {
+        kind: action,
+        id: view.id.to_string(),
+        state: if action == "release.revoke" {
+            "revoked"
+        } else {
+            &view.state
+        },
+        proposed_by: release.created_by.parse().ok(),
+        domains: release
+            .parts
+            .iter()
+            .map(|part| (part.domain, format!("{}/{}", part.project, part.name)))
+            .collect(),
+        pipeline: (release.pipeline, &view.pipeline),
+    };
+    Ok(occasions::release_changed(call, tx, allowed, &news).await?)
 }
 
 /// A release that the caller may know of.
@@ -262,9 +282,9 @@ async fn approve(
     }
     let epoch = policy::queries::get_epoch(&mut tx, &allowed).await? + 1;
     queries::activate_if_complete(&mut tx, &allowed, release.id, epoch, call.now()).await?;
-    let view = find(&call, &mut tx, &allowed, release.id).await?.view;
-    record(&call, &mut tx, &allowed, "release.approve", &view).await?;
-    policy::commit_answer(&call, tx, &allowed, StatusCode::OK, view).await
+    let release = find(&call, &mut tx, &allowed, release.id).await?;
+    record(&call, &mut tx, &allowed, "release.approve", &release).await?;
+    policy::commit_answer(&call, tx, &allowed, StatusCode::OK, release.view).await
 }
 
 #[derive(Deserialize, IntoParams)]
@@ -314,7 +334,7 @@ async fn revoke(
             acknowledged: None,
         }));
     }
-    record(&call, &mut tx, &allowed, "release.revoke", &release.view).await?;
+    record(&call, &mut tx, &allowed, "release.revoke", &release).await?;
     let epoch = policy::commit(&call.app, tx, &allowed).await?;
     let acknowledged = if query.wait {
         policy::wait_for_acknowledgement(&call.app, &allowed, epoch).await?

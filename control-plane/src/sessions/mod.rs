@@ -41,6 +41,10 @@ pub(crate) async fn revoke(call: &Call, id: TokenId) -> Result<(), Refusal> {
         call.happened(&mut tx, "session.revoke", id.to_string()).await?;
     }
     let changed = policy::bump_own(&mut tx, &call.actor).await?;
+    let own = System::because("whose session it is ends it in all of his organizations");
+    let organizations = changed.iter().map(|(organization, _)| *organization).collect();
+    call.record_in(&mut tx, &own, organizations, "session.revoke", &id.to_string())
+        .await?;
     tx.commit().await?;
     call.app.policy.announce_all(&changed);
     Ok(())

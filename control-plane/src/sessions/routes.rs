@@ -87,6 +87,16 @@ async fn revoke_others(call: Call) -> Result<Json<SessionsEnded>, Refusal> {
     call.happened(&mut tx, "session.revoke", format!("{ended} others"))
         .await?;
     let changed = policy::bump_own(&mut tx, &call.actor).await?;
+    let own = System::because("whose session it is ends it in all of his organizations");
+    let organizations = changed.iter().map(|(organization, _)| *organization).collect();
+    call.record_in(
+        &mut tx,
+        &own,
+        organizations,
+        "session.revoke",
+        &format!("{ended} others"),
+    )
+    .await?;
     tx.commit().await?;
     call.app.policy.announce_all(&changed);
     Ok(Json(SessionsEnded { ended }))

@@ -20,6 +20,7 @@ use crate::call::Call;
 use crate::database::Tx;
 use crate::grants;
 use crate::idempotency::KeyHeader;
+use crate::notices::occasions;
 use crate::paging::PageQuery;
 use crate::policy::{self, subjects};
 use crate::refusal::Refusal;
@@ -142,6 +143,12 @@ async fn add_member(
     };
     call.record(&mut tx, &allowed, action, format!("{member} to {name}"))
         .await?;
+    let news = ("team.add", format!("added you to the team `{name}`"));
+    occasions::team_changed(&call, &mut tx, &allowed, principal, news).await?;
+    if by_own_hand {
+        let held = grants::queries::list_resources_of(&mut tx, &allowed, &id.to_string()).await?;
+        occasions::team_joined_by_own_hand(&call, &mut tx, &allowed, name.as_str(), held).await?;
+    }
     Ok(changed(policy::commit(&call.app, tx, &allowed).await?))
 }
 
@@ -170,5 +177,7 @@ async fn remove_member(
     }
     call.record(&mut tx, &allowed, "team.remove", format!("{member} from {name}"))
         .await?;
+    let news = ("team.remove", format!("took you out of the team `{name}`"));
+    occasions::team_changed(&call, &mut tx, &allowed, principal, news).await?;
     Ok(changed(policy::commit(&call.app, tx, &allowed).await?))
 }

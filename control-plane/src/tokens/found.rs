@@ -10,6 +10,7 @@ use contract::problem::ProblemKind;
 
 use super::routes;
 use crate::app::App;
+use crate::audit::Source;
 use crate::authz::{self, Credential};
 use crate::call::Call;
 use crate::peer::Peer;
@@ -22,6 +23,7 @@ use crate::sessions;
 pub(super) async fn revoke(
     State(app): State<Arc<App>>,
     peer: Peer,
+    source: Source,
     Json(body): Json<RevokeSecret>,
 ) -> Result<StatusCode, Refusal> {
     app.limiters.exchange(peer.address)?;
@@ -35,7 +37,7 @@ pub(super) async fn revoke(
             };
         }
     };
-    let call = Call::of(app, actor, peer);
+    let call = Call::of(app, actor, peer, source);
     let id = call.actor.token();
     // Somebody else may have been faster: then it is done.
     let done = match call.actor.credential() {

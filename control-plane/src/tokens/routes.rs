@@ -23,7 +23,7 @@ use crate::database::Tx;
 use crate::idempotency::KeyHeader;
 use crate::paging::PageQuery;
 use crate::refusal::Refusal;
-use crate::{policy, service_accounts};
+use crate::{organizations, policy, service_accounts};
 
 /// The routes of this slice.
 pub fn router() -> OpenApiRouter<Arc<App>> {
@@ -139,6 +139,10 @@ async fn create(call: Call, Json(body): Json<NewToken>) -> Result<(StatusCode, J
         secret: Some(secret.expose().to_owned()),
     };
     queries::insert_token(&mut tx, &call.actor, &token, organization, &secret).await?;
+    if principal == call.actor.principal() {
+        let subject = format!("{} for himself", token.name);
+        record_own(&call, &mut tx, organization, "token.create", subject).await?;
+    }
     call.commit(tx, StatusCode::CREATED, token).await
 }
 
@@ -178,7 +182,9 @@ pub(super) async fn revoke_in(call: &Call, tx: &mut Tx, id: TokenId) -> Result<V
         .await?
         .ok_or_else(Refusal::not_found)?;
     let Some(organization) = organization else {
-        return policy::bump_own(tx, &call.actor).await;
+        let changed = policy::bump_own(tx, &call.actor).await?;
+        record_own(call, tx, None, "token.revoke", format!("{id} of {principal}")).await?;
+        return Ok(changed);
     };
     let epoch = policy::queries::bump(tx, &acting(call, organization)).await?;
     record_own(
@@ -206,7 +212,7 @@ fn acting(call: &Call, organization: OrganizationId) -> SystemIn<'static> {
     }
 }
 
-/// Writes down what was done with a token that the caller sees, where it belongs to an organization.
+/// Writes the row of a token that the caller sees in each organization that it is good for.
 pub(super) async fn record_own(
     call: &Call,
     tx: &mut Tx,
@@ -214,8 +220,12 @@ pub(super) async fn record_own(
     action: &str,
     subject: String,
 ) -> Result<(), Refusal> {
-    match organization {
-        Some(organization) => call.record(tx, &acting(call, organization), action, subject).await,
-        None => Ok(()),
-    }
+    let reached = match organization {
+        Some(one) => vec![one],
+        None => {
+            let own = organizations::queries::list_own(tx, &call.actor).await?;
+            own.into_iter().map(|o| o.id).collect()
+        }
+    };
+    call.record_in(tx, &SEEN, reached, action, &subject).await
 }

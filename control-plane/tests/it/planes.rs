@@ -61,7 +61,9 @@ async fn whatever_call_fails_a_deletion_ends_with_a_receipt_for_every_store() {
         for after_effect in [false, true] {
             let (app, org) = quiet("acme").await;
             converge(&app, &org).await;
-            app.delete("/v1/organizations/acme", &org.owner.token).await.ok(202);
+            app.delete("/v1/organizations/acme?now=true", &org.owner.token)
+                .await
+                .ok(202);
             app.get("/v1/organizations/acme", &org.owner.token)
                 .await
                 .problem(404, "not-found");

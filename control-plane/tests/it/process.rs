@@ -53,9 +53,11 @@ impl Place {
             public_url: String::new(),
             home: self.home(),
             master_key: "5a".repeat(32),
+            previous_master_keys: Vec::new(),
             data_plane_binary: plane,
             sandbox_binary: "/nonexistent".into(),
             idle_seconds: 300,
+            deletion_grace_days: 14,
             imports: contract::config::ImportConfig::default(),
             logs: contract::config::LogsConfig::default(),
             proxies: Vec::new(),
@@ -188,7 +190,7 @@ async fn from_sign_up_to_a_plane_of_ones_own_and_back_to_nothing() {
     drop(own);
 
     service
-        .call("DELETE", "/v1/organizations/acme", &session, None)
+        .call("DELETE", "/v1/organizations/acme?now=true", &session, None)
         .await
         .ok(202);
     until_gone(pid(&plane)).await;
@@ -216,7 +218,7 @@ async fn from_sign_up_to_a_plane_of_ones_own_and_back_to_nothing() {
     // The other tenant noticed nothing.
     assert_eq!(pid(&service.plane("other", &other).await), pid(&others));
     service
-        .call("DELETE", "/v1/organizations/other", &other, None)
+        .call("DELETE", "/v1/organizations/other?now=true", &other, None)
         .await
         .ok(202);
     until_gone(pid(&others)).await;

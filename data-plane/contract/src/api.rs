@@ -3,11 +3,14 @@
 
 mod access;
 mod accounts;
+mod audit;
 mod ci;
 mod data;
+mod deletions;
 mod evidence;
 mod history;
 mod identity;
+mod notices;
 mod pipelines;
 mod reproductions;
 mod secrets;
@@ -17,11 +20,14 @@ mod triggers;
 
 pub use access::*;
 pub use accounts::*;
+pub use audit::*;
 pub use ci::*;
 pub use data::*;
+pub use deletions::*;
 pub use evidence::*;
 pub use history::*;
 pub use identity::*;
+pub use notices::*;
 pub use pipelines::*;
 pub use reproductions::*;
 pub use secrets::*;

@@ -26,8 +26,11 @@ pub struct ControlPlaneConfig {
     pub public_url: String,
     /// State directory of the service.
     pub home: PathBuf,
-    /// 32 bytes in hex: encrypts the secrets that the database holds.
+    /// Encrypts what encrypts the secrets that the database holds: 32 bytes in hex, or `env:VARIABLE` or `file:PATH` where these stand.
     pub master_key: String,
+    /// Master keys from before, in the same forms: needed until `rotate-key` has been run.
+    #[serde(default)]
+    pub previous_master_keys: Vec<String>,
     /// The data plane's binary.
     pub data_plane_binary: PathBuf,
     /// The sandbox's binary.
@@ -35,6 +38,9 @@ pub struct ControlPlaneConfig {
     /// A data plane without requests and jobs for that long is stopped.
     #[serde(default = "default_idle_seconds")]
     pub idle_seconds: u64,
+    /// For so many days a deleted organization can be had back; then it is erased.
+    #[serde(default = "default_deletion_grace_days")]
+    pub deletion_grace_days: u32,
     /// What the data planes fetch, and from where.
     #[serde(default)]
     pub imports: ImportConfig,
@@ -131,6 +137,10 @@ pub struct ServicesConfig {
 
 fn default_idle_seconds() -> u64 {
     300
+}
+
+fn default_deletion_grace_days() -> u32 {
+    14
 }
 
 /// What `howdah-data-plane serve` (and `migrate`) reads.

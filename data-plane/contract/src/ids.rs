@@ -135,6 +135,8 @@ ids! {
     ReleaseId = "rel_";
     /// A request for access.
     AccessRequestId = "req_";
+    /// A notice to a person.
+    NoticeId = "ntc_";
     /// A domain: what grants are given on. Every repo is one and shares its id; it outlives the repo as a tombstone.
     DomainId = "dom_";
     /// A project of an organization.

@@ -3,6 +3,7 @@
 //! no clock, no randomness but where an id is made from bytes that the caller supplies.
 
 pub mod api;
+pub mod audit;
 pub mod ci;
 pub mod claims;
 pub mod config;

@@ -226,6 +226,10 @@ async fn create(
     }
     let watched = body.trigger.as_ref().map(|t| &t.branch);
     let heads = moved(&plane, &mut tx, &repo, &body.name, head, watched).await?;
+    let at = id.map_or_else(String::new, |id| format!(" at {id}"));
+    let follows = watched.map_or_else(String::new, |watched| format!(", following {watched}"));
+    let subject = format!("{repo}@{}{at}{follows}", body.name);
+    call.record(&mut tx, "branch.create", &subject).await?;
     tx.commit().await?;
     plane.signals.work_changed();
     let mut shown = view(&repo, body.name, id);
@@ -280,6 +284,8 @@ async fn move_head(
     queries::update_head(&mut tx, &allowed, &branch, id, plane.now()).await?;
     if head.is_none_or(|h| h.id != id) {
         moved(&plane, &mut tx, &repo, &branch, Some(to), None).await?;
+        call.record(&mut tx, "branch.move", &format!("{repo}@{branch} to {id}"))
+            .await?;
     }
     tx.commit().await?;
     plane.signals.work_changed();
@@ -312,6 +318,8 @@ async fn remove(
         pipelines::queries::update_deprived(&mut tx, &DECIDE, pipeline, BRANCH_GONE).await?;
     }
     queries::delete_branch(&mut tx, &allowed, &branch, plane.now()).await?;
+    call.record(&mut tx, "branch.delete", &format!("{repo}@{branch}"))
+        .await?;
     tx.commit().await?;
     Ok(StatusCode::NO_CONTENT)
 }

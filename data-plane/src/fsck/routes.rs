@@ -100,6 +100,14 @@ async fn check(State(plane): State<Plane>, call: Call, Query(query): Query<Check
 async fn repair(State(plane): State<Plane>, call: Call, Query(query): Query<CheckQuery>) -> Answer<Response> {
     may_check(&call)?;
     let forwards = plane.storage.forwards().await?;
+    let mut tx = plane.begin().await?;
+    call.record(
+        &mut tx,
+        "storage.repair",
+        if query.deep { "all content" } else { "what is damaged" },
+    )
+    .await?;
+    tx.commit().await?;
     let checked = Checked::new(&plane).repairing();
     let stage = Stage::RepairForwards(forwards);
     Ok(answer(plane, call, query.deep, stage, checked))

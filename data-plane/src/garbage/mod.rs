@@ -22,6 +22,8 @@ use futures::TryStreamExt;
 use sqlx::PgConnection;
 use storage::{Digest, Marking, PackInfo, TreeRef, decode_entries};
 
+use crate::audit;
+use crate::call::Call;
 use crate::commits::lock::lock_dag;
 use crate::failure::{Answer, Failure};
 use crate::files::change::{self, FileChange};
@@ -89,6 +91,14 @@ async fn collect_when_due(plane: &Plane) -> Answer<Option<CollectionReport>> {
 /// `conflict` when a collection is running; `corrupt` when something that is needed cannot be read: what lies behind it
 /// is unknown then, and nothing is removed.
 pub async fn collect(plane: &Plane, grace: Duration, dry_run: bool) -> Answer<CollectionReport> {
+    collect_for(plane, None, grace, dry_run).await
+}
+
+/// The same where somebody asks for it.
+///
+/// # Errors
+/// As [`collect`].
+pub async fn collect_for(plane: &Plane, by: Option<&Call>, grace: Duration, dry_run: bool) -> Answer<CollectionReport> {
     let Ok(_turn) = plane.collecting.try_lock() else {
         return Err(
             Failure::new(ProblemKind::Conflict, "garbage is being collected already").hint("wait until that is done"),
@@ -150,10 +160,22 @@ pub async fn collect(plane: &Plane, grace: Duration, dry_run: bool) -> Answer<Co
     }
     let report = sweep.finish().await?;
     if !dry_run {
-        let mut conn = plane.pool.acquire().await?;
-        queries::insert_collection(&mut conn, &COLLECT, plane.now(), &report).await?;
+        note(plane, by, &report).await?;
     }
     Ok(report)
+}
+
+/// Writes down what a collection did.
+async fn note(plane: &Plane, by: Option<&Call>, report: &CollectionReport) -> Answer<()> {
+    let mut tx = plane.begin().await?;
+    queries::insert_collection(&mut tx, &COLLECT, plane.now(), report).await?;
+    let subject = format!("{} bytes freed", report.freed_bytes);
+    match by {
+        Some(call) => call.record(&mut tx, "garbage.collect", &subject).await?,
+        None => audit::record_own(plane, &mut tx, "garbage.collect", &subject).await?,
+    }
+    tx.commit().await?;
+    Ok(())
 }
 
 /// Marks everything that any row refers to, as of one moment.

@@ -8,7 +8,7 @@ use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{GRACE, collect};
+use super::{GRACE, collect_for};
 use crate::call::Call;
 use crate::failure::Answer;
 use crate::plane::Plane;
@@ -37,5 +37,5 @@ struct RunQuery {
 )]
 async fn run(State(plane): State<Plane>, call: Call, Query(query): Query<RunQuery>) -> Answer<Json<CollectionReport>> {
     call.manages("collect garbage")?;
-    collect(&plane, GRACE, query.dry_run).await.map(Json)
+    collect_for(&plane, Some(&call), GRACE, query.dry_run).await.map(Json)
 }

@@ -61,7 +61,7 @@ pub async fn squash(call: &Call, body: &RemoveCommits) -> Answer<RemovedCommits>
     let ids = going.iter().map(|(id, _)| *id).collect();
     let removed = remove(call, &mut tx, ids, RemovedHow::Squashed).await?;
     let answer = told(body.dry_run, false, &affected, &going, &removed);
-    settle(call, tx, body.dry_run).await?;
+    settle(call, tx, ("commit.squash", body, going.len())).await?;
     Ok(answer)
 }
 
@@ -153,7 +153,7 @@ pub async fn drop_commits(call: &Call, body: &RemoveCommits) -> Answer<RemovedCo
     let moved: Vec<(DomainId, BranchName)> = removed.branches.iter().map(|b| (b.repo, b.branch.clone())).collect();
     heads::run_again(plane, &mut tx, &moved).await?;
     let answer = told(body.dry_run, needs_force, &affected, &going, &removed);
-    settle(call, tx, body.dry_run).await?;
+    settle(call, tx, ("commit.drop", body, going.len())).await?;
     Ok(answer)
 }
 
@@ -262,11 +262,13 @@ fn told(dry_run: bool, needs_force: bool, affected: &Affected, going: &[Going], 
 }
 
 /// Keeps what the transaction did, or nothing of it.
-async fn settle(call: &Call, tx: Tx, dry_run: bool) -> Answer<()> {
-    if dry_run {
+async fn settle(call: &Call, mut tx: Tx, (action, asked, gone): (&str, &RemoveCommits, usize)) -> Answer<()> {
+    if asked.dry_run {
         tx.rollback().await?;
         return Ok(());
     }
+    let subject = format!("{} ({gone} commits)", asked.reference);
+    call.record(&mut tx, action, &subject).await?;
     tx.commit().await?;
     call.plane.signals.commits_changed();
     call.plane.signals.work_changed();

@@ -90,6 +90,8 @@ async fn begin(
     };
     rows::insert(&mut tx, &allowed, &new).await?;
     let shown = view(&call, &mut tx, new.job).await?;
+    call.record(&mut tx, "reproduction.create", &format!("{} of {name}", new.job))
+        .await?;
     tx.commit().await?;
     plane.signals.work_changed();
     Ok((StatusCode::CREATED, Json(shown)))

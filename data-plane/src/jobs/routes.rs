@@ -179,11 +179,14 @@ async fn stop(State(plane): State<Plane>, call: Call, Path(id): Path<JobId>) -> 
         .ok_or_else(Failure::not_found)?;
     call.allowed(&visible, Permission::Write)?;
     let reason = format!("stopped by {}", call.actor().name);
-    end::end(&plane, &mut tx, id, JobState::Killed, Some(&reason)).await?;
+    let ended = end::end(&plane, &mut tx, id, JobState::Killed, Some(&reason)).await?;
     let row = queries::find(&mut tx, &READABLE, id)
         .await?
         .ok_or_else(Failure::not_found)?;
     let shown = views::show(&call, &mut tx, row).await?;
+    if ended {
+        call.record(&mut tx, "job.stop", &format!("{id} of {visible}")).await?;
+    }
     tx.commit().await?;
     plane.signals.work_changed();
     plane.signals.commits_changed();

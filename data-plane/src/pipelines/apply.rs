@@ -194,12 +194,36 @@ async fn write(
     let fired = triggers::fire(plane, &mut tx, &watched).await?;
     let moved: Vec<_> = fired.iter().map(MovedHead::at).collect();
     let begun = propagate::begin(plane, &mut tx, set, &moved, &started, body.reprocess).await?;
+    record(call, &mut tx, (&examined, specs), body).await?;
     tx.commit().await?;
     let applied = examined.iter().zip(specs).map(|(one, parsed)| {
         let job = begun.iter().find(|b| b.pipeline == one.id);
         shown(plane, one, parsed, job.map(|job| (*job, set)))
     });
     Ok(applied.collect())
+}
+
+/// Writes a row for each pipeline that another version was saved of, and for each that is made to run anew as it is.
+async fn record(
+    call: &Call,
+    tx: &mut Tx,
+    (examined, specs): (&[Examined], &[Parsed]),
+    body: &ApplyPipelines,
+) -> Answer<()> {
+    for (one, parsed) in examined.iter().zip(specs) {
+        let name = format!("{}/{}", parsed.spec.project, parsed.spec.name);
+        if one.changed {
+            let revision = body
+                .code_revision
+                .as_deref()
+                .map_or_else(String::new, |sha| format!(" of {sha}"));
+            let subject = format!("{name} version {}{revision}", one.last_version + 1);
+            call.record(tx, "pipeline.apply", &subject).await?;
+        } else if body.reprocess {
+            call.record(tx, "pipeline.run", &format!("{name} anew")).await?;
+        }
+    }
+    Ok(())
 }
 
 async fn save(call: &Call, tx: &mut Tx, one: &Examined, parsed: &Parsed, code_revision: Option<&str>) -> Answer<()> {

@@ -182,6 +182,7 @@ async fn stop(call: Call, Path((project, name)): Path<(ProjectName, RepoName)>) 
     queries::update_state(&mut tx, &ALLOWED, repo.id, "paused", Some(&reason)).await?;
     serving::begin::end(&call.plane, &mut tx, repo.id.uuid(), &reason).await?;
     let shown = one(&call, &mut tx, repo.id).await?;
+    call.record(&mut tx, "pipeline.stop", &repo.to_string()).await?;
     tx.commit().await?;
     call.plane.signals.work_changed();
     call.plane.signals.commits_changed();
@@ -192,7 +193,8 @@ async fn stop(call: Call, Path((project, name)): Path<(ProjectName, RepoName)>) 
 #[utoipa::path(post, path = "/v1/pipelines/{project}/{name}/start", tag = "pipelines", responses((status = 200, body = Pipeline)))]
 async fn start(call: Call, Path((project, name)): Path<(ProjectName, RepoName)>) -> Answer<Json<Pipeline>> {
     let (mut tx, repo, row) = locked(&call, project, name, Permission::Write).await?;
-    if matches!(row.state.as_str(), "paused" | "suspended") {
+    let starts = matches!(row.state.as_str(), "paused" | "suspended");
+    if starts {
         if let Some(refused) = sponsors::refusal(&call, &mut tx, repo.id, &repo.to_string()).await? {
             return Err(refused);
         }
@@ -200,6 +202,9 @@ async fn start(call: Call, Path((project, name)): Path<(ProjectName, RepoName)>)
         propagate::begin(&call.plane, &mut tx, call.plane.id(), &[], &[repo.id], false).await?;
     }
     let shown = one(&call, &mut tx, repo.id).await?;
+    if starts {
+        call.record(&mut tx, "pipeline.start", &repo.to_string()).await?;
+    }
     tx.commit().await?;
     call.plane.signals.work_changed();
     Ok(shown)
@@ -269,6 +274,8 @@ async fn run_once(
         return Err(Failure::new(ProblemKind::Conflict, detail).hint("put something into each of its inputs"));
     }
     let shown = one(call, &mut tx, repo.id).await?;
+    let anew = if reprocess { " anew" } else { "" };
+    call.record(&mut tx, "pipeline.run", &format!("{repo}{anew}")).await?;
     tx.commit().await?;
     plane.signals.work_changed();
     plane.signals.commits_changed();
@@ -294,6 +301,7 @@ async fn remove(call: Call, Path((project, name)): Path<(ProjectName, RepoName)>
     followers::save(&call.plane, &mut tx, repo.id, &[], &call.actor()).await?;
     let mut deleted = cron::queries::delete_of(&mut tx, &ALLOWED, repo.id, call.plane.now()).await?;
     deleted.extend(spouts::queries::delete_of(&mut tx, &ALLOWED, repo.id, call.plane.now()).await?);
+    call.record(&mut tx, "pipeline.delete", &repo.to_string()).await?;
     tx.commit().await?;
     call.plane.signals.work_changed();
     call.plane.signals.commits_changed();

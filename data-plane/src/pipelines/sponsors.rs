@@ -22,6 +22,7 @@ use uuid::Uuid;
 use super::propagate::{self, unknown_policy};
 use super::queries::{self as pipelines, RunRow};
 use super::sponsors_queries::{self as queries, SponsoredRow};
+use crate::audit;
 use crate::call::Call;
 use crate::commits::lock::lock_dag;
 use crate::commits::origins;
@@ -316,14 +317,20 @@ async fn decide(plane: &Plane, tx: &mut Tx, policy: &Policy) -> Answer<Decided> 
         }
     }
     // Pipelines after their jobs, as by whoever ends one.
+    let mut suspended = Vec::new();
     for (id, row, why) in &stopped {
         if row.state != "paused" && (row.state != "suspended" || row.reason.as_ref() != Some(why)) {
-            pipelines::update_state(tx, &SELF, DomainId::from_uuid(*id), "suspended", Some(why)).await?;
+            let id = DomainId::from_uuid(*id);
+            pipelines::update_state(tx, &SELF, id, "suspended", Some(why)).await?;
+            suspended.push(format!("{id}: {why}"));
         }
     }
     if !touched.is_empty() {
         let touched = Vec::from_iter(touched);
         queries::move_back(tx, &SELF, &touched, plane.now()).await?;
+    }
+    for subject in suspended {
+        audit::record_own(plane, tx, "pipeline.suspend", &subject).await?;
     }
     Ok(decided)
 }
@@ -352,6 +359,9 @@ async fn resume(plane: &Plane, free: &[Uuid]) -> Answer<()> {
         }
     }
     propagate::begin(plane, &mut tx, plane.id(), &[], &started, false).await?;
+    for id in &started {
+        audit::record_own(plane, &mut tx, "pipeline.resume", &id.to_string()).await?;
+    }
     tx.commit().await?;
     plane.signals.work_changed();
     plane.signals.commits_changed();

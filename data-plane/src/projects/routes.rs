@@ -68,6 +68,7 @@ async fn create(
     };
     let mut tx = plane.begin().await?;
     queries::insert_project(&mut tx, &MANAGERS, &row).await?;
+    call.record(&mut tx, "project.create", row.name.as_str()).await?;
     tx.commit().await?;
     Ok((StatusCode::CREATED, Json(view(row))))
 }
@@ -130,6 +131,7 @@ async fn remove(State(plane): State<Plane>, call: Call, Path(project): Path<Proj
         )
         .hint("leave it, or delete its repos: their names stay in the provenance of what was made from them"));
     }
+    call.record(&mut tx, "project.delete", project.as_str()).await?;
     tx.commit().await?;
     Ok(StatusCode::NO_CONTENT)
 }

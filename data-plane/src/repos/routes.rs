@@ -181,6 +181,8 @@ async fn insert(plane: &Plane, call: &Call, row: &RepoRow) -> Answer<()> {
         created_by: &actor,
     };
     queries::insert_repo(&mut tx, &CREATE, &new).await?;
+    let subject = format!("{}/{} as {}", row.project, row.name, row.id);
+    call.record(&mut tx, "repo.create", &subject).await?;
     tx.commit().await?;
     Ok(())
 }
@@ -310,6 +312,7 @@ async fn remove(
     }
     queries::delete_repo(&mut tx, &allowed, plane.now()).await?;
     cron::queries::delete(&mut tx, &VISIBLE, repo.id).await?;
+    call.record(&mut tx, "repo.delete", &repo.to_string()).await?;
     tx.commit().await?;
     plane.signals.work_changed();
     plane.signals.commits_changed();

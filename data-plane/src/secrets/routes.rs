@@ -137,6 +137,8 @@ async fn set(
     // What serves with the values before is replaced, as by a new commit; what has an end ends with them.
     let serving = serving::queries::using(&mut tx, &ADMIN, id, &name).await?;
     propagate::begin(&plane, &mut tx, plane.id(), &[], &serving, false).await?;
+    call.record(&mut tx, "secret.set", &format!("{project}/{name} version {version}"))
+        .await?;
     tx.commit().await?;
     plane.signals.work_changed();
     plane.signals.commits_changed();
@@ -189,6 +191,8 @@ async fn remove(
         serving::begin::end(&plane, &mut tx, pipeline.uuid(), &reason).await?;
     }
     propagate::begin(&plane, &mut tx, plane.id(), &[], &serving, false).await?;
+    call.record(&mut tx, "secret.delete", &format!("{project}/{name}"))
+        .await?;
     tx.commit().await?;
     plane.signals.work_changed();
     plane.signals.commits_changed();

@@ -75,6 +75,10 @@ pub async fn attest(State(plane): State<Plane>, call: Call, Json(body): Json<Att
         .await?
         .ok_or_else(Failure::not_found)?;
     let shown = views::show(&mut tx, &call, &readable.proof, row).await?;
+    if !line.is_empty() {
+        let subject = format!("{}/{}@{}", shown.project, shown.repo, commit.id);
+        call.record(&mut tx, "commit.attest", &subject).await?;
+    }
     tx.commit().await?;
     plane.signals.commits_changed();
     Ok(Json(shown))

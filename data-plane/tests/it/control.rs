@@ -8,7 +8,8 @@ use axum::http::StatusCode;
 use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use chassis::signed::Signer;
-use contract::api::RegisterDomain;
+use contract::api::{NewCheckpoint, RegisterDomain, SignedCheckpoint};
+use contract::audit::{Checkpoint, CheckpointClaims, Trail, audience};
 use contract::claims::{AccessClaims, plane_audience};
 use contract::ids::{DomainId, OrganizationId};
 use contract::policy::{
@@ -67,6 +68,7 @@ impl FakeControl {
                 "/internal/v1/planes/{org}/heartbeat",
                 post(|| async { StatusCode::NO_CONTENT }),
             )
+            .route("/internal/v1/planes/{org}/audit-checkpoints", post(checkpoint))
             .route("/.well-known/jwks.json", get(jwks))
             .with_state(control.clone());
         tokio::spawn(async move { axum::serve(listener, router).await });
@@ -122,6 +124,25 @@ impl FakeControl {
             ),
         }
     }
+}
+
+async fn checkpoint(State(control): State<FakeControl>, Json(body): Json<NewCheckpoint>) -> Json<SignedCheckpoint> {
+    let now = control.environment.now();
+    let checkpoint = Checkpoint {
+        organization: control.organization,
+        trail: Trail::Plane,
+        seq: body.seq,
+        hash: body.hash,
+        at: now,
+    };
+    let claims = CheckpointClaims {
+        iss: ISSUER.to_owned(),
+        aud: audience(control.organization),
+        iat: now.timestamp(),
+        checkpoint: checkpoint.clone(),
+    };
+    let signed = control.signer.sign(&claims).unwrap();
+    Json(SignedCheckpoint { checkpoint, signed })
 }
 
 async fn policy(

@@ -6,6 +6,7 @@
 mod access;
 mod app;
 mod archives;
+mod audit;
 mod ci_runs;
 mod control;
 mod crashes;

@@ -108,6 +108,8 @@ pub async fn purge(call: &Call, body: &PurgePath) -> Answer<Purge> {
             return Ok(Purge { dry_run: true, ..shown });
         }
         trees.writer.may_be_referred_to();
+        let subject = format!("{repo}:/{} with the receipt {id}", trees.path);
+        call.record(&mut tx, "file.purge", &subject).await?;
         tx.commit().await?;
         plane.signals.commits_changed();
         plane.signals.work_changed();
