@@ -106,7 +106,7 @@ impl Limiters {
     /// `slow-down` when there were too many.
     pub fn log_in(&self, email_key: &str, address: IpAddr) -> Result<(), Refusal> {
         self.log_ins[usize::from(address.is_loopback())]
-            .check_key(&(email_key.to_owned(), address))
+            .check_key(&(email_key.to_owned(), network(address)))
             .map_err(|_| slow_down("log-ins for this account"))
     }
 
@@ -116,7 +116,7 @@ impl Limiters {
     /// `slow-down` when there were too many.
     pub fn sign_up(&self, address: IpAddr) -> Result<(), Refusal> {
         self.sign_ups[usize::from(address.is_loopback())]
-            .check_key(&address)
+            .check_key(&network(address))
             .map_err(|_| slow_down("new accounts"))
     }
 
@@ -139,7 +139,7 @@ impl Limiters {
     /// `slow-down` when there were too many.
     pub fn code(&self, address: IpAddr) -> Result<(), Refusal> {
         self.codes[usize::from(address.is_loopback())]
-            .check_key(&address)
+            .check_key(&network(address))
             .map_err(|_| slow_down("codes"))
     }
 
@@ -149,7 +149,7 @@ impl Limiters {
     /// `slow-down` when there were too many.
     pub fn exchange(&self, address: IpAddr) -> Result<(), Refusal> {
         self.exchanges[usize::from(address.is_loopback())]
-            .check_key(&address)
+            .check_key(&network(address))
             .map_err(|_| slow_down("exchanges of tokens"))
     }
 
@@ -206,6 +206,14 @@ impl Limiters {
     }
 }
 
+/// As whom an address counts: who has one of IPv6 has the 2^64 beside it too.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) => IpAddr::V6((v6.to_bits() & (u128::MAX << 64)).into()),
+        v4 @ IpAddr::V4(_) => v4,
+    }
+}
+
 fn slow_down(what: &str) -> Refusal {
     Refusal::new(ProblemKind::SlowDown, format!("too many {what} from this address"))
         .hint("wait a minute before the next try")
@@ -214,6 +222,15 @@ fn slow_down(what: &str) -> Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn addresses_of_one_network_count_as_one() {
+        let of = |text: &str| network(text.parse().unwrap());
+        assert_eq!(of("2001:db8::1"), of("2001:db8::ffff:2"));
+        assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
+        assert_eq!(of("::ffff:192.0.2.1"), of("192.0.2.1"));
+        assert_ne!(of("192.0.2.1"), of("192.0.2.2"));
+    }
 
     #[test]
     fn another_address_is_not_held_up_by_the_first_one() {

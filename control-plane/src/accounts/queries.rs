@@ -86,7 +86,7 @@ pub(crate) async fn lock_password(tx: &mut Tx, _proof: &System, id: AccountId) -
 }
 
 /// Whether it is proved that the caller reads the mail of his account; `None` for a service account.
-pub(super) async fn is_own_verified(tx: &mut Tx, actor: &Actor) -> Result<Option<bool>, sqlx::Error> {
+pub(crate) async fn is_own_verified(tx: &mut Tx, actor: &Actor) -> Result<Option<bool>, sqlx::Error> {
     let row: Option<(bool,)> = sqlx::query_as("select verified_at is not null from accounts where id = $1")
         .bind(actor.principal().to_string())
         .fetch_optional(&mut **tx)

@@ -173,6 +173,18 @@ async fn accept(call: Call, Json(body): Json<Accept>) -> Result<(StatusCode, Jso
         .await?
         .unwrap_or_default();
     check_accept(held.state, &held.email_key, &own_key, held.organization_name.as_str())?;
+    // The secret that whoever invites was shown says nothing of who reads the address's mail.
+    if call.app.verification_required
+        && !held.by_mail
+        && !accounts::queries::is_own_verified(&mut tx, &call.actor)
+            .await?
+            .unwrap_or(false)
+    {
+        return Err(Refusal::not_allowed(
+            "the invitation is for an address that you have not shown to be yours",
+            "accept with the token of the mail, or verify the address with `howdah account verify`",
+        ));
+    }
     queries::accept(&mut tx, &call.actor, account, &held, now).await?;
     let proof = System::because("the secret of an invitation gives the right to join");
     if held.by_mail

@@ -175,6 +175,42 @@ async fn an_invitation_verifies_an_address_only_where_it_was_read_in_the_mail() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn where_addresses_are_verified_an_invitation_that_was_handed_over_is_not_accepted_before() {
+    let app = TestApp::start_for(verified()).await;
+    let mut people = Vec::new();
+    for email in ["owner@acme.test", "bob@example.test"] {
+        let body = json!({ "email": email, "password": PASSWORD });
+        app.post("/v1/accounts", "", body).await.ok(202);
+        let body = json!({ "code": token(&kept(&app, email).await, "cod"), "password": PASSWORD });
+        let made = app.post("/v1/accounts/verify", "", body).await.ok(201);
+        people.push(made["session_token"].as_str().unwrap().to_owned());
+    }
+    let (owner, bob) = (&people[0], &people[1]);
+    app.post("/v1/organizations", owner, json!({ "name": "acme" }))
+        .await
+        .ok(201);
+    let body = json!({ "email": "bob@example.test", "role": "member" });
+    let shown = app
+        .post("/v1/organizations/acme/invitations", owner, body)
+        .await
+        .ok(201);
+    // As an account is that was made before the installation sent mail.
+    sqlx::query("update accounts set verified_at = null where email_key = 'bob@example.test'")
+        .execute(&app.app.pool)
+        .await
+        .unwrap();
+    let accept = |secret: &str| {
+        let body = json!({ "token": secret });
+        app.post_owned("/v1/invitations/accept".to_owned(), bob.clone(), body)
+    };
+    accept(shown["token"].as_str().unwrap())
+        .await
+        .problem(403, "not-allowed");
+    let mailed = token(&kept(&app, "bob@example.test").await, "inv");
+    accept(&mailed).await.ok(200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_reset_answers_alike_for_everybody_and_ends_all_sessions() {
     let app = TestApp::start_for(with_outbox()).await;
     let org = app.organization("acme").await;
