@@ -1,5 +1,5 @@
 # Everything a newcomer needs. `make help` lists it.
-.PHONY: help setup build demo test bench soak test-jupyter down
+.PHONY: help setup build demo test bench soak test-jupyter test-openapi down
 
 BINARIES := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/release
 # Tests have homes of their own, so they must be told where PostgreSQL was unpacked, if it was.
@@ -34,6 +34,9 @@ soak: setup build ## kills everything at random while jobs run, and compares wha
 
 test-jupyter: setup build ## a real JupyterLab as a service, from its installation to a pipeline made of a notebook
 	@$(WITH_POSTGRES) demo/jupyter/check --binaries $(BINARIES)
+
+test-openapi: setup build ## schemathesis asks every operation of both planes, and holds the answers against their documents
+	@$(WITH_POSTGRES) tests/openapi/check --binaries $(BINARIES)
 
 down: ## stops the service
 	@$(BINARIES)/howdah down
