@@ -82,14 +82,12 @@ impl Call {
         self.app.environment.id()
     }
 
-    /// Begins a transaction, and takes the request's idempotency key for its time.
+    /// Begins a transaction.
     ///
     /// # Errors
-    /// When the database is away, or another request of that key is being worked on.
+    /// When the database is away.
     pub async fn begin(&self) -> Result<Tx, Refusal> {
-        let mut tx = self.app.pool.begin().await?;
-        self.take_key(&mut tx).await?;
-        Ok(tx)
+        Ok(self.app.pool.begin().await?)
     }
 
     /// Begins another transaction after the one that the proof was made in, confined to the same organization.

@@ -14,6 +14,7 @@ use contract::problem::ProblemKind;
 use provenance::access::{Policy, Subject};
 
 use crate::failure::{Answer, Failure};
+use crate::idempotency::Keyed;
 use crate::permissions::Rights;
 use crate::plane::Plane;
 
@@ -24,6 +25,8 @@ pub struct Call {
     claims: AccessClaims,
     rights: Rights,
     request_id: String,
+    /// The idempotency key of the request.
+    pub(crate) keyed: Option<Keyed>,
 }
 
 impl Call {
@@ -47,6 +50,7 @@ impl Call {
             claims,
             rights,
             request_id: String::new(),
+            keyed: None,
         })
     }
 
@@ -65,6 +69,7 @@ impl Call {
                 policy,
             },
             request_id: self.request_id.clone(),
+            keyed: self.keyed.clone(),
         })
     }
 
@@ -182,6 +187,7 @@ impl FromRequestParts<Plane> for Call {
         let call = Self::admit(plane.clone(), &token, epoch).await?;
         Ok(Self {
             request_id: request_id.unwrap_or_default().to_owned(),
+            keyed: parts.extensions.get::<Keyed>().cloned(),
             ..call
         })
     }

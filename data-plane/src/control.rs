@@ -135,10 +135,7 @@ async fn read_json<T: serde::de::DeserializeOwned>(request: reqwest::RequestBuil
 }
 
 fn away(error: &reqwest::Error) -> Failure {
-    Failure(ApiError::overloaded(format!(
-        "the control plane did not answer: {}",
-        error_chain(error)
-    )))
+    ApiError::overloaded(format!("the control plane did not answer: {}", error_chain(error))).into()
 }
 
 fn error_chain(error: &dyn std::error::Error) -> String {

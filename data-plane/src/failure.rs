@@ -1,14 +1,18 @@
 //! What every operation of this crate can end with, and how the failures of what it stands on (PostgreSQL, storage)
 //! become problems: one table, so that a lost connection or a full disk is answered alike by every route.
 
+use std::sync::Arc;
+
 use axum::response::{IntoResponse, Response};
 use chassis::http::ApiError;
 use contract::problem::{Problem, ProblemKind};
 use storage::StorageError;
 
+use crate::idempotency::Kept;
+
 /// A problem on its way to the caller. `?` makes it of everything that can go wrong below a handler.
 #[derive(Debug, Clone)]
-pub struct Failure(pub ApiError);
+pub struct Failure(pub ApiError, Option<Arc<Kept>>);
 
 /// What handlers and operations answer.
 pub type Answer<T> = Result<T, Failure>;
@@ -16,18 +20,24 @@ pub type Answer<T> = Result<T, Failure>;
 impl Failure {
     /// A problem of that kind with its detail: what and why, lowercase.
     pub fn new(kind: ProblemKind, detail: impl Into<String>) -> Self {
-        Self(ApiError::new(kind, detail))
+        Self::from(ApiError::new(kind, detail))
     }
 
     /// Adds what to do.
     #[must_use]
     pub fn hint(self, hint: impl Into<String>) -> Self {
-        Self(self.0.hint(hint))
+        Self(self.0.hint(hint), self.1)
     }
 
     /// The one answer for what does not exist or may not be known.
     pub fn not_found() -> Self {
-        Self(ApiError::not_found())
+        Self::from(ApiError::not_found())
+    }
+
+    /// The answer that the same request was given before: not a failure, but it ends a handler in the same way.
+    pub fn answered(kept: Arc<Kept>) -> Self {
+        let problem = ApiError::new(ProblemKind::Conflict, "the request was answered before");
+        Self(problem, Some(kept))
     }
 
     /// A request that can be read but makes no sense.
@@ -37,7 +47,7 @@ impl Failure {
 
     /// Our mistake: logged in full, answered without any of it.
     pub fn internal(error: impl std::fmt::Display) -> Self {
-        Self(ApiError::internal(error))
+        Self::from(ApiError::internal(error))
     }
 
     /// The problem's kind, `internal` if it has none of ours.
@@ -61,19 +71,22 @@ impl std::error::Error for Failure {}
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
-        self.0.into_response()
+        match self.1 {
+            Some(kept) => kept.response(),
+            None => self.0.into_response(),
+        }
     }
 }
 
 impl From<ApiError> for Failure {
     fn from(error: ApiError) -> Self {
-        Self(error)
+        Self(error, None)
     }
 }
 
 impl From<Problem> for Failure {
     fn from(problem: Problem) -> Self {
-        Self(problem.into())
+        Self::from(ApiError::from(problem))
     }
 }
 
@@ -98,9 +111,9 @@ impl From<sqlx::Error> for Failure {
             );
         }
         if is_away(&error) {
-            return Self(ApiError::overloaded(&error));
+            return Self::from(ApiError::overloaded(&error));
         }
-        Self(ApiError::internal(&error))
+        Self::from(ApiError::internal(&error))
     }
 }
 
@@ -149,8 +162,8 @@ impl From<StorageError> for Failure {
                 Self::new(ProblemKind::Corrupt, error.to_string())
                     .hint("run `howdah fsck` and restore the named object from a backup")
             }
-            _ if error.is_retryable() => Self(ApiError::overloaded(&error)),
-            _ => Self(ApiError::internal(&error)),
+            _ if error.is_retryable() => Self::from(ApiError::overloaded(&error)),
+            _ => Self::from(ApiError::internal(&error)),
         }
     }
 }

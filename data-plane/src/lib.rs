@@ -20,6 +20,7 @@ pub mod files;
 pub mod fsck;
 pub mod garbage;
 pub mod history;
+pub mod idempotency;
 pub mod images;
 pub mod imports;
 pub mod jobs;

@@ -20,8 +20,9 @@ use utoipa_axum::routes;
 
 use crate::plane::Plane;
 use crate::{
-    audit, branches, commits, cron, defaults, files, fsck, garbage, history, imports, jobs, lineage, permissions,
-    pipelines, policy, projects, readings, repos, scheduler, secrets, serving, statistics, stores, uploads, worker,
+    audit, branches, commits, cron, defaults, files, fsck, garbage, history, idempotency, imports, jobs, lineage,
+    permissions, pipelines, policy, projects, readings, repos, scheduler, secrets, serving, statistics, stores,
+    uploads, worker,
 };
 
 /// How long running requests may go on after the plane was asked to stop.
@@ -79,6 +80,7 @@ pub fn router(plane: Plane) -> Router {
     let (router, _) = routes().split_for_parts();
     let routes = router
         .route(openapi::PATH, openapi::served(&openapi()))
+        .layer(axum::middleware::from_fn_with_state(plane.clone(), idempotency::note))
         .layer(axum::middleware::from_fn(etag::conditional))
         .layer(axum::middleware::from_fn_with_state(plane.clone(), busy))
         .merge(worker::routes::router())

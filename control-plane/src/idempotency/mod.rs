@@ -96,30 +96,24 @@ pub async fn note(State(app): State<Arc<App>>, request: Request, next: Next) -> 
 }
 
 impl Call {
-    /// Takes the key of this request, if it has one, until the transaction ends.
-    pub(crate) async fn take_key(&self, tx: &mut Tx) -> Result<(), Refusal> {
-        let Some(keyed) = &self.keyed else {
-            return Ok(());
-        };
-        if queries::lock(tx, &self.actor, &keyed.key).await? {
-            return Ok(());
-        }
-        Err(Refusal::new(
-            ProblemKind::RequestInProgress,
-            "a request with this idempotency key is being worked on",
-        )
-        .hint("send it again in a moment, to get its answer"))
-    }
-
-    /// Ends a request that was answered before: with `?` its caller gets that answer. [`Call::authorize`] asks it too, so handlers
-    /// whose right is another one ask by themselves, once they know that the caller may do it.
+    /// Takes the request's key for the time of the transaction, and ends a request that was answered before: with `?` its caller gets
+    /// that answer. [`Call::authorize`] asks it too, so handlers whose right is another one ask by themselves, once they know that the
+    /// caller may do it.
     ///
     /// # Errors
-    /// The answer, if there is one; `idempotency-key-reused` when it was another request's.
+    /// The answer, if there is one; `request-in-progress` while the same key is worked on; `idempotency-key-reused` when it was another
+    /// request's.
     pub async fn unanswered(&self, tx: &mut Tx) -> Result<(), Refusal> {
         let Some(keyed) = &self.keyed else {
             return Ok(());
         };
+        if !queries::lock(tx, &self.actor, &keyed.key).await? {
+            return Err(Refusal::new(
+                ProblemKind::RequestInProgress,
+                "a request with this idempotency key is being worked on",
+            )
+            .hint("send it again in a moment, to get its answer"));
+        }
         let Some(kept) = queries::find_answer(tx, &self.actor, &keyed.key, self.now() - KEPT_FOR).await? else {
             return Ok(());
         };

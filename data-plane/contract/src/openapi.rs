@@ -1,6 +1,6 @@
 //! How types that are texts in JSON look in an OpenAPI document.
 
-use utoipa::openapi::schema::{KnownFormat, ObjectBuilder, Schema, SchemaFormat, SchemaType, Type};
+use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 use utoipa::openapi::{RefOr, RefOr::T};
 
 use crate::{ids, names};
@@ -10,15 +10,6 @@ pub fn text(pattern: &str) -> RefOr<Schema> {
     let object = ObjectBuilder::new()
         .schema_type(Type::String)
         .pattern(Some(pattern))
-        .build();
-    T(Schema::Object(object))
-}
-
-/// A time that may be missing.
-pub fn time() -> RefOr<Schema> {
-    let object = ObjectBuilder::new()
-        .schema_type(SchemaType::from_iter([Type::String, Type::Null]))
-        .format(Some(SchemaFormat::KnownFormat(KnownFormat::DateTime)))
         .build();
     T(Schema::Object(object))
 }

@@ -22,6 +22,7 @@ use crate::commits::lock::lock_dag;
 use crate::commits::{self, CommitRow, origins};
 use crate::cursor;
 use crate::failure::{Answer, Failure};
+use crate::idempotency::KeyHeader;
 use crate::permissions::{System, Visible};
 use crate::pipelines::{self, MovedHead};
 use crate::plane::{Plane, Tx};
@@ -199,7 +200,13 @@ async fn moved(
 }
 
 /// Makes a branch; with a trigger it follows another one.
-#[utoipa::path(post, path = "/v1/projects/{project}/repos/{repo}/branches", tag = "branches", responses((status = 201, body = Branch)))]
+#[utoipa::path(
+    post,
+    path = "/v1/projects/{project}/repos/{repo}/branches",
+    tag = "branches",
+    params(KeyHeader),
+    responses((status = 201, body = Branch)),
+)]
 async fn create(
     State(plane): State<Plane>,
     call: Call,
@@ -209,6 +216,7 @@ async fn create(
     let mut tx = plane.begin().await?;
     let repo = call.repo(&mut tx, &reference(project, repo)).await?;
     let allowed = call.writable(&repo)?;
+    call.unanswered(&mut tx).await?;
     lock_dag(&mut tx).await?;
     let head = match &body.from {
         None => None,
@@ -230,8 +238,6 @@ async fn create(
     let follows = watched.map_or_else(String::new, |watched| format!(", following {watched}"));
     let subject = format!("{repo}@{}{at}{follows}", body.name);
     call.record(&mut tx, "branch.create", &subject).await?;
-    tx.commit().await?;
-    plane.signals.work_changed();
     let mut shown = view(&repo, body.name, id);
     if let Some(new) = body.trigger {
         let fired = heads.iter().any(|h| h.branch == shown.name && Some(h.commit.id) != id);
@@ -243,7 +249,9 @@ async fn create(
             reason: None,
         });
     }
-    Ok((StatusCode::CREATED, Json(shown)))
+    let answer = call.commit(tx, StatusCode::CREATED, shown).await?;
+    plane.signals.work_changed();
+    Ok(answer)
 }
 
 /// A branch whose head is open stays where it is: nobody could finish the commit any more.

@@ -4,11 +4,13 @@
 
 use std::sync::Arc;
 
-use contract::api::{CommitState, ImportedSource};
+use chassis::http::Json;
+use contract::api::{Commit, CommitState, ImportedSource};
 use contract::ids::{CommitId, CommitSetId, UploadId};
 use contract::names::BranchName;
 use contract::policy::Permission;
 use contract::problem::ProblemKind;
+use http::StatusCode;
 use provenance::origins::{Edge, OriginSet};
 use sqlx::PgConnection;
 use storage::TreeRef;
@@ -16,7 +18,7 @@ use tokio::sync::SemaphorePermit;
 
 use super::finish::finish_in_transaction;
 use super::lock::lock_dag;
-use super::{CommitRow, NewCommit, origins, queries};
+use super::{CommitRow, NewCommit, origins, queries, views};
 use crate::branches::triggers;
 use crate::call::Call;
 use crate::failure::{Answer, Failure};
@@ -413,9 +415,10 @@ async fn add_to(
 ///
 /// # Errors
 /// `conflict` when the branch has an open commit already.
-pub async fn start(call: &Call, change: Change<'_>) -> Answer<CommitRow> {
+pub async fn start(call: &Call, change: Change<'_>) -> Answer<(StatusCode, Json<Commit>)> {
     let plane = &call.plane;
     let (mut tx, _gate) = begin_change(call, &change).await?;
+    call.unanswered(&mut tx).await?;
     let parent = queries::find_head(&mut tx, &PUT, change.repo.id, change.branch)
         .await?
         .flatten();
@@ -434,7 +437,8 @@ pub async fn start(call: &Call, change: Change<'_>) -> Answer<CommitRow> {
     let row = queries::find_commit(&mut tx, &PUT, new.id)
         .await?
         .ok_or_else(Failure::not_found)?;
-    tx.commit().await?;
+    let shown = views::show_to_maker(&mut tx, call, row).await?;
+    let answer = call.commit(tx, StatusCode::CREATED, shown).await?;
     plane.signals.commits_changed();
-    Ok(row)
+    Ok(answer)
 }

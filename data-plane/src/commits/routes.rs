@@ -22,6 +22,7 @@ use crate::call::Call;
 use crate::cursor;
 use crate::failure::{Answer, Failure};
 use crate::files::listing::directory_path;
+use crate::idempotency::KeyHeader;
 use crate::permissions::System;
 use crate::plane::Plane;
 
@@ -91,7 +92,13 @@ struct Position {
 }
 
 /// Begins an open commit.
-#[utoipa::path(post, path = "/v1/commits", tag = "commits", responses((status = 201, body = Commit)))]
+#[utoipa::path(
+    post,
+    path = "/v1/commits",
+    tag = "commits",
+    params(KeyHeader),
+    responses((status = 201, body = Commit)),
+)]
 async fn start(
     State(plane): State<Plane>,
     call: Call,
@@ -111,10 +118,7 @@ async fn start(
         imported: Vec::new(),
         message: body.message,
     };
-    let row = put::start(&call, change).await?;
-    let mut conn = plane.pool.acquire().await?;
-    let shown = views::show_to_maker(&mut conn, &call, row).await?;
-    Ok((StatusCode::CREATED, Json(shown)))
+    put::start(&call, change).await
 }
 
 /// The open commit that a reference names.

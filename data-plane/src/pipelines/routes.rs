@@ -22,6 +22,7 @@ use crate::commits::lock::lock_dag;
 use crate::cron::{self, ByHand};
 use crate::cursor;
 use crate::failure::{Answer, Failure};
+use crate::idempotency::KeyHeader;
 use crate::jobs;
 use crate::permissions::{System, Visible};
 use crate::plane::{Plane, Tx};
@@ -215,7 +216,7 @@ async fn start(call: Call, Path((project, name)): Path<(ProjectName, RepoName)>)
     post,
     path = "/v1/pipelines/{project}/{name}/run",
     tag = "pipelines",
-    params(RunQuery),
+    params(RunQuery, KeyHeader),
     responses((status = 200, body = Pipeline)),
 )]
 async fn run(
@@ -248,6 +249,7 @@ async fn run_once(
         ByHand::prepare(plane, repo.id).await?
     };
     let (mut tx, repo, row) = locked(call, project, name, Permission::Write).await?;
+    call.unanswered(&mut tx).await?;
     if row.state == "suspended"
         && let Some(refused) = sponsors::refusal(call, &mut tx, repo.id, &repo.to_string()).await?
     {
@@ -276,6 +278,7 @@ async fn run_once(
     let shown = one(call, &mut tx, repo.id).await?;
     let anew = if reprocess { " anew" } else { "" };
     call.record(&mut tx, "pipeline.run", &format!("{repo}{anew}")).await?;
+    call.keep_answer(&mut tx, StatusCode::OK, &shown.0).await?;
     tx.commit().await?;
     plane.signals.work_changed();
     plane.signals.commits_changed();

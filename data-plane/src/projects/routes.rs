@@ -15,6 +15,7 @@ use super::{ProjectRow, queries};
 use crate::call::Call;
 use crate::cursor;
 use crate::failure::{Answer, Failure};
+use crate::idempotency::KeyHeader;
 use crate::permissions::System;
 use crate::plane::Plane;
 
@@ -54,7 +55,13 @@ fn view(row: ProjectRow) -> Project {
 }
 
 /// Makes a project.
-#[utoipa::path(post, path = "/v1/projects", tag = "projects", responses((status = 201, body = Project)))]
+#[utoipa::path(
+    post,
+    path = "/v1/projects",
+    tag = "projects",
+    params(KeyHeader),
+    responses((status = 201, body = Project)),
+)]
 async fn create(
     State(plane): State<Plane>,
     call: Call,
@@ -67,10 +74,10 @@ async fn create(
         created_at: plane.now(),
     };
     let mut tx = plane.begin().await?;
+    call.unanswered(&mut tx).await?;
     queries::insert_project(&mut tx, &MANAGERS, &row).await?;
     call.record(&mut tx, "project.create", row.name.as_str()).await?;
-    tx.commit().await?;
-    Ok((StatusCode::CREATED, Json(view(row))))
+    call.commit(tx, StatusCode::CREATED, view(row)).await
 }
 
 /// Lists the projects.

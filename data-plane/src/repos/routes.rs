@@ -22,6 +22,7 @@ use crate::commits::lock::lock_dag;
 use crate::cron;
 use crate::cursor;
 use crate::failure::{Answer, Failure};
+use crate::idempotency::KeyHeader;
 use crate::permissions::{System, Visible};
 use crate::pipelines;
 use crate::plane::Plane;
@@ -117,7 +118,7 @@ pub async fn register(call: &Call, project: &ProjectName, name: &RepoName) -> An
     post,
     path = "/v1/projects/{project}/repos",
     tag = "repos",
-    params(("project" = ProjectName, Path)),
+    params(("project" = ProjectName, Path), KeyHeader),
     responses((status = 201, body = Repo)),
 )]
 async fn create(
@@ -135,7 +136,8 @@ async fn create(
     call.may_create(&project, &body.name)?;
     let _naming = plane.naming.lock().await;
     let found = {
-        let mut conn = plane.pool.acquire().await?;
+        let mut conn = plane.begin().await?;
+        call.unanswered(&mut conn).await?;
         let found = projects::queries::find_project(&mut conn, &CREATE, &project).await?;
         if queries::find_repo(&mut conn, &CREATE, &project, &body.name)
             .await?
@@ -161,14 +163,10 @@ async fn create(
         // The name was taken meanwhile, or the database is away: the domain has no repo and never will.
         let _ = plane.control.bury_domain(id).await;
     }
-    inserted?;
-    let mut conn = plane.pool.acquire().await?;
-    let mut shown = views(&call, &mut conn, vec![row]).await?;
-    let repo = shown.pop().ok_or_else(Failure::not_found)?;
-    Ok((StatusCode::CREATED, Json(repo)))
+    inserted
 }
 
-async fn insert(plane: &Plane, call: &Call, row: &RepoRow) -> Answer<()> {
+async fn insert(plane: &Plane, call: &Call, row: &RepoRow) -> Answer<(StatusCode, Json<Repo>)> {
     let mut tx = plane.begin().await?;
     let actor = call.actor();
     let new = NewRepo {
@@ -183,8 +181,9 @@ async fn insert(plane: &Plane, call: &Call, row: &RepoRow) -> Answer<()> {
     queries::insert_repo(&mut tx, &CREATE, &new).await?;
     let subject = format!("{}/{} as {}", row.project, row.name, row.id);
     call.record(&mut tx, "repo.create", &subject).await?;
-    tx.commit().await?;
-    Ok(())
+    let mut shown = views(call, &mut tx, vec![row.clone()]).await?;
+    let repo = shown.pop().ok_or_else(Failure::not_found)?;
+    call.commit(tx, StatusCode::CREATED, repo).await
 }
 
 /// Lists the repos of all projects.

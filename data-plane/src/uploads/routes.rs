@@ -15,6 +15,7 @@ use super::{KEEP, KEPT_FOR, UploadRow, committed, give_up, packs, queries};
 use crate::call::Call;
 use crate::commits::views;
 use crate::failure::Answer;
+use crate::idempotency::KeyHeader;
 use crate::plane::Plane;
 
 /// The routes.
@@ -27,16 +28,23 @@ pub fn router() -> OpenApiRouter<Plane> {
 }
 
 /// Begins an upload that can be taken up again.
-#[utoipa::path(post, path = "/v1/uploads", tag = "uploads", responses((status = 201, body = Upload)))]
+#[utoipa::path(
+    post,
+    path = "/v1/uploads",
+    tag = "uploads",
+    params(KeyHeader),
+    responses((status = 201, body = Upload)),
+)]
 async fn begin(
     State(plane): State<Plane>,
     call: Call,
     Json(body): Json<NewUpload>,
 ) -> Answer<(StatusCode, Json<Upload>)> {
     let reference: RepoRef = body.repo.parse()?;
-    let mut conn = plane.pool.acquire().await?;
-    let repo = call.repo(&mut conn, &reference).await?;
+    let mut tx = plane.begin().await?;
+    let repo = call.repo(&mut tx, &reference).await?;
     let allowed = call.writable(&repo)?;
+    call.unanswered(&mut tx).await?;
     let row = UploadRow {
         id: plane.id(),
         repo: repo.id,
@@ -45,7 +53,7 @@ async fn begin(
         touched_at: plane.now(),
         commit: None,
     };
-    queries::insert_upload(&mut conn, &allowed, &row).await?;
+    queries::insert_upload(&mut tx, &allowed, &row).await?;
     let begun = Upload {
         id: row.id,
         expires_at: row.touched_at + KEPT_FOR,
@@ -54,7 +62,7 @@ async fn begin(
         handover: plane.handovers.name(),
         takes_packs: plane.storage.takes_packs(),
     };
-    Ok((StatusCode::CREATED, Json(begun)))
+    call.commit(tx, StatusCode::CREATED, begun).await
 }
 
 /// Shows what is kept of an upload, and what it became.

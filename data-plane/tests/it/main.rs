@@ -25,6 +25,7 @@ mod garbage;
 mod guards;
 mod handovers;
 mod history;
+mod idempotency;
 mod imports;
 mod jobs_appends;
 mod jobs_branches;

@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::openapi::RefOr;
-use utoipa::openapi::schema::Schema;
+use utoipa::openapi::schema::{KnownFormat, ObjectBuilder, Schema, SchemaFormat, Type};
 use utoipa::{PartialSchema, ToSchema};
 
 use crate::names::BranchName;
@@ -48,13 +48,11 @@ impl PartialSchema for BranchTrigger {
         match NewTrigger::schema() {
             RefOr::T(Schema::Object(mut object)) => {
                 object.additional_properties = None;
-                let fields = [
-                    ("fired_at", crate::openapi::time()),
-                    ("reason", <Option<String>>::schema()),
-                ];
-                object
-                    .properties
-                    .extend(fields.map(|(name, schema)| (name.to_owned(), schema)));
+                let time = ObjectBuilder::new()
+                    .schema_type(Type::String)
+                    .format(Some(SchemaFormat::KnownFormat(KnownFormat::DateTime)));
+                object.properties.insert("fired_at".to_owned(), time.into());
+                object.properties.insert("reason".to_owned(), String::schema());
                 object.into()
             }
             other => other,
