@@ -12,7 +12,6 @@ use chassis::etag;
 use chassis::http::{ApiError, Json, Path, with_common_layers};
 use chassis::openapi;
 use chassis::process::Shutdown;
-use chassis::signed::Signer;
 use contract::config::{ControlPlaneConfig, TelemetryConfig, Verification};
 use contract::ids::OrganizationId;
 use contract::problem::ProblemKind;
@@ -24,6 +23,7 @@ use utoipa_axum::routes;
 
 use crate::accounts::passwords::Passwords;
 use crate::gateway::PlaneClient;
+use crate::keys::Keyring;
 use crate::mail::Post;
 use crate::planes::Planes;
 use crate::policy::Announcer;
@@ -56,9 +56,7 @@ pub struct App {
     /// What codes of log-ins by another device are digested with.
     pub device_key: [u8; 32],
     /// Signs access tokens and policies.
-    pub signer: Signer,
-    /// The public keys.
-    pub jwks: serde_json::Value,
+    pub keys: Keyring,
     /// Hashes passwords.
     pub passwords: Passwords,
     /// Counts tries.
@@ -114,7 +112,7 @@ impl App {
         let pool = database::open(&config.database_url).await?;
         let services = vault::services(&config.master_key, &config.previous_master_keys, &environment)?;
         let vault = Vault::open_with(&pool, &environment, services).await?;
-        let keys = keys::open(&pool, &vault, &environment).await?;
+        let keys = Keyring::open(&pool, &vault, &environment).await?;
         let passwords = Passwords::new(environment.clone());
         passwords.warm_up().await.context("a first password hash")?;
         let (planes, signals) = Planes::new();
@@ -127,8 +125,7 @@ impl App {
             cursor_key: vault.derive("cursors"),
             device_key: vault.derive("device-codes"),
             vault,
-            signer: keys.signer,
-            jwks: keys.jwks,
+            keys,
             passwords,
             limiters: Limiters::new(limits),
             traffic: Meters::new(&limits.traffic),

@@ -1,5 +1,6 @@
 //! `howdah-control-plane`: `serve` reads its configuration as one line of JSON from standard input and stops when that
-//! ends; `migrate` brings the schema up to date and ends; `rotate-key` changes keys and ends.
+//! ends; `migrate` brings the schema up to date and ends; `rotate-key` changes what secrets are sealed with, `rotate-signing-key` what
+//! tokens are signed with.
 
 use std::io::Write;
 
@@ -32,6 +33,8 @@ enum Verb {
         #[arg(long)]
         data: bool,
     },
+    /// Sign with the next key from now on. A service that runs takes it over within five minutes.
+    RotateSigningKey,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -52,6 +55,7 @@ fn main() -> anyhow::Result<()> {
                 Ok(())
             }
             Verb::Migrate => control_plane::database::open(&config.database_url).await.map(|_| ()),
+            Verb::RotateSigningKey => control_plane::process::rotate_keys(&config, &Environment::system()).await,
             Verb::Serve => {
                 let shutdown = Shutdown::new();
                 shutdown.listen(true)?;

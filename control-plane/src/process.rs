@@ -19,8 +19,9 @@ use crate::planes::local::{LocalCloud, LocalSettings};
 use crate::planes::reconciler::Reconciler;
 use crate::rate_limits::RateLimits;
 use crate::serving::{self, Hosts};
+use crate::vault::Vault;
 use crate::{
-    database, device_logins, idempotency, mail, mailed_codes, passkeys, single_sign_on, token_exchange, vault,
+    database, device_logins, idempotency, keys, mail, mailed_codes, passkeys, single_sign_on, token_exchange, vault,
 };
 
 /// Any number that only this service uses: the advisory lock of the one reconciler.
@@ -82,6 +83,17 @@ pub async fn serve(
     served
 }
 
+/// Lets the next key sign from now on.
+///
+/// # Errors
+/// When the database is away, or the master key is not its own.
+pub async fn rotate_keys(config: &ControlPlaneConfig, environment: &Environment) -> anyhow::Result<()> {
+    let pool = database::open(&config.database_url).await?;
+    let services = vault::services(&config.master_key, &config.previous_master_keys, environment)?;
+    let vault = Vault::open_with(&pool, environment, services).await?;
+    keys::rotate(&pool, &vault, environment).await
+}
+
 /// Serves services until the shutdown. An address that cannot be listened on is tried again: the API does not depend on it.
 async fn serve_services(app: Arc<App>, services: ServicesConfig) {
     while !app.shutdown.has_begun() {
@@ -123,7 +135,7 @@ fn cloud(config: &ControlPlaneConfig, app: &Arc<App>, control_url: String) -> an
         sandbox_binary: config.sandbox_binary.clone(),
         control_url,
         issuer: app.public_url.clone(),
-        jwks: app.jwks.clone(),
+        jwks: app.keys.jwks(),
         database: PgConnectOptions::from_str(&config.database_url).context("`database_url` is not a PostgreSQL URL")?,
         imports: config.imports.clone(),
         logs: config.logs,
@@ -178,6 +190,9 @@ fn spawn_forgetting(app: &Arc<App>) {
                 _ = timer.tick() => {
                     app.limiters.forget_old();
                     app.traffic.forget_old();
+                    if let Err(error) = app.keys.keep(&app.pool, &app.vault, &app.environment).await {
+                        tracing::warn!("the signing keys stay what they are: {error:#}");
+                    }
                     let proof = System::because("what is over is nobody's any more");
                     if let Err(error) = token_exchange::forget_expired(&app.pool, &proof, app.environment.now()).await {
                         tracing::debug!("CI tokens that are over are forgotten later: {error}");

@@ -46,7 +46,7 @@ async fn create(
     let jti = format!("{:032x}", u128::from_be_bytes(app.environment.random()));
     let claims = super::claims(&allowed, &app.public_url, call.now(), jti);
     Ok(Json(AccessTokenMade {
-        access_token: app.signer.sign(&claims).map_err(ApiError::internal)?,
+        access_token: app.keys.sign(&claims).map_err(ApiError::internal)?,
         expires_in: u64::try_from(claims.exp - claims.iat).unwrap_or(0),
         plane_url: format!("{}/o/{}", app.public_url, allowed.organization_name()),
         direct_url: direct_url(peer, route.url),

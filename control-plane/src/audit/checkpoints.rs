@@ -44,7 +44,7 @@ pub(super) fn sign(
         iat: now.timestamp(),
         checkpoint: checkpoint.clone(),
     };
-    let signed = app.signer.sign(&claims).map_err(ApiError::internal)?;
+    let signed = app.keys.sign(&claims).map_err(ApiError::internal)?;
     Ok(SignedCheckpoint { checkpoint, signed })
 }
 

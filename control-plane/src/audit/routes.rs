@@ -61,6 +61,7 @@ struct Wanted {
     q: Option<String>,
     /// `newest` or `oldest` first.
     #[serde(default)]
+    #[param(inline)]
     order: Order,
 }
 

@@ -65,7 +65,7 @@ pub(crate) async fn erase(app: &App, proof: &System, row: &PlaneRow, stores: &[(
     let receipt = queries::get_receipt(&mut tx, proof, organization, now).await?;
     let document = serde_json::to_string(&receipt)?;
     let digest = hex::encode(Sha256::digest(document.as_bytes()));
-    let signed = app.signer.sign(&ReceiptClaims {
+    let signed = app.keys.sign(&ReceiptClaims {
         iss: &app.public_url,
         aud: format!("receipt:{organization}"),
         iat: now.timestamp(),

@@ -154,7 +154,7 @@ pub(crate) fn verify(app: &App, request: &Request) -> Result<AccessClaims, Refus
     };
     let organization = named_organization(token).ok_or_else(|| refused(VerifyError::Malformed))?;
     let verifier =
-        Verifier::new(app.jwks.clone(), &app.public_url, &plane_audience(organization)).map_err(ApiError::internal)?;
+        Verifier::new(app.keys.jwks(), &app.public_url, &plane_audience(organization)).map_err(ApiError::internal)?;
     let claims = verifier
         .access(token, app.environment.now().timestamp())
         .map_err(refused)?;

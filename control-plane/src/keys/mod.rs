@@ -1,42 +1,68 @@
-//! The key that signs access tokens and policy snapshots: made at the first start, stored encrypted with the master key,
-//! published as a JWKS. A retired key stays published until nothing that it signed can still be alive.
+//! The keys that sign access tokens and policy snapshots: stored encrypted with the master key, published as a JWKS. Two are
+//! published at the least: the one that signs, and the next one, so that everybody knows it before it signs anything. They rotate by age
+//! and when an operator says so; a retired key stays published for a day, which is longer than anything lives that it signed.
 
 mod queries;
 mod routes;
 
+use std::sync::{Arc, PoisonError, RwLock};
+
 use anyhow::Context;
 use chassis::Environment;
 use chassis::signed::Signer;
+use chrono::{DateTime, Duration, Utc};
 pub use routes::router;
 use secrecy::zeroize::Zeroize;
+use serde::Serialize;
 use sqlx::PgPool;
 
 use crate::authz::System;
 use crate::vault::Vault;
 
 const PURPOSE: &str = "signing-key";
+const PROOF: System = System::because("the service needs its signing keys");
+/// So long a key signs.
+const SIGNS: Duration = Duration::days(30);
+/// So long it is published when it signs no more.
+const PUBLISHED_AFTER: Duration = Duration::days(1);
 
 /// The key that signs, and everything that is published.
-pub struct Keys {
-    /// Signs.
-    pub signer: Signer,
-    /// The JWKS document.
-    pub jwks: serde_json::Value,
+struct Keys {
+    signer: Signer,
+    jwks: serde_json::Value,
 }
 
-/// Reads the key, or makes it at the first start. Several processes that start at once agree on one.
-///
-/// # Errors
-/// When the database is away, or the master key is not the one that the stored key was encrypted with.
-pub async fn open(pool: &PgPool, vault: &Vault, environment: &Environment) -> anyhow::Result<Keys> {
-    let proof = System::because("the service needs its signing key at start");
-    let mut fresh: [u8; 32] = environment.random();
-    let sealed = vault.seal(environment, PURPOSE, &fresh)?;
-    let kid = Signer::from_seed(&fresh)?.kid().to_owned();
-    fresh.zeroize();
-    let stored = queries::insert_unless_there(pool, &proof, &kid, &sealed, environment.now())
+/// The keys as they are now; replaced as a whole when they rotate.
+pub struct Keyring {
+    keys: RwLock<Arc<Keys>>,
+}
+
+/// A key to be stored where one is missing.
+struct Fresh {
+    kid: String,
+    sealed: Vec<u8>,
+}
+
+fn fresh(vault: &Vault, environment: &Environment) -> anyhow::Result<Fresh> {
+    let mut seed: [u8; 32] = environment.random();
+    let sealed = vault.seal(environment, PURPOSE, &seed)?;
+    let kid = Signer::from_seed(&seed)?.kid().to_owned();
+    seed.zeroize();
+    Ok(Fresh { kid, sealed })
+}
+
+/// Makes what is missing, retires what began to sign at or before that time, forgets what nobody needs any more.
+async fn settle(
+    pool: &PgPool,
+    vault: &Vault,
+    environment: &Environment,
+    retire: DateTime<Utc>,
+) -> anyhow::Result<Keys> {
+    let now = environment.now();
+    let spare = [fresh(vault, environment)?, fresh(vault, environment)?];
+    let stored = queries::settle(pool, &PROOF, &spare, (retire, now - PUBLISHED_AFTER), now)
         .await
-        .context("the signing key cannot be read")?;
+        .context("the signing keys cannot be read")?;
     let mut signer = None;
     let mut published = Vec::new();
     for key in stored {
@@ -47,7 +73,7 @@ pub async fn open(pool: &PgPool, vault: &Vault, environment: &Environment) -> an
         let opened = Signer::from_seed(&seed)?;
         seed.zeroize();
         published.push(serde_json::to_value(opened.jwk())?);
-        if !key.retired {
+        if key.signs {
             signer = Some(opened);
         }
     }
@@ -55,4 +81,53 @@ pub async fn open(pool: &PgPool, vault: &Vault, environment: &Environment) -> an
         signer: signer.context("no signing key is in use: all are retired")?,
         jwks: serde_json::json!({ "keys": published }),
     })
+}
+
+/// Rotates the stored keys at once. Processes that serve take it over within minutes; the keys that they go on signing with
+/// until then stay published.
+///
+/// # Errors
+/// When the database is away, or the master key is not the one that the stored keys were encrypted with.
+pub async fn rotate(pool: &PgPool, vault: &Vault, environment: &Environment) -> anyhow::Result<()> {
+    settle(pool, vault, environment, environment.now()).await.map(|_| ())
+}
+
+impl Keyring {
+    /// Reads the keys, or makes them at the first start. Several processes that start at once agree on them.
+    ///
+    /// # Errors
+    /// As [`rotate`].
+    pub async fn open(pool: &PgPool, vault: &Vault, environment: &Environment) -> anyhow::Result<Self> {
+        let keys = settle(pool, vault, environment, environment.now() - SIGNS).await?;
+        Ok(Self {
+            keys: RwLock::new(Arc::new(keys)),
+        })
+    }
+
+    /// Rotates what has signed for long enough, and takes over what other processes did.
+    ///
+    /// # Errors
+    /// As [`rotate`]; then the keys stay what they are.
+    pub async fn keep(&self, pool: &PgPool, vault: &Vault, environment: &Environment) -> anyhow::Result<()> {
+        let keys = settle(pool, vault, environment, environment.now() - SIGNS).await?;
+        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
+        Ok(())
+    }
+
+    fn now(&self) -> Arc<Keys> {
+        Arc::clone(&self.keys.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Signs claims.
+    ///
+    /// # Errors
+    /// When they cannot be written as JSON.
+    pub fn sign<T: Serialize>(&self, claims: &T) -> anyhow::Result<String> {
+        self.now().signer.sign(claims)
+    }
+
+    /// The JWKS document: the key that signs, the next one, and those that lately did.
+    pub fn jwks(&self) -> serde_json::Value {
+        self.now().jwks.clone()
+    }
 }

@@ -24,5 +24,5 @@ pub fn router() -> OpenApiRouter<Arc<App>> {
     responses((status = 200, body = Object)),
 )]
 async fn show(State(app): State<Arc<App>>) -> Json<serde_json::Value> {
-    Json(app.jwks.clone())
+    Json(app.keys.jwks())
 }

@@ -94,7 +94,7 @@ async fn snapshot(app: &App, plane: &AsPlane) -> Result<PolicyAnswer, Refusal> {
         iat: now.timestamp(),
         policy,
     };
-    let signed = app.signer.sign(&claims).map_err(ApiError::internal)?;
+    let signed = app.keys.sign(&claims).map_err(ApiError::internal)?;
     Ok(PolicyAnswer {
         epoch,
         signed_snapshot: Some(signed),

@@ -99,7 +99,7 @@ pub(super) async fn access(app: &App, actor: &Actor, name: &OrganizationName) ->
         organization: allowed.organization(),
         organization_name: allowed.organization_name().clone(),
         plane_url: route.url,
-        token: app.signer.sign(&claims).map_err(chassis::http::ApiError::internal)?,
+        token: app.keys.sign(&claims).map_err(chassis::http::ApiError::internal)?,
     })
 }
 

@@ -255,7 +255,7 @@ impl TestApp {
         let agent = self.agent(org).await;
         let answer = self.get(&org.internal("policy?after=0"), &agent).await.ok(200);
         let audience = contract::claims::plane_audience(org.id);
-        let verifier = chassis::signed::Verifier::new(self.app.jwks.clone(), &self.url, &audience).unwrap();
+        let verifier = chassis::signed::Verifier::new(self.app.keys.jwks(), &self.url, &audience).unwrap();
         verifier
             .policy(answer["signed_snapshot"].as_str().unwrap())
             .unwrap()

@@ -21,7 +21,7 @@ async fn exported(app: &TestApp, org: &Org) -> Vec<AuditEvent> {
         (end["checkpoint"]["seq"].as_u64(), end["checkpoint"]["hash"].as_str()),
         (Some(last.seq), Some(last.hash.as_str()))
     );
-    let keys: jsonwebtoken::jwk::JwkSet = serde_json::from_value(app.app.jwks.clone()).unwrap();
+    let keys: jsonwebtoken::jwk::JwkSet = serde_json::from_value(app.app.keys.jwks()).unwrap();
     let mut rules = Validation::new(Algorithm::EdDSA);
     rules.set_audience(&[format!("audit:{}", org.id)]);
     rules.set_required_spec_claims(&["iss", "aud"]);

@@ -97,7 +97,7 @@ async fn a_run_that_its_issuer_vouches_for_acts_as_the_service_account_for_a_qua
 
     let access = rig.app.post("/v1/access-tokens", token, json!({})).await.ok(200);
     let audience = contract::claims::plane_audience(rig.org.id);
-    let verifier = Verifier::new(rig.app.app.jwks.clone(), &rig.app.url, &audience).unwrap();
+    let verifier = Verifier::new(rig.app.app.keys.jwks(), &rig.app.url, &audience).unwrap();
     let claims = verifier
         .access(access["access_token"].as_str().unwrap(), rig.now())
         .unwrap();

@@ -126,7 +126,7 @@ async fn after_its_time_everything_goes_and_those_who_owned_it_read_a_signed_rec
         .map(|s| s["store"].as_str().unwrap())
         .collect();
     assert_eq!(stores, ["bucket", "control database", "data key", "database", "state"]);
-    let keys: jsonwebtoken::jwk::JwkSet = serde_json::from_value(app.app.jwks.clone()).unwrap();
+    let keys: jsonwebtoken::jwk::JwkSet = serde_json::from_value(app.app.keys.jwks()).unwrap();
     let mut rules = Validation::new(Algorithm::EdDSA);
     rules.set_audience(&[format!("receipt:{}", org.id)]);
     rules.set_required_spec_claims(&["iss", "aud"]);

@@ -24,6 +24,7 @@ mod etags;
 mod gateway;
 mod idempotency;
 mod issuer;
+mod keys;
 mod mail;
 mod members;
 mod notices;

@@ -301,7 +301,7 @@ async fn the_policys_age_and_disuse_end_tokens_and_what_they_are_exchanged_for()
     app.environment.advance(Duration::days(5) - Duration::minutes(4));
     let access = app.post("/v1/access-tokens", &secret, json!({})).await.ok(200);
     let audience = contract::claims::plane_audience(org.id);
-    let verifier = Verifier::new(app.app.jwks.clone(), &app.url, &audience).unwrap();
+    let verifier = Verifier::new(app.app.keys.jwks(), &app.url, &audience).unwrap();
     let now = app.environment.now().timestamp();
     let claims = verifier.access(access["access_token"].as_str().unwrap(), now).unwrap();
     assert_eq!(claims.exp - now, 240);

@@ -70,7 +70,7 @@ async fn a_limited_token_carries_its_limits_and_manages_nothing() {
     }
     let access = app.post("/v1/access-tokens", secret, json!({})).await.ok(200);
     let audience = contract::claims::plane_audience(org.id);
-    let claims = Verifier::new(app.app.jwks.clone(), &app.url, &audience)
+    let claims = Verifier::new(app.app.keys.jwks(), &app.url, &audience)
         .unwrap()
         .access(
             access["access_token"].as_str().unwrap(),

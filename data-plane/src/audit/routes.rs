@@ -1,10 +1,8 @@
 //! `GET /v1/audit`, `GET /v1/audit/export`: for owners, admins and auditors of the organization.
 
-use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
 use bytes::Bytes;
 use chassis::http::{Json, Query};
 use chrono::{DateTime, Utc};
@@ -14,6 +12,9 @@ use contract::problem::ProblemKind;
 use futures::stream::{self, Stream};
 use http::header;
 use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::queries::{self, Filter};
 use crate::call::Call;
@@ -28,14 +29,12 @@ const TEXT_LENGTH_MAX: usize = 200;
 const PIECE: i64 = 500;
 
 /// The routes.
-pub fn router() -> Router<Plane> {
-    Router::new()
-        .route("/v1/audit", get(list))
-        .route("/v1/audit/export", get(export))
+pub fn router() -> OpenApiRouter<Plane> {
+    OpenApiRouter::new().routes(routes!(list)).routes(routes!(export))
 }
 
 /// In which order rows come.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 enum Order {
     #[default]
@@ -43,20 +42,35 @@ enum Order {
     Oldest,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 struct Wanted {
+    /// Only what happened since then.
     since: Option<DateTime<Utc>>,
+    /// Only what happened before then.
     until: Option<DateTime<Utc>>,
+    /// Only actions that begin like this.
+    #[param(max_length = 200)]
     action: Option<String>,
+    /// Only what this one did, by id or name.
+    #[param(max_length = 200)]
     actor: Option<String>,
+    /// Only rows with this text.
+    #[param(max_length = 200)]
     q: Option<String>,
+    /// Newest or oldest first.
     #[serde(default)]
+    #[param(inline)]
     order: Order,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 struct Paging {
+    /// How many rows at most.
+    #[param(minimum = 1, maximum = 200, default = 50)]
     limit: Option<u32>,
+    /// `next_cursor` of the page before.
     cursor: Option<String>,
 }
 
@@ -94,6 +108,8 @@ fn may_read(call: &Call) -> Answer<()> {
     .hint("ask one of them, or use a token without scopes"))
 }
 
+/// Lists what was changed in the plane, for owners, admins and auditors.
+#[utoipa::path(get, path = "/v1/audit", tag = "audit", params(Wanted, Paging), responses((status = 200, body = Page<AuditEvent>)))]
 async fn list(
     State(plane): State<Plane>,
     call: Call,
@@ -121,6 +137,8 @@ struct Export {
     ended: bool,
 }
 
+/// Streams all of the trail as JSON lines, oldest first; the last one is a checkpoint that the control plane has signed.
+#[utoipa::path(get, path = "/v1/audit/export", tag = "audit", responses((status = 200, body = String, content_type = "application/x-ndjson")))]
 async fn export(State(plane): State<Plane>, call: Call) -> Answer<Response> {
     may_read(&call)?;
     let (seq, hash) = {
