@@ -71,3 +71,46 @@ fn a_changed_token_or_another_algorithm_is_refused() {
     assert_eq!(right.access("", 1_100), Err(VerifyError::Malformed));
     assert_eq!(right.access(&format!("{head}."), 1_100), Err(VerifyError::Refused));
 }
+
+#[test]
+fn neither_a_token_nor_a_policy_passes_by_an_algorithm_of_its_own_choice() {
+    let signer = Signer::from_seed(&[7; 32]).unwrap();
+    let right = verifier(&signer, "http://control", "plane:x");
+    let good = signer.sign(&claims()).unwrap();
+    let (head, _) = good.rsplit_once('.').unwrap();
+    let (_, payload) = head.split_once('.').unwrap();
+    // {"alg":"none","kid":"1"}
+    let none = format!("eyJhbGciOiJub25lIiwia2lkIjoiMSJ9.{payload}.");
+    // A MAC whose key is what everybody knows: the published key.
+    let mut mac = Header::new(Algorithm::HS256);
+    mac.kid = Some(signer.kid().to_owned());
+    let public = serde_json::to_vec(signer.jwk()).unwrap();
+    let mac = jsonwebtoken::encode(&mac, &claims(), &EncodingKey::from_secret(&public)).unwrap();
+    // Without a key id nobody looks for one that fits.
+    let nameless = jsonwebtoken::encode(&Header::new(Algorithm::EdDSA), &claims(), &signer.key).unwrap();
+    for token in [&none, &mac, &nameless] {
+        assert_eq!(right.access(token, 1_100), Err(VerifyError::Malformed), "{token}");
+        assert_eq!(right.policy(token).err(), Some(VerifyError::Malformed), "{token}");
+    }
+    // Nor is one taken for the other.
+    assert_eq!(right.policy(&good).err(), Some(VerifyError::Refused));
+}
+
+#[test]
+fn tokens_of_the_key_before_and_of_the_next_one_are_believed_while_both_are_published() {
+    let (old, new) = (
+        Signer::from_seed(&[7; 32]).unwrap(),
+        Signer::from_seed(&[8; 32]).unwrap(),
+    );
+    let published = |keys: &[&Signer]| {
+        let keys: Vec<&Jwk> = keys.iter().map(|signer| signer.jwk()).collect();
+        Verifier::new(serde_json::json!({ "keys": keys }), "http://control", "plane:x").unwrap()
+    };
+    let tokens = [&old, &new].map(|signer| signer.sign(&claims()).unwrap());
+    let believed = |verifier: &Verifier| tokens.each_ref().map(|token| verifier.access(token, 1_100).is_ok());
+    assert_eq!(believed(&published(&[&old])), [true, false]);
+    assert_eq!(believed(&published(&[&old, &new])), [true, true]);
+    assert_eq!(believed(&published(&[&new])), [false, true]);
+    let by_old = published(&[&new]).access(&tokens[0], 1_100);
+    assert_eq!(by_old, Err(VerifyError::UnknownKey));
+}
