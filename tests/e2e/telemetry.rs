@@ -37,8 +37,8 @@ fn name_of(resource: Option<&Resource>) -> String {
 }
 
 fn receive() -> (String, Arc<Mutex<Received>>) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
+    let listener = TcpListener::bind("127.0.0.1:0").expect("there is a free port");
+    let url = format!("http://{}", listener.local_addr().expect("it has an address"));
     let received = Arc::new(Mutex::new(Received::default()));
     let kept = Arc::clone(&received);
     std::thread::spawn(move || {
@@ -70,23 +70,32 @@ fn answer(stream: &TcpStream, kept: &Mutex<Received>) -> Option<()> {
     }
     let mut body = vec![0; length];
     reader.read_exact(&mut body).ok()?;
-    let mut kept = kept.lock().unwrap();
+    let mut kept = kept.lock().expect("no test has failed");
     match path.as_str() {
         "/v1/traces" => {
-            for of in ExportTraceServiceRequest::decode(&body[..]).unwrap().resource_spans {
+            for of in ExportTraceServiceRequest::decode(&body[..])
+                .expect("it is OTLP")
+                .resource_spans
+            {
                 let name = name_of(of.resource.as_ref());
                 let spans = of.scope_spans.into_iter().flat_map(|s| s.spans);
                 kept.spans.extend(spans.map(|span| (name.clone(), span)));
             }
         }
         "/v1/metrics" => {
-            for of in ExportMetricsServiceRequest::decode(&body[..]).unwrap().resource_metrics {
+            for of in ExportMetricsServiceRequest::decode(&body[..])
+                .expect("it is OTLP")
+                .resource_metrics
+            {
                 let metrics = of.scope_metrics.into_iter().flat_map(|s| s.metrics);
                 kept.metrics.extend(metrics.map(|m| m.name));
             }
         }
         "/v1/logs" => {
-            for of in ExportLogsServiceRequest::decode(&body[..]).unwrap().resource_logs {
+            for of in ExportLogsServiceRequest::decode(&body[..])
+                .expect("it is OTLP")
+                .resource_logs
+            {
                 kept.lines += of.scope_logs.iter().map(|s| s.log_records.len()).sum::<usize>();
             }
         }
@@ -98,15 +107,11 @@ fn answer(stream: &TcpStream, kept: &Mutex<Received>) -> Option<()> {
         .ok()
 }
 
-#[test]
-fn one_trace_leads_from_a_command_through_both_planes_to_the_datums_that_it_set_in_motion() {
-    let (url, received) = receive();
+/// A pipeline that has copied a file, put by a command whose caller named a trace, to be told to this receiver.
+fn story(url: &str) -> Service {
     let service = Service::prepare();
     let up = ["up", "--detach", "--listen", &service.listen];
-    let operator = [
-        ("HOWDAH_OTLP_ENDPOINT", url.as_str()),
-        ("HOWDAH_METRICS_TOKEN", "scrape me"),
-    ];
+    let operator = [("HOWDAH_OTLP_ENDPOINT", url), ("HOWDAH_METRICS_TOKEN", "scrape me")];
     let started = service.operator_with(up, &operator);
     assert!(started.status.success(), "{}", service.logs());
     let ada = service.person("ada", Some("acme"));
@@ -125,25 +130,33 @@ fn one_trace_leads_from_a_command_through_both_planes_to_the_datums_that_it_set_
     let list = ada.run_with(["repo", "list"], b"", &[("TRACEPARENT", &parent)]);
     assert!(list.status.success());
 
-    let ours = |kept: &Received| -> Vec<(String, Span)> {
-        let trace = hex::decode(TRACE).unwrap();
-        kept.spans
-            .iter()
-            .filter(|(_, s)| s.trace_id == trace)
-            .cloned()
-            .collect()
-    };
+    service
+}
+
+fn ours(kept: &Received) -> Vec<(String, Span)> {
+    let trace = hex::decode(TRACE).expect("it is hex");
+    kept.spans
+        .iter()
+        .filter(|(_, s)| s.trace_id == trace)
+        .cloned()
+        .collect()
+}
+
+#[test]
+fn one_trace_leads_from_a_command_through_both_planes_to_the_datums_that_it_set_in_motion() {
+    let (url, received) = receive();
+    let service = story(&url);
     eventually("the trace is whole", || {
-        let kept = received.lock().unwrap();
+        let kept = received.lock().expect("no test has failed");
         let names: Vec<String> = ours(&kept).into_iter().map(|(_, span)| span.name).collect();
         ["job", "datum", "GET /v1/repos"]
             .iter()
             .all(|name| names.iter().any(|n| n == name))
             && kept.lines > 0
     });
-    let spans = ours(&received.lock().unwrap());
+    let spans = ours(&received.lock().expect("no test has failed"));
     let by_id: HashMap<Vec<u8>, (String, Span)> = spans.iter().map(|s| (s.1.span_id.clone(), s.clone())).collect();
-    let named = |name: &str| spans.iter().find(|(_, s)| s.name == name).unwrap();
+    let named = |name: &str| spans.iter().find(|(_, s)| s.name == name).expect("it is in the trace");
     let (of, datum) = named("datum");
     assert_eq!(of, "howdah-data-plane");
     let (_, job) = &by_id[&datum.parent_span_id];

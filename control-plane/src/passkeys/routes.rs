@@ -131,8 +131,13 @@ async fn begin_registration(call: Call) -> Result<Json<Challenge>, Refusal> {
 
 /// Registers a passkey; it logs in to the account from then on.
 #[utoipa::path(post, path = "/v1/account/passkeys", tag = "passkeys", request_body = Registered, responses((status = 201, body = PasskeyView)))]
-async fn register(call: Call, Json(body): Json<Registered>) -> Result<(StatusCode, Json<PasskeyView>), Refusal> {
+async fn register(
+    call: Call,
+    body: Result<Json<Registered>, ApiError>,
+) -> Result<(StatusCode, Json<PasskeyView>), Refusal> {
+    // Before the body is looked at: who may not do it is told that.
     let proven = call.actor.proven(call.now())?;
+    let Json(body) = body?;
     let checker = checker(&call.app)?;
     check_name(&body.name)?;
     let mut tx = call.begin().await?;

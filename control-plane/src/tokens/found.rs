@@ -18,7 +18,8 @@ use crate::refusal::Refusal;
 use crate::sessions;
 
 /// Revokes the token or session of a secret that was found somewhere.
-#[utoipa::path(post, path = "/v1/tokens/revoke", tag = "tokens", request_body = RevokeSecret,
+#[utoipa::path(post, path = "/v1/tokens/revoke", tag = "tokens",
+    operation_id = "revoke_by_secret", request_body = RevokeSecret,
     responses((status = 204, description = "it is good for nothing now, if it ever was")))]
 pub(super) async fn revoke(
     State(app): State<Arc<App>>,

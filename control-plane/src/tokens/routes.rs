@@ -117,6 +117,8 @@ async fn create(call: Call, Json(body): Json<NewToken>) -> Result<(StatusCode, J
         ));
     }
     let mut tx = call.begin().await?;
+    // Of one that is for an organization the row is written where that is known.
+    let named = body.organization.is_some();
     let (principal, organization, kind) = principal(&call, &mut tx, &body).await?;
     call.unanswered(&mut tx).await?;
     let secret = SecretToken::generate(kind, call.app.environment.random());
@@ -139,7 +141,7 @@ async fn create(call: Call, Json(body): Json<NewToken>) -> Result<(StatusCode, J
         secret: Some(secret.expose().to_owned()),
     };
     queries::insert_token(&mut tx, &call.actor, &token, organization, &secret).await?;
-    if principal == call.actor.principal() {
+    if !named {
         let subject = format!("{} for himself", token.name);
         record_own(&call, &mut tx, organization, "token.create", subject).await?;
     }

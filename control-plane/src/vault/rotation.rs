@@ -47,7 +47,22 @@ pub const SEALED: &[Sealed] = &[
         column: "data_key_encrypted",
         purpose: |organization| format!("plane-data:{organization}"),
     },
+    Sealed {
+        table: "mails",
+        key: "id",
+        column: "sealed_text",
+        purpose: |id| format!("mail {id}"),
+    },
+    Sealed {
+        table: "authenticators",
+        key: "account_id",
+        column: "sealed_secret",
+        purpose: |account| format!("authenticator {account}"),
+    },
 ];
+
+/// Tables whose sealed values are gone after a day at the latest: the data keys that they were sealed with stay as long.
+pub const SHORT_LIVED: [&str; 2] = ["kept_answers", "provider_log_ins"];
 
 /// What was done.
 #[derive(Debug, Default, PartialEq, Eq, serde::Serialize)]

@@ -12,6 +12,7 @@ mod audit;
 mod audit_reading;
 mod authenticator;
 mod authorization;
+mod authorization_table;
 mod ci;
 mod ci_issuer;
 mod ci_matrix;

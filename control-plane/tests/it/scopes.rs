@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::app::TestApp;
-use crate::authorization::TABLE;
+use crate::authorization_table::TABLE;
 
 /// The verbs of scopes.
 const VERBS: [&str; 6] = ["discover", "read", "write", "derive", "declassify", "admin"];

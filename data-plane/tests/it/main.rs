@@ -4,6 +4,8 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
 mod access;
+mod access_matrix;
+mod access_table;
 mod app;
 mod archives;
 mod audit;
