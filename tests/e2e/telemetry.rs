@@ -191,7 +191,7 @@ fn one_trace_leads_from_a_command_through_both_planes_to_the_datums_that_it_set_
     assert!(
         received
             .lock()
-            .unwrap()
+            .expect("no test has failed")
             .metrics
             .iter()
             .any(|m| m == "http.server.request.duration")

@@ -26,7 +26,7 @@ pub fn router() -> OpenApiRouter<Arc<App>> {
 }
 
 /// Gives a deleted organization back to an owner, as long as it is kept.
-#[utoipa::path(post, path = "/v1/organizations/{org}/restore", tag = "organizations", responses((status = 200, body = Organization)))]
+#[utoipa::path(post, path = "/v1/organizations/{org}/restore", tag = "deletions", responses((status = 200, body = Organization)))]
 async fn restore(call: Call, Path(org): Path<OrganizationName>) -> Result<Json<Organization>, Refusal> {
     let mut tx = call.begin().await?;
     let allowed = authz::authorize_deleted(&mut tx, &call.actor, &org).await?;
@@ -67,7 +67,7 @@ pub(crate) async fn erase_now(call: &Call, org: &OrganizationName) -> Result<Org
 }
 
 /// Lists the deleted organizations that the caller owned.
-#[utoipa::path(get, path = "/v1/deleted-organizations", tag = "organizations", params(PageQuery),
+#[utoipa::path(get, path = "/v1/deleted-organizations", tag = "deletions", params(PageQuery),
     responses((status = 200, body = Page<DeletionReceipt>)))]
 async fn list(call: Call, Query(page): Query<PageQuery>) -> Result<Json<Page<DeletionReceipt>>, Refusal> {
     call.actor.unlimited()?;
@@ -78,7 +78,7 @@ async fn list(call: Call, Query(page): Query<PageQuery>) -> Result<Json<Page<Del
 }
 
 /// Shows the receipt of a deleted organization that the caller owned, by its id or its name.
-#[utoipa::path(get, path = "/v1/deleted-organizations/{organization}", tag = "organizations",
+#[utoipa::path(get, path = "/v1/deleted-organizations/{organization}", tag = "deletions",
     responses((status = 200, body = SignedReceipt)))]
 async fn show(call: Call, Path(organization): Path<String>) -> Result<Json<SignedReceipt>, Refusal> {
     call.actor.unlimited()?;

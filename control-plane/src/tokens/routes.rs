@@ -75,7 +75,8 @@ async fn principal(
         (None, None) => Ok((call.actor.principal(), call.actor.organization(), own_kind)),
         (Some(org), None) => {
             let allowed = call.authorize::<UsePlane>(tx, org).await?;
-            call.record(tx, &allowed, "token.create", body.name.clone()).await?;
+            let subject = format!("{} for himself", body.name);
+            call.record(tx, &allowed, "token.create", subject).await?;
             Ok((call.actor.principal(), Some(allowed.organization()), own_kind))
         }
         (Some(org), Some(name)) => {
