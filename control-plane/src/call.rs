@@ -11,7 +11,7 @@ use contract::names::OrganizationName;
 use crate::account_events::{self, Happening};
 use crate::app::App;
 use crate::audit::{self, Acting, Event, Source, SystemIn, Who};
-use crate::authz::{self, Action, Actor, Allowed, System};
+use crate::authz::{self, Action, Actor, Allowed, Proven, System};
 use crate::database::{Tx, confine};
 use crate::idempotency::Keyed;
 use crate::peer::Peer;
@@ -98,6 +98,17 @@ impl Call {
         let mut tx = self.begin().await?;
         confine(&mut tx, allowed.organization()).await?;
         Ok(tx)
+    }
+
+    /// Proof of who asks, as [`Actor::proven`], that still holds in the transaction: account and session stay locked, so that a reset
+    /// of the password waits for it or is seen. To be asked first in a transaction: whoever resets locks in that order.
+    ///
+    /// # Errors
+    /// See [`Actor::proven`]; `signed-out` when the session ended since the request came in.
+    pub async fn proven(&self, tx: &mut Tx) -> Result<Proven, Refusal> {
+        let proven = self.actor.proven(self.now())?;
+        authz::still_stands(tx, &self.actor, self.now()).await?;
+        Ok(proven)
     }
 
     /// Whether the caller may do `A` in the organization of that name. A request that was answered before ends here, with that

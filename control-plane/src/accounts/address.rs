@@ -19,7 +19,7 @@ use super::sign_ups::mailed;
 use super::{EmailAddress, queries};
 use crate::account_events::{self, Happening};
 use crate::app::App;
-use crate::authz::System;
+use crate::authz::{self, System};
 use crate::call::Call;
 use crate::database::Tx;
 use crate::mail::{self, Letter};
@@ -77,12 +77,13 @@ async fn send_verification(call: Call) -> Result<(StatusCode, Json<CodeMailed>),
 /// Asks for another address: a code is mailed to it. The same answer whether or not it has an account already.
 #[utoipa::path(post, path = "/v1/account/email", tag = "accounts", request_body = ForAddress, responses((status = 202, body = CodeMailed)))]
 async fn change_email(call: Call, Json(body): Json<ForAddress>) -> Result<(StatusCode, Json<CodeMailed>), Refusal> {
-    let proven = call.actor.proven(call.now())?;
+    call.actor.proven(call.now())?;
     let email: EmailAddress = body.email.parse()?;
     let app = &call.app;
     app.limiters.mail(&email.key(), call.peer.address)?;
     let proof = System::because("a person changes his own address");
     let mut tx = call.begin().await?;
+    let proven = call.proven(&mut tx).await?;
     let holder = queries::find_account_by_email(&mut tx, &proof, &email.key()).await?;
     let taken = holder.is_some_and(|(account, _)| account.id != proven.account());
     mailed_codes::void(&mut tx, &proof, proven.account(), &[Purpose::NewAddress]).await?;
@@ -115,6 +116,7 @@ async fn confirm_email(call: Call, Json(body): Json<MailedCode>) -> Result<Json<
     let code = mailed_codes::parse(&body.code)?;
     let proof = System::because("a mailed code proves an address");
     let mut tx = call.begin().await?;
+    authz::still_stands(&mut tx, &call.actor, call.now()).await?;
     let purposes = [Purpose::VerifyAddress, Purpose::NewAddress];
     let taken = mailed_codes::take(app, &mut tx, &proof, &code, &purposes).await?;
     let (account, email) = (taken.account, taken.email);
@@ -194,8 +196,8 @@ fn taken(email: &EmailAddress) -> Refusal {
     .hint("choose another address, or delete that account first")
 }
 
-/// Takes a change of the address back, by the code that was mailed to the address of before. Ends all sessions, and what else logs in
-/// to the account since then.
+/// Takes a change of the address back, by the code that was mailed to the address of before. Ends sessions, tokens and all that logs in
+/// to the account: a code that is mailed to that address leads back in, with the second factors that are older than the change.
 #[utoipa::path(post, path = "/v1/accounts/undo-email", tag = "accounts", security(()), request_body = MailedCode, responses((status = 200, body = ForAddress)))]
 async fn undo_email(
     State(app): State<Arc<App>>,
@@ -209,10 +211,15 @@ async fn undo_email(
     let mut tx = app.pool.begin().await?;
     let undone = mailed_codes::take(&app, &mut tx, &proof, &code, &[Purpose::UndoAddress]).await?;
     let (account, email) = (undone.account, undone.email);
+    let (before, _) = queries::find_account(&mut tx, &proof, account)
+        .await?
+        .ok_or_else(mailed_codes::wrong)?;
+    let replaced = before.email;
     if !queries::update_address(&mut tx, &proof, account, &email, now).await? {
         return Err(taken(&email));
     }
-    // Later changes are taken back with this one; earlier ones can still be.
+    // Later changes are taken back with this one, by whose codes it must not be undone; earlier ones can still be.
+    mailed_codes::void_undo_since(&mut tx, &proof, account, undone.made_at).await?;
     let voided = [
         Purpose::ResetPassword,
         Purpose::NewAddress,
@@ -221,13 +228,15 @@ async fn undo_email(
     ];
     mailed_codes::void(&mut tx, &proof, account, &voided).await?;
     sessions::end_all(&mut tx, &proof, account, None, now).await?;
-    // Whoever changed the address may have made himself other ways in.
-    queries::end_log_ins_since(&mut tx, &proof, account, undone.made_at, now).await?;
+    // Whoever changed the address knew the password, and may have made himself other ways in.
+    queries::forget_password(&mut tx, &proof, account).await?;
+    queries::end_log_ins_but_factors_before(&mut tx, &proof, account, undone.made_at, now).await?;
+    tell_of_undo(&app, &mut tx, &proof, &replaced, &email).await?;
     let happening = Happening {
         account,
         action: "email.undo",
         subject: format!(
-            "back to {}; all sessions ended, and what was added since",
+            "from {replaced} back to {}; password, sessions, tokens and other ways to log in ended",
             email.as_str()
         ),
         token: None,
@@ -238,7 +247,23 @@ async fn undo_email(
     let changed = policy::bump_of(&mut tx, &proof, Principal::Account(account)).await?;
     tx.commit().await?;
     app.policy.announce_all(&changed);
+    app.post.wake();
     Ok(Json(ForAddress {
         email: email.as_str().to_owned(),
     }))
+}
+
+/// Tells both addresses, so that whoever holds the account hears of it, whichever is his.
+async fn tell_of_undo(
+    app: &App,
+    tx: &mut Tx,
+    proof: &System,
+    from: &str,
+    back_to: &EmailAddress,
+) -> Result<(), Refusal> {
+    let letter = Letter::AddressTakenBack { to: back_to.as_str() };
+    for recipient in [from, back_to.as_str()] {
+        mail::write(app, tx, proof, recipient, &letter).await?;
+    }
+    Ok(())
 }

@@ -72,7 +72,9 @@ impl std::str::FromStr for EmailAddress {
                 && !label.ends_with('-')
                 && label.chars().all(|c| c.is_alphanumeric() || c == '-')
         };
-        if local_ok && domain.split('.').all(label_ok) && text.len() <= EMAIL_LENGTH_MAX {
+        // Some letters elsewhere are written small like one of ASCII: two mailboxes would be one account.
+        let one_case = text.to_lowercase() == text.to_ascii_lowercase();
+        if one_case && local_ok && domain.split('.').all(label_ok) && text.len() <= EMAIL_LENGTH_MAX {
             return Ok(Self {
                 written: text.to_owned(),
             });
@@ -168,6 +170,8 @@ mod tests {
             "a@-x.y",
             "a@x.y\n@z",
             "a@b@c d",
+            "mi\u{212a}e@x.y",
+            "ada@\u{212b}.y",
         ] {
             assert!(bad.parse::<EmailAddress>().is_err(), "{bad:?}");
         }

@@ -11,6 +11,7 @@ use chassis::http::{ApiError, Json};
 use contract::api::{CodeMailed, ForAddress, NewPassword, ResetPassword};
 use contract::ids::AccountId;
 use contract::policy::Principal;
+use contract::token::SecretToken;
 use secrecy::SecretString;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -44,13 +45,15 @@ async fn hash(app: &App, password: String) -> Result<String, Refusal> {
 /// Sets another password; all other sessions end.
 #[utoipa::path(put, path = "/v1/account/password", tag = "accounts", request_body = NewPassword, responses((status = 204)))]
 async fn change_password(call: Call, Json(body): Json<NewPassword>) -> Result<StatusCode, Refusal> {
-    let proven = call.actor.proven(call.now())?;
-    let (app, account) = (&call.app, proven.account());
+    call.actor.proven(call.now())?;
+    let app = &call.app;
     let email: EmailAddress = call.actor.name().parse()?;
     check_password(&body.password, &email)?;
     let password_hash = hash(app, body.password).await?;
     let proof = System::because("a person changes his own password");
     let mut tx = call.begin().await?;
+    // Whoever was shut out while the password was worked on does not choose it.
+    let account = call.proven(&mut tx).await?.account();
     queries::update_password(&mut tx, &proof, account, &password_hash).await?;
     mailed_codes::void(&mut tx, &proof, account, &[Purpose::ResetPassword]).await?;
     let ended = sessions::end_all(&mut tx, &proof, account, Some(call.actor.token()), call.now()).await?;
@@ -76,10 +79,15 @@ async fn ask_reset(
     let proof = System::because("anybody may ask for a mail to an address");
     let mut tx = app.pool.begin().await?;
     let found = queries::find_account_by_email(&mut tx, &proof, &email.key()).await?;
+    // To the address as the account has it: another way to write it may be another mailbox.
+    let (account, recipient) = match found {
+        Some((account, _)) => (Some(account.id), account.email.parse()?),
+        None => (None, email.clone()),
+    };
     let meaning = Meaning {
         purpose: Purpose::ResetPassword,
-        account: found.map(|(account, _)| account.id),
-        email,
+        account,
+        email: recipient,
         identity: None,
     };
     let code = mailed_codes::make(&app, &mut tx, &proof, &meaning).await?;
@@ -91,7 +99,7 @@ async fn ask_reset(
     tx.commit().await?;
     app.post.wake();
     let next = "send the code that was mailed to `POST /v1/password-resets/redeem`, with the new password";
-    Ok(mailed(&meaning.email, next))
+    Ok(mailed(&email, next))
 }
 
 /// Sets a new password by a code that was mailed; all sessions end. Second factors stay.
@@ -104,12 +112,14 @@ async fn redeem_reset(
     app.limiters.code(peer.address)?;
     let code = mailed_codes::parse(&body.code)?;
     let proof = System::because("the code was mailed to the account's address");
+    // A good code alone is worth the work of a hash, during which nothing is held: this transaction is given up.
     let mut tx = app.pool.begin().await?;
-    let taken = mailed_codes::take(&app, &mut tx, &proof, &code, &[Purpose::ResetPassword]).await?;
-    let (account, email) = (taken.account, taken.email);
-    // A password that is refused leaves the code as good as it was: the transaction is given up.
+    let (_, email) = take_reset(&app, &mut tx, &proof, &code).await?;
+    tx.rollback().await?;
     check_password(&body.password, &email)?;
     let password_hash = hash(&app, body.password).await?;
+    let mut tx = app.pool.begin().await?;
+    let (account, email) = take_reset(&app, &mut tx, &proof, &code).await?;
     queries::update_password(&mut tx, &proof, account, &password_hash).await?;
     let subject = take_over(&app, &mut tx, &proof, account).await?;
     let happening = Happening {
@@ -127,6 +137,21 @@ async fn redeem_reset(
     app.policy.announce_all(&changed);
     app.post.wake();
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// Takes a code that was mailed to the address that the account has still.
+async fn take_reset(
+    app: &App,
+    tx: &mut Tx,
+    proof: &System,
+    code: &SecretToken,
+) -> Result<(AccountId, EmailAddress), Refusal> {
+    let taken = mailed_codes::take(app, tx, proof, code, &[Purpose::ResetPassword]).await?;
+    let key = queries::lock_email_key(tx, proof, taken.account).await?;
+    if key != Some(taken.email.key()) {
+        return Err(mailed_codes::wrong());
+    }
+    Ok((taken.account, taken.email))
 }
 
 /// Ends what may be somebody else's: sessions and codes always; and if nobody had shown before that he reads the account's mail, also

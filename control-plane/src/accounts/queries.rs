@@ -85,6 +85,16 @@ pub(crate) async fn lock_password(tx: &mut Tx, _proof: &System, id: AccountId) -
     Ok(row.and_then(|(hash,)| hash))
 }
 
+/// The address of an account, in the form by which it is unique; locked until the transaction ends.
+pub(crate) async fn lock_email_key(tx: &mut Tx, _proof: &System, id: AccountId) -> Result<Option<String>, sqlx::Error> {
+    let row: Option<(String,)> =
+        sqlx::query_as("select email_key from accounts where id = $1 and deleted_at is null for update")
+            .bind(id.to_string())
+            .fetch_optional(&mut **tx)
+            .await?;
+    Ok(row.map(|(key,)| key))
+}
+
 /// Whether it is proved that the caller reads the mail of his account; `None` for a service account.
 pub(crate) async fn is_own_verified(tx: &mut Tx, actor: &Actor) -> Result<Option<bool>, sqlx::Error> {
     let row: Option<(bool,)> = sqlx::query_as("select verified_at is not null from accounts where id = $1")
@@ -155,6 +165,11 @@ pub(crate) async fn end_other_log_ins(
     now: DateTime<Utc>,
 ) -> Result<(), sqlx::Error> {
     second_factors::queries::delete_all(tx, proof, account).await?;
+    end_keys(tx, proof, account, now).await
+}
+
+/// Ends identities at providers, passkeys and API tokens.
+async fn end_keys(tx: &mut Tx, proof: &System, account: AccountId, now: DateTime<Utc>) -> Result<(), sqlx::Error> {
     single_sign_on::queries::delete_all(tx, proof, account).await?;
     passkeys::queries::delete_all(tx, proof, account).await?;
     sqlx::query("update api_tokens set revoked_at = $2 where principal = $1 and revoked_at is null")
@@ -165,10 +180,11 @@ pub(crate) async fn end_other_log_ins(
         .map(|_| ())
 }
 
-/// Ends every way to act as that account that was made since then. The caller bumps the policies.
-pub(super) async fn end_log_ins_since(
+/// Ends every way to act as that account but its password and second factors that are older than the time. The caller bumps the
+/// policies.
+pub(super) async fn end_log_ins_but_factors_before(
     tx: &mut Tx,
-    _proof: &System,
+    proof: &System,
     account: AccountId,
     since: DateTime<Utc>,
     now: DateTime<Utc>,
@@ -177,8 +193,6 @@ pub(super) async fn end_log_ins_since(
         "delete from recovery_codes where account_id = $1 and exists (
              select 1 from authenticators where account_id = $1 and created_at >= $2)",
         "delete from authenticators where account_id = $1 and created_at >= $2",
-        "delete from passkeys where account_id = $1 and created_at >= $2",
-        "delete from identities where account_id = $1 and created_at >= $2",
     ] {
         sqlx::query(statement)
             .bind(account.to_string())
@@ -186,15 +200,7 @@ pub(super) async fn end_log_ins_since(
             .execute(&mut **tx)
             .await?;
     }
-    sqlx::query(
-        "update api_tokens set revoked_at = $3 where principal = $1 and created_at >= $2 and revoked_at is null",
-    )
-    .bind(account.to_string())
-    .bind(since)
-    .bind(now)
-    .execute(&mut **tx)
-    .await
-    .map(|_| ())
+    end_keys(tx, proof, account, now).await
 }
 
 /// Forgets the password of an account: one logs in to it in other ways.

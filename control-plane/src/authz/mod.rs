@@ -46,7 +46,8 @@ pub struct Actor {
 /// For how long it counts that somebody proved who he is, for things that are dangerous in the wrong hands.
 pub const PROOF_LIFETIME: chrono::Duration = chrono::Duration::minutes(15);
 
-/// Proof that a person asks by a session of his, and that it was proved lately who holds it. Only `Actor::proven` makes one.
+/// Proof that a person asks by a session of his, and that it was proved lately who holds it. Only `Actor::proven` makes one, which is
+/// asked for that session again in a transaction that changes something (`Call::proven`).
 #[derive(Debug)]
 pub struct Proven {
     account: AccountId,
@@ -322,6 +323,17 @@ impl AsPlane {
 
 fn signed_out(detail: &str) -> Refusal {
     Refusal::new(ProblemKind::SignedOut, detail).hint("log in with `howdah login`, or use another API token")
+}
+
+/// Refuses a session that has ended since its request came in; holds it and its account until the transaction ends.
+///
+/// # Errors
+/// `signed-out` when it has ended.
+pub(crate) async fn still_stands(tx: &mut Tx, actor: &Actor, now: DateTime<Utc>) -> Result<(), Refusal> {
+    if queries::hold_session(tx, actor, now).await? {
+        return Ok(());
+    }
+    Err(signed_out("this session was ended"))
 }
 
 /// Who holds that secret.

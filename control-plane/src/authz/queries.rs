@@ -262,3 +262,18 @@ pub(super) async fn find_membership(
         (id.0, name.0, created_at, state, role.0)
     }))
 }
+
+/// Locks the caller's account, then his session. `false` when the session has ended, or the account is gone.
+pub(super) async fn hold_session(tx: &mut Tx, actor: &Actor, now: DateTime<Utc>) -> Result<bool, sqlx::Error> {
+    let account = sqlx::query("select 1 from accounts where id = $1 and deleted_at is null for no key update")
+        .bind(actor.principal().to_string())
+        .fetch_optional(&mut **tx)
+        .await?;
+    let session =
+        sqlx::query("select 1 from sessions where id = $1 and revoked_at is null and expires_at > $2 for share")
+            .bind(actor.token().to_string())
+            .bind(now)
+            .fetch_optional(&mut **tx)
+            .await?;
+    Ok(account.is_some() && session.is_some())
+}

@@ -122,7 +122,7 @@ pub(super) async fn find_request(
 
 /// Decides one, once. `false` when there is none of that code that waits.
 pub(super) async fn decide(
-    pool: &PgPool,
+    tx: &mut Tx,
     actor: &Actor,
     user_digest: &[u8; 32],
     approve: bool,
@@ -136,7 +136,7 @@ pub(super) async fn decide(
     .bind(now)
     .bind(approve)
     .bind(actor.principal().to_string())
-    .execute(pool)
+    .execute(&mut **tx)
     .await?;
     Ok(done.rows_affected() == 1)
 }

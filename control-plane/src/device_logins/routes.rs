@@ -154,13 +154,15 @@ async fn show(call: Call, Json(body): Json<DecideDeviceLogin>) -> Result<Json<De
 async fn decide(call: Call, Json(body): Json<DecideDeviceLogin>) -> Result<StatusCode, Refusal> {
     let code = typed(&call, &body.user_code)?;
     // The session that is made counts as proven, as after a log-in.
+    let mut tx = call.begin().await?;
     if body.approve {
-        call.actor.proven(call.now())?;
+        call.proven(&mut tx).await?;
     }
     let digest = code.digest(&call.app);
-    if !queries::decide(&call.app.pool, &call.actor, &digest, body.approve, call.now()).await? {
+    if !queries::decide(&mut tx, &call.actor, &digest, body.approve, call.now()).await? {
         return Err(Refusal::not_found());
     }
+    tx.commit().await?;
     tracing::info!(actor.id = %call.actor.principal(), approved = body.approve, "a log-in by another device was decided");
     Ok(StatusCode::NO_CONTENT)
 }

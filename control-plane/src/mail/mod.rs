@@ -12,9 +12,10 @@ use chrono::{DateTime, Duration, Utc};
 use contract::config::{MailConfig, PeopleConfig};
 use contract::ids::MailId;
 use lettre::message::Mailbox;
+use lettre::transport::smtp::PoolConfig;
 use lettre::{AsyncSmtpTransport, Tokio1Executor};
 pub use routes::router;
-pub use sending::{send_due, spawn};
+pub use sending::{send_due, send_due_within, spawn};
 pub use texts::Letter;
 use tokio::sync::Notify;
 
@@ -25,7 +26,7 @@ use crate::refusal::Refusal;
 
 /// For how long a mail that was not sent is kept. What it holds is over by then.
 const KEPT: Duration = Duration::days(7);
-/// The longest wait for the server.
+/// The longest wait for a connection to the server.
 const SERVER_PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
 
 /// Where mail goes, and who reads what stays.
@@ -82,6 +83,8 @@ fn server(config: &MailConfig) -> anyhow::Result<Server> {
     let transport = AsyncSmtpTransport::<Tokio1Executor>::from_url(&config.smtp_url)
         .map_err(|_| anyhow::anyhow!("`smtp_url` is not like `smtps://user:password@mail.example.org:465`"))?
         .timeout(Some(SERVER_PATIENCE))
+        // Each mail gets a connection of its own: one that says nothing any more would be used again for ever.
+        .pool_config(PoolConfig::new().max_size(0))
         .build();
     let from = config
         .from

@@ -48,22 +48,24 @@ pub(super) struct Due {
     pub tries: u32,
 }
 
-/// Takes the mail that has waited longest. Nobody else takes it before `until`: then whoever took it has died.
+/// Takes the mail that has waited longest, of those that were not written before `after`: what older ones hold is over. Nobody else takes it before `until`: then whoever took it has died.
 pub(super) async fn take_due(
     pool: &PgPool,
     _proof: &System,
     now: DateTime<Utc>,
     until: DateTime<Utc>,
+    after: DateTime<Utc>,
 ) -> Result<Option<Due>, sqlx::Error> {
     type Row = (Text<MailId>, String, String, Vec<u8>, DateTime<Utc>, i32);
     let row: Option<Row> = sqlx::query_as(
         "update mails set tries = tries + 1, next_try_at = $2
-         where id = (select id from mails where next_try_at <= $1 and sealed_text is not null
+         where id = (select id from mails where next_try_at <= $1 and created_at > $3 and sealed_text is not null
                      order by next_try_at limit 1 for update skip locked)
          returning id, recipient, subject, sealed_text, created_at, tries",
     )
     .bind(now)
     .bind(until)
+    .bind(after)
     .fetch_optional(pool)
     .await?;
     Ok(row.map(|row| Due {

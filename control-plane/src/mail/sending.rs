@@ -15,12 +15,18 @@ use crate::authz::System;
 
 /// The task looks for mail so often when nobody wakes it.
 const TICK: Duration = Duration::from_secs(5);
+/// The server is waited for so long in all, whatever it says or does not say.
+const PATIENCE: Duration = Duration::from_secs(90);
 /// For so long a mail belongs to who took it; longer than the server is waited for.
 const LEASE: TimeDelta = TimeDelta::minutes(2);
 const FIRST_PAUSE: TimeDelta = TimeDelta::seconds(10);
 const LONGEST_PAUSE: TimeDelta = TimeDelta::hours(1);
 /// After that nobody waits for the mail any more.
 const TRIED_FOR: TimeDelta = TimeDelta::hours(24);
+/// A refusal may be about who sends, and an operator's to put right; after that it is about who is written to.
+const REFUSED_FOR: TimeDelta = TimeDelta::hours(1);
+/// What a server answers to a wrong password or none: never about the mail.
+const NOT_LOGGED_IN: [u16; 4] = [530, 534, 535, 538];
 const ERROR_LENGTH_MAX: usize = 300;
 
 /// Why a mail was not handed over.
@@ -29,6 +35,9 @@ enum Undelivered {
     /// Another try would end like this one.
     #[error("{0}")]
     ForGood(String),
+    /// The server says that it would.
+    #[error("{0}")]
+    Refused(String),
     /// Another try may not.
     #[error("{0}")]
     ForNow(String),
@@ -44,6 +53,7 @@ fn again(error: &Undelivered, tries: u32, created_at: DateTime<Utc>, now: DateTi
             .min(LONGEST_PAUSE);
     match error {
         Undelivered::ForGood(_) => None,
+        Undelivered::Refused(_) => (at < created_at + REFUSED_FOR).then_some(at),
         Undelivered::ForNow(_) => (at < created_at + TRIED_FOR).then_some(at),
     }
 }
@@ -53,15 +63,23 @@ fn again(error: &Undelivered, tries: u32, created_at: DateTime<Utc>, now: DateTi
 /// # Errors
 /// When the database fails.
 pub async fn send_due(app: &App) -> Result<u64, sqlx::Error> {
+    send_due_within(app, PATIENCE).await
+}
+
+/// The same, with another wait for the server.
+///
+/// # Errors
+/// When the database fails.
+pub async fn send_due_within(app: &App, patience: Duration) -> Result<u64, sqlx::Error> {
     let Some(server) = &app.post.server else { return Ok(0) };
     let proof = System::because("the service sends its own mail");
     let mut sent = 0;
     loop {
         let now = app.environment.now();
-        let Some(due) = queries::take_due(&app.pool, &proof, now, now + LEASE).await? else {
+        let Some(due) = queries::take_due(&app.pool, &proof, now, now + LEASE, now - TRIED_FOR).await? else {
             return Ok(sent);
         };
-        match deliver(app, server, &due).await {
+        match deliver(app, server, &due, patience).await {
             Ok(()) => {
                 queries::mark_sent(&app.pool, &proof, due.id, app.environment.now()).await?;
                 sent += 1;
@@ -76,7 +94,7 @@ pub async fn send_due(app: &App) -> Result<u64, sqlx::Error> {
     }
 }
 
-async fn deliver(app: &App, server: &Server, due: &Due) -> Result<(), Undelivered> {
+async fn deliver(app: &App, server: &Server, due: &Due, patience: Duration) -> Result<(), Undelivered> {
     let for_good = |e: &dyn std::fmt::Display| Undelivered::ForGood(e.to_string());
     let text = app
         .vault
@@ -84,11 +102,22 @@ async fn deliver(app: &App, server: &Server, due: &Due) -> Result<(), Undelivere
         .map_err(|e| for_good(&e))?;
     let text = String::from_utf8(text).map_err(|e| for_good(&e))?;
     let message = message(server, due, text)?;
-    match server.transport.send(message).await {
+    // The transport itself waits for ever once it is connected.
+    let Ok(answer) = tokio::time::timeout(patience, server.transport.send(message)).await else {
+        return Err(Undelivered::ForNow("the server did not answer in time".to_owned()));
+    };
+    match answer {
         Ok(_) => Ok(()),
-        Err(error) if error.is_permanent() => Err(for_good(&error)),
+        Err(error) if is_refusal(&error) => Err(Undelivered::Refused(error.to_string())),
         Err(error) => Err(Undelivered::ForNow(innermost(&error))),
     }
+}
+
+fn is_refusal(error: &lettre::transport::smtp::Error) -> bool {
+    error.is_permanent()
+        && !error
+            .status()
+            .is_some_and(|code| NOT_LOGGED_IN.contains(&u16::from(code)))
 }
 
 fn message(server: &Server, due: &Due, text: String) -> Result<Message, Undelivered> {
@@ -156,6 +185,9 @@ mod tests {
         assert_eq!(again(&busy, 3, at(0), at(100)), Some(at(260)));
         assert_eq!(again(&busy, 30, at(0), at(7200)), Some(at(10_800)));
         assert_eq!(again(&busy, 30, at(0), at(86_000)), None);
+        let refused = Undelivered::Refused("no".to_owned());
+        assert_eq!(again(&refused, 1, at(0), at(0)), Some(at(10)));
+        assert_eq!(again(&refused, 1, at(0), at(3590)), None);
         assert_eq!(again(&Undelivered::ForGood("no".to_owned()), 1, at(0), at(0)), None);
     }
 }

@@ -49,6 +49,11 @@ pub enum Letter<'a> {
         /// Takes it back.
         code: &'a str,
     },
+    /// To both addresses.
+    AddressTakenBack {
+        /// The address of now.
+        to: &'a str,
+    },
     /// Something about how the account is logged in to was changed.
     LogInChanged {
         /// What, as a sentence without its end.
@@ -75,7 +80,7 @@ impl Letter<'_> {
             Self::PasswordReset { .. } | Self::PasswordResetOfNobody => "password-reset",
             Self::PasswordChanged => "password-changed",
             Self::NewAddress { .. } | Self::NewAddressTaken => "new-address",
-            Self::AddressChanged { .. } => "address-changed",
+            Self::AddressChanged { .. } | Self::AddressTakenBack { .. } => "address-changed",
             Self::LogInChanged { .. } => "log-in-changed",
             Self::LinkIdentity { .. } => "link-identity",
             Self::AccountDeleted => "account-deleted",
@@ -91,7 +96,9 @@ impl Letter<'_> {
             Self::PasswordReset { .. } | Self::PasswordResetOfNobody => "A new password at Howdah".to_owned(),
             Self::PasswordChanged => "Your password at Howdah was changed".to_owned(),
             Self::NewAddress { .. } | Self::NewAddressTaken => "Your new address at Howdah".to_owned(),
-            Self::AddressChanged { .. } => "Your address at Howdah was changed".to_owned(),
+            Self::AddressChanged { .. } | Self::AddressTakenBack { .. } => {
+                "Your address at Howdah was changed".to_owned()
+            }
             Self::LogInChanged { .. } => "How you log in at Howdah was changed".to_owned(),
             Self::LinkIdentity { provider, .. } => format!("Log in at Howdah with {provider}"),
             Self::AccountDeleted => "Your account at Howdah was deleted".to_owned(),
@@ -123,7 +130,7 @@ impl Letter<'_> {
                  another one. If it was not, do nothing."
                 .to_owned(),
             Self::PasswordChanged => {
-                format!("The password of your account was changed, and all other sessions were ended. {}", OTHERWISE)
+                format!("The password of your account was changed, and all other sessions were ended. API tokens go on: `howdah token list` shows them. {OTHERWISE}")
             }
             Self::NewAddress { code } => format!(
                 "An account is to have this address from now on. To agree, type within 24 hours, logged in to that account,\n\n    howdah account verify {code}\n\n\
@@ -134,7 +141,11 @@ impl Letter<'_> {
                 .to_owned(),
             Self::AddressChanged { to, code } => format!(
                 "The address of your account is {to} now. If that was not you, take it back within 7 days with\n\n    howdah account undo-email {code}\n\n\
-                 which ends all sessions too, and then set a new password."
+                 which ends the password, all sessions and tokens too, and then set a new password."
+            ),
+            Self::AddressTakenBack { to } => format!(
+                "By a code that was mailed to {to}, that is the address of your account again. The password, all sessions, API tokens and other ways to log \
+                 in ended. Set a new password with\n\n    howdah account reset-password --email {to}\n\nand look at `howdah account events`."
             ),
             Self::LogInChanged { what } => format!("{what}. {OTHERWISE}"),
             Self::LinkIdentity { provider, code } => format!(

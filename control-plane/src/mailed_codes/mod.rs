@@ -135,6 +135,8 @@ pub async fn take(
     code: &SecretToken,
     purposes: &[Purpose],
 ) -> Result<Taken, Refusal> {
+    // Whoever changes the account holds it and then voids its codes: in the same order nobody waits in a circle.
+    queries::lock_account_of(tx, proof, code).await?;
     let taken = queries::delete_code(tx, proof, code, purposes, app.environment.now()).await?;
     taken.ok_or_else(wrong)
 }
@@ -145,6 +147,19 @@ pub async fn take(
 /// When the database fails.
 pub async fn void(tx: &mut Tx, proof: &System, account: AccountId, purposes: &[Purpose]) -> Result<(), sqlx::Error> {
     queries::delete_codes_of(tx, proof, account, purposes).await
+}
+
+/// Makes worthless what would take back changes of the address that were made since then.
+///
+/// # Errors
+/// When the database fails.
+pub async fn void_undo_since(
+    tx: &mut Tx,
+    proof: &System,
+    account: AccountId,
+    since: DateTime<Utc>,
+) -> Result<(), sqlx::Error> {
+    queries::delete_undo_since(tx, proof, account, since).await
 }
 
 pub use queries::delete_expired;

@@ -90,6 +90,32 @@ pub(super) async fn delete_codes_of(
         .map(|_| ())
 }
 
+pub(super) async fn delete_undo_since(
+    tx: &mut Tx,
+    _proof: &System,
+    account: AccountId,
+    since: DateTime<Utc>,
+) -> Result<(), sqlx::Error> {
+    sqlx::query("delete from mailed_codes where account_id = $1 and purpose = $2 and created_at >= $3")
+        .bind(account.to_string())
+        .bind(Purpose::UndoAddress.as_str())
+        .bind(since)
+        .execute(&mut **tx)
+        .await
+        .map(|_| ())
+}
+
+/// Locks the account that a code is of.
+pub(super) async fn lock_account_of(tx: &mut Tx, _proof: &System, code: &SecretToken) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "select 1 from accounts where id = (select account_id from mailed_codes where secret_sha256 = $1) for update",
+    )
+    .bind(code.sha256().as_slice())
+    .execute(&mut **tx)
+    .await
+    .map(|_| ())
+}
+
 /// Forgets codes and sign-ups whose time is over.
 pub async fn delete_expired(pool: &PgPool, _proof: &System, now: DateTime<Utc>) -> Result<(), sqlx::Error> {
     for statement in [

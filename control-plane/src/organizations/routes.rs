@@ -170,6 +170,11 @@ async fn delete(
     Query(how): Query<HowSoon>,
 ) -> Result<(StatusCode, Json<OrganizationDeleted>), Refusal> {
     let (mut tx, now) = (call.begin().await?, call.now());
+    // A session may have been left open; a token that may do all was made for scripts.
+    match call.actor.credential() {
+        Credential::Session => drop(call.proven(&mut tx).await?),
+        Credential::ApiToken => call.actor.unlimited()?,
+    }
     let allowed = match call.authorize::<DeleteOrganization>(&mut tx, &org).await {
         Err(refusal) if how.now && refusal.0.0.kind() == Some(ProblemKind::NotFound) => {
             drop(tx);
@@ -178,10 +183,6 @@ async fn delete(
         }
         allowed => allowed?,
     };
-    // A session may have been left open; a token that may do all was made for scripts.
-    if call.actor.credential() == Credential::Session {
-        call.actor.proven(call.now())?;
-    }
     let kept_until = if how.now { now } else { now + call.app.deletion_grace };
     deletions::queries::begin_deletion(&mut tx, &allowed, now, kept_until).await?;
     call.record(&mut tx, &allowed, "organization.delete", org.to_string())

@@ -110,9 +110,10 @@ async fn hand_out(
 /// Gives out a challenge by which a device makes a passkey.
 #[utoipa::path(post, path = "/v1/account/passkeys/begin", tag = "passkeys", responses((status = 200, body = Challenge)))]
 async fn begin_registration(call: Call) -> Result<Json<Challenge>, Refusal> {
-    let proven = call.actor.proven(call.now())?;
+    call.actor.proven(call.now())?;
     let checker = checker(&call.app)?;
     let mut tx = call.begin().await?;
+    let proven = call.proven(&mut tx).await?;
     let known = queries::list_credential_ids(&mut tx, &proven).await?;
     let name = call.actor.name();
     let (options, state) = checker
@@ -158,6 +159,7 @@ async fn register(
     };
     let stored = serde_json::to_value(&passkey).map_err(ApiError::internal)?;
     let mut tx = call.begin().await?;
+    let proven = call.proven(&mut tx).await?;
     if !queries::insert_passkey(&mut tx, &proven, &view, passkey.cred_id().as_ref(), &stored).await? {
         return Err(Refusal::new(
             ProblemKind::AlreadyExists,
@@ -193,8 +195,8 @@ async fn list(call: Call) -> Result<Json<Page<PasskeyView>>, Refusal> {
 /// Removes a passkey. The last way to log in stays.
 #[utoipa::path(delete, path = "/v1/account/passkeys/{id}", tag = "passkeys", params(("id" = PasskeyId, Path)), responses((status = 204)))]
 async fn remove(call: Call, Path(id): Path<PasskeyId>) -> Result<StatusCode, Refusal> {
-    let proven = call.actor.proven(call.now())?;
     let mut tx = call.begin().await?;
+    let proven = call.proven(&mut tx).await?;
     let name = queries::delete_own(&mut tx, &proven, id)
         .await?
         .ok_or_else(Refusal::not_found)?;

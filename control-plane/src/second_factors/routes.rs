@@ -52,6 +52,7 @@ async fn begin(call: Call) -> Result<(StatusCode, Json<TotpBegun>), Refusal> {
         .seal(&app.environment, &purpose(proven.account()), &secret)
         .map_err(ApiError::internal)?;
     let mut tx = call.begin().await?;
+    let proven = call.proven(&mut tx).await?;
     if !queries::insert_authenticator(&mut tx, &proven, &sealed, call.now()).await? {
         return Err(
             Refusal::new(ProblemKind::Conflict, "the account has an authenticator already")
@@ -75,6 +76,7 @@ async fn confirm(call: Call, Json(body): Json<TotpCode>) -> Result<Json<Recovery
     let app = &call.app;
     app.limiters.second_factor(proven.account())?;
     let mut tx = call.begin().await?;
+    let proven = call.proven(&mut tx).await?;
     let found = queries::find_authenticator(&mut tx, &OWN, proven.account()).await?;
     let Some(authenticator) = found.filter(|a| !a.confirmed) else {
         return Err(Refusal::new(
@@ -110,8 +112,8 @@ async fn confirm(call: Call, Json(body): Json<TotpCode>) -> Result<Json<Recovery
 /// Asks for codes of the authenticator no more; recovery codes end with it.
 #[utoipa::path(delete, path = "/v1/account/totp", tag = "second-factors", responses((status = 204)))]
 async fn remove(call: Call) -> Result<StatusCode, Refusal> {
-    let proven = call.actor.proven(call.now())?;
     let mut tx = call.begin().await?;
+    let proven = call.proven(&mut tx).await?;
     if !queries::delete_all(&mut tx, &OWN, proven.account()).await? {
         return Err(Refusal::not_found());
     }
@@ -130,8 +132,8 @@ async fn remove(call: Call) -> Result<StatusCode, Refusal> {
 /// Makes new recovery codes; those of before are good for nothing then.
 #[utoipa::path(post, path = "/v1/account/recovery-codes", tag = "second-factors", responses((status = 200, body = RecoveryCodes)))]
 async fn renew(call: Call) -> Result<Json<RecoveryCodes>, Refusal> {
-    let proven = call.actor.proven(call.now())?;
     let mut tx = call.begin().await?;
+    let proven = call.proven(&mut tx).await?;
     let found = queries::find_authenticator(&mut tx, &OWN, proven.account()).await?;
     if !found.is_some_and(|a| a.confirmed) {
         return Err(Refusal::new(

@@ -49,7 +49,7 @@ pub(super) async fn update_proof(tx: &mut Tx, actor: &Actor, now: DateTime<Utc>)
         .map(|_| ())
 }
 
-/// Ends the sessions of an account, all but one if that is named; answers how many. The caller bumps the policies.
+/// Ends the sessions of an account, all but one if that is named, and what was approved to become one; answers how many. The caller bumps the policies.
 pub async fn end_all(
     tx: &mut Tx,
     _proof: &System,
@@ -57,6 +57,10 @@ pub async fn end_all(
     except: Option<TokenId>,
     now: DateTime<Utc>,
 ) -> Result<u64, sqlx::Error> {
+    sqlx::query("delete from device_logins where account_id = $1")
+        .bind(account.to_string())
+        .execute(&mut **tx)
+        .await?;
     let done = sqlx::query(
         "update sessions set revoked_at = $3
          where account_id = $1 and id is distinct from $2 and revoked_at is null and expires_at > $3",

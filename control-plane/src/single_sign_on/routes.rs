@@ -317,8 +317,8 @@ struct WhichIdentity {
 /// Lets an identity log in no more. The last way to log in stays.
 #[utoipa::path(delete, path = "/v1/account/identities", tag = "log-in", params(WhichIdentity), responses((status = 204)))]
 async fn unlink(call: Call, Query(which): Query<WhichIdentity>) -> Result<StatusCode, Refusal> {
-    let proven = call.actor.proven(call.now())?;
     let mut tx = call.begin().await?;
+    let proven = call.proven(&mut tx).await?;
     if !queries::delete_own(&mut tx, &proven, &which.issuer, &which.subject).await? {
         return Err(Refusal::not_found());
     }
@@ -335,6 +335,11 @@ async fn link(State(app): State<Arc<App>>, peer: Peer, Json(body): Json<MailedCo
     let code = mailed_codes::parse(&body.code)?;
     let mut tx = app.pool.begin().await?;
     let taken = mailed_codes::take(&app, &mut tx, &SHOWN, &code, &[Purpose::LinkIdentity]).await?;
+    // Mailed to an address that is not the account's any more, it is nobody's.
+    let key = accounts::queries::lock_email_key(&mut tx, &SHOWN, taken.account).await?;
+    if key != Some(taken.email.key()) {
+        return Err(mailed_codes::wrong());
+    }
     let identity = taken.identity.ok_or_else(mailed_codes::wrong)?;
     let provider = app.providers.all().find(|p| p.config.issuer == identity.0);
     let arrival = Arrival {

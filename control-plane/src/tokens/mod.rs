@@ -50,6 +50,12 @@ pub fn parse_scopes(texts: &[String]) -> Result<Vec<Scope>, Refusal> {
         .collect()
 }
 
+/// Whether what a token may do is such that who makes one has to prove who he is. Whatever is not known to be harmless is.
+pub fn is_powerful(scopes: &[Scope]) -> bool {
+    let harmless = |scope: &Scope| ["discover", "read", "write", "derive"].contains(&scope.verb.as_str());
+    scopes.is_empty() || !scopes.iter().all(harmless)
+}
+
 /// The kind of token that a principal makes for himself.
 pub const fn kind_of(principal: Principal) -> TokenKind {
     match principal {

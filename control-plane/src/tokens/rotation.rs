@@ -10,8 +10,8 @@ use contract::ids::TokenId;
 use contract::problem::ProblemKind;
 use contract::token::SecretToken;
 
-use super::{DAYS_MAX, kind_of, queries, routes};
-use crate::authz::Credential;
+use super::{DAYS_MAX, is_powerful, kind_of, parse_scopes, queries, routes};
+use crate::authz::{self, Credential};
 use crate::call::Call;
 use crate::refusal::Refusal;
 
@@ -67,10 +67,18 @@ pub(super) async fn rotate(
     let overlap = overlap(&wish)?;
     let now = call.now();
     let mut tx = call.begin().await?;
+    let by_session = call.actor.credential() == Credential::Session;
+    if by_session {
+        authz::still_stands(&mut tx, &call.actor, now).await?;
+    }
     let old = queries::find_visible(&mut tx, &call.actor, id, now)
         .await?
         .filter(|token| token.revoked_at.is_none() && token.expires_at > now)
         .ok_or_else(Refusal::not_found)?;
+    // Another secret is like another token.
+    if by_session && is_powerful(&parse_scopes(&old.scopes)?) {
+        call.actor.proven(now)?;
+    }
     if old.ci.is_some() || call.actor.ci().is_some() {
         return Err(Refusal::not_allowed(
             "the token of a CI run is not rotated",
@@ -82,7 +90,7 @@ pub(super) async fn rotate(
             Refusal::new(ProblemKind::Conflict, "the token was rotated before").hint("rotate the one that replaced it")
         );
     }
-    let limit = (call.actor.credential() == Credential::ApiToken).then(|| call.actor.expires_at());
+    let limit = (!by_session).then(|| call.actor.expires_at());
     let ends = ends(&old, overlap, by_itself, limit, now);
     let secret = SecretToken::generate(kind_of(old.principal), call.app.environment.random());
     let mut new = ApiToken {

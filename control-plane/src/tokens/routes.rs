@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::http::StatusCode;
 use chassis::http::{Json, Path, Query};
 use contract::api::{ApiToken, Page};
+use contract::claims::Scope;
 use contract::ids::{OrganizationId, TokenId};
 use contract::names::{OrganizationName, ServiceAccountName};
 use contract::policy::Principal;
@@ -14,10 +15,10 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{check_idle, check_name, expiry, found, kind_of, parse_scopes, queries, rotation, standing};
+use super::{check_idle, check_name, expiry, found, is_powerful, kind_of, parse_scopes, queries, rotation, standing};
 use crate::app::App;
 use crate::audit::{SystemIn, Who};
-use crate::authz::{Credential, ManageServiceAccounts, System, UsePlane};
+use crate::authz::{self, Credential, ManageServiceAccounts, System, UsePlane};
 use crate::call::Call;
 use crate::database::Tx;
 use crate::idempotency::KeyHeader;
@@ -92,6 +93,18 @@ async fn principal(
     }
 }
 
+/// Refuses a session that was ended meanwhile, and one whose holder is not proved to be who he is where the token would do much.
+async fn check_maker(call: &Call, tx: &mut Tx, scopes: &[Scope]) -> Result<(), Refusal> {
+    if call.actor.credential() != Credential::Session {
+        return Ok(());
+    }
+    // The token outlives the session that makes it.
+    if is_powerful(scopes) {
+        call.proven(tx).await?;
+    }
+    authz::still_stands(tx, &call.actor, call.now()).await
+}
+
 /// Makes an API token. The secret is in this answer only.
 #[utoipa::path(post, path = "/v1/tokens", tag = "tokens", params(KeyHeader), responses((status = 201, body = ApiToken)))]
 async fn create(call: Call, Json(body): Json<NewToken>) -> Result<(StatusCode, Json<ApiToken>), Refusal> {
@@ -107,10 +120,6 @@ async fn create(call: Call, Json(body): Json<NewToken>) -> Result<(StatusCode, J
     check_idle(body.idle_days)?;
     let scopes = parse_scopes(&body.scopes)?;
     let expires_at = expiry(body.expires_in_days, call.now())?;
-    // A token that may do all outlives the session that makes it.
-    if call.actor.credential() == Credential::Session && scopes.is_empty() {
-        call.actor.proven(call.now())?;
-    }
     if call.actor.credential() == Credential::ApiToken && expires_at > call.actor.expires_at() {
         return Err(Refusal::not_allowed(
             "a token makes no token that outlives it",
@@ -120,6 +129,7 @@ async fn create(call: Call, Json(body): Json<NewToken>) -> Result<(StatusCode, J
     let mut tx = call.begin().await?;
     // Of one that is for an organization the row is written where that is known.
     let named = body.organization.is_some();
+    check_maker(&call, &mut tx, &scopes).await?;
     let (principal, organization, kind) = principal(&call, &mut tx, &body).await?;
     call.unanswered(&mut tx).await?;
     let secret = SecretToken::generate(kind, call.app.environment.random());

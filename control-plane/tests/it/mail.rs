@@ -90,9 +90,13 @@ async fn a_mail_waits_longer_and_longer_for_a_server_that_is_busy_and_not_for_on
 
     receiver.set(Mood::Refuses);
     write(&app, "bob@example.test").await;
-    mail::send_due(&app.app).await.unwrap();
-    app.environment.advance(chrono::Duration::hours(2));
+    // A refusal may be about who sends: it is tried for an hour.
+    for _ in 0..12 {
+        mail::send_due(&app.app).await.unwrap();
+        app.environment.advance(chrono::Duration::minutes(6));
+    }
     receiver.set(Mood::Takes);
+    app.environment.advance(chrono::Duration::hours(2));
     assert_eq!(mail::send_due(&app.app).await.unwrap(), 0);
     let all = app.get("/v1/outbox", operator().expose()).await.ok(200);
     assert_eq!(all["items"][0]["state"], "failed");
@@ -102,6 +106,35 @@ async fn a_mail_waits_longer_and_longer_for_a_server_that_is_busy_and_not_for_on
             .unwrap()
             .contains("nobody of that name")
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_server_that_says_nothing_or_takes_no_password_costs_no_mail() {
+    let receiver = Receiver::start().await;
+    let app = TestApp::start_for(with_server(&receiver)).await;
+    write(&app, "ada@example.test").await;
+    receiver.set(Mood::Hangs);
+    let patience = std::time::Duration::from_millis(300);
+    assert_eq!(mail::send_due_within(&app.app, patience).await.unwrap(), 0);
+    receiver.set(Mood::Locks);
+    for _ in 0..5 {
+        app.environment.advance(chrono::Duration::hours(1));
+        assert_eq!(mail::send_due(&app.app).await.unwrap(), 0);
+    }
+    receiver.set(Mood::Takes);
+    app.environment.advance(chrono::Duration::hours(1));
+    assert_eq!(mail::send_due(&app.app).await.unwrap(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn mails_of_days_ago_are_not_sent_once_there_is_a_server() {
+    let receiver = Receiver::start().await;
+    let app = TestApp::start_for(with_server(&receiver)).await;
+    write(&app, "ada@example.test").await;
+    app.environment.advance(chrono::Duration::hours(24));
+    write(&app, "bob@example.test").await;
+    assert_eq!(mail::send_due(&app.app).await.unwrap(), 1);
+    assert!(receiver.mails()[0].contains("To: bob@example.test"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]

@@ -39,6 +39,7 @@ mod scopes;
 mod second_factors;
 mod single_sign_on;
 mod smtp;
+mod takeovers;
 mod token_life;
 mod tokens;
 mod traffic;

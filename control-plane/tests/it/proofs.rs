@@ -8,7 +8,7 @@ use crate::mail::{kept, with_outbox, with_server};
 use crate::smtp::{Receiver, token};
 use contract::config::{PeopleConfig, Verification};
 
-const NEW_PASSWORD: &str = "another battery staple";
+pub const NEW_PASSWORD: &str = "another battery staple";
 
 fn verified() -> PeopleConfig {
     PeopleConfig {
@@ -17,7 +17,7 @@ fn verified() -> PeopleConfig {
     }
 }
 
-async fn log_in(app: &TestApp, email: &str, password: &str) -> Person {
+pub async fn log_in(app: &TestApp, email: &str, password: &str) -> Person {
     let body = json!({ "email": email, "password": password });
     let made = app.post("/v1/sessions", "", body).await.ok(201);
     Person {
@@ -231,7 +231,8 @@ async fn a_reset_answers_alike_for_everybody_and_ends_all_sessions() {
     );
     assert!(!kept(&app, "nobody@acme.test").await.contains("hwd_cod_"));
 
-    let code = token(&kept(&app, "OWNER@acme.test").await, "cod");
+    // To the address as the account has it, however it was written.
+    let code = token(&kept(&app, "owner@acme.test").await, "cod");
     let redeem = |code: &str, password: &str| {
         let body = json!({ "code": code, "password": password });
         app.post_owned("/v1/password-resets/redeem".to_owned(), String::new(), body)
@@ -306,6 +307,13 @@ async fn dangerous_things_need_a_proof_that_is_younger_than_a_quarter_of_an_hour
     // Tokens that say what they may are not among them.
     let limited = json!({ "name": "some", "scopes": ["read:*"] });
     app.post("/v1/tokens", owner, limited).await.ok(201);
+    // Unless that is all, or nearly.
+    for scope in ["*:*", "admin:*", "declassify:*"] {
+        let body = json!({ "name": "all", "scopes": [scope] });
+        app.post("/v1/tokens", owner, body).await.problem(403, "proof-required");
+    }
+    let path = format!("/v1/tokens/{}/rotate", unlimited["id"].as_str().unwrap());
+    app.post(&path, owner, json!({})).await.problem(403, "proof-required");
 
     let prove = "/v1/sessions/current/proof";
     app.post(prove, owner, json!({ "password": "not the password" }))
@@ -316,6 +324,12 @@ async fn dangerous_things_need_a_proof_that_is_younger_than_a_quarter_of_an_hour
         .problem(403, "proof-required");
     app.post(prove, owner, json!({ "password": PASSWORD })).await.ok(200);
     app.post("/v1/tokens", owner, json!({ "name": "more" })).await.ok(201);
+
+    let body = json!({ "name": "all", "scopes": ["*:*"] });
+    let limited = app.post("/v1/tokens", owner, body).await.ok(201);
+    app.delete("/v1/organizations/acme", limited["secret"].as_str().unwrap())
+        .await
+        .problem(403, "not-allowed");
 
     // A token proves nothing, and changes nothing of how its holder logs in.
     let secret = unlimited["secret"].as_str().unwrap();
@@ -385,12 +399,20 @@ async fn an_address_changes_when_the_new_one_agrees_and_the_old_one_can_take_it_
     app.get("/v1/account", made["secret"].as_str().unwrap())
         .await
         .problem(401, "signed-out");
-    let ada = log_in(&app, "ada@example.test", PASSWORD).await;
+    // Whoever changed the address knew the password.
+    let body = json!({ "email": "ada@example.test", "password": PASSWORD });
+    app.post("/v1/sessions", "", body).await.problem(401, "signed-out");
+    for address in ["ada@example.test", "new@example.test"] {
+        let mail = kept(&app, address).await;
+        assert!(mail.contains("is the address of your account again"), "{mail}");
+    }
+    let ada = crate::takeovers::reset(&app, "ada@example.test").await;
     let actions: Vec<String> = events(&app, &ada).await.into_iter().map(|e| e.action).collect();
     assert_eq!(
         actions,
         [
             "session.create",
+            "password.reset",
             "email.undo",
             "totp.enable",
             "totp.begin",

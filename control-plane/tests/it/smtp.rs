@@ -13,6 +13,10 @@ pub enum Mood {
     Busy,
     /// Never.
     Refuses,
+    /// Not from somebody with that password.
+    Locks,
+    /// Says nothing any more.
+    Hangs,
     /// Takes it, and the connection breaks before it says so.
     Forgets,
 }
@@ -62,6 +66,8 @@ impl Receiver {
             }
             let mood = *self.mood.lock().unwrap();
             let answer: &[u8] = match line.to_uppercase().split([' ', '\r']).next()? {
+                "RCPT" if mood == Mood::Hangs => std::future::pending().await,
+                "MAIL" if mood == Mood::Locks => b"535 not with that password\r\n",
                 "RCPT" if mood == Mood::Busy => b"451 come again\r\n",
                 "RCPT" if mood == Mood::Refuses => b"550 nobody of that name\r\n",
                 "EHLO" => b"250-test\r\n250 8BITMIME\r\n",
