@@ -7,6 +7,7 @@ use axum::http::request::Parts;
 use chrono::{DateTime, Utc};
 use contract::ids::{GenerateId, OrganizationId};
 use contract::names::OrganizationName;
+use contract::policy::Principal;
 
 use crate::account_events::{self, Happening};
 use crate::app::App;
@@ -120,18 +121,22 @@ impl Call {
         let allowed = authz::authorize::<A>(tx, &self.actor, org).await?;
         if let Some(ledger) = &self.ledger {
             ledger.count(&self.app, &Subject::Organization(allowed.organization().to_string()))?;
+            ledger.let_in(&self.app, org);
         }
         self.unanswered(tx).await?;
         Ok(allowed)
     }
 
-    /// Writes what happens to the caller's own account.
+    /// Writes what happens to the caller's own account, whether by a session or by a token. Service accounts have none.
     ///
     /// # Errors
-    /// When the caller is no person, or the database fails.
+    /// When the database fails.
     pub async fn happened(&self, tx: &mut Tx, action: &'static str, subject: String) -> Result<(), Refusal> {
+        let Principal::Account(account) = self.actor.principal() else {
+            return Ok(());
+        };
         let happening = Happening {
-            account: self.actor.person()?,
+            account,
             action,
             subject,
             token: Some(self.actor.token()),

@@ -18,8 +18,10 @@ pub struct RateLimits {
     pub log_ins: u32,
     /// New accounts from one address.
     pub sign_ups: u32,
-    /// Mails to one address, per hour.
+    /// Mails to one address that are asked for from one address, per hour. From everywhere together: four times as many.
     pub mails: u32,
+    /// New passwords that are asked for from one address, for whomever, per hour.
+    pub resets: u32,
     /// Codes that are tried from one address.
     pub codes: u32,
     /// Exchanges of CI tokens from one address: runners of a whole company may share one.
@@ -44,6 +46,7 @@ impl Default for RateLimits {
             log_ins: 10,
             sign_ups: 5,
             mails: 10,
+            resets: 20,
             codes: 20,
             exchanges: 120,
             device_logins: 10,
@@ -60,7 +63,9 @@ impl Default for RateLimits {
 pub struct Limiters {
     log_ins: [DefaultKeyedRateLimiter<(String, IpAddr)>; 2],
     sign_ups: [DefaultKeyedRateLimiter<IpAddr>; 2],
-    mails: [DefaultKeyedRateLimiter<String>; 2],
+    mails: [DefaultKeyedRateLimiter<(String, IpAddr)>; 2],
+    mails_in_all: [DefaultKeyedRateLimiter<String>; 2],
+    resets: [DefaultKeyedRateLimiter<IpAddr>; 2],
     codes: [DefaultKeyedRateLimiter<IpAddr>; 2],
     exchanges: [DefaultKeyedRateLimiter<IpAddr>; 2],
     refused_runs: DefaultKeyedRateLimiter<(OrganizationId, bool)>,
@@ -87,6 +92,10 @@ impl Limiters {
             sign_ups: [limits.sign_ups, limits.sign_ups.saturating_mul(more)]
                 .map(|n| DefaultKeyedRateLimiter::keyed(per_minute(n))),
             mails: [limits.mails, limits.mails.saturating_mul(more)]
+                .map(|n| DefaultKeyedRateLimiter::keyed(per_hour(n))),
+            mails_in_all: [limits.mails, limits.mails.saturating_mul(more)]
+                .map(|n| DefaultKeyedRateLimiter::keyed(per_hour(n.saturating_mul(4)))),
+            resets: [limits.resets, limits.resets.saturating_mul(more)]
                 .map(|n| DefaultKeyedRateLimiter::keyed(per_hour(n))),
             second_factors: DefaultKeyedRateLimiter::keyed(per_hour(limits.second_factors)),
             codes: [limits.codes, limits.codes.saturating_mul(more)]
@@ -120,17 +129,30 @@ impl Limiters {
             .map_err(|_| slow_down("new accounts"))
     }
 
-    /// Counts a mail that somebody asks for. By whom it is for, whoever asks: nobody's mailbox is filled.
+    /// Counts a mail that somebody asks for. By whom it is for and who asks, so that a stranger does not use it up for others; and more
+    /// loosely by whom it is for alone, so that nobody's mailbox is filled.
     ///
     /// # Errors
     /// `slow-down` when there were too many.
     pub fn mail(&self, email_key: &str, address: IpAddr) -> Result<(), Refusal> {
-        self.mails[usize::from(address.is_loopback())]
-            .check_key(&email_key.to_owned())
+        let here = usize::from(address.is_loopback());
+        self.mails[here]
+            .check_key(&(email_key.to_owned(), address))
+            .and_then(|()| self.mails_in_all[here].check_key(&email_key.to_owned()))
             .map_err(|_| {
                 Refusal::new(ProblemKind::SlowDown, "too many mails to this address were asked for")
                     .hint("look for the last one, or wait some minutes")
             })
+    }
+
+    /// Counts a new password that somebody asks for, whosever it is.
+    ///
+    /// # Errors
+    /// `slow-down` when there were too many.
+    pub fn reset(&self, address: IpAddr) -> Result<(), Refusal> {
+        self.resets[usize::from(address.is_loopback())]
+            .check_key(&address)
+            .map_err(|_| slow_down("new passwords"))
     }
 
     /// Counts a code that is tried.
@@ -197,6 +219,8 @@ impl Limiters {
         self.log_ins.iter().for_each(governor::RateLimiter::retain_recent);
         self.sign_ups.iter().for_each(governor::RateLimiter::retain_recent);
         self.mails.iter().for_each(governor::RateLimiter::retain_recent);
+        self.mails_in_all.iter().for_each(governor::RateLimiter::retain_recent);
+        self.resets.iter().for_each(governor::RateLimiter::retain_recent);
         self.codes.iter().for_each(governor::RateLimiter::retain_recent);
         self.exchanges.iter().for_each(governor::RateLimiter::retain_recent);
         self.refused_runs.retain_recent();
@@ -243,5 +267,20 @@ mod tests {
         assert!(limiters.log_in("ada", here).is_err());
         assert!(limiters.log_in("ada", there).is_ok());
         assert!(limiters.log_in("bob", here).is_ok());
+    }
+
+    #[test]
+    fn mails_are_counted_by_who_asks_and_more_loosely_by_whom_they_are_for() {
+        let limiters = Limiters::new(&RateLimits {
+            mails: 1,
+            resets: 2,
+            ..RateLimits::default()
+        });
+        let at = |n: u8| IpAddr::from([192, 0, 2, n]);
+        assert!(limiters.mail("ada", at(1)).is_ok() && limiters.mail("ada", at(1)).is_err());
+        assert!((2..=4).all(|n| limiters.mail("ada", at(n)).is_ok()));
+        assert!(limiters.mail("ada", at(5)).is_err());
+        assert!(limiters.reset(at(1)).is_ok() && limiters.reset(at(1)).is_ok());
+        assert!(limiters.reset(at(1)).is_err() && limiters.reset(at(2)).is_ok());
     }
 }

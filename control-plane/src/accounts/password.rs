@@ -75,6 +75,7 @@ async fn ask_reset(
     Json(body): Json<ForAddress>,
 ) -> Result<(StatusCode, Json<CodeMailed>), Refusal> {
     let email: EmailAddress = body.email.parse()?;
+    app.limiters.reset(peer.address)?;
     app.limiters.mail(&email.key(), peer.address)?;
     let proof = System::because("anybody may ask for a mail to an address");
     let mut tx = app.pool.begin().await?;

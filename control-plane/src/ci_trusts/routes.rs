@@ -13,7 +13,7 @@ use utoipa_axum::routes;
 
 use super::{check_audience, check_conditions, check_life, queries};
 use crate::app::App;
-use crate::authz::{ManageServiceAccounts, ViewCiTrusts};
+use crate::authz::{Credential, ManageServiceAccounts, ViewCiTrusts};
 use crate::call::Call;
 use crate::paging::PageQuery;
 use crate::policy;
@@ -50,6 +50,14 @@ async fn create(
 ) -> Result<(StatusCode, Json<CiTrust>), Refusal> {
     // What it lets in may do what its scopes say, which may be more than a limited token may.
     call.actor.unlimited()?;
+    // It goes on letting runs in when the session or token is over.
+    if call.actor.credential() == Credential::ApiToken {
+        return Err(Refusal::not_allowed(
+            "a trust outlives every API token, so none makes one",
+            "log in with `howdah login`, and unset HOWDAH_TOKEN",
+        ));
+    }
+    call.actor.proven(call.now())?;
     let mut tx = call.begin().await?;
     let allowed = call.authorize::<ManageServiceAccounts>(&mut tx, &org).await?;
     let name: ServiceAccountName = body

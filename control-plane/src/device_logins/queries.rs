@@ -120,25 +120,26 @@ pub(super) async fn find_request(
     }))
 }
 
-/// Decides one, once. `false` when there is none of that code that waits.
+/// Decides one, once; answers who asked. `None` when there is none of that code that waits.
 pub(super) async fn decide(
     tx: &mut Tx,
     actor: &Actor,
     user_digest: &[u8; 32],
     approve: bool,
     now: DateTime<Utc>,
-) -> Result<bool, sqlx::Error> {
-    let done = sqlx::query(
+) -> Result<Option<String>, sqlx::Error> {
+    let row: Option<(String,)> = sqlx::query_as(
         "update device_logins set account_id = case when $3 then $4 end, denied = not $3
-         where user_digest = $1 and expires_at > $2 and account_id is null and not denied",
+         where user_digest = $1 and expires_at > $2 and account_id is null and not denied
+         returning client || ' from ' || address",
     )
     .bind(user_digest.as_slice())
     .bind(now)
     .bind(approve)
     .bind(actor.principal().to_string())
-    .execute(&mut **tx)
+    .fetch_optional(&mut **tx)
     .await?;
-    Ok(done.rows_affected() == 1)
+    Ok(row.map(|(who,)| who))
 }
 
 pub(super) async fn delete_expired(pool: &PgPool, _proof: &System, now: DateTime<Utc>) -> Result<(), sqlx::Error> {

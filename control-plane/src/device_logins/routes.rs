@@ -1,9 +1,8 @@
 //! `POST /v1/device-logins`, `POST /v1/device-logins/{answer,request,decision}`, and the page `/device`.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
-use axum::extract::{ConnectInfo, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
 use chassis::http::{ApiError, Json};
@@ -38,13 +37,13 @@ pub fn router() -> OpenApiRouter<Arc<App>> {
 }
 
 /// Begins a log-in that is approved elsewhere.
-#[utoipa::path(post, path = "/v1/device-logins", tag = "device logins", request_body = NewDeviceLogin, responses((status = 201, body = DeviceLogin)))]
+#[utoipa::path(post, path = "/v1/device-logins", tag = "device logins", security(()), request_body = NewDeviceLogin, responses((status = 201, body = DeviceLogin)))]
 async fn create(
     State(app): State<Arc<App>>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    peer: Peer,
     Json(wish): Json<NewDeviceLogin>,
 ) -> Result<(StatusCode, Json<DeviceLogin>), Refusal> {
-    app.limiters.device_login(peer.ip())?;
+    app.limiters.device_login(peer.address)?;
     let device_code = SecretToken::generate(TokenKind::Device, app.environment.random());
     let (client, now) = (shown_client(wish.client.as_deref()), app.environment.now());
     for _ in 0..TRIES {
@@ -55,7 +54,7 @@ async fn create(
             device_digest: &device_digest(&app, &device_code),
             user_digest: &code.digest(&app),
             client: &client,
-            address: peer.ip().to_canonical().to_string(),
+            address: peer.address.to_string(),
             created_at: now,
             expires_at: now + LASTS,
             interval_seconds: INTERVAL_SECONDS,
@@ -75,8 +74,7 @@ async fn create(
 }
 
 /// Asks how a log-in stands; once it is approved, the answer has its session, once.
-#[utoipa::path(post, path = "/v1/device-logins/answer", tag = "device logins", request_body = DeviceQuestion,
-    responses((status = 200, description = "how it stands: `state` and `interval`; once approved, the session")))]
+#[utoipa::path(post, path = "/v1/device-logins/answer", tag = "device logins", security(()), request_body = DeviceQuestion, responses((status = 200, body = DeviceAnswer)))]
 async fn ask(
     State(app): State<Arc<App>>,
     peer: Peer,
@@ -153,16 +151,21 @@ async fn show(call: Call, Json(body): Json<DecideDeviceLogin>) -> Result<Json<De
 #[utoipa::path(post, path = "/v1/device-logins/decision", tag = "device logins", request_body = DecideDeviceLogin, responses((status = 204, description = "it is decided")))]
 async fn decide(call: Call, Json(body): Json<DecideDeviceLogin>) -> Result<StatusCode, Refusal> {
     let code = typed(&call, &body.user_code)?;
-    // The session that is made counts as proven, as after a log-in.
     let mut tx = call.begin().await?;
     if body.approve {
+        // The session that comes of it counts as proved: an old one must not make itself a younger one.
         call.proven(&mut tx).await?;
     }
     let digest = code.digest(&call.app);
-    if !queries::decide(&mut tx, &call.actor, &digest, body.approve, call.now()).await? {
-        return Err(Refusal::not_found());
-    }
+    let who = queries::decide(&mut tx, &call.actor, &digest, body.approve, call.now())
+        .await?
+        .ok_or_else(Refusal::not_found)?;
+    let action = if body.approve {
+        "device_login.approve"
+    } else {
+        "device_login.refuse"
+    };
+    call.happened(&mut tx, action, who).await?;
     tx.commit().await?;
-    tracing::info!(actor.id = %call.actor.principal(), approved = body.approve, "a log-in by another device was decided");
     Ok(StatusCode::NO_CONTENT)
 }

@@ -64,6 +64,25 @@ pub(super) async fn insert_invitation(
     .map(|_| ())
 }
 
+/// Takes back what invites that address and was not accepted yet; whether there was any.
+pub(super) async fn revoke_pending_of(
+    tx: &mut Tx,
+    allowed: &Allowed<ManageMembers>,
+    email: &EmailAddress,
+    now: DateTime<Utc>,
+) -> Result<bool, sqlx::Error> {
+    let done = sqlx::query(
+        "update invitations set revoked_at = $3
+         where organization_id = $1 and email_key = $2 and accepted_at is null and revoked_at is null and expires_at > $3",
+    )
+    .bind(allowed.organization().to_string())
+    .bind(email.key())
+    .bind(now)
+    .execute(&mut **tx)
+    .await?;
+    Ok(done.rows_affected() > 0)
+}
+
 pub(super) async fn list_invitations(
     tx: &mut Tx,
     allowed: &Allowed<ManageMembers>,

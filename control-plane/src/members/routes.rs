@@ -90,6 +90,10 @@ async fn update(
     Json(body): Json<ChangeRole>,
 ) -> Result<Json<MemberView>, Refusal> {
     let mut tx = call.begin().await?;
+    // An owner may do all that asks for a proof.
+    if body.role == OrganizationRole::Owner {
+        call.proven(&mut tx).await?;
+    }
     let allowed = call.authorize::<ManageMembers>(&mut tx, &org).await?;
     let mut member = queries::find_member(&mut tx, &allowed, &principal)
         .await?
@@ -97,6 +101,9 @@ async fn update(
     etag::check_match(&headers, &member)?;
     let owners = queries::count_owners(&mut tx, &allowed).await?;
     check_change(allowed.role(), member.role, Some(body.role), owners)?;
+    if member.role == OrganizationRole::Owner {
+        call.actor.proven(call.now())?;
+    }
     queries::update_role(&mut tx, &allowed, &member, body.role).await?;
     member.role = body.role;
     let subject = format!("{} to {}", member.name, body.role.as_str());
@@ -140,6 +147,9 @@ async fn take_out<A: Action>(call: &Call, mut tx: Tx, allowed: &Allowed<A>, prin
     let owners = queries::count_owners(&mut tx, allowed).await?;
     // Whoever leaves acts on himself: the rule about owners asks for the role that he has.
     check_change(allowed.role(), member.role, None, owners)?;
+    if member.role == OrganizationRole::Owner {
+        call.actor.proven(call.now())?;
+    }
     queries::delete_member(&mut tx, allowed, &member, call.now()).await?;
     occasions::removed(call, &mut tx, allowed, &member).await?;
     call.record(&mut tx, allowed, "member.remove", member.name).await?;

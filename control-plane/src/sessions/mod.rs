@@ -37,9 +37,7 @@ pub(crate) async fn revoke(call: &Call, id: TokenId) -> Result<(), Refusal> {
     if !queries::revoke_own(&mut tx, &call.actor, id, call.now()).await? {
         return Err(Refusal::not_found());
     }
-    if call.actor.person().is_ok() {
-        call.happened(&mut tx, "session.revoke", id.to_string()).await?;
-    }
+    call.happened(&mut tx, "session.revoke", id.to_string()).await?;
     let changed = policy::bump_own(&mut tx, &call.actor).await?;
     let own = System::because("whose session it is ends it in all of his organizations");
     let organizations = changed.iter().map(|(organization, _)| *organization).collect();

@@ -58,7 +58,7 @@ struct Issuer {
 /// All allowed issuers.
 pub struct Issuers {
     client: reqwest::Client,
-    all: Vec<Issuer>,
+    all: Vec<Arc<Issuer>>,
 }
 
 #[derive(Deserialize)]
@@ -85,10 +85,12 @@ impl Issuers {
             .user_agent(concat!("howdah/", env!("CARGO_PKG_VERSION")))
             .build()
             .context("the client of CI issuers")?;
-        let all = allowed.iter().map(|config| Issuer {
-            config: config.clone(),
-            keys: Mutex::default(),
-            reading: tokio::sync::Mutex::default(),
+        let all = allowed.iter().map(|config| {
+            Arc::new(Issuer {
+                config: config.clone(),
+                keys: Mutex::default(),
+                reading: tokio::sync::Mutex::default(),
+            })
         });
         Ok(Self {
             client,
@@ -126,53 +128,60 @@ impl Issuers {
             return Ok(key);
         }
         if issuer.may_read(now) {
-            match self.read(&issuer.config).await {
-                Ok(all) => issuer.keep(all, now),
-                Err(error) => tracing::warn!("the keys of {url} cannot be read: {error:#}"),
+            // Who hangs up must not use up the try that others wait for.
+            let (client, issuer) = (self.client.clone(), Arc::clone(issuer));
+            let read = tokio::spawn(async move {
+                match read(&client, &issuer.config).await {
+                    Ok(all) => issuer.keep(all, now),
+                    Err(error) => tracing::warn!("the keys of {} cannot be read: {error:#}", issuer.config.url),
+                }
+            });
+            if let Err(error) = read.await {
+                tracing::error!("the keys of {url} cannot be read: {error}");
             }
         }
         let all = issuer.known(now, STALE_MAX).ok_or(NoKey::Unreachable)?;
         wanted(&all).ok_or(NoKey::Unknown)
     }
+}
 
-    async fn read(&self, issuer: &CiIssuer) -> anyhow::Result<Vec<Jwk>> {
-        let base = issuer.url.trim_end_matches('/');
-        let discovered: Discovery = self.get(&format!("{base}/.well-known/openid-configuration")).await?;
-        ensure!(
-            discovered.issuer == issuer.url,
-            "its discovery document is that of `{}`",
-            discovered.issuer
-        );
-        let own = Url::parse(&issuer.url)?;
-        let keys = discovered.jwks_uri;
-        ensure!(
-            keys.scheme() == "https" || keys.origin() == own.origin(),
-            "its keys are not at an encrypted address"
-        );
-        let published: Published = self.get(keys.as_str()).await?;
-        let read = published.keys.into_iter().take(KEYS_MAX);
-        // One key of a kind that we do not know does not make the others useless.
-        let usable: Vec<Jwk> = read
-            .filter_map(|key| serde_json::from_value::<Jwk>(key).ok())
-            .filter(is_usable)
-            .collect();
-        ensure!(!usable.is_empty(), "it publishes no key that can be used");
-        Ok(usable)
-    }
+async fn read(client: &reqwest::Client, issuer: &CiIssuer) -> anyhow::Result<Vec<Jwk>> {
+    let base = issuer.url.trim_end_matches('/');
+    let discovered: Discovery = get(client, &format!("{base}/.well-known/openid-configuration")).await?;
+    ensure!(
+        discovered.issuer == issuer.url,
+        "its discovery document is that of `{}`",
+        discovered.issuer
+    );
+    let own = Url::parse(&issuer.url)?;
+    let keys = discovered.jwks_uri;
+    ensure!(
+        keys.scheme() == "https" || keys.origin() == own.origin(),
+        "its keys are not at an encrypted address"
+    );
+    let published: Published = get(client, keys.as_str()).await?;
+    let read = published.keys.into_iter().take(KEYS_MAX);
+    // One key of a kind that we do not know does not make the others useless.
+    let usable: Vec<Jwk> = read
+        .filter_map(|key| serde_json::from_value::<Jwk>(key).ok())
+        .filter(is_usable)
+        .collect();
+    ensure!(!usable.is_empty(), "it publishes no key that can be used");
+    Ok(usable)
+}
 
-    async fn get<T: DeserializeOwned>(&self, url: &str) -> anyhow::Result<T> {
-        let mut answer = self.client.get(url).send().await?;
-        ensure!(answer.status().is_success(), "{url} answers {}", answer.status());
-        let mut body = Vec::new();
-        while let Some(chunk) = answer.chunk().await? {
-            ensure!(
-                body.len() + chunk.len() <= ANSWER_BYTES_MAX,
-                "{url} answers more than {ANSWER_BYTES_MAX} bytes"
-            );
-            body.extend_from_slice(&chunk);
-        }
-        serde_json::from_slice(&body).with_context(|| format!("{url} answers something else"))
+async fn get<T: DeserializeOwned>(client: &reqwest::Client, url: &str) -> anyhow::Result<T> {
+    let mut answer = client.get(url).send().await?;
+    ensure!(answer.status().is_success(), "{url} answers {}", answer.status());
+    let mut body = Vec::new();
+    while let Some(chunk) = answer.chunk().await? {
+        ensure!(
+            body.len() + chunk.len() <= ANSWER_BYTES_MAX,
+            "{url} answers more than {ANSWER_BYTES_MAX} bytes"
+        );
+        body.extend_from_slice(&chunk);
     }
+    serde_json::from_slice(&body).with_context(|| format!("{url} answers something else"))
 }
 
 impl Issuer {

@@ -20,7 +20,7 @@ pub fn router() -> OpenApiRouter<Arc<App>> {
 }
 
 /// Exchanges the OIDC token of a CI run for a token of this service.
-#[utoipa::path(post, path = "/v1/token-exchange", tag = "token exchange", request_body = TokenExchange, responses((status = 201, body = ExchangedToken)))]
+#[utoipa::path(post, path = "/v1/token-exchange", tag = "token exchange", security(()), request_body = TokenExchange, responses((status = 201, body = ExchangedToken)))]
 async fn create(
     State(app): State<Arc<App>>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,

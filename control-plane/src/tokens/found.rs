@@ -18,10 +18,10 @@ use crate::refusal::Refusal;
 use crate::sessions;
 
 /// Revokes the token or session of a secret that was found somewhere.
-#[utoipa::path(post, path = "/v1/tokens/revoke", tag = "tokens",
+#[utoipa::path(post, path = "/v1/tokens/revoke", tag = "tokens", security(()),
     operation_id = "revoke_by_secret", request_body = RevokeSecret,
     responses((status = 204, description = "it is good for nothing now, if it ever was")))]
-pub(super) async fn revoke(
+pub(super) async fn revoke_found(
     State(app): State<Arc<App>>,
     peer: Peer,
     source: Source,

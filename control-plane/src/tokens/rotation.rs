@@ -13,6 +13,7 @@ use contract::token::SecretToken;
 use super::{DAYS_MAX, is_powerful, kind_of, parse_scopes, queries, routes};
 use crate::authz::{self, Credential};
 use crate::call::Call;
+use crate::idempotency::KeyHeader;
 use crate::refusal::Refusal;
 
 const OVERLAP_HOURS_DEFAULT: u32 = 24;
@@ -53,8 +54,8 @@ fn overlap(wish: &RotateToken) -> Result<Duration, Refusal> {
 }
 
 /// Makes another secret for a token; the old one ends after the overlap.
-#[utoipa::path(post, path = "/v1/tokens/{id}/rotate", tag = "tokens", request_body = RotateToken,
-    responses((status = 201, description = "the new token, with its secret")))]
+#[utoipa::path(post, path = "/v1/tokens/{id}/rotate", tag = "tokens", params(("id" = TokenId, Path), KeyHeader), request_body = RotateToken,
+    responses((status = 201, body = ApiToken)))]
 pub(super) async fn rotate(
     call: Call,
     Path(id): Path<TokenId>,
@@ -71,6 +72,7 @@ pub(super) async fn rotate(
     if by_session {
         authz::still_stands(&mut tx, &call.actor, now).await?;
     }
+    call.unanswered(&mut tx).await?;
     let old = queries::find_visible(&mut tx, &call.actor, id, now)
         .await?
         .filter(|token| token.revoked_at.is_none() && token.expires_at > now)
@@ -93,11 +95,12 @@ pub(super) async fn rotate(
     let limit = (!by_session).then(|| call.actor.expires_at());
     let ends = ends(&old, overlap, by_itself, limit, now);
     let secret = SecretToken::generate(kind_of(old.principal), call.app.environment.random());
-    let mut new = ApiToken {
+    let new = ApiToken {
         id: call.id(),
         created_at: now,
         expires_at: ends.new,
         last_used_at: None,
+        secret: Some(secret.expose().to_owned()),
         ..old.clone()
     };
     queries::insert_token(&mut tx, &call.actor, &new, new.organization, &secret).await?;
@@ -115,10 +118,9 @@ pub(super) async fn rotate(
         .await?;
         Vec::new()
     };
-    tx.commit().await?;
+    let answer = call.commit(tx, StatusCode::CREATED, new).await?;
     call.app.policy.announce_all(&changed);
-    new.secret = Some(secret.expose().to_owned());
-    Ok((StatusCode::CREATED, Json(new)))
+    Ok(answer)
 }
 
 #[cfg(test)]

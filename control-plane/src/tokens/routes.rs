@@ -32,7 +32,7 @@ pub fn router() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(create, list))
         .routes(routes!(revoke))
         .routes(routes!(rotation::rotate))
-        .routes(routes!(found::revoke))
+        .routes(routes!(found::revoke_found))
         .routes(routes!(standing::show_policy, standing::set_policy))
         .routes(routes!(standing::list))
         .routes(routes!(standing::end))
@@ -73,7 +73,16 @@ async fn principal(
             "/organization",
             "a service account belongs to an organization: name it too",
         )),
-        (None, None) => Ok((call.actor.principal(), call.actor.organization(), own_kind)),
+        (None, None) => {
+            let limits = if body.scopes.is_empty() {
+                "no limits".to_owned()
+            } else {
+                body.scopes.join(" ")
+            };
+            call.happened(tx, "token.create", format!("{}, {limits}", body.name))
+                .await?;
+            Ok((call.actor.principal(), call.actor.organization(), own_kind))
+        }
         (Some(org), None) => {
             let allowed = call.authorize::<UsePlane>(tx, org).await?;
             let subject = format!("{} for himself", body.name);
@@ -195,9 +204,8 @@ pub(super) async fn revoke_in(call: &Call, tx: &mut Tx, id: TokenId) -> Result<V
         .await?
         .ok_or_else(Refusal::not_found)?;
     let Some(organization) = organization else {
-        let changed = policy::bump_own(tx, &call.actor).await?;
         record_own(call, tx, None, "token.revoke", format!("{id} of {principal}")).await?;
-        return Ok(changed);
+        return policy::bump_own(tx, &call.actor).await;
     };
     let epoch = policy::queries::bump(tx, &acting(call, organization)).await?;
     record_own(
@@ -225,17 +233,19 @@ fn acting(call: &Call, organization: OrganizationId) -> SystemIn<'static> {
     }
 }
 
-/// Writes the row of a token that the caller sees in each organization that it is good for.
+/// Writes the row of a token that the caller sees in each organization that it is good for; of one that belongs to none, among what
+/// happened to his account too.
 pub(super) async fn record_own(
     call: &Call,
     tx: &mut Tx,
     organization: Option<OrganizationId>,
-    action: &str,
+    action: &'static str,
     subject: String,
 ) -> Result<(), Refusal> {
     let reached = match organization {
         Some(one) => vec![one],
         None => {
+            call.happened(tx, action, subject.clone()).await?;
             let own = organizations::queries::list_own(tx, &call.actor).await?;
             own.into_iter().map(|o| o.id).collect()
         }

@@ -31,7 +31,7 @@ fn check(policy: &TokenPolicy) -> Result<(), Refusal> {
 }
 
 /// Shows what the organization demands of tokens.
-#[utoipa::path(get, path = "/v1/organizations/{org}/token-policy", tag = "token policy", responses((status = 200, body = TokenPolicy)))]
+#[utoipa::path(get, path = "/v1/organizations/{org}/token-policy", tag = "token policy", params(("org" = OrganizationName, Path)), responses((status = 200, body = TokenPolicy)))]
 pub(super) async fn show_policy(call: Call, Path(org): Path<OrganizationName>) -> Result<Json<TokenPolicy>, Refusal> {
     let mut tx = call.begin().await?;
     let allowed = call.authorize::<ViewTokens>(&mut tx, &org).await?;
@@ -39,7 +39,7 @@ pub(super) async fn show_policy(call: Call, Path(org): Path<OrganizationName>) -
 }
 
 /// Says what the organization demands of tokens, those that are there included.
-#[utoipa::path(put, path = "/v1/organizations/{org}/token-policy", tag = "token policy", request_body = TokenPolicy, responses((status = 200, body = PolicyChanged)))]
+#[utoipa::path(put, path = "/v1/organizations/{org}/token-policy", tag = "token policy", params(("org" = OrganizationName, Path)), request_body = TokenPolicy, responses((status = 200, body = PolicyChanged)))]
 pub(super) async fn set_policy(
     call: Call,
     Path(org): Path<OrganizationName>,
@@ -62,8 +62,8 @@ pub(super) async fn set_policy(
 }
 
 /// Lists every token that works in the organization, with how it stands there.
-#[utoipa::path(get, path = "/v1/organizations/{org}/tokens", tag = "token policy", params(PageQuery),
-    responses((status = 200, description = "a page of tokens")))]
+#[utoipa::path(get, path = "/v1/organizations/{org}/tokens", tag = "token policy", params(("org" = OrganizationName, Path), PageQuery),
+    responses((status = 200, body = Page<ApiToken>)))]
 pub(super) async fn list(
     call: Call,
     Path(org): Path<OrganizationName>,
@@ -77,7 +77,7 @@ pub(super) async fn list(
 }
 
 /// Ends a token in the organization: one that is good for others too is blocked in this one.
-#[utoipa::path(delete, path = "/v1/organizations/{org}/tokens/{id}", tag = "token policy", responses((status = 200, body = PolicyChanged)))]
+#[utoipa::path(delete, path = "/v1/organizations/{org}/tokens/{id}", tag = "token policy", params(("org" = OrganizationName, Path), ("id" = TokenId, Path)), responses((status = 200, body = PolicyChanged)))]
 pub(super) async fn end(
     call: Call,
     Path((org, id)): Path<(OrganizationName, TokenId)>,
@@ -101,7 +101,7 @@ pub(super) async fn end(
 }
 
 /// Lets a token work in the organization.
-#[utoipa::path(post, path = "/v1/organizations/{org}/tokens/{id}/approval", tag = "token policy", responses((status = 201, body = PolicyChanged)))]
+#[utoipa::path(post, path = "/v1/organizations/{org}/tokens/{id}/approval", tag = "token policy", params(("org" = OrganizationName, Path), ("id" = TokenId, Path)), responses((status = 201, body = PolicyChanged)))]
 pub(super) async fn approve(
     call: Call,
     Path((org, id)): Path<(OrganizationName, TokenId)>,

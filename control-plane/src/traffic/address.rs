@@ -35,7 +35,12 @@ impl Proxies {
             let Ok(address) = hop.trim().parse::<IpAddr>() else {
                 break;
             };
-            client = address.to_canonical();
+            let address = address.to_canonical();
+            // Nobody comes from there by way of a proxy: it would be taken for the operator himself.
+            if address.is_loopback() || address.is_unspecified() {
+                break;
+            }
+            client = address;
             if !self.has(client) {
                 break;
             }
@@ -67,5 +72,6 @@ mod tests {
         assert_eq!(client("10.0.0.1", &["203.0.113.9", "198.51.100.1"]), "198.51.100.1");
         assert_eq!(client("::ffff:10.0.0.1", &["nonsense"]), "10.0.0.1");
         assert_eq!(client("10.0.0.1", &[]), "10.0.0.1");
+        assert_eq!(client("10.0.0.1", &["127.0.0.1"]), "10.0.0.1");
     }
 }

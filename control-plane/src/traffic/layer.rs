@@ -8,12 +8,12 @@ use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{HeaderMap, HeaderValue};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use contract::names::OrganizationName;
 use contract::problem::ProblemKind;
 use sha2::{Digest, Sha256};
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::{Class, Spent, Subject};
-use crate::app::App;
+use crate::app::{App, BODY_MOST};
 use crate::refusal::Refusal;
 
 /// No request of the API takes longer, the sending of its body included.
@@ -24,14 +24,16 @@ const LONGEST: Duration = Duration::from_secs(60);
 pub struct Ledger {
     class: Class,
     here: bool,
+    token: Option<Subject>,
     spent: Arc<Mutex<Option<Spent>>>,
 }
 
 impl Ledger {
-    fn new(class: Class, here: bool) -> Self {
+    fn new(class: Class, here: bool, token: Option<Subject>) -> Self {
         Self {
             class,
             here,
+            token,
             spent: Arc::default(),
         }
     }
@@ -51,6 +53,13 @@ impl Ledger {
             *tightest = Some(spent);
         }
         refusal.map_or(Ok(()), Err)
+    }
+
+    /// Notes that the caller was let into an organization, in whose queue he waits from now on.
+    pub fn let_in(&self, app: &App, organization: &OrganizationName) {
+        if let Some(token) = &self.token {
+            app.turns.let_in(token.clone(), organization.clone());
+        }
     }
 
     fn tell(&self, headers: &mut HeaderMap) {
@@ -79,25 +88,10 @@ pub async fn counted(State(app): State<Arc<App>>, mut request: Request, next: Ne
     let Some(class) = Class::of(request.method(), request.uri().path()) else {
         return next.run(request).await;
     };
-    let ledger = Ledger::new(class, address.is_loopback());
-    let caller = (address, token(request.headers()), organization(request.uri().path()));
-    let mut response = match admit(&app, &ledger, caller).await {
-        Ok(turn) => {
-            request.extensions_mut().insert(ledger.clone());
-            let answer = async {
-                let response = next.run(request).await;
-                drop(turn);
-                response
-            };
-            match class {
-                // Streams to and from planes last as long as they last.
-                Class::Plane => answer.await,
-                _ => match tokio::time::timeout(LONGEST, answer).await {
-                    Ok(response) => response,
-                    Err(_) => too_long().into_response(),
-                },
-            }
-        }
+    let token = token(request.headers());
+    let ledger = Ledger::new(class, address.is_loopback(), token);
+    let mut response = match admitted(&app, &ledger, address, request, next).await {
+        Ok(response) => response,
         Err(refusal) => refusal.into_response(),
     };
     ledger.tell(response.headers_mut());
@@ -127,22 +121,47 @@ fn client(app: &App, request: &mut Request) -> IpAddr {
     address
 }
 
-/// Counts the request and waits for its turn.
-async fn admit(
+/// Counts the request, waits for its turn, and has it answered.
+async fn admitted(
     app: &App,
     ledger: &Ledger,
-    (address, token, organization): (IpAddr, Option<Subject>, Option<Subject>),
-) -> Result<Option<OwnedSemaphorePermit>, Refusal> {
+    address: IpAddr,
+    mut request: Request,
+    next: Next,
+) -> Result<Response, Refusal> {
     ledger.count(app, &Subject::address(address))?;
-    if let Some(token) = &token {
+    if let Some(token) = &ledger.token {
         ledger.count(app, token)?;
     }
+    request.extensions_mut().insert(ledger.clone());
     // What goes through to a plane has streams that last, and waits for no connection here.
     if ledger.class == Class::Plane {
-        return Ok(None);
+        return Ok(next.run(request).await);
     }
-    let crowd = organization.or(token).unwrap_or_else(|| Subject::address(address));
-    app.turns.take(crowd).await.map(Some)
+    let organization = organization(request.uri().path());
+    let crowd = app.turns.crowd(ledger.token.as_ref(), organization);
+    let crowd = crowd.or_else(|| ledger.token.clone());
+    let answered = async {
+        // All of the body is there before a turn is taken: nobody holds one while he sends it slowly.
+        let request = whole(request).await?;
+        let _turn = app
+            .turns
+            .take(crowd.unwrap_or_else(|| Subject::address(address)))
+            .await?;
+        Ok(next.run(request).await)
+    };
+    tokio::time::timeout(LONGEST, answered)
+        .await
+        .unwrap_or_else(|_| Err(too_long()))
+}
+
+/// The request with its body in memory.
+async fn whole(request: Request) -> Result<Request, Refusal> {
+    let (parts, body) = request.into_parts();
+    let body = axum::body::to_bytes(body, BODY_MOST)
+        .await
+        .map_err(|_| Refusal::new(ProblemKind::TooLarge, "the body is over the limit of this route"))?;
+    Ok(Request::from_parts(parts, body.into()))
 }
 
 /// The session or API token; access tokens are new every few minutes and counted where they are verified.
@@ -154,10 +173,9 @@ fn token(headers: &HeaderMap) -> Option<Subject> {
     Some(Subject::Token(start))
 }
 
-/// The organization that a path names, true or not: only whose queue it waits in follows from it.
-fn organization(path: &str) -> Option<Subject> {
-    let name = path.strip_prefix("/v1/organizations/")?.split('/').next()?;
-    Some(Subject::Organization(name.to_ascii_lowercase()))
+/// The organization that a path names, true or not.
+fn organization(path: &str) -> Option<OrganizationName> {
+    path.strip_prefix("/v1/organizations/")?.split('/').next()?.parse().ok()
 }
 
 #[cfg(test)]
@@ -165,12 +183,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_path_tells_whose_queue_it_waits_in() {
-        let of = |path: &str| organization(path);
-        assert_eq!(
-            of("/v1/organizations/Acme/teams"),
-            Some(Subject::Organization("acme".to_owned()))
-        );
+    fn a_path_tells_which_organization_it_names() {
+        let of = |path: &str| organization(path).map(|name| name.to_string());
+        assert_eq!(of("/v1/organizations/acme/teams"), Some("acme".to_owned()));
+        assert_eq!(of(&format!("/v1/organizations/{}/teams", "x".repeat(60_000))), None);
         assert_eq!(of("/v1/organizations"), None);
         assert_eq!(of("/v1/account"), None);
     }

@@ -42,12 +42,12 @@ impl Class {
     pub fn of(method: &Method, path: &str) -> Option<Self> {
         const PROOFS: [&str; 9] = [
             "/v1/accounts",
+            "/v1/account/email",
             "/v1/sessions",
             "/v1/passkey-log-ins",
             "/v1/log-in",
             "/v1/password-resets",
             "/v1/device-logins",
-            "/v1/token-exchange",
             "/v1/tokens/revoke",
             "/v1/invitations/accept",
         ];
@@ -64,7 +64,7 @@ impl Class {
         let safe = matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS);
         Some(match () {
             () if safe => Self::Read,
-            () if path == "/v1/access-tokens" => Self::Exchange,
+            () if matches!(path, "/v1/access-tokens" | "/v1/token-exchange") => Self::Exchange,
             () if *method == Method::POST && PROOFS.iter().any(below) => Self::Proof,
             () => Self::Write,
         })

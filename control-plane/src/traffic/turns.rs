@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use contract::names::OrganizationName;
 use contract::problem::ProblemKind;
 use moka::sync::Cache;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -25,6 +26,8 @@ struct Crowd {
 
 /// Turns of crowds.
 pub struct Turns {
+    /// Who has lately been let into which organization: only those stand in its queue.
+    known: Cache<(Subject, OrganizationName), ()>,
     crowds: Cache<Subject, Crowd>,
     at_once: usize,
     patience: Duration,
@@ -34,10 +37,26 @@ impl Turns {
     /// So many at once of each crowd; the others wait so long at most.
     pub fn new(at_once: usize, patience: Duration) -> Self {
         Self {
+            known: Cache::builder().max_capacity(CROWDS).time_to_live(IDLE).build(),
             crowds: Cache::builder().max_capacity(CROWDS).time_to_idle(IDLE).build(),
             at_once: at_once.max(1),
             patience,
         }
+    }
+
+    /// The holder of a token was let into an organization.
+    pub fn let_in(&self, token: Subject, organization: OrganizationName) {
+        self.known.insert((token, organization), ());
+    }
+
+    /// In whose queue a request waits that names an organization: in that one's only if its caller was let in there before. A stranger
+    /// stands in his own.
+    pub fn crowd(&self, token: Option<&Subject>, organization: Option<OrganizationName>) -> Option<Subject> {
+        let token = token?;
+        let organization = organization?;
+        let name = organization.as_str().to_ascii_lowercase();
+        let known = self.known.contains_key(&(token.clone(), organization));
+        known.then_some(Subject::Organization(name))
     }
 
     /// Waits for a turn, which lasts until it is dropped.

@@ -105,18 +105,37 @@ fn declared() -> Vec<String> {
     routes
 }
 
+fn fits(route: &str, path: &str) -> bool {
+    let path = path
+        .replace("{org}", "/v1/organizations/acme")
+        .replace("{internal}", "/internal/v1/planes/id");
+    let path = path.split('?').next().unwrap_or_default().to_owned();
+    let (route, path): (Vec<&str>, Vec<&str>) = (route.split('/').collect(), path.split('/').collect());
+    let rest = route.last().is_some_and(|part| part.starts_with("{*"));
+    (route.len() == path.len() || rest && path.len() > route.len())
+        && route.iter().zip(&path).all(|(r, p)| r.starts_with('{') || r == p)
+}
+
+#[test]
+fn what_answers_without_a_token_is_described_so() {
+    let document = serde_json::to_value(control_plane::app::openapi()).unwrap();
+    let wrong: Vec<String> = testkit::openapi::operations(&document)
+        .into_iter()
+        .filter(|(method, route, operation)| {
+            let open = TABLE
+                .iter()
+                .any(|(m, path, _, status)| m.eq_ignore_ascii_case(method) && fits(route, path) && status[0] != 401);
+            open && operation["security"]
+                .as_array()
+                .is_none_or(|needs| needs.iter().any(|n| *n != json!({})))
+        })
+        .map(|(method, route, _)| format!("{method} {route}"))
+        .collect();
+    assert!(wrong.is_empty(), "{wrong:?}");
+}
+
 #[test]
 fn every_declared_route_stands_in_the_table() {
-    let fits = |route: &str, path: &str| {
-        let path = path
-            .replace("{org}", "/v1/organizations/acme")
-            .replace("{internal}", "/internal/v1/planes/id");
-        let path = path.split('?').next().unwrap_or_default().to_owned();
-        let (route, path): (Vec<&str>, Vec<&str>) = (route.split('/').collect(), path.split('/').collect());
-        let rest = route.last().is_some_and(|part| part.starts_with("{*"));
-        (route.len() == path.len() || rest && path.len() > route.len())
-            && route.iter().zip(&path).all(|(r, p)| r.starts_with('{') || r == p)
-    };
     let declared = declared();
     assert!(declared.len() > 30, "the sources were not read: {declared:?}");
     let missing: Vec<&String> = declared

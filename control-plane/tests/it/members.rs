@@ -46,6 +46,61 @@ async fn an_admin_neither_makes_nor_removes_owners() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn owners_are_made_and_removed_by_who_proved_lately_who_he_is() {
+    let app = TestApp::start().await;
+    let org = app.organization("acme").await;
+    app.member(&org, "bob@example.test", "owner").await;
+    app.member(&org, "eve@example.test", "member").await;
+    let made = app
+        .post("/v1/tokens", &org.owner.token, json!({ "name": "all" }))
+        .await
+        .ok(201);
+    app.environment.advance(chrono::Duration::minutes(15));
+    let (bob, eve) = (
+        org.path("members/bob@example.test"),
+        org.path("members/eve@example.test"),
+    );
+    let role = |role: &str| json!({ "role": role });
+    let invite = json!({ "email": "x@example.test", "role": "owner" });
+    for (token, slug) in [
+        (org.owner.token.as_str(), "proof-required"),
+        (made["secret"].as_str().unwrap(), "not-allowed"),
+    ] {
+        for (method, path, body) in [
+            ("POST", &org.path("invitations"), Some(invite.clone())),
+            ("PATCH", &eve, Some(role("owner"))),
+            ("PATCH", &bob, Some(role("member"))),
+            ("DELETE", &bob, None),
+        ] {
+            app.call(method, path, token, body).await.problem(403, slug);
+        }
+    }
+    // Who is no owner is not guarded like that.
+    app.call("PATCH", &eve, &org.owner.token, Some(role("admin")))
+        .await
+        .ok(200);
+    app.delete(&eve, &org.owner.token).await.ok(200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn another_invitation_of_an_address_takes_the_place_of_the_first() {
+    let app = TestApp::start().await;
+    let org = app.organization("acme").await;
+    let ada = app.sign_up("ada@example.test").await;
+    let invite = || {
+        let body = json!({ "email": "ada@example.test" });
+        app.post_owned(org.path("invitations"), org.owner.token.clone(), body)
+    };
+    let (first, second) = (invite().await.ok(201), invite().await.ok(201));
+    let accept = |made: &serde_json::Value| {
+        let body = json!({ "token": made["token"] });
+        app.post_owned("/v1/invitations/accept".to_owned(), ada.token.clone(), body)
+    };
+    accept(&first).await.problem(410, "invitation-expired");
+    accept(&second).await.ok(200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn an_invitation_is_good_once_and_for_its_address_only() {
     let app = TestApp::start().await;
     let org = app.organization("acme").await;

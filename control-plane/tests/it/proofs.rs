@@ -26,7 +26,7 @@ pub async fn log_in(app: &TestApp, email: &str, password: &str) -> Person {
     }
 }
 
-async fn events(app: &TestApp, person: &Person) -> Vec<AccountEvent> {
+pub async fn events(app: &TestApp, person: &Person) -> Vec<AccountEvent> {
     let page = app.get("/v1/account/events?limit=200", &person.token).await.ok(200);
     serde_json::from_value(page["items"].clone()).unwrap()
 }
@@ -416,6 +416,7 @@ async fn an_address_changes_when_the_new_one_agrees_and_the_old_one_can_take_it_
             "email.undo",
             "totp.enable",
             "totp.begin",
+            "token.create",
             "session.create",
             "email.change",
             "email.ask",

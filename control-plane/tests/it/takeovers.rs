@@ -4,7 +4,7 @@ use serde_json::json;
 
 use crate::app::{PASSWORD, Person, TestApp};
 use crate::mail::{kept, with_outbox};
-use crate::proofs::{NEW_PASSWORD, log_in};
+use crate::proofs::{NEW_PASSWORD, events, log_in};
 use crate::smtp::token;
 
 /// Sets the new password by a mailed code, and logs in with it.
@@ -85,6 +85,40 @@ async fn what_a_session_began_before_it_was_ended_changes_nothing_after() {
     change.problem(401, "signed-out");
     make.problem(401, "signed-out");
     log_in(&app, "ada@example.test", PASSWORD).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn what_a_token_does_to_its_account_is_told_too() {
+    let app = TestApp::start_for(with_outbox()).await;
+    let ada = app.sign_up("ada@example.test").await;
+    let made = app
+        .post("/v1/tokens", &ada.token, json!({ "name": "all" }))
+        .await
+        .ok(201);
+    let secret = made["secret"].as_str().unwrap();
+    let other = app.post(
+        "/v1/tokens",
+        secret,
+        json!({ "name": "more", "scopes": ["read:*"], "expires_in_days": 1 }),
+    );
+    let path = format!("/v1/tokens/{}", other.await.ok(201)["id"].as_str().unwrap());
+    app.delete(&path, secret).await.ok(204);
+    log_in(&app, "ada@example.test", PASSWORD).await;
+    let sessions = app.get("/v1/sessions", secret).await.ok(200);
+    let id = sessions["items"][0]["id"].as_str().unwrap().to_owned();
+    app.delete(&format!("/v1/sessions/{id}"), secret).await.ok(204);
+    let ada = log_in(&app, "ada@example.test", PASSWORD).await;
+    let told: Vec<(String, String)> = events(&app, &ada)
+        .await
+        .into_iter()
+        .map(|event| (event.action, event.token))
+        .collect();
+    let by_token: Vec<&str> = told
+        .iter()
+        .filter(|(_, token)| Some(token.as_str()) == made["id"].as_str())
+        .map(|(action, _)| action.as_str())
+        .collect();
+    assert_eq!(by_token, ["session.revoke", "token.revoke", "token.create"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]

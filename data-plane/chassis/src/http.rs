@@ -218,11 +218,10 @@ async fn request_id(mut request: Request, next: Next) -> Response {
     let route = matched.map_or_else(|| "unmatched".to_owned(), |path| path.as_str().to_owned());
     let span = tracing::info_span!(
         "request",
-        otel.name = %format!("{} {route}", request.method()),
+        otel.name = %format!("{} {route}", telemetry::known_method(request.method())),
         otel.kind = "server",
         request.id = %id,
-        http.method = %request.method(),
-        http.path = %request.uri().path(),
+        http.method = %telemetry::known_method(request.method()),
         http.route = %route,
         http.response.status_code = tracing::field::Empty,
     );

@@ -15,11 +15,13 @@ struct Ended {
     traceparent: String,
     pipeline: String,
     state: String,
-    reason: Option<String>,
     created_at: DateTime<Utc>,
     finished_at: DateTime<Utc>,
     datums_total: i64,
 }
+
+/// A year; what a report says is no more than that.
+const LONGEST_MS: i64 = 366 * 86_400_000;
 
 fn span_id(job: Uuid) -> [u8; 8] {
     let mut id = [0; 8];
@@ -37,7 +39,7 @@ pub async fn ended(conn: &mut PgConnection, _: &System, job: JobId) -> Answer<()
         return Ok(());
     }
     let found: Option<Ended> = sqlx::query_as(
-        "select j.traceparent, p.name || '/' || r.name as pipeline, j.state, j.reason, j.created_at, j.finished_at, j.datums_total
+        "select j.traceparent, p.name || '/' || r.name as pipeline, j.state, j.created_at, j.finished_at, j.datums_total
            from jobs j join repos r on r.id = j.pipeline_id join projects p on p.id = r.project_id
           where j.id = $1 and j.traceparent is not null and j.finished_at is not null",
     )
@@ -45,7 +47,8 @@ pub async fn ended(conn: &mut PgConnection, _: &System, job: JobId) -> Answer<()
     .fetch_optional(conn)
     .await?;
     if let Some(found) = found {
-        let failed = (found.state != "success").then(|| found.reason.unwrap_or_else(|| found.state.clone()));
+        // Reasons quote names of files and what code says: they are for readers, not for operators.
+        let failed = (found.state != "success").then(|| found.state.clone());
         telemetry::record(
             &found.traceparent,
             Span {
@@ -100,7 +103,7 @@ pub async fn datums(conn: &mut PgConnection, _: &System, datums: &[Datum]) -> An
         let Some((_, trace)) = rows.iter().find(|(id, _)| *id == datum.job) else {
             continue;
         };
-        let [download, process, upload] = datum.took_ms.map(TimeDelta::milliseconds);
+        let [download, process, upload] = datum.took_ms.map(|ms| TimeDelta::milliseconds(ms.clamp(0, LONGEST_MS)));
         telemetry::record(
             trace,
             Span {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use chassis::http::{Json, Query};
+use chrono::{DateTime, Utc};
 use contract::api::{NewGrant, Page, ReadingShift, ShiftedRepo, WhatIf};
 use contract::ids::{CommitId, DomainId};
 use contract::policy::{Grantee, OrganizationRole, Permission, Principal, Release, Resource};
@@ -17,6 +18,7 @@ use provenance::origins::{Edge, OriginSet, matching_releases};
 use provenance::propagation::{BranchOf, Dag, next_origins};
 use serde::Deserialize;
 use sqlx::PgConnection;
+use tokio::sync::Semaphore;
 use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -36,6 +38,8 @@ const ASK: System =
     System::because("what would change is told of repos that the caller may know of, and of nothing else");
 /// A release that is asked about ends so far from now; until when does not matter to the answer.
 const RELEASE_DAYS: i64 = 1;
+/// So many questions are weighed at once.
+static AT_ONCE: Semaphore = Semaphore::const_new(1);
 
 /// The routes.
 pub fn router() -> OpenApiRouter<Plane> {
@@ -65,7 +69,17 @@ async fn what_if(
     let skip: usize = call.position(&list, page.cursor.as_deref())?.unwrap_or(0);
     let mut tx = plane.begin().await?;
     let question = Question::of(&call, &mut tx, &body).await?;
-    let found = question.answer(&call, &mut tx).await?;
+    let weighing = question.prepared(&call, &mut tx).await?;
+    drop(tx);
+    // It takes as long as there are people times sets: beside the threads of requests, and one at a time.
+    let _turn = AT_ONCE.acquire().await.map_err(Failure::internal)?;
+    let (weighing, shifted) = tokio::task::spawn_blocking(move || {
+        let shifted = weighing.shifts();
+        (weighing, shifted)
+    })
+    .await
+    .map_err(Failure::internal)?;
+    let found = shown(&call, shifted, &weighing.things);
     let rest: Vec<ReadingShift> = found.into_iter().skip(skip).take(limit + 1).collect();
     Ok(Json(call.page(&list, rest, limit, |_| skip + limit)?))
 }
@@ -73,30 +87,30 @@ async fn what_if(
 /// A question whose asker may ask it.
 enum Question {
     /// What becomes of the commits that there are.
-    OfCommits(Change),
+    Now(Change),
     /// What becomes of outputs to come by a release.
-    OfRelease(Change),
+    AfterRelease(Change),
     /// What becomes of outputs to come when this pipeline reads that branch too.
-    OfInput(DomainId, BranchOf),
+    WithInput(DomainId, BranchOf),
 }
 
 impl Question {
     async fn of(call: &Call, conn: &mut PgConnection, body: &WhatIf) -> Answer<Self> {
         let policy = &call.rights().policy;
         Ok(match body {
-            WhatIf::Grant(grant) => Self::OfCommits(granted(call, conn, grant).await?),
+            WhatIf::Grant(grant) => Self::Now(granted(call, conn, grant).await?),
             WhatIf::Revoke { grant } => {
                 let known = policy.snapshot().grants.iter().find(|g| g.id == *grant);
                 let known = known.ok_or_else(Failure::not_found)?;
                 if !administers(call, &known.resource) {
                     return Err(Failure::not_found());
                 }
-                Self::OfCommits(Change::Revoke(*grant))
+                Self::Now(Change::Revoke(*grant))
             }
             WhatIf::Leave { subject } => {
                 call.manages("ask what the departure of a member changes")?;
                 let principal = principal(call, subject).ok_or_else(Failure::not_found)?;
-                Self::OfCommits(Change::Leave(principal))
+                Self::Now(Change::Leave(principal))
             }
             WhatIf::Release { domains, pipeline } => {
                 let pipeline = repo(call, conn, pipeline).await?;
@@ -106,7 +120,7 @@ impl Question {
                     call.allowed(&domain, Permission::Declassify)?;
                     released.push(domain.id);
                 }
-                Self::OfRelease(release(call, conn, &pipeline, released).await?)
+                Self::AfterRelease(release(call, conn, &pipeline, released).await?)
             }
             WhatIf::RevokeRelease { release } => {
                 let known = policy.release(*release).ok_or_else(Failure::not_found)?;
@@ -114,7 +128,7 @@ impl Question {
                 if !known.domains.iter().all(holds) {
                     return Err(Failure::not_found());
                 }
-                Self::OfCommits(Change::RevokeRelease(*release))
+                Self::Now(Change::RevokeRelease(*release))
             }
             WhatIf::Input { pipeline, input } => {
                 let pipeline = repo(call, conn, pipeline).await?;
@@ -125,42 +139,74 @@ impl Question {
                 };
                 let input = call.repo(conn, &input.repo).await?;
                 call.allowed(&input, Permission::Read)?;
-                Self::OfInput(pipeline.id, BranchOf { repo: input.id, branch })
+                Self::WithInput(pipeline.id, BranchOf { repo: input.id, branch })
             }
         })
     }
 
-    async fn answer(&self, call: &Call, tx: &mut crate::plane::Tx) -> Answer<Vec<ReadingShift>> {
+    /// Everything that is needed to weigh it.
+    async fn prepared(&self, call: &Call, tx: &mut crate::plane::Tx) -> Answer<Weighing> {
         let now = call.plane.now();
-        let before = &call.rights().policy;
-        match self {
-            Self::OfCommits(change) => {
-                let after = before.changed(change, now).ok_or_else(Failure::not_found)?;
-                let commits = commits_of(call, tx).await?;
-                let pairs: Vec<Pair<'_>> = commits
-                    .iter()
-                    .map(|(set, _)| Pair {
-                        before: set,
-                        after: set,
-                    })
-                    .collect();
-                let found = shifts(before, &after, &pairs, now);
-                Ok(shown(call, found, &|at| (commits[at].0.home(), Some(commits[at].1))))
-            }
-            Self::OfRelease(change) => {
-                let after = before.changed(change, now).ok_or_else(Failure::not_found)?;
+        let before = Arc::clone(&call.rights().policy);
+        let changed = |change: &Change| before.changed(change, now).map(Arc::new).ok_or_else(Failure::not_found);
+        let (after, things) = match self {
+            Self::Now(change) => (changed(change)?, commits_of(call, tx).await?),
+            Self::AfterRelease(change) => {
+                let after = changed(change)?;
                 let graph = Graph::load(call, tx).await?;
-                let (old, new) = (graph.next(before, call)?, graph.next(&after, call)?);
-                Ok(compared(call, (before, &after), (&old, &new)))
+                let things = to_come(call, &graph.next(&before, call)?, &graph.next(&after, call)?);
+                (after, things)
             }
-            Self::OfInput(pipeline, branch) => {
+            Self::WithInput(pipeline, branch) => {
                 let graph = Graph::load(call, tx).await?;
                 let with = graph.with_input(call, tx, *pipeline, branch).await?;
-                let (old, new) = (graph.next(before, call)?, with.next(before, call)?);
-                Ok(compared(call, (before, before), (&old, &new)))
+                let things = to_come(call, &graph.next(&before, call)?, &with.next(&before, call)?);
+                (Arc::clone(&before), things)
             }
-        }
+        };
+        Ok(Weighing {
+            before,
+            after,
+            things,
+            now,
+        })
     }
+}
+
+/// Origins of something in a repo, as they are and as they would be, and how many commits have them; `None`: outputs to come.
+struct Thing {
+    before: Arc<OriginSet>,
+    after: Arc<OriginSet>,
+    commits: Option<u64>,
+}
+
+/// A question with all that its answer follows from.
+struct Weighing {
+    before: Arc<Policy>,
+    after: Arc<Policy>,
+    things: Vec<Thing>,
+    now: DateTime<Utc>,
+}
+
+impl Weighing {
+    fn shifts(&self) -> Vec<Shift> {
+        let pairs: Vec<Pair<'_>> = self
+            .things
+            .iter()
+            .map(|thing| Pair {
+                before: &thing.before,
+                after: &thing.after,
+            })
+            .collect();
+        shifts(&self.before, &self.after, &pairs, self.now)
+    }
+}
+
+/// Whether the caller may be told who reads what is in the repo: as of who can read it, that is for who manages it or the organization.
+fn may_be_told(call: &Call, repo: DomainId) -> bool {
+    let rights = call.rights();
+    let manages = call.role().manages() && rights.subject.scopes.is_empty();
+    rights.can(Permission::Discover, repo) && (manages || rights.can(Permission::Admin, repo))
 }
 
 /// Whether the caller could give and take grants on it.
@@ -268,14 +314,17 @@ async fn digests(conn: &mut PgConnection, ids: &[DomainId]) -> Answer<HashMap<Do
     Ok(digests)
 }
 
-/// The origins of finished commits in repos that the caller may know of, each with how many have them.
-async fn commits_of(call: &Call, conn: &mut PgConnection) -> Answer<Vec<(Arc<OriginSet>, u64)>> {
-    let rows = crate::readings::queries::count_by_origins(conn, &ASK).await?;
+/// The origins of finished commits.
+async fn commits_of(call: &Call, conn: &mut PgConnection) -> Answer<Vec<Thing>> {
     let mut found = Vec::new();
-    for (id, count) in rows {
+    for (id, count) in crate::readings::queries::count_by_origins(conn, &ASK).await? {
         let set = origins::get(&call.plane, conn, &ASK, id).await?;
-        if call.rights().can(Permission::Discover, set.home()) {
-            found.push((set, u64::try_from(count).unwrap_or(0)));
+        if may_be_told(call, set.home()) {
+            found.push(Thing {
+                before: Arc::clone(&set),
+                after: set,
+                commits: Some(u64::try_from(count).unwrap_or(0)),
+            });
         }
     }
     Ok(found)
@@ -341,44 +390,38 @@ impl Graph {
             Some(digest) => matching_releases(policy, pipeline, digest, now),
             None => Edge::plain(),
         };
-        next_origins(&self.dag, &self.heads, &edge).map_err(|cycle| Failure::invalid(cycle.to_string()))
+        next_origins(&self.dag, &self.heads, &edge)
+            .map_err(|_| Failure::invalid("pipelines would feed each other in a cycle"))
     }
 }
 
-/// Whose reading of outputs to come differs.
-fn compared(
+/// The next outputs of pipelines, as they would be by now and then.
+fn to_come(
     call: &Call,
-    (before, after): (&Policy, &Policy),
-    (old, new): (&BTreeMap<DomainId, Arc<OriginSet>>, &BTreeMap<DomainId, Arc<OriginSet>>),
-) -> Vec<ReadingShift> {
-    let known = |d: &&DomainId| call.rights().can(Permission::Discover, **d);
-    let domains: Vec<DomainId> = old
-        .keys()
-        .filter(known)
-        .filter(|d| new.contains_key(d))
-        .copied()
-        .collect();
-    let pairs: Vec<Pair<'_>> = domains
-        .iter()
-        .map(|d| Pair {
-            before: &old[d],
-            after: &new[d],
+    old: &BTreeMap<DomainId, Arc<OriginSet>>,
+    new: &BTreeMap<DomainId, Arc<OriginSet>>,
+) -> Vec<Thing> {
+    let told = old.iter().filter(|(domain, _)| may_be_told(call, **domain));
+    told.filter_map(|(domain, before)| {
+        Some(Thing {
+            before: Arc::clone(before),
+            after: Arc::clone(new.get(domain)?),
+            commits: None,
         })
-        .collect();
-    let found = shifts(before, after, &pairs, call.plane.now());
-    shown(call, found, &|at| (domains[at], None))
+    })
+    .collect()
 }
 
 /// Names and counts by repo.
-fn shown(call: &Call, found: Vec<Shift>, of: &dyn Fn(usize) -> (DomainId, Option<u64>)) -> Vec<ReadingShift> {
+fn shown(call: &Call, found: Vec<Shift>, things: &[Thing]) -> Vec<ReadingShift> {
     let policy = &call.rights().policy;
     let repos = |places: &[usize]| {
         let mut counts: BTreeMap<String, Option<u64>> = BTreeMap::new();
-        for (domain, count) in places.iter().map(|at| of(*at)) {
+        for thing in places.iter().map(|at| &things[*at]) {
             // A domain that the caller may discover has a name.
-            let name = policy.name_of(domain).unwrap_or_default();
-            let sum = counts.entry(name).or_insert(count.map(|_| 0));
-            *sum = sum.zip(count).map(|(sum, n)| sum + n);
+            let name = policy.name_of(thing.before.home()).unwrap_or_default();
+            let sum = counts.entry(name).or_insert(thing.commits.map(|_| 0));
+            *sum = sum.zip(thing.commits).map(|(sum, n)| sum + n);
         }
         counts
             .into_iter()

@@ -17,13 +17,15 @@ use contract::policy::Principal;
 use moka::sync::Cache;
 use sqlx::{Connection, PgConnection};
 
-use crate::failure::Answer;
+use crate::failure::{Answer, Failure};
 use crate::permissions::System;
 use crate::plane::Plane;
 
 const NOTE: System = System::because("that somebody read something is written down whoever he is");
 /// So many readings of the last hour are remembered; others are written again, which changes nothing.
 const KNOWN_MOST: u64 = 100_000;
+/// How long a reader waits for it to be written down.
+const PATIENCE: Duration = Duration::from_secs(5);
 const HOUR: Duration = Duration::from_secs(3600);
 
 /// That somebody read a commit.
@@ -86,6 +88,17 @@ pub async fn note(plane: &Plane, actor: &Actor, commit: CommitId) -> Answer<()> 
         return Ok(());
     }
     readings.waiting().push(reading.clone());
+    // A connection that hangs must not hold up those that come after.
+    match tokio::time::timeout(PATIENCE, written(plane, reading, key)).await {
+        Ok(done) => done,
+        Err(_) => Err(Failure::from(chassis::http::ApiError::overloaded(
+            "that something is read could not be written down in time",
+        ))),
+    }
+}
+
+async fn written(plane: &Plane, reading: Reading, key: Key) -> Answer<()> {
+    let readings = &plane.readings;
     let mut connection = readings.connection.lock().await;
     // Whoever held the connection before may have written it.
     if readings.known.contains_key(&key) {
@@ -96,16 +109,16 @@ pub async fn note(plane: &Plane, actor: &Actor, commit: CommitId) -> Answer<()> 
     if !batch.contains(&reading) {
         batch.push(reading);
     }
-    let mut written = write(plane, &mut connection, &batch).await;
+    // Taken out while it is used: one that was given up half-way is not used again.
+    let mut used = connection.take();
+    let mut written = write(plane, &mut used, &batch).await;
     if written.is_err() {
         // The connection may have been cut off while nobody used it.
-        *connection = None;
-        written = write(plane, &mut connection, &batch).await;
-    }
-    if written.is_err() {
-        *connection = None;
+        used = None;
+        written = write(plane, &mut used, &batch).await;
     }
     written?;
+    *connection = used;
     for reading in &batch {
         readings.known.insert(self::key(reading), ());
     }

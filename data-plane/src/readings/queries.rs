@@ -36,12 +36,10 @@ pub async fn upsert(conn: &mut PgConnection, _: &System, readings: &[Reading]) -
     Ok(())
 }
 
-/// A reading of something with one of the asked origin sets.
+/// What somebody read of the asked origin sets: one commit, or all that the asker may not know of together.
 pub struct Found {
-    /// What was read, and in which repo.
-    pub commit: CommitId,
-    /// The repo.
-    pub repo: DomainId,
+    /// What was read, and in which repo. `None`: something hidden.
+    pub commit: Option<(CommitId, DomainId)>,
     /// Who.
     pub reader: Principal,
     /// What he was called.
@@ -52,26 +50,44 @@ pub struct Found {
     pub last_at: DateTime<Utc>,
 }
 
-/// Who read commits of these origin sets since then: by reader and commit, beginning behind `after`.
+impl Found {
+    /// Its place in the list.
+    pub fn position(&self) -> (String, Uuid) {
+        let commit = self.commit.map_or(Uuid::nil(), |(commit, _)| commit.uuid());
+        (self.reader.to_string(), commit)
+    }
+}
+
+/// Who read commits of these origin sets since then: by reader and commit, beginning behind `after`. What lies in other repos than the
+/// `shown` ones is one row for each reader, so that not even its number is told.
 ///
 /// # Errors
 /// When the database is away.
 pub async fn list(
     conn: &mut PgConnection,
     _: &Allowed,
-    (sets, since): (&[i64], DateTime<Utc>),
+    (sets, shown, since): (&[i64], &[Uuid], DateTime<Utc>),
     after: Option<(String, Uuid)>,
     limit: i64,
 ) -> Answer<Vec<Found>> {
-    let (reader, commit) = after.unwrap_or_default();
-    type Row = (Uuid, Uuid, String, String, DateTime<Utc>, DateTime<Utc>);
+    let (reader, commit) = match after {
+        Some((reader, commit)) => (reader, Some(commit)),
+        None => (String::new(), None),
+    };
+    type Row = (Uuid, Option<Uuid>, String, String, DateTime<Utc>, DateTime<Utc>);
     let rows: Vec<Row> = sqlx::query_as(
-        "select r.commit_id, c.repo_id, r.principal, r.name, r.first_at, r.last_at
-           from readings r join commits c on c.id = r.commit_id
-          where c.origin_set_id = any($1) and r.last_at >= $2 and (r.principal, r.commit_id) > ($3, $4)
-          order by r.principal, r.commit_id limit $5",
+        "with read as (
+             select r.principal, r.name, r.first_at, r.last_at,
+                    case when c.repo_id = any($2) then r.commit_id else '00000000-0000-0000-0000-000000000000' end as commit_id,
+                    case when c.repo_id = any($2) then c.repo_id end as repo_id
+               from readings r join commits c on c.id = r.commit_id
+              where c.origin_set_id = any($1) and r.last_at >= $3 and r.principal >= $4)
+         select commit_id, repo_id, principal, max(name), min(first_at), max(last_at) from read
+          where principal > $4 or $5::uuid is null or commit_id > $5
+          group by principal, commit_id, repo_id order by principal, commit_id limit $6",
     )
     .bind(sets)
+    .bind(shown)
     .bind(since)
     .bind(reader)
     .bind(commit)
@@ -81,8 +97,7 @@ pub async fn list(
     rows.into_iter()
         .map(|(commit, repo, reader, name, first_at, last_at)| {
             Ok(Found {
-                commit: CommitId::from_uuid(commit),
-                repo: DomainId::from_uuid(repo),
+                commit: repo.map(|repo| (CommitId::from_uuid(commit), DomainId::from_uuid(repo))),
                 reader: reader.parse().map_err(Failure::internal)?,
                 name,
                 first_at,

@@ -58,24 +58,27 @@ async fn exposure(
     let mut conn = plane.pool.acquire().await?;
     let repo = call.repo(&mut conn, &reference).await?;
     let allowed = call.allowed(&repo, Permission::Admin)?;
-    let mut sets = Vec::new();
+    let (policy, viewer) = (&call.rights().policy, &call.rights().subject);
+    let (mut sets, mut shown) = (Vec::new(), Vec::new());
     for id in queries::origin_sets(&mut conn, &DECIDE).await? {
         let set = origins::get(&plane, &mut conn, &DECIDE, id).await?;
         if set.get(repo.id).is_some() {
             sets.push(id);
+            if call.rights().can(Permission::Discover, set.home()) {
+                shown.push(set.home().uuid());
+            }
         }
     }
     let fetch = i64::try_from(limit + 1).unwrap_or(i64::MAX);
-    let found = queries::list(&mut conn, &allowed, (&sets, since), after, fetch).await?;
-    let page = call.page(&list, found, limit, |f| (f.reader.to_string(), f.commit.uuid()))?;
-    let (policy, viewer) = (&call.rights().policy, &call.rights().subject);
+    let found = queries::list(&mut conn, &allowed, (&sets, &shown, since), after, fetch).await?;
+    let page = call.page(&list, found, limit, queries::Found::position)?;
     let items = page.items.into_iter().map(|f| Exposed {
         id: f.reader,
         name: f.name,
-        // What the caller may not know of stays without its name and commit (R15).
-        read: match call.rights().can(Permission::Discover, f.repo) {
-            true => format!("{}@{}", shown_name(policy, viewer, f.repo), f.commit),
-            false => "something restricted that was made from it".to_owned(),
+        read: match f.commit {
+            Some((commit, repo)) => format!("{}@{commit}", shown_name(policy, viewer, repo)),
+            // All of it together, and so often as it is (R15).
+            None => "something restricted that was made from it".to_owned(),
         },
         first_at: f.first_at,
         last_at: f.last_at,

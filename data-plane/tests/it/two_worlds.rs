@@ -77,7 +77,7 @@ fn get(uri: String) -> Asked {
     ("GET", uri, Vec::new())
 }
 
-fn post(uri: &str, body: serde_json::Value) -> Asked {
+fn post(uri: &str, body: &serde_json::Value) -> Asked {
     ("POST", uri.to_owned(), body.to_string().into_bytes())
 }
 
@@ -138,7 +138,7 @@ fn attempt(random: &mut StdRng, step: usize) -> Asked {
     match random.random_range(0..12) {
         0 => post(
             "/v1/copies",
-            json!({ "from_ref": name, "from_path": path, "repo": "open", "path": format!("/copy{step}") }),
+            &json!({ "from_ref": name, "from_path": path, "repo": "open", "path": format!("/copy{step}") }),
         ),
         1 => (
             "POST",
@@ -148,14 +148,14 @@ fn attempt(random: &mut StdRng, step: usize) -> Asked {
         2 => ("DELETE", format!("/v1/files?repo={name}&path={path}"), Vec::new()),
         3 => post(
             &format!("/v1/projects/default/repos/{name}/branches"),
-            json!({ "name": format!("b{step}"), "from": name }),
+            &json!({ "name": format!("b{step}"), "from": name }),
         ),
         4 => ("DELETE", format!("/v1/projects/default/repos/{name}"), Vec::new()),
-        5 => post("/v1/commits", json!({ "repo": name, "branch": format!("s{step}") })),
-        6 => post("/v1/chunks", json!({ "ref": name, "paths": [path] })),
+        5 => post("/v1/commits", &json!({ "repo": name, "branch": format!("s{step}") })),
+        6 => post("/v1/chunks", &json!({ "ref": name, "paths": [path] })),
         7 => post(
             "/v1/pipelines",
-            json!({ "dry_run": true, "specs": [{
+            &json!({ "dry_run": true, "specs": [{
                 "pipeline": { "name": format!("p{step}") },
                 "transform": { "cmd": ["/bin/true"] },
                 "input": { "pfs": { "repo": name, "glob": "/*" } },
@@ -163,17 +163,17 @@ fn attempt(random: &mut StdRng, step: usize) -> Asked {
         ),
         8 => post(
             "/v1/access/what-if",
-            json!({ "grant": { "subject": "user:bob", "role": "viewer", "resource": name } }),
+            &json!({ "grant": { "subject": "user:bob", "role": "viewer", "resource": name } }),
         ),
         9 => post(
             "/v1/access/what-if",
-            json!({ "release": { "domains": [name], "pipeline": "hid" } }),
+            &json!({ "release": { "domains": [name], "pipeline": "hid" } }),
         ),
         10 => post(
             "/v1/commits/squash",
-            json!({ "ref": format!("{name}@HIDDEN"), "dry_run": true }),
+            &json!({ "ref": format!("{name}@HIDDEN"), "dry_run": true }),
         ),
-        _ => post("/v1/reproductions", json!({ "ref": name })),
+        _ => post("/v1/reproductions", &json!({ "ref": name })),
     }
 }
 

@@ -64,13 +64,20 @@ pub struct Timed {
     done: bool,
 }
 
+/// The method's name. Clients may send any word as one, and each would make a series of its own.
+pub(crate) fn known(method: &axum::http::Method) -> String {
+    const KNOWN: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
+    let name = KNOWN.iter().find(|name| **name == method.as_str());
+    name.copied().unwrap_or("_OTHER").to_owned()
+}
+
 impl Requests {
     /// Begins to time a request of that route, by its template: ids would make a series of each.
     pub fn begin(method: &axum::http::Method, route: &str) -> Timed {
         REQUESTS.active.add(1, &[]);
         Timed {
             began: Instant::now(),
-            method: method.to_string(),
+            method: known(method),
             route: route.to_owned(),
             done: false,
         }

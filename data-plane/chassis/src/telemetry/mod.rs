@@ -24,6 +24,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
 
+pub(crate) use metrics::known as known_method;
 pub use metrics::{Requests, gauge, served as metrics_served};
 pub use traces::{Span, inject, is_tracing, of_request, record, traceparent};
 

@@ -86,7 +86,7 @@ pub enum DeviceState {
 }
 
 /// How a log-in stands. The session is told once.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize, ToSchema)]
 pub struct DeviceAnswer {
     /// How.
     pub state: DeviceState,
