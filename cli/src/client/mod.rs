@@ -156,14 +156,6 @@ impl Client {
         self.pages(Target::Control, request, None).await
     }
 
-    /// The same, and as many rows as asked for.
-    ///
-    /// # Errors
-    /// What it answers.
-    pub async fn control_list_at_most<T: DeserializeOwned>(&self, request: Request, most: usize) -> Outcome<Vec<T>> {
-        self.pages(Target::Control, request, Some(most)).await
-    }
-
     /// All pages of a list of the data plane, or as many rows as asked for.
     ///
     /// # Errors

@@ -21,6 +21,14 @@ impl Client {
         self.send(Target::Direct, request).await
     }
 
+    /// The pages of a list of the control plane, as many rows as asked for.
+    ///
+    /// # Errors
+    /// What it answers.
+    pub async fn control_list_at_most<T: DeserializeOwned>(&self, request: Request, most: usize) -> Outcome<Vec<T>> {
+        self.pages(Target::Control, request, Some(most)).await
+    }
+
     /// Asks the control plane for bytes.
     ///
     /// # Errors
