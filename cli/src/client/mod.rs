@@ -5,6 +5,7 @@ mod bucket;
 mod request;
 mod stream;
 mod trace;
+mod wire;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -26,6 +27,8 @@ use crate::output::Output;
 use crate::settings::Settings;
 pub use request::{Request, segment};
 pub use stream::blocking_reader;
+pub use wire::broken;
+use wire::{chain, unreachable};
 
 const EPOCH: &str = "howdah-epoch";
 /// How long a plane may take to wake, and a busy service to answer.
@@ -514,39 +517,6 @@ async fn read<T: DeserializeOwned>(response: Response) -> Outcome<T> {
             "check that `howdah --version` and the service's version fit",
         )
     })
-}
-
-/// A connection that broke in the middle of an answer.
-pub fn broken(error: &reqwest::Error) -> Failure {
-    Failure::new(
-        "the connection broke",
-        chain(error),
-        "repeat the command; see `howdah status`",
-    )
-}
-
-fn unreachable(base: &str, error: &reqwest::Error) -> Failure {
-    if error.is_connect() || error.is_timeout() {
-        return Failure::new(
-            format!("cannot reach {base}"),
-            chain(error),
-            "start the service with `howdah up --detach`, or set HOWDAH_URL",
-        );
-    }
-    Failure::new(
-        format!("the request to {base} failed"),
-        chain(error),
-        "repeat the command; see `howdah status`",
-    )
-}
-
-/// The innermost cause: the outer ones only repeat that a request failed.
-fn chain(error: &reqwest::Error) -> String {
-    let mut inner: &dyn std::error::Error = error;
-    while let Some(source) = inner.source() {
-        inner = source;
-    }
-    inner.to_string()
 }
 
 /// What an answer that is no success says.
