@@ -73,16 +73,7 @@ async fn principal(
             "/organization",
             "a service account belongs to an organization: name it too",
         )),
-        (None, None) => {
-            let limits = if body.scopes.is_empty() {
-                "no limits".to_owned()
-            } else {
-                body.scopes.join(" ")
-            };
-            call.happened(tx, "token.create", format!("{}, {limits}", body.name))
-                .await?;
-            Ok((call.actor.principal(), call.actor.organization(), own_kind))
-        }
+        (None, None) => Ok((call.actor.principal(), call.actor.organization(), own_kind)),
         (Some(org), None) => {
             let allowed = call.authorize::<UsePlane>(tx, org).await?;
             let subject = format!("{} for himself", body.name);
@@ -162,7 +153,12 @@ async fn create(call: Call, Json(body): Json<NewToken>) -> Result<(StatusCode, J
     };
     queries::insert_token(&mut tx, &call.actor, &token, organization, &secret).await?;
     if !named {
-        let subject = format!("{} for himself", token.name);
+        let limits = if token.scopes.is_empty() {
+            "no limits".to_owned()
+        } else {
+            token.scopes.join(" ")
+        };
+        let subject = format!("{} for himself, {limits}", token.name);
         record_own(&call, &mut tx, organization, "token.create", subject).await?;
     }
     call.commit(tx, StatusCode::CREATED, token).await

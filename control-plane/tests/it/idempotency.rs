@@ -40,6 +40,8 @@ async fn samples(app: &TestApp, acme: &Org, guest: &Person) -> BTreeMap<&'static
         )
         .await
         .ok(201);
+    let rotated = app.post("/v1/tokens", owner, json!({ "name": "old" })).await.ok(201);
+    let rotated = rotated["id"].as_str().unwrap().to_owned();
     let late = app.sign_up("late@acme.test").await.token;
     let of_owner = |path: &str, body: Value| (acme.path(path), owner.clone(), body);
     BTreeMap::from([
@@ -71,6 +73,10 @@ async fn samples(app: &TestApp, acme: &Org, guest: &Person) -> BTreeMap<&'static
         (
             "tokens_create",
             ("/v1/tokens".to_owned(), owner.clone(), json!({ "name": "x" })),
+        ),
+        (
+            "tokens_rotate",
+            (format!("/v1/tokens/{rotated}/rotate"), owner.clone(), json!({})),
         ),
         (
             "grants_create",
