@@ -249,7 +249,7 @@ fn collect(call: &Call, way: EvidenceWay, facts: &Facts) -> Evidence {
         organization: call.plane.organization,
         subject: facts.rows[0].id,
         way,
-        restricted: commits.len() < facts.rows.len(),
+        restricted: way == EvidenceWay::Up && commits.len() < facts.rows.len(),
         versions: facts
             .versions
             .iter()

@@ -187,7 +187,9 @@ pub async fn shown(
         code_revision: stamp.and_then(|s| s.code_revision.clone()),
         sources: commit.sources.clone(),
         ci: commit.actor.ci.clone(),
-        restricted: upstream.len() < found.commits.len(),
+        // That a readable commit has hidden sources follows from a release; that others made something of it follows from nothing that
+        // its reader may know (R15).
+        restricted: direction == Direction::Up && upstream.len() < found.commits.len(),
         upstream,
     })
 }

@@ -497,7 +497,7 @@ pub struct Lineage {
     /// Everything up- or downstream of it, nearest first. Upstream, a commit that people made is followed by those before
     /// it on its branch, whose content it has taken over.
     pub upstream: Vec<UpstreamCommit>,
-    /// Whether something is hidden.
+    /// Whether something upstream is hidden; of what is downstream it is not said.
     #[serde(default)]
     pub restricted: bool,
 }
