@@ -24,6 +24,12 @@ async fn audit_rows(app: &TestApp) -> i64 {
     count.fetch_one(&app.app.pool).await.unwrap()
 }
 
+/// A token to be rotated.
+async fn old_token(app: &TestApp, owner: &str) -> String {
+    let made = app.post("/v1/tokens", owner, json!({ "name": "old" })).await.ok(201);
+    made["id"].as_str().unwrap().to_owned()
+}
+
 /// What is sent to each operation that takes a key, by its id; and who sends it.
 async fn samples(app: &TestApp, acme: &Org, guest: &Person) -> BTreeMap<&'static str, (String, String, Value)> {
     let owner = &acme.owner.token;
@@ -40,8 +46,7 @@ async fn samples(app: &TestApp, acme: &Org, guest: &Person) -> BTreeMap<&'static
         )
         .await
         .ok(201);
-    let rotated = app.post("/v1/tokens", owner, json!({ "name": "old" })).await.ok(201);
-    let rotated = rotated["id"].as_str().unwrap().to_owned();
+    let rotated = old_token(app, owner).await;
     let late = app.sign_up("late@acme.test").await.token;
     let of_owner = |path: &str, body: Value| (acme.path(path), owner.clone(), body);
     BTreeMap::from([
