@@ -5,7 +5,7 @@ use std::net::TcpStream;
 
 use serde_json::Value;
 
-/// An answer, read to its end.
+/// An answer, read to its end; status 0: the connection was cut before there was one.
 pub struct Wired {
     pub status: u16,
     pub head: String,
@@ -36,6 +36,13 @@ pub fn ask(address: &str, method: &str, path: &str, bearer: &str, body: Option<&
     stream.write_all(request.as_bytes()).expect("it takes the request");
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes).expect("it answers");
+    if bytes.is_empty() {
+        return Wired {
+            status: 0,
+            head: "the connection was cut before an answer".to_owned(),
+            body: String::new(),
+        };
+    }
     let text = String::from_utf8_lossy(&bytes).into_owned();
     let (head, body) = text.split_once("\r\n\r\n").expect("an answer has a head");
     let chunked = head.to_ascii_lowercase().contains("transfer-encoding: chunked");
