@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::http::StatusCode;
 use chassis::http::{Json, Path, Query};
+use chassis::idempotency::KeyHeader;
 use contract::api::Page;
 use contract::names::OrganizationName;
 use contract::reference::CommitRef;
@@ -17,7 +18,6 @@ use crate::app::App;
 use crate::authz::{ChangePolicy, ViewWholePolicy};
 use crate::call::Call;
 use crate::grants;
-use crate::idempotency::KeyHeader;
 use crate::notices::occasions;
 use crate::paging::PageQuery;
 use crate::refusal::Refusal;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::http::StatusCode;
 use chassis::http::{Json, Path, Query};
+use chassis::idempotency::KeyHeader;
 use contract::api::{GrantView, NewGrant, Page, PolicyChanged};
 use contract::names::OrganizationName;
 use contract::policy::{Permission, Role};
@@ -16,7 +17,6 @@ use super::{SELF_GRANT, check_self_grant, may_give, queries, tell_self_grant};
 use crate::app::App;
 use crate::authz::{ChangePolicy, ViewPolicy, ViewWholePolicy};
 use crate::call::Call;
-use crate::idempotency::KeyHeader;
 use crate::notices::occasions;
 use crate::paging::PageQuery;
 use crate::policy::{self, subjects};

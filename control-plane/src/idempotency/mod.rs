@@ -9,14 +9,13 @@ use std::sync::Arc;
 
 use axum::extract::{Request, State};
 use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use chassis::http::{ApiError, Json};
-use chrono::{DateTime, Duration, Utc};
-use contract::problem::ProblemKind;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use chassis::idempotency::{self, KEPT_FOR};
+use chrono::{DateTime, Utc};
+use http::{Method, StatusCode};
 use serde::Serialize;
 use sqlx::PgPool;
-use utoipa::IntoParams;
 
 use crate::app::{App, BODY_MOST};
 use crate::authz::System;
@@ -24,26 +23,6 @@ use crate::call::Call;
 use crate::database::Tx;
 use crate::mac;
 use crate::refusal::Refusal;
-
-/// The header by which a client names a request.
-pub const KEY: HeaderName = HeaderName::from_static("idempotency-key");
-/// The header of an answer that was given before.
-pub const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
-
-/// For how long answers are kept.
-const KEPT_FOR: Duration = Duration::hours(24);
-const KEY_LENGTH_MAX: usize = 255;
-
-/// The header of routes that keep their answers, for the document.
-#[derive(IntoParams)]
-#[into_params(parameter_in = Header)]
-pub struct KeyHeader {
-    /// A name for this request, chosen by the caller, 1 to 255 visible characters: sent again with it within 24 hours, the same
-    /// request gets the same answer, marked by `Idempotent-Replayed: true`, and does nothing a second time.
-    #[param(rename = "idempotency-key", min_length = 1, max_length = 255, pattern = "^[!-~]+$")]
-    #[expect(dead_code, reason = "it stands for the header in the document")]
-    key: Option<String>,
-}
 
 /// The name of a request, and what the request is.
 #[derive(Clone)]
@@ -59,21 +38,6 @@ struct Kept {
     sealed: Vec<u8>,
 }
 
-fn parse(headers: &HeaderMap) -> Result<Option<String>, Refusal> {
-    let mut given = headers.get_all(KEY).iter();
-    let Some(key) = given.next() else {
-        return Ok(None);
-    };
-    let visible = |key: &&str| (1..=KEY_LENGTH_MAX).contains(&key.len()) && key.bytes().all(|b| b.is_ascii_graphic());
-    match (key.to_str().ok().filter(visible), given.next()) {
-        (Some(key), None) => Ok(Some(key.to_owned())),
-        _ => Err(Refusal::new(
-            ProblemKind::Malformed,
-            format!("`Idempotency-Key` must be given once and have 1 to {KEY_LENGTH_MAX} visible ASCII characters"),
-        )),
-    }
-}
-
 /// Notes of a POST that has a key what it asks for: handlers see the parsed body only.
 ///
 /// # Errors
@@ -82,13 +46,11 @@ pub async fn note(State(app): State<Arc<App>>, request: Request, next: Next) -> 
     if request.method() != Method::POST {
         return Ok(next.run(request).await);
     }
-    let Some(key) = parse(request.headers())? else {
+    let Some(key) = idempotency::key(request.headers())? else {
         return Ok(next.run(request).await);
     };
     let (mut parts, body) = request.into_parts();
-    let body = axum::body::to_bytes(body, BODY_MOST)
-        .await
-        .map_err(|_| Refusal::new(ProblemKind::TooLarge, "the body is over the limit of this route"))?;
+    let body = chassis::http::whole(body, BODY_MOST).await?;
     let asked = parts.uri.path_and_query().map_or("", http::uri::PathAndQuery::as_str);
     let digest = mac::sha256(&app.vault.derive("idempotency"), &[asked.as_bytes(), &body]);
     parts.extensions.insert(Keyed { key, digest });
@@ -108,21 +70,13 @@ impl Call {
             return Ok(());
         };
         if !queries::lock(tx, &self.actor, &keyed.key).await? {
-            return Err(Refusal::new(
-                ProblemKind::RequestInProgress,
-                "a request with this idempotency key is being worked on",
-            )
-            .hint("send it again in a moment, to get its answer"));
+            return Err(idempotency::in_progress().into());
         }
         let Some(kept) = queries::find_answer(tx, &self.actor, &keyed.key, self.now() - KEPT_FOR).await? else {
             return Ok(());
         };
         if kept.digest != keyed.digest {
-            return Err(Refusal::new(
-                ProblemKind::IdempotencyKeyReused,
-                "this idempotency key was sent with another request before",
-            )
-            .hint("choose a new key for a new request"));
+            return Err(idempotency::reused().into());
         }
         let json = self
             .app
@@ -132,11 +86,7 @@ impl Call {
         let status = u16::try_from(kept.status)
             .ok()
             .and_then(|status| StatusCode::from_u16(status).ok());
-        let headers = [
-            (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),
-            (REPLAYED, HeaderValue::from_static("true")),
-        ];
-        let answer = (status.unwrap_or(StatusCode::OK), headers, json).into_response();
+        let answer = idempotency::replayed(status.unwrap_or(StatusCode::OK), json.into());
         Err(Refusal::answered(answer))
     }
 
@@ -187,30 +137,4 @@ impl Call {
 /// When the database is away.
 pub async fn forget_expired(pool: &PgPool, proof: &System, now: DateTime<Utc>) -> Result<(), sqlx::Error> {
     queries::delete_before(pool, proof, now - KEPT_FOR).await
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn parsed(keys: &[&str]) -> Result<Option<String>, Refusal> {
-        let mut headers = HeaderMap::new();
-        for key in keys {
-            headers.append(KEY, HeaderValue::from_bytes(key.as_bytes()).unwrap());
-        }
-        parse(&headers)
-    }
-
-    #[test]
-    fn a_key_is_one_word_of_visible_characters() {
-        assert_eq!(parsed(&[]).unwrap(), None);
-        let long = "k".repeat(255);
-        for good in ["a", "0190-c0de", "!~", &long] {
-            assert_eq!(parsed(&[good]).unwrap().as_deref(), Some(good));
-        }
-        for bad in ["", "a b", "ä", "a\tb", &format!("{long}k")] {
-            assert!(parsed(&[bad]).is_err(), "{bad}");
-        }
-        assert!(parsed(&["a", "a"]).is_err());
-    }
 }

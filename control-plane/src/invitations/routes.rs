@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::http::StatusCode;
 use chassis::http::{Json, Path, Query};
+use chassis::idempotency::KeyHeader;
 use contract::api::{Invitation, Organization, Page};
 use contract::ids::InvitationId;
 use contract::names::OrganizationName;
@@ -21,7 +22,6 @@ use crate::app::App;
 use crate::audit::{SystemIn, Who};
 use crate::authz::{ManageMembers, System};
 use crate::call::Call;
-use crate::idempotency::KeyHeader;
 use crate::mail::{self, Letter};
 use crate::paging::PageQuery;
 use crate::policy;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use axum::http::StatusCode;
 use chassis::http::{Json, Path, Query};
+use chassis::idempotency::KeyHeader;
 use contract::api::{NewRelease, Page, PolicyChanged, ReleaseView};
 use contract::ids::{DomainId, ReleaseId};
 use contract::names::{OrganizationName, ProjectName, RepoName};
@@ -21,7 +22,6 @@ use crate::app::App;
 use crate::authz::{Action, Allowed, ChangePolicy, ViewWholePolicy};
 use crate::call::Call;
 use crate::database::Tx;
-use crate::idempotency::KeyHeader;
 use crate::notices::occasions::{self, ReleaseNews};
 use crate::paging::PageQuery;
 use crate::policy::{self, subjects, subjects::Target};

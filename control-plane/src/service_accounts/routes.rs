@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::http::StatusCode;
 use chassis::http::{Json, Path, Query};
+use chassis::idempotency::KeyHeader;
 use contract::api::{Page, PolicyChanged};
 use contract::names::{OrganizationName, ServiceAccountName};
 use contract::policy::Principal;
@@ -17,7 +18,6 @@ use super::{ServiceAccountView, queries};
 use crate::app::App;
 use crate::authz::{ManageServiceAccounts, ViewOrganization};
 use crate::call::Call;
-use crate::idempotency::KeyHeader;
 use crate::paging::PageQuery;
 use crate::refusal::Refusal;
 use crate::{members, policy};

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::http::StatusCode;
 use chassis::http::{Json, Path, Query};
+use chassis::idempotency::KeyHeader;
 use contract::api::{Page, PolicyChanged};
 use contract::ids::TeamId;
 use contract::names::{OrganizationName, TeamName};
@@ -19,7 +20,6 @@ use crate::authz::{Allowed, ManageTeams, ViewOrganization};
 use crate::call::Call;
 use crate::database::Tx;
 use crate::grants;
-use crate::idempotency::KeyHeader;
 use crate::notices::occasions;
 use crate::paging::PageQuery;
 use crate::policy::{self, subjects};

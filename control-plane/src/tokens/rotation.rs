@@ -4,6 +4,7 @@
 
 use axum::http::StatusCode;
 use chassis::http::{Json, Path};
+use chassis::idempotency::KeyHeader;
 use chrono::{DateTime, Duration, Utc};
 use contract::api::{ApiToken, RotateToken};
 use contract::ids::TokenId;
@@ -13,7 +14,6 @@ use contract::token::SecretToken;
 use super::{DAYS_MAX, is_powerful, kind_of, parse_scopes, queries, routes};
 use crate::authz::{self, Credential};
 use crate::call::Call;
-use crate::idempotency::KeyHeader;
 use crate::refusal::Refusal;
 
 const OVERLAP_HOURS_DEFAULT: u32 = 24;

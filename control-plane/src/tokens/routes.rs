@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::http::StatusCode;
 use chassis::http::{Json, Path, Query};
+use chassis::idempotency::KeyHeader;
 use contract::api::{ApiToken, Page};
 use contract::claims::Scope;
 use contract::ids::{OrganizationId, TokenId};
@@ -21,7 +22,6 @@ use crate::audit::{SystemIn, Who};
 use crate::authz::{self, Credential, ManageServiceAccounts, System, UsePlane};
 use crate::call::Call;
 use crate::database::Tx;
-use crate::idempotency::KeyHeader;
 use crate::paging::PageQuery;
 use crate::refusal::Refusal;
 use crate::{organizations, policy, service_accounts};

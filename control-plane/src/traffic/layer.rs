@@ -143,7 +143,8 @@ async fn admitted(
     let crowd = crowd.or_else(|| ledger.token.clone());
     let answered = async {
         // All of the body is there before a turn is taken: nobody holds one while he sends it slowly.
-        let request = whole(request).await?;
+        let (parts, body) = request.into_parts();
+        let request = Request::from_parts(parts, chassis::http::whole(body, BODY_MOST).await?.into());
         let _turn = app
             .turns
             .take(crowd.unwrap_or_else(|| Subject::address(address)))
@@ -153,15 +154,6 @@ async fn admitted(
     tokio::time::timeout(LONGEST, answered)
         .await
         .unwrap_or_else(|_| Err(too_long()))
-}
-
-/// The request with its body in memory.
-async fn whole(request: Request) -> Result<Request, Refusal> {
-    let (parts, body) = request.into_parts();
-    let body = axum::body::to_bytes(body, BODY_MOST)
-        .await
-        .map_err(|_| Refusal::new(ProblemKind::TooLarge, "the body is over the limit of this route"))?;
-    Ok(Request::from_parts(parts, body.into()))
 }
 
 /// The session or API token; access tokens are new every few minutes and counted where they are verified.

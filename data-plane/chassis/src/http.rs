@@ -2,6 +2,7 @@
 //! a time limit for slow requests.
 
 use axum::Router;
+use axum::body::{Body, Bytes};
 use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::extract::{FromRequest, FromRequestParts, MatchedPath, Request};
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
@@ -108,10 +109,7 @@ impl<S: Send + Sync, T: serde::de::DeserializeOwned> FromRequest<S> for Json<T> 
                 ProblemKind::Invalid,
                 format!("the body does not fit: {}", reason(&e.body_text())),
             )),
-            Err(JsonRejection::BytesRejection(e)) if e.status() == StatusCode::PAYLOAD_TOO_LARGE => Err(ApiError::new(
-                ProblemKind::TooLarge,
-                "the body is over the limit of this route",
-            )),
+            Err(JsonRejection::BytesRejection(e)) if e.status() == StatusCode::PAYLOAD_TOO_LARGE => Err(too_large()),
             Err(e) => Err(ApiError::new(
                 ProblemKind::Malformed,
                 format!("the body is not JSON: {}", reason(&e.body_text())),
@@ -124,6 +122,18 @@ impl<T: serde::Serialize> IntoResponse for Json<T> {
     fn into_response(self) -> Response {
         axum::Json(self.0).into_response()
     }
+}
+
+/// All of a request's body, in memory.
+///
+/// # Errors
+/// `too-large` when it has more than `bytes_max` bytes.
+pub async fn whole(body: Body, bytes_max: usize) -> Result<Bytes, ApiError> {
+    axum::body::to_bytes(body, bytes_max).await.map_err(|_| too_large())
+}
+
+fn too_large() -> ApiError {
+    ApiError::new(ProblemKind::TooLarge, "the body is over the limit of this route")
 }
 
 /// axum's texts begin with a sentence of their own; what follows the first colon is serde's.

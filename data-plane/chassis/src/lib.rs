@@ -5,6 +5,7 @@
 pub mod environment;
 pub mod etag;
 pub mod http;
+pub mod idempotency;
 pub mod openapi;
 pub mod process;
 pub mod signed;

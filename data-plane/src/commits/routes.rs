@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use axum::extract::State;
 use axum::http::StatusCode;
 use chassis::http::{Json, Query};
+use chassis::idempotency::KeyHeader;
 use contract::api::{Commit, CommitState, Page};
 use contract::names::BranchName;
 use contract::problem::ProblemKind;
@@ -22,7 +23,6 @@ use crate::call::Call;
 use crate::cursor;
 use crate::failure::{Answer, Failure};
 use crate::files::listing::directory_path;
-use crate::idempotency::KeyHeader;
 use crate::permissions::System;
 use crate::plane::Plane;
 

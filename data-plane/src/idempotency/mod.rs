@@ -9,38 +9,21 @@ use std::sync::Arc;
 
 use axum::extract::{Request, State};
 use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use bytes::Bytes;
 use chassis::http::Json;
-use chrono::Duration;
-use contract::problem::ProblemKind;
-use http::{HeaderName, HeaderValue, Method, StatusCode, header};
+use chassis::idempotency::{self, KEPT_FOR};
+use http::{Method, StatusCode};
 use serde::Serialize;
-use utoipa::IntoParams;
 
 use crate::call::Call;
 use crate::failure::{Answer, Failure};
 use crate::plane::{Plane, Tx};
 
-const KEY: HeaderName = HeaderName::from_static("idempotency-key");
-const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
-const KEPT_FOR: Duration = Duration::hours(24);
-const KEY_LENGTH_MAX: usize = 255;
 /// As much as the bodies of requests may have otherwise.
 const BODY_BYTES_MAX: usize = 2 << 20;
 /// Whose bodies are streams.
 const STREAMED: &str = "/v1/files";
-
-/// The header of routes that keep their answers, for the document.
-#[derive(IntoParams)]
-#[into_params(parameter_in = Header)]
-pub struct KeyHeader {
-    /// A name for this request, chosen by the caller, 1 to 255 visible characters: sent again with it within 24 hours, the same
-    /// request gets the same answer, marked by `Idempotent-Replayed: true`, and does nothing a second time.
-    #[param(rename = "idempotency-key", min_length = 1, max_length = 255, pattern = "^[!-~]+$")]
-    #[expect(dead_code, reason = "it stands for the header in the document")]
-    key: Option<String>,
-}
 
 /// The name of a request, and what the request is.
 #[derive(Clone)]
@@ -59,26 +42,7 @@ pub struct Kept {
 impl Kept {
     /// The answer again.
     pub fn response(&self) -> Response {
-        let headers = [
-            (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),
-            (REPLAYED, HeaderValue::from_static("true")),
-        ];
-        (self.status, headers, self.json.clone()).into_response()
-    }
-}
-
-fn parse(request: &Request) -> Answer<Option<String>> {
-    let mut given = request.headers().get_all(KEY).iter();
-    let Some(key) = given.next() else {
-        return Ok(None);
-    };
-    let visible = |key: &&str| (1..=KEY_LENGTH_MAX).contains(&key.len()) && key.bytes().all(|b| b.is_ascii_graphic());
-    match (key.to_str().ok().filter(visible), given.next()) {
-        (Some(key), None) => Ok(Some(key.to_owned())),
-        _ => Err(Failure::new(
-            ProblemKind::Malformed,
-            format!("`Idempotency-Key` must be given once and have 1 to {KEY_LENGTH_MAX} visible ASCII characters"),
-        )),
+        idempotency::replayed(self.status, self.json.clone())
     }
 }
 
@@ -90,13 +54,11 @@ pub async fn note(State(plane): State<Plane>, request: Request, next: Next) -> A
     if request.method() != Method::POST || request.uri().path() == STREAMED {
         return Ok(next.run(request).await);
     }
-    let Some(key) = parse(&request)? else {
+    let Some(key) = idempotency::key(request.headers())? else {
         return Ok(next.run(request).await);
     };
     let (mut parts, body) = request.into_parts();
-    let body = axum::body::to_bytes(body, BODY_BYTES_MAX)
-        .await
-        .map_err(|_| Failure::new(ProblemKind::TooLarge, "the body is over the limit of this route"))?;
+    let body = chassis::http::whole(body, BODY_BYTES_MAX).await?;
     let mut hasher = blake3::Hasher::new_keyed(&plane.cursor_key);
     let asked = parts.uri.path_and_query().map_or("", http::uri::PathAndQuery::as_str);
     for part in [b"idempotency".as_slice(), asked.as_bytes(), &body] {
@@ -120,19 +82,11 @@ impl Call {
         };
         let token = self.claims().token;
         if !queries::lock(tx, token, &keyed.key).await? {
-            return Err(Failure::new(
-                ProblemKind::RequestInProgress,
-                "a request with this idempotency key is being worked on",
-            )
-            .hint("send it again in a moment, to get its answer"));
+            return Err(idempotency::in_progress().into());
         }
         match queries::find_answer(tx, token, &keyed.key, self.plane.now() - KEPT_FOR).await? {
             None => Ok(()),
-            Some((digest, _)) if digest != keyed.digest => Err(Failure::new(
-                ProblemKind::IdempotencyKeyReused,
-                "this idempotency key was sent with another request before",
-            )
-            .hint("choose a new key for a new request")),
+            Some((digest, _)) if digest != keyed.digest => Err(idempotency::reused().into()),
             Some((_, kept)) => Err(Failure::answered(Arc::new(kept))),
         }
     }

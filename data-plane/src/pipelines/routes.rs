@@ -3,6 +3,7 @@
 use axum::extract::State;
 use axum::http::StatusCode;
 use chassis::http::{Json, Path, Query};
+use chassis::idempotency::KeyHeader;
 use contract::api::{AppliedPipeline, ApplyPipelines, JobState, Page, Pipeline};
 use contract::ids::{DomainId, JobId};
 use contract::names::{ProjectName, RepoName};
@@ -22,7 +23,6 @@ use crate::commits::lock::lock_dag;
 use crate::cron::{self, ByHand};
 use crate::cursor;
 use crate::failure::{Answer, Failure};
-use crate::idempotency::KeyHeader;
 use crate::jobs;
 use crate::permissions::{System, Visible};
 use crate::plane::{Plane, Tx};

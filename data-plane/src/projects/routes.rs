@@ -3,6 +3,7 @@
 use axum::extract::State;
 use axum::http::StatusCode;
 use chassis::http::{Json, Path, Query};
+use chassis::idempotency::KeyHeader;
 use contract::api::{Page, Project};
 use contract::names::ProjectName;
 use contract::problem::ProblemKind;
@@ -15,7 +16,6 @@ use super::{ProjectRow, queries};
 use crate::call::Call;
 use crate::cursor;
 use crate::failure::{Answer, Failure};
-use crate::idempotency::KeyHeader;
 use crate::permissions::System;
 use crate::plane::Plane;
 

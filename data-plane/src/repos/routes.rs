@@ -3,6 +3,7 @@
 use axum::extract::State;
 use axum::http::StatusCode;
 use chassis::http::{Json, Path, Query};
+use chassis::idempotency::KeyHeader;
 use contract::api::{Page, RegisterDomain, Repo};
 use contract::names::{ProjectName, RepoName};
 use contract::policy::Permission;
@@ -22,7 +23,6 @@ use crate::commits::lock::lock_dag;
 use crate::cron;
 use crate::cursor;
 use crate::failure::{Answer, Failure};
-use crate::idempotency::KeyHeader;
 use crate::permissions::{System, Visible};
 use crate::pipelines;
 use crate::plane::Plane;

@@ -3,6 +3,7 @@
 use axum::extract::State;
 use axum::http::StatusCode;
 use chassis::http::{Json, Path};
+use chassis::idempotency::KeyHeader;
 use contract::api::{NewUpload, Upload};
 use contract::ids::UploadId;
 use contract::names::BranchName;
@@ -15,7 +16,6 @@ use super::{KEEP, KEPT_FOR, UploadRow, committed, give_up, packs, queries};
 use crate::call::Call;
 use crate::commits::views;
 use crate::failure::Answer;
-use crate::idempotency::KeyHeader;
 use crate::plane::Plane;
 
 /// The routes.
