@@ -192,8 +192,16 @@ impl<S: Send + Sync, T: serde::de::DeserializeOwned + Send> FromRequestParts<S> 
 /// # Errors
 /// `signed-out` when there is none.
 pub fn bearer(headers: &axum::http::HeaderMap) -> Result<&str, ApiError> {
-    headers
-        .get(header::AUTHORIZATION)
+    let mut sent = headers.get_all(header::AUTHORIZATION).iter();
+    let (first, second) = (sent.next(), sent.next());
+    if second.is_some() {
+        // Whoever stands between might have looked at the other one.
+        return Err(
+            ApiError::new(ProblemKind::SignedOut, "the request carries several tokens")
+                .hint("send one `Authorization: Bearer <token>`"),
+        );
+    }
+    first
         .and_then(|value| value.to_str().ok())
         .and_then(|value| value.strip_prefix("Bearer ").or_else(|| value.strip_prefix("bearer ")))
         .map(str::trim)
