@@ -40,6 +40,11 @@ impl Failure {
         Self(problem, Some(kept))
     }
 
+    /// The answer that was given before, if this is one.
+    pub fn kept(&self) -> Option<&Kept> {
+        self.1.as_deref()
+    }
+
     /// A request that can be read but makes no sense.
     pub fn invalid(detail: impl Into<String>) -> Self {
         Self::new(ProblemKind::Invalid, detail)

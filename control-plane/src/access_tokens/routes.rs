@@ -24,6 +24,8 @@ pub fn router() -> OpenApiRouter<Arc<App>> {
 }
 
 /// Exchanges a session or API token for an access token of an organization's data plane, and wakes that.
+///
+/// Nothing is kept of it: sent again it answers another access token.
 #[utoipa::path(post, path = "/v1/access-tokens", tag = "access-tokens", responses((status = 200, body = AccessTokenMade)))]
 async fn create(
     call: Call,

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::http::StatusCode;
 use chassis::http::Json;
+use chassis::idempotency::KeyHeader;
 use contract::api::{CodeMailed, ForAddress, MailedCode};
 use contract::ids::AccountId;
 use contract::policy::Principal;
@@ -61,21 +62,23 @@ pub(super) async fn ask_to_verify(
 }
 
 /// Mails a code to the account's own address, which shows that its holder reads what comes there.
-#[utoipa::path(post, path = "/v1/account/email/verification", tag = "accounts", responses((status = 202, body = CodeMailed)))]
+#[utoipa::path(post, path = "/v1/account/email/verification", tag = "accounts", params(KeyHeader), responses((status = 202, body = CodeMailed)))]
 async fn send_verification(call: Call) -> Result<(StatusCode, Json<CodeMailed>), Refusal> {
     let account = call.actor.person()?;
     let email: EmailAddress = call.actor.name().parse()?;
     call.app.limiters.mail(&email.key(), call.peer.address)?;
     let proof = System::because("a person verifies his own address");
     let mut tx = call.begin().await?;
+    call.unanswered(&mut tx).await?;
     ask_to_verify(&call.app, &mut tx, &proof, account, &email).await?;
-    tx.commit().await?;
+    let (status, Json(answer)) = mailed(&email, NEXT);
+    let answer = call.commit(tx, status, answer).await?;
     call.app.post.wake();
-    Ok(mailed(&email, NEXT))
+    Ok(answer)
 }
 
 /// Asks for another address: a code is mailed to it. The same answer whether or not it has an account already.
-#[utoipa::path(post, path = "/v1/account/email", tag = "accounts", request_body = ForAddress, responses((status = 202, body = CodeMailed)))]
+#[utoipa::path(post, path = "/v1/account/email", tag = "accounts", params(KeyHeader), request_body = ForAddress, responses((status = 202, body = CodeMailed)))]
 async fn change_email(call: Call, Json(body): Json<ForAddress>) -> Result<(StatusCode, Json<CodeMailed>), Refusal> {
     call.actor.proven(call.now())?;
     let email: EmailAddress = body.email.parse()?;
@@ -84,6 +87,7 @@ async fn change_email(call: Call, Json(body): Json<ForAddress>) -> Result<(Statu
     let proof = System::because("a person changes his own address");
     let mut tx = call.begin().await?;
     let proven = call.proven(&mut tx).await?;
+    call.unanswered(&mut tx).await?;
     let holder = queries::find_account_by_email(&mut tx, &proof, &email.key()).await?;
     let taken = holder.is_some_and(|(account, _)| account.id != proven.account());
     mailed_codes::void(&mut tx, &proof, proven.account(), &[Purpose::NewAddress]).await?;
@@ -102,12 +106,15 @@ async fn change_email(call: Call, Json(body): Json<ForAddress>) -> Result<(Statu
     mail::write(app, &mut tx, &proof, meaning.email.as_str(), &letter).await?;
     call.happened(&mut tx, "email.ask", format!("for {}", meaning.email.as_str()))
         .await?;
-    tx.commit().await?;
+    let (status, Json(answer)) = mailed(&meaning.email, NEXT);
+    let answer = call.commit(tx, status, answer).await?;
     app.post.wake();
-    Ok(mailed(&meaning.email, NEXT))
+    Ok(answer)
 }
 
 /// Confirms the account's address, or makes another one its address, by the code that was mailed there.
+///
+/// The code is good once, so sent again it changes nothing.
 #[utoipa::path(post, path = "/v1/account/email/confirm", tag = "accounts", request_body = MailedCode, responses((status = 200, body = ForAddress)))]
 async fn confirm_email(call: Call, Json(body): Json<MailedCode>) -> Result<Json<ForAddress>, Refusal> {
     let own = call.actor.person()?;
@@ -198,6 +205,8 @@ fn taken(email: &EmailAddress) -> Refusal {
 
 /// Takes a change of the address back, by the code that was mailed to the address of before. Ends sessions, tokens and all that logs in
 /// to the account: a code that is mailed to that address leads back in, with the second factors that are older than the change.
+///
+/// The code is good once, so sent again it changes nothing.
 #[utoipa::path(post, path = "/v1/accounts/undo-email", tag = "accounts", security(()), request_body = MailedCode, responses((status = 200, body = ForAddress)))]
 async fn undo_email(
     State(app): State<Arc<App>>,

@@ -68,6 +68,8 @@ async fn change_password(call: Call, Json(body): Json<NewPassword>) -> Result<St
 }
 
 /// Mails a code by which a new password can be set. The same answer, after the same work, whether or not there is an account.
+///
+/// Nobody is logged in whose key it could be: sent again it mails another code, which takes the place of the first.
 #[utoipa::path(post, path = "/v1/password-resets", tag = "accounts", security(()), request_body = ForAddress, responses((status = 202, body = CodeMailed)))]
 async fn ask_reset(
     State(app): State<Arc<App>>,
@@ -104,6 +106,8 @@ async fn ask_reset(
 }
 
 /// Sets a new password by a code that was mailed; all sessions end. Second factors stay.
+///
+/// The code is good once, so sent again it changes nothing.
 #[utoipa::path(post, path = "/v1/password-resets/redeem", tag = "accounts", security(()), request_body = ResetPassword, responses((status = 204)))]
 async fn redeem_reset(
     State(app): State<Arc<App>>,

@@ -35,6 +35,8 @@ pub fn router() -> OpenApiRouter<Arc<App>> {
 }
 
 /// Makes an account at once, or, where addresses are verified first, writes the mail that leads to one.
+///
+/// Nobody is logged in whose key it could be. An address has one account, so sent again it makes no second one: log in.
 #[utoipa::path(
     post,
     path = "/v1/accounts",

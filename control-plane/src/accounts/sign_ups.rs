@@ -85,6 +85,8 @@ pub(super) async fn begin(app: &App, wish: &SignUpWish) -> Result<(StatusCode, J
 }
 
 /// Finishes a sign-up by the code that was mailed and the password that was chosen; answers the first session.
+///
+/// The code is good once, so sent again it changes nothing: log in.
 #[utoipa::path(post, path = "/v1/accounts/verify", tag = "accounts", security(()), request_body = VerifySignUp, responses((status = 201, body = SessionMade)))]
 async fn verify(
     State(app): State<Arc<App>>,

@@ -2,6 +2,8 @@
 //! transaction of its own: a slow reader holds no connection, and who loses the right to read the trail gets no further piece.
 
 use bytes::Bytes;
+use chassis::audit::Filter;
+use chassis::http::ApiError;
 use contract::api::SignedCheckpoint;
 use contract::audit::Trail;
 use contract::ids::OrganizationId;
@@ -10,11 +12,11 @@ use futures::stream::{self, Stream};
 use serde::Serialize;
 
 use super::checkpoints;
-use super::queries::{self, Filter};
+use super::queries;
 use crate::authz::ViewAudit;
 use crate::call::Call;
+use crate::database::signed;
 use crate::refusal::Refusal;
-use chassis::http::ApiError;
 
 /// So many rows are read at once.
 const PIECE: i64 = 500;
@@ -76,11 +78,8 @@ impl Export {
         if allowed.organization() != self.organization {
             return Err(Refusal::not_found());
         }
-        let filter = Filter {
-            oldest_first: true,
-            ..Filter::default()
-        };
-        let rows = queries::list_events(&mut tx, &allowed, &filter, self.told, PIECE).await?;
+        let place = (signed(self.told), PIECE);
+        let rows = queries::list_events(&mut tx, &allowed, &Filter::all(), place).await?;
         let mut lines = Vec::new();
         for row in rows.iter().filter(|row| row.seq <= self.head.0) {
             lines.extend(line(row)?);

@@ -1,5 +1,6 @@
 //! SQL of the audit trail.
 
+use chassis::audit::{Filter, Row, told};
 use chrono::{DateTime, Utc};
 use contract::api::{AuditEvent, NewCheckpoint};
 use contract::audit::Trail;
@@ -45,96 +46,27 @@ pub(super) async fn insert_event(tx: &mut Tx, proof: &impl Acting, row: &AuditEv
     .map(|_| ())
 }
 
-/// Which rows of the trail are wanted.
-#[derive(Debug, Default)]
-pub(super) struct Filter {
-    pub since: Option<DateTime<Utc>>,
-    pub until: Option<DateTime<Utc>>,
-    /// `noun.verb`, or a noun for all that was done with such things.
-    pub action: Option<String>,
-    /// Id, name or token.
-    pub actor: Option<String>,
-    /// A part of what the row says.
-    pub text: Option<String>,
-    pub oldest_first: bool,
-}
-
-#[derive(sqlx::FromRow)]
-struct Row {
-    seq: i64,
-    format: i32,
-    at: DateTime<Utc>,
-    actor: String,
-    actor_name: String,
-    token: String,
-    via: String,
-    action: String,
-    subject: String,
-    request_id: String,
-    address: String,
-    prev_hash: Vec<u8>,
-    hash: Vec<u8>,
-}
-
-/// A pattern that finds the text itself, whatever it holds.
-fn containing(text: &str) -> String {
-    let literal = text.replace('\\', "\\\\").replace('%', "\\%").replace('_', "\\_");
-    format!("%{literal}%")
-}
-
 /// So many rows behind the number, in the order that is wanted.
 pub(super) async fn list_events(
     tx: &mut Tx,
     allowed: &Allowed<ViewAudit>,
     filter: &Filter,
-    after: u64,
-    fetch: i64,
+    (after, fetch): (i64, i64),
 ) -> Result<Vec<AuditEvent>, sqlx::Error> {
-    let (behind, order) = if filter.oldest_first {
-        ("seq > $2", "asc")
-    } else {
-        ("seq < $2", "desc")
-    };
-    let statement = format!(
-        "select seq, format, at, actor, actor_name, token, via, action, subject, request_id, address, prev_hash, hash
-         from audit_events
-         where organization_id = $1 and {behind}
-           and ($3::timestamptz is null or at >= $3) and ($4::timestamptz is null or at < $4)
-           and ($5::text is null or action = $5 or split_part(action, '.', 1) = $5)
-           and ($6::text is null or actor = $6 or token = $6 or lower(actor_name) = lower($6))
-           and ($7::text is null or subject ilike $7 or action ilike $7 or actor_name ilike $7 or via ilike $7
-                or request_id ilike $7 or address ilike $7)
-         order by seq {order} limit $8"
-    );
-    let rows: Vec<Row> = sqlx::query_as(sqlx::AssertSqlSafe(statement))
-        .bind(allowed.organization().to_string())
-        .bind(signed(after))
+    let organization = allowed.organization();
+    let rows: Vec<Row> = sqlx::query_as(sqlx::AssertSqlSafe(filter.statement("organization_id = $8")))
+        .bind(after)
         .bind(filter.since)
         .bind(filter.until)
         .bind(&filter.action)
         .bind(&filter.actor)
-        .bind(filter.text.as_deref().map(containing))
+        .bind(filter.pattern())
         .bind(fetch)
+        .bind(organization.to_string())
         .fetch_all(&mut **tx)
         .await?;
-    let shown = |row: Row| AuditEvent {
-        trail: Trail::Control,
-        organization: allowed.organization(),
-        seq: unsigned(row.seq),
-        format: u32::try_from(row.format).unwrap_or(0),
-        at: row.at,
-        actor: row.actor,
-        actor_name: row.actor_name,
-        token: row.token,
-        via: row.via,
-        action: row.action,
-        subject: row.subject,
-        request_id: row.request_id,
-        address: row.address,
-        prev_hash: hex::encode(row.prev_hash),
-        hash: hex::encode(row.hash),
-    };
-    Ok(rows.into_iter().map(shown).collect())
+    let rows = rows.into_iter();
+    Ok(rows.map(|row| told(Trail::Control, organization, row)).collect())
 }
 
 /// The last row that there is: its number and its hash, as the organization's row keeps them.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::http::StatusCode;
 use chassis::http::{Json, Path, Query};
+use chassis::idempotency::KeyHeader;
 use contract::api::{CiTrust, NewCiTrust, Page, PolicyChanged};
 use contract::ci::{CiIssuer, CiProvider};
 use contract::names::{OrganizationName, ServiceAccountName};
@@ -42,7 +43,7 @@ fn allowed_issuer<'a>(app: &'a App, url: &str) -> Result<&'a CiIssuer, Refusal> 
 }
 
 /// Trusts runs of a CI system.
-#[utoipa::path(post, path = "/v1/organizations/{org}/ci-trusts", tag = "ci trusts", responses((status = 201, body = CiTrust)))]
+#[utoipa::path(post, path = "/v1/organizations/{org}/ci-trusts", tag = "ci trusts", params(KeyHeader), responses((status = 201, body = CiTrust)))]
 async fn create(
     call: Call,
     Path(org): Path<OrganizationName>,
@@ -109,8 +110,7 @@ async fn create(
         naming::in_words(new.provider, &new.conditions)
     );
     call.record(&mut tx, &allowed, "ci_trust.create", subject).await?;
-    tx.commit().await?;
-    Ok((StatusCode::CREATED, Json(new)))
+    call.commit(tx, StatusCode::CREATED, new).await
 }
 
 /// Lists what CI systems are trusted with.

@@ -26,6 +26,8 @@ pub fn router() -> OpenApiRouter<Arc<App>> {
 }
 
 /// Gives a deleted organization back to an owner, as long as it is kept.
+///
+/// Sent again it changes nothing: what was given back is not deleted any more.
 #[utoipa::path(post, path = "/v1/organizations/{org}/restore", tag = "deletions", responses((status = 200, body = Organization)))]
 async fn restore(call: Call, Path(org): Path<OrganizationName>) -> Result<Json<Organization>, Refusal> {
     let mut tx = call.begin().await?;

@@ -37,6 +37,8 @@ pub fn router() -> OpenApiRouter<Arc<App>> {
 }
 
 /// Begins a log-in that is approved elsewhere.
+///
+/// A step of a log-in: sent again it begins another one, and the first ends by itself after ten minutes.
 #[utoipa::path(post, path = "/v1/device-logins", tag = "device logins", security(()), request_body = NewDeviceLogin, responses((status = 201, body = DeviceLogin)))]
 async fn create(
     State(app): State<Arc<App>>,
@@ -74,6 +76,8 @@ async fn create(
 }
 
 /// Asks how a log-in stands; once it is approved, the answer has its session, once.
+///
+/// A step of a log-in: it is there to be sent again, and the session is told once.
 #[utoipa::path(post, path = "/v1/device-logins/answer", tag = "device logins", security(()), request_body = DeviceQuestion, responses((status = 200, body = DeviceAnswer)))]
 async fn ask(
     State(app): State<Arc<App>>,
@@ -139,6 +143,8 @@ fn typed(call: &Call, text: &str) -> Result<UserCode, Refusal> {
 }
 
 /// Shows who asks to be logged in, from where.
+///
+/// It changes nothing, so it can be sent again.
 #[utoipa::path(post, path = "/v1/device-logins/request", tag = "device logins", request_body = DecideDeviceLogin, responses((status = 200, body = DeviceRequest)))]
 async fn show(call: Call, Json(body): Json<DecideDeviceLogin>) -> Result<Json<DeviceRequest>, Refusal> {
     let code = typed(&call, &body.user_code)?;
@@ -148,6 +154,8 @@ async fn show(call: Call, Json(body): Json<DecideDeviceLogin>) -> Result<Json<De
 }
 
 /// Approves a log-in as the caller, or refuses it.
+///
+/// A step of a log-in: what is decided is not decided again.
 #[utoipa::path(post, path = "/v1/device-logins/decision", tag = "device logins", request_body = DecideDeviceLogin, responses((status = 204, description = "it is decided")))]
 async fn decide(call: Call, Json(body): Json<DecideDeviceLogin>) -> Result<StatusCode, Refusal> {
     let code = typed(&call, &body.user_code)?;

@@ -104,6 +104,8 @@ async fn show(
 }
 
 /// Makes a link that shows the outbox in a browser on this machine for ten minutes.
+///
+/// Nothing is kept of it: sent again it answers another link.
 #[utoipa::path(post, path = "/v1/outbox/links", tag = "outbox", responses((status = 200, body = OutboxLink)))]
 async fn link(State(app): State<Arc<App>>, operator: Operator) -> Result<Json<OutboxLink>, Refusal> {
     if !operator.holds_secret {

@@ -98,7 +98,7 @@ async fn update(
     let mut member = queries::find_member(&mut tx, &allowed, &principal)
         .await?
         .ok_or_else(Refusal::not_found)?;
-    etag::check_match(&headers, &member)?;
+    etag::check_match(&headers, Some(&member))?;
     let owners = queries::count_owners(&mut tx, &allowed).await?;
     check_change(allowed.role(), member.role, Some(body.role), owners)?;
     if member.role == OrganizationRole::Owner {

@@ -54,6 +54,8 @@ struct Read {
 }
 
 /// Marks the caller's notices as read, up to one.
+///
+/// Sent again it changes nothing: what was read is read.
 #[utoipa::path(post, path = "/v1/notices/read", tag = "notices", request_body = Read, responses((status = 204)))]
 async fn mark_read(call: Call, Json(body): Json<Read>) -> Result<StatusCode, Refusal> {
     call.actor.unlimited()?;

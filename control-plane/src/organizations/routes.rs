@@ -124,7 +124,7 @@ async fn change(
 ) -> Result<Json<OrganizationSettings>, Refusal> {
     let mut tx = call.begin().await?;
     let allowed = call.authorize::<ChangeSettings>(&mut tx, &org).await?;
-    etag::check_match(&headers, &settings(&mut tx, &allowed).await?.0)?;
+    etag::check_match(&headers, Some(&settings(&mut tx, &allowed).await?.0))?;
     let approvals = match body.release_approvals {
         1 => 1,
         2 => 2,

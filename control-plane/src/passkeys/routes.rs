@@ -108,6 +108,8 @@ async fn hand_out(
 }
 
 /// Gives out a challenge by which a device makes a passkey.
+///
+/// Sent again it answers another challenge; one that is not used ends after five minutes.
 #[utoipa::path(post, path = "/v1/account/passkeys/begin", tag = "passkeys", responses((status = 200, body = Challenge)))]
 async fn begin_registration(call: Call) -> Result<Json<Challenge>, Refusal> {
     call.actor.proven(call.now())?;
@@ -131,6 +133,8 @@ async fn begin_registration(call: Call) -> Result<Json<Challenge>, Refusal> {
 }
 
 /// Registers a passkey; it logs in to the account from then on.
+///
+/// A challenge is good once, and so is a passkey, so sent again it registers no second one.
 #[utoipa::path(post, path = "/v1/account/passkeys", tag = "passkeys", request_body = Registered, responses((status = 201, body = PasskeyView)))]
 async fn register(
     call: Call,
@@ -217,6 +221,8 @@ async fn remove(call: Call, Path(id): Path<PasskeyId>) -> Result<StatusCode, Ref
 }
 
 /// Gives out a challenge by which a device shows whose passkey it holds. The same for everybody.
+///
+/// A step of a log-in: sent again it answers another challenge; one that is not used ends after five minutes.
 #[utoipa::path(post, path = "/v1/passkey-log-ins/begin", tag = "passkeys", security(()), responses((status = 200, body = Challenge)))]
 async fn begin_log_in(State(app): State<Arc<App>>, peer: Peer) -> Result<Json<Challenge>, Refusal> {
     app.limiters.code(peer.address)?;
@@ -231,6 +237,8 @@ async fn begin_log_in(State(app): State<Arc<App>>, peer: Peer) -> Result<Json<Ch
 }
 
 /// Logs in by a passkey; answers the session, as a cookie too.
+///
+/// A step of a log-in: a challenge is good once, so sent again it begins no second session.
 #[utoipa::path(post, path = "/v1/passkey-log-ins", tag = "passkeys", security(()), request_body = Asserted, responses((status = 201, body = SessionMade)))]
 async fn log_in(State(app): State<Arc<App>>, peer: Peer, Json(body): Json<Asserted>) -> Result<Response, Refusal> {
     app.limiters.code(peer.address)?;

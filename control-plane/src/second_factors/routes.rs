@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::http::StatusCode;
 use chassis::http::{ApiError, Json};
+use chassis::idempotency::KeyHeader;
 use contract::api::{RecoveryCodes, SecondFactors, TotpBegun, TotpCode};
 use contract::problem::ProblemKind;
 use totp_rs::Secret;
@@ -42,7 +43,7 @@ async fn show(call: Call) -> Result<Json<SecondFactors>, Refusal> {
 }
 
 /// Begins to enrol an authenticator: it counts once its first code was sent.
-#[utoipa::path(post, path = "/v1/account/totp", tag = "second-factors", responses((status = 201, body = TotpBegun)))]
+#[utoipa::path(post, path = "/v1/account/totp", tag = "second-factors", params(KeyHeader), responses((status = 201, body = TotpBegun)))]
 async fn begin(call: Call) -> Result<(StatusCode, Json<TotpBegun>), Refusal> {
     let proven = call.actor.proven(call.now())?;
     let app = &call.app;
@@ -53,6 +54,7 @@ async fn begin(call: Call) -> Result<(StatusCode, Json<TotpBegun>), Refusal> {
         .map_err(ApiError::internal)?;
     let mut tx = call.begin().await?;
     let proven = call.proven(&mut tx).await?;
+    call.unanswered(&mut tx).await?;
     if !queries::insert_authenticator(&mut tx, &proven, &sealed, call.now()).await? {
         return Err(
             Refusal::new(ProblemKind::Conflict, "the account has an authenticator already")
@@ -60,23 +62,23 @@ async fn begin(call: Call) -> Result<(StatusCode, Json<TotpBegun>), Refusal> {
         );
     }
     call.happened(&mut tx, "totp.begin", String::new()).await?;
-    tx.commit().await?;
     // A name with a colon would be cut by authenticators.
     let url = totp(&secret, &call.actor.name().replace(':', ""))?
         .to_url()
         .map_err(ApiError::internal)?;
     let secret = Secret::from(secret).to_base32();
-    Ok((StatusCode::CREATED, Json(TotpBegun { secret, url })))
+    call.commit(tx, StatusCode::CREATED, TotpBegun { secret, url }).await
 }
 
 /// Confirms the authenticator by its first code; from now on it is asked for. Answers the recovery codes, once.
-#[utoipa::path(post, path = "/v1/account/totp/confirm", tag = "second-factors", request_body = TotpCode, responses((status = 200, body = RecoveryCodes)))]
-async fn confirm(call: Call, Json(body): Json<TotpCode>) -> Result<Json<RecoveryCodes>, Refusal> {
+#[utoipa::path(post, path = "/v1/account/totp/confirm", tag = "second-factors", params(KeyHeader), request_body = TotpCode, responses((status = 200, body = RecoveryCodes)))]
+async fn confirm(call: Call, Json(body): Json<TotpCode>) -> Result<(StatusCode, Json<RecoveryCodes>), Refusal> {
     let proven = call.actor.proven(call.now())?;
     let app = &call.app;
     app.limiters.second_factor(proven.account())?;
     let mut tx = call.begin().await?;
     let proven = call.proven(&mut tx).await?;
+    call.unanswered(&mut tx).await?;
     let found = queries::find_authenticator(&mut tx, &OWN, proven.account()).await?;
     let Some(authenticator) = found.filter(|a| !a.confirmed) else {
         return Err(Refusal::new(
@@ -104,9 +106,9 @@ async fn confirm(call: Call, Json(body): Json<TotpCode>) -> Result<Json<Recovery
         "Your account asks for the codes of an authenticator from now on",
     )
     .await?;
-    tx.commit().await?;
+    let answer = call.commit(tx, StatusCode::OK, codes).await?;
     app.post.wake();
-    Ok(Json(codes))
+    Ok(answer)
 }
 
 /// Asks for codes of the authenticator no more; recovery codes end with it.
@@ -130,10 +132,11 @@ async fn remove(call: Call) -> Result<StatusCode, Refusal> {
 }
 
 /// Makes new recovery codes; those of before are good for nothing then.
-#[utoipa::path(post, path = "/v1/account/recovery-codes", tag = "second-factors", responses((status = 200, body = RecoveryCodes)))]
-async fn renew(call: Call) -> Result<Json<RecoveryCodes>, Refusal> {
+#[utoipa::path(post, path = "/v1/account/recovery-codes", tag = "second-factors", params(KeyHeader), responses((status = 200, body = RecoveryCodes)))]
+async fn renew(call: Call) -> Result<(StatusCode, Json<RecoveryCodes>), Refusal> {
     let mut tx = call.begin().await?;
     let proven = call.proven(&mut tx).await?;
+    call.unanswered(&mut tx).await?;
     let found = queries::find_authenticator(&mut tx, &OWN, proven.account()).await?;
     if !found.is_some_and(|a| a.confirmed) {
         return Err(Refusal::new(
@@ -150,9 +153,9 @@ async fn renew(call: Call) -> Result<Json<RecoveryCodes>, Refusal> {
         "Your account has new recovery codes",
     )
     .await?;
-    tx.commit().await?;
+    let answer = call.commit(tx, StatusCode::OK, codes).await?;
     call.app.post.wake();
-    Ok(Json(codes))
+    Ok(answer)
 }
 
 async fn fresh_codes(call: &Call, tx: &mut Tx, proven: &Proven) -> Result<RecoveryCodes, Refusal> {

@@ -28,6 +28,8 @@ pub fn router() -> OpenApiRouter<Arc<App>> {
 }
 
 /// Opens a service: a link for a browser, good once, and the address for programs. Wakes the data plane.
+///
+/// Sent again it answers another link; one that is not used ends by itself.
 #[utoipa::path(
     post,
     path = "/v1/organizations/{org}/pipelines/{project}/{name}/open",

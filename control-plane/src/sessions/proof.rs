@@ -23,6 +23,8 @@ pub(super) fn router() -> OpenApiRouter<Arc<App>> {
 }
 
 /// Proves who holds the session in use. For 15 minutes it does what is guarded by that.
+///
+/// A step of a log-in: sent again it is one more proof of the same session.
 #[utoipa::path(post, path = "/v1/sessions/current/proof", tag = "sessions", request_body = ProveIdentity, responses((status = 200, body = Proved)))]
 async fn prove(call: Call, Json(body): Json<ProveIdentity>) -> Result<Json<Proved>, Refusal> {
     let account = call.actor.person()?;

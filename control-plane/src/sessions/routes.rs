@@ -32,6 +32,8 @@ pub fn router() -> OpenApiRouter<Arc<App>> {
 }
 
 /// Logs in: begins a session. Pages of this service get it as a cookie too.
+///
+/// Nobody is logged in whose key it could be: sent again it begins another session, which is listed and can be ended.
 #[utoipa::path(post, path = "/v1/sessions", tag = "sessions", security(()), responses((status = 201, body = SessionMade)))]
 async fn create(
     State(app): State<Arc<App>>,

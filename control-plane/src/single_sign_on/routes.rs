@@ -236,6 +236,8 @@ struct SecondFactor {
 }
 
 /// Finishes a log-in with a provider by the second factor of the account; answers the session, as a cookie too.
+///
+/// A step of a log-in: its cookie is good once, so sent again it begins no second session.
 #[utoipa::path(post, path = "/v1/log-in/second-factor", tag = "log-in", security(()), request_body = SecondFactor, responses((status = 201, body = SessionMade)))]
 async fn finish(
     State(app): State<Arc<App>>,
@@ -296,6 +298,8 @@ struct GoTo {
 }
 
 /// Begins to link an identity to the caller's account. The browser that asks is the one that has to come back.
+///
+/// A step of a log-in: sent again it begins anew, and what was begun before ends by itself.
 #[utoipa::path(post, path = "/v1/account/identities", tag = "log-in", request_body = AtProvider, responses((status = 200, body = GoTo)))]
 async fn begin_link(call: Call, Json(body): Json<AtProvider>) -> Result<Response, Refusal> {
     let proven = call.actor.proven(call.now())?;
@@ -329,6 +333,8 @@ async fn unlink(call: Call, Query(which): Query<WhichIdentity>) -> Result<Status
 }
 
 /// Links an identity to an account by the code that was mailed to the account's address.
+///
+/// The code is good once, so sent again it changes nothing.
 #[utoipa::path(post, path = "/v1/accounts/link", tag = "log-in", security(()), request_body = MailedCode, responses((status = 204)))]
 async fn link(State(app): State<Arc<App>>, peer: Peer, Json(body): Json<MailedCode>) -> Result<StatusCode, Refusal> {
     app.limiters.code(peer.address)?;

@@ -21,6 +21,8 @@ pub fn router() -> OpenApiRouter<Arc<App>> {
 }
 
 /// Exchanges the OIDC token of a CI run for a token of this service.
+///
+/// A step of a log-in: the issuer's token is good once, so sent again it makes no second one. Ask the issuer for another.
 #[utoipa::path(post, path = "/v1/token-exchange", tag = "token exchange", security(()), request_body = TokenExchange, responses((status = 201, body = ExchangedToken)))]
 async fn create(
     State(app): State<Arc<App>>,

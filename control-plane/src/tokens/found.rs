@@ -18,6 +18,8 @@ use crate::refusal::Refusal;
 use crate::sessions;
 
 /// Revokes the token or session of a secret that was found somewhere.
+///
+/// Sent again it changes nothing: what has ended stays so.
 #[utoipa::path(post, path = "/v1/tokens/revoke", tag = "tokens", security(()),
     operation_id = "revoke_by_secret", request_body = RevokeSecret,
     responses((status = 204, description = "it is good for nothing now, if it ever was")))]

@@ -101,6 +101,8 @@ pub(super) async fn end(
 }
 
 /// Lets a token work in the organization.
+///
+/// Sent again it changes nothing: what was approved is approved.
 #[utoipa::path(post, path = "/v1/organizations/{org}/tokens/{id}/approval", tag = "token policy", params(("org" = OrganizationName, Path), ("id" = TokenId, Path)), responses((status = 201, body = PolicyChanged)))]
 pub(super) async fn approve(
     call: Call,

@@ -6,7 +6,7 @@ use contract::ci::CiProvider;
 use control_plane::rate_limits::RateLimits;
 use serde_json::{Value, json};
 
-use crate::app::{Answer, Org, TestApp};
+use crate::app::{Answer, Org, TestApp, read};
 use crate::ci_issuer::{FakeIssuer, Key, github, gitlab};
 
 pub const AUDIENCE: &str = "howdah-acme";
@@ -351,6 +351,14 @@ async fn trusts_are_made_by_admins_without_limits_and_name_whose_runs_they_mean(
     .await
     .problem(422, "invalid");
     let path = rig.org.path("ci-trusts");
+    let keyed = async || {
+        let body = json!({
+            "name": "keyed", "issuer": rig.issuer.url, "audience": AUDIENCE, "service_account": "ci", "conditions": { "owner_id": "65" },
+        });
+        let request = rig.app.request("POST", &path).bearer_auth(&rig.org.owner.token);
+        read(request.header("idempotency-key", "k").json(&body)).await.ok(201)
+    };
+    assert_eq!(keyed().await, keyed().await);
     let wish = |change: fn(&mut Value)| {
         let mut body = json!({
             "name": "x", "issuer": rig.issuer.url, "audience": AUDIENCE, "service_account": "ci", "conditions": named(),

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use crate::app::{Answer, Org, Person, TestApp, read};
+use crate::app::{Answer, Org, PASSWORD, Person, TestApp, read};
+use crate::second_factors;
 
 async fn send(app: &TestApp, path: &str, token: &str, key: &str, body: &Value) -> Answer {
     read(keyed(app, path, token, key, body)).await
@@ -24,10 +25,71 @@ async fn audit_rows(app: &TestApp) -> i64 {
     count.fetch_one(&app.app.pool).await.unwrap()
 }
 
+async fn mails(app: &TestApp) -> i64 {
+    let count = sqlx::query_scalar("select count(*) from mails");
+    count.fetch_one(&app.app.pool).await.unwrap()
+}
+
+/// Operations that need no key, and why, as their descriptions say.
+const KEYLESS: &[(&str, &str)] = &[
+    ("access_tokens_create", "Nothing is kept of it"),
+    (
+        "accounts_ask_reset",
+        "it mails another code, which takes the place of the first",
+    ),
+    ("accounts_confirm_email", "The code is good once"),
+    ("accounts_redeem_reset", "The code is good once"),
+    ("accounts_sign_up", "An address has one account"),
+    ("accounts_undo_email", "The code is good once"),
+    ("accounts_verify", "The code is good once"),
+    ("deletions_restore", "Sent again it changes nothing"),
+    ("device_logins_ask", "A step of a log-in"),
+    ("device_logins_create", "A step of a log-in"),
+    ("device_logins_decide", "A step of a log-in"),
+    ("device_logins_show", "It changes nothing"),
+    ("log_in_begin_link", "A step of a log-in"),
+    ("log_in_finish", "A step of a log-in"),
+    ("log_in_link", "The code is good once"),
+    ("notices_mark_read", "Sent again it changes nothing"),
+    ("outbox_link", "Nothing is kept of it"),
+    ("passkeys_begin_log_in", "A step of a log-in"),
+    (
+        "passkeys_begin_registration",
+        "one that is not used ends after five minutes",
+    ),
+    ("passkeys_log_in", "A step of a log-in"),
+    ("passkeys_register", "A challenge is good once"),
+    ("services_open", "one that is not used ends by itself"),
+    ("sessions_create", "Nobody is logged in whose key it could be"),
+    ("sessions_prove", "A step of a log-in"),
+    ("token_exchange_create", "the issuer's token is good once"),
+    ("token_policy_approve", "Sent again it changes nothing"),
+    ("tokens_revoke_by_secret", "Sent again it changes nothing"),
+];
+
+#[test]
+fn every_post_takes_a_key_or_says_why_it_needs_none() {
+    let document = serde_json::to_value(control_plane::app::openapi()).unwrap();
+    testkit::openapi::check_keys(&document, KEYLESS);
+}
+
+/// Those whose effects build on each other have a test of their own.
+const ELSEWHERE: [&str; 4] = [
+    "ci_trusts_create",
+    "second_factors_begin",
+    "second_factors_confirm",
+    "second_factors_renew",
+];
+
 /// A token to be rotated.
 async fn old_token(app: &TestApp, owner: &str) -> String {
     let made = app.post("/v1/tokens", owner, json!({ "name": "old" })).await.ok(201);
     made["id"].as_str().unwrap().to_owned()
+}
+
+/// An operation of one's own account.
+fn of_account(token: &str, id: &'static str, path: &str, body: Value) -> (&'static str, (String, String, Value)) {
+    (id, (format!("/v1/account/{path}"), token.to_owned(), body))
 }
 
 /// What is sent to each operation that takes a key, by its id; and who sends it.
@@ -38,25 +100,15 @@ async fn samples(app: &TestApp, acme: &Org, guest: &Person) -> BTreeMap<&'static
     let release = |domain: &str| json!({ "domains": [domain], "pipeline": "images", "spec_digest": "abababab", "purpose": "x", "expires_in_days": 1 });
     let proposed = app.post(&acme.path("releases"), owner, release("labels")).await.ok(201);
     let approvals = format!("releases/{}/approvals", proposed["id"].as_str().unwrap());
-    let invited = app
-        .post(
-            &acme.path("invitations"),
-            owner,
-            json!({ "email": "late@acme.test", "role": "member" }),
-        )
-        .await
-        .ok(201);
+    let wish = json!({ "email": "late@acme.test", "role": "member" });
+    let invited = app.post(&acme.path("invitations"), owner, wish).await.ok(201);
     let rotated = old_token(app, owner).await;
     let late = app.sign_up("late@acme.test").await.token;
     let of_owner = |path: &str, body: Value| (acme.path(path), owner.clone(), body);
     BTreeMap::from([
         (
             "organizations_create",
-            (
-                "/v1/organizations".to_owned(),
-                owner.clone(),
-                json!({ "name": "second" }),
-            ),
+            ("/v1/organizations".to_owned(), owner.clone(), json!({ "name": "x" })),
         ),
         (
             "invitations_create",
@@ -90,6 +142,13 @@ async fn samples(app: &TestApp, acme: &Org, guest: &Person) -> BTreeMap<&'static
                 json!({ "subject": "user:guest@acme.test", "role": "viewer", "resource": "images" }),
             ),
         ),
+        of_account(
+            owner,
+            "accounts_change_email",
+            "email",
+            json!({ "email": "other@acme.test" }),
+        ),
+        of_account(owner, "accounts_send_verification", "email/verification", json!({})),
         ("releases_create", of_owner("releases", release("images"))),
         (
             "releases_approve",
@@ -109,16 +168,12 @@ async fn every_operation_that_takes_a_key_does_it_once_and_answers_the_same_agai
     let guest = app.member(&acme, "guest@acme.test", "member").await;
     let samples = samples(&app, &acme, &guest).await;
     let document = serde_json::to_value(control_plane::app::openapi()).unwrap();
-    let takes_key = |operation: &Value| {
-        let all = operation["parameters"].as_array().into_iter().flatten();
-        all.into_iter().any(|p| p["name"] == "idempotency-key")
-    };
     let mut seen = 0;
     for (method, _, operation) in testkit::openapi::operations(&document) {
-        if !takes_key(operation) {
+        let id = operation["operationId"].as_str().unwrap();
+        if !testkit::openapi::takes_key(operation) || ELSEWHERE.contains(&id) {
             continue;
         }
-        let id = operation["operationId"].as_str().unwrap();
         assert_eq!(method, "post", "{id}");
         let (path, token, body) = samples.get(id).unwrap_or_else(|| panic!("what is sent to {id}?"));
         let first = send(&app, path, token, id, body).await;
@@ -127,11 +182,11 @@ async fn every_operation_that_takes_a_key_does_it_once_and_answers_the_same_agai
             "{id}: {}",
             first.text
         );
-        let rows = audit_rows(&app).await;
+        let before = (audit_rows(&app).await, mails(&app).await);
         let again = send(&app, path, token, id, body).await;
         assert_eq!((first.status, &first.text), (again.status, &again.text), "{id}");
         assert!(is_replayed(&again), "{id}");
-        assert_eq!(audit_rows(&app).await, rows, "{id}");
+        assert_eq!((audit_rows(&app).await, mails(&app).await), before, "{id}");
         seen += 1;
     }
     assert_eq!(seen, samples.len());
@@ -145,6 +200,42 @@ async fn every_operation_that_takes_a_key_does_it_once_and_answers_the_same_agai
             .all(|sealed| !sealed.windows(4).any(|bytes| bytes == b"hwd_")),
         "a secret lies open"
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn recovery_codes_whose_answer_was_lost_are_told_again_and_kept_sealed() {
+    let app = TestApp::start().await;
+    let ada = app.sign_up("ada@example.test").await;
+    let twice = async |path: &str, body: Value, status: u16| {
+        let first = send(&app, path, &ada.token, path, &body).await;
+        let again = send(&app, path, &ada.token, path, &body).await;
+        assert!(!is_replayed(&first) && is_replayed(&again), "{path}: {}", again.text);
+        assert_eq!((again.status, &again.text), (status, &first.text), "{path}");
+        first.ok(status)
+    };
+    let begun = twice("/v1/account/totp", json!({}), 201).await;
+    let secret = begun["secret"].as_str().unwrap();
+    let code = json!({ "code": second_factors::shown(&app, secret) });
+    let confirmed = twice("/v1/account/totp/confirm", code, 200).await;
+    let renewed = twice("/v1/account/recovery-codes", json!({}), 200).await;
+    assert_ne!(confirmed["recovery_codes"], renewed["recovery_codes"]);
+    // Those that were told last are the ones that count.
+    let code = renewed["recovery_codes"][0].as_str().unwrap();
+    let log_in = json!({ "email": "ada@example.test", "password": PASSWORD, "second_factor": code });
+    app.post("/v1/sessions", "", log_in).await.ok(201);
+    let kept: Vec<Vec<u8>> = sqlx::query_scalar("select answer_encrypted from kept_answers")
+        .fetch_all(&app.app.pool)
+        .await
+        .unwrap();
+    let told = [secret.as_bytes(), code.as_bytes()];
+    let open = |sealed: &Vec<u8>| told.iter().any(|told| sealed.windows(told.len()).any(|w| w == *told));
+    assert!(kept.len() == 3 && !kept.iter().any(open), "a secret lies open");
+    // They are told to who proves himself only.
+    app.environment.advance(chrono::Duration::minutes(16));
+    let path = "/v1/account/recovery-codes";
+    send(&app, path, &ada.token, path, &json!({}))
+        .await
+        .problem(403, "proof-required");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]

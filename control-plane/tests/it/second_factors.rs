@@ -7,7 +7,7 @@ use crate::app::{PASSWORD, Person, TestApp};
 use crate::mail::{kept, with_outbox};
 
 /// What an authenticator with that secret shows at the service's time.
-fn shown(app: &TestApp, secret: &str) -> String {
+pub fn shown(app: &TestApp, secret: &str) -> String {
     let totp = Builder::new()
         .with_algorithm(Algorithm::SHA1)
         .with_digits(6)

@@ -46,13 +46,20 @@ fn names(headers: &HeaderMap, header: &HeaderName, tag: &str) -> Option<bool> {
     }))
 }
 
-/// Demands that what is about to be changed is still what the caller has read, if he says what that was.
+/// Demands that what is about to be changed is still what the caller has read, if he says what that was; `None` = it is not there.
 ///
 /// # Errors
 /// `precondition-failed` when it is another version.
-pub fn check_match<T: Serialize>(headers: &HeaderMap, current: &T) -> Result<(), ApiError> {
-    let json = serde_json::to_vec(current).map_err(ApiError::internal)?;
-    if names(headers, &header::IF_MATCH, &of(&json)) == Some(false) {
+pub fn check_match<T: Serialize>(headers: &HeaderMap, current: Option<&T>) -> Result<(), ApiError> {
+    let json = current
+        .map(serde_json::to_vec)
+        .transpose()
+        .map_err(ApiError::internal)?;
+    let holds = match &json {
+        Some(json) => names(headers, &header::IF_MATCH, &of(json)),
+        None => is_conditional(headers).then_some(false),
+    };
+    if holds == Some(false) {
         return Err(ApiError::new(
             ProblemKind::PreconditionFailed,
             "somebody has changed it since the version that `If-Match` names",
@@ -60,6 +67,12 @@ pub fn check_match<T: Serialize>(headers: &HeaderMap, current: &T) -> Result<(),
         .hint("read it again, then repeat the change"));
     }
     Ok(())
+}
+
+/// Whether a change is to be made to what the caller has read alone.
+#[must_use]
+pub fn is_conditional(headers: &HeaderMap) -> bool {
+    headers.contains_key(header::IF_MATCH)
 }
 
 /// The layer that gives JSON its tags, and answers 304 to who has it already.
@@ -112,13 +125,13 @@ mod tests {
     fn a_change_is_made_to_what_was_read_or_not_at_all() {
         let current = serde_json::json!({ "a": 1 });
         let tag = of(br#"{"a":1}"#);
-        assert!(check_match(&HeaderMap::new(), &current).is_ok());
-        assert!(check_match(&given(&["*"]), &current).is_ok());
+        assert!(check_match(&HeaderMap::new(), Some(&current)).is_ok());
+        assert!(check_match(&given(&["*"]), Some(&current)).is_ok());
         for wrong in ["", "\"\"", "\"x\"", "x, y"] {
             let values = wrong.to_owned();
             let mut headers = HeaderMap::new();
             headers.insert(header::IF_MATCH, HeaderValue::from_str(&values).unwrap());
-            assert!(check_match(&headers, &current).is_err(), "{wrong}");
+            assert!(check_match(&headers, Some(&current)).is_err(), "{wrong}");
         }
         let mut headers = HeaderMap::new();
         headers.append(header::IF_MATCH, HeaderValue::from_static("\"x\""));
@@ -126,7 +139,11 @@ mod tests {
             header::IF_MATCH,
             HeaderValue::from_str(&format!("\"y\", {tag}")).unwrap(),
         );
-        assert!(check_match(&headers, &current).is_ok());
-        assert!(check_match(&headers, &serde_json::json!({ "a": 2 })).is_err());
+        assert!(check_match(&headers, Some(&current)).is_ok());
+        assert!(check_match(&headers, Some(&serde_json::json!({ "a": 2 }))).is_err());
+        // What is not there is nothing that anybody has read.
+        let nothing: Option<&serde_json::Value> = None;
+        assert!(check_match(&HeaderMap::new(), nothing).is_ok());
+        assert!(check_match(&headers, nothing).is_err() && check_match(&given(&["*"]), nothing).is_err());
     }
 }

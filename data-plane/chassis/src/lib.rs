@@ -1,7 +1,8 @@
 //! What every long-running process has: its environment (clock, entropy), configuration from its parent, shutdown,
-//! telemetry, problems as HTTP responses, extractors that answer problems, signed tokens. Knows no noun of the product
+//! telemetry, problems as HTTP responses, extractors that answer problems, signed tokens, searches of audit trails. Knows no noun of the product
 //! but those of `contract`.
 
+pub mod audit;
 pub mod environment;
 pub mod etag;
 pub mod http;

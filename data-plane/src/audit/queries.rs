@@ -1,6 +1,6 @@
 //! SQL of the audit trail.
 
-use chrono::{DateTime, Utc};
+use chassis::audit::{Filter, Row, told};
 use contract::api::AuditEvent;
 use contract::audit::{Entry, FORMAT, Trail};
 use contract::ids::OrganizationId;
@@ -46,43 +46,6 @@ pub(super) async fn insert_event(tx: &mut Tx, _: &System, entry: &Entry<'_>, pre
     Ok(())
 }
 
-/// Which rows are wanted.
-#[derive(Debug, Default)]
-pub(super) struct Filter {
-    pub since: Option<DateTime<Utc>>,
-    pub until: Option<DateTime<Utc>>,
-    /// `noun.verb`, or a noun for all that was done with such things.
-    pub action: Option<String>,
-    /// Id, name or token.
-    pub actor: Option<String>,
-    /// A part of what the row says.
-    pub text: Option<String>,
-    pub oldest_first: bool,
-}
-
-#[derive(sqlx::FromRow)]
-struct Row {
-    seq: i64,
-    format: i32,
-    at: DateTime<Utc>,
-    actor: String,
-    actor_name: String,
-    token: String,
-    via: String,
-    action: String,
-    subject: String,
-    request_id: String,
-    address: String,
-    prev_hash: Vec<u8>,
-    hash: Vec<u8>,
-}
-
-/// A pattern that finds the text itself, whatever it holds.
-fn containing(text: &str) -> String {
-    let literal = text.replace('\\', "\\\\").replace('%', "\\%").replace('_', "\\_");
-    format!("%{literal}%")
-}
-
 /// So many rows behind the number, in the order that is wanted.
 pub(super) async fn list_events(
     conn: &mut PgConnection,
@@ -91,49 +54,18 @@ pub(super) async fn list_events(
     filter: &Filter,
     (after, fetch): (i64, i64),
 ) -> Answer<Vec<AuditEvent>> {
-    let (behind, order) = if filter.oldest_first {
-        ("seq > $1", "asc")
-    } else {
-        ("seq < $1", "desc")
-    };
-    let statement = format!(
-        "select seq, format, at, actor, actor_name, token, via, action, subject, request_id, address, prev_hash, hash
-         from audit_events
-         where {behind} and ($2::timestamptz is null or at >= $2) and ($3::timestamptz is null or at < $3)
-           and ($4::text is null or action = $4 or split_part(action, '.', 1) = $4)
-           and ($5::text is null or actor = $5 or token = $5 or lower(actor_name) = lower($5))
-           and ($6::text is null or subject ilike $6 or action ilike $6 or actor_name ilike $6 or via ilike $6
-                or request_id ilike $6)
-         order by seq {order} limit $7"
-    );
-    let rows: Vec<Row> = sqlx::query_as(sqlx::AssertSqlSafe(statement))
+    let rows: Vec<Row> = sqlx::query_as(sqlx::AssertSqlSafe(filter.statement("true")))
         .bind(after)
         .bind(filter.since)
         .bind(filter.until)
         .bind(&filter.action)
         .bind(&filter.actor)
-        .bind(filter.text.as_deref().map(containing))
+        .bind(filter.pattern())
         .bind(fetch)
         .fetch_all(conn)
         .await?;
-    let shown = |row: Row| AuditEvent {
-        trail: Trail::Plane,
-        organization,
-        seq: row.seq.unsigned_abs(),
-        format: row.format.unsigned_abs(),
-        at: row.at,
-        actor: row.actor,
-        actor_name: row.actor_name,
-        token: row.token,
-        via: row.via,
-        action: row.action,
-        subject: row.subject,
-        request_id: row.request_id,
-        address: row.address,
-        prev_hash: hex::encode(row.prev_hash),
-        hash: hex::encode(row.hash),
-    };
-    Ok(rows.into_iter().map(shown).collect())
+    let rows = rows.into_iter();
+    Ok(rows.map(|row| told(Trail::Plane, organization, row)).collect())
 }
 
 /// The last row that there is: its number and its hash.

@@ -4,19 +4,19 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
+use chassis::audit::{Filter, Wanted};
 use chassis::http::{Json, Query};
-use chrono::{DateTime, Utc};
 use contract::api::{AuditEvent, Page, SignedCheckpoint};
 use contract::policy::OrganizationRole;
 use contract::problem::ProblemKind;
 use futures::stream::{self, Stream};
 use http::header;
 use serde::{Deserialize, Serialize};
-use utoipa::{IntoParams, ToSchema};
+use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::queries::{self, Filter};
+use super::queries;
 use crate::call::Call;
 use crate::cursor;
 use crate::failure::{Answer, Failure};
@@ -24,44 +24,12 @@ use crate::permissions::System;
 use crate::plane::Plane;
 
 const READS: System = System::because("the caller manages or audits the organization");
-const TEXT_LENGTH_MAX: usize = 200;
 /// So many rows of an export are read at once.
 const PIECE: i64 = 500;
 
 /// The routes.
 pub fn router() -> OpenApiRouter<Plane> {
     OpenApiRouter::new().routes(routes!(list)).routes(routes!(export))
-}
-
-/// In which order rows come.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
-enum Order {
-    #[default]
-    Newest,
-    Oldest,
-}
-
-#[derive(Debug, Deserialize, IntoParams)]
-#[into_params(parameter_in = Query)]
-struct Wanted {
-    /// Only what happened since then.
-    since: Option<DateTime<Utc>>,
-    /// Only what happened before then.
-    until: Option<DateTime<Utc>>,
-    /// Only actions that begin like this.
-    #[param(max_length = 200)]
-    action: Option<String>,
-    /// Only what this one did, by id or name.
-    #[param(max_length = 200)]
-    actor: Option<String>,
-    /// Only rows with this text.
-    #[param(max_length = 200)]
-    q: Option<String>,
-    /// Newest or oldest first.
-    #[serde(default)]
-    #[param(inline)]
-    order: Order,
 }
 
 #[derive(Deserialize, IntoParams)]
@@ -72,27 +40,6 @@ struct Paging {
     limit: Option<u32>,
     /// `next_cursor` of the page before.
     cursor: Option<String>,
-}
-
-impl Wanted {
-    fn filter(self) -> Answer<Filter> {
-        for (name, text) in [("action", &self.action), ("actor", &self.actor), ("q", &self.q)] {
-            if text.as_ref().is_some_and(|text| text.len() > TEXT_LENGTH_MAX) {
-                let detail = format!("`{name}` has at most {TEXT_LENGTH_MAX} bytes");
-                return Err(Failure::new(ProblemKind::Malformed, detail));
-            }
-        }
-        // An empty text restricts nothing.
-        let given = |text: Option<String>| text.filter(|text| !text.is_empty());
-        Ok(Filter {
-            since: self.since,
-            until: self.until,
-            action: given(self.action),
-            actor: given(self.actor),
-            text: given(self.q),
-            oldest_first: self.order == Order::Oldest,
-        })
-    }
 }
 
 /// Demands a role that reads the trail, and a token without scopes: rows name everything.
@@ -121,7 +68,7 @@ async fn list(
     let list = format!("audit {wanted:?}");
     let after: Option<i64> = call.position(&list, paging.cursor.as_deref())?;
     let filter = wanted.filter()?;
-    let after = after.unwrap_or(if filter.oldest_first { 0 } else { i64::MAX });
+    let after = after.unwrap_or(filter.start());
     let mut conn = plane.pool.acquire().await?;
     let fetch = (after, limit as i64 + 1);
     let rows = queries::list_events(&mut conn, &READS, plane.organization, &filter, fetch).await?;
@@ -186,10 +133,7 @@ impl Export {
         // Whoever loses the right to read it gets no further piece (R6).
         self.call = self.call.renewed()?;
         may_read(&self.call)?;
-        let filter = Filter {
-            oldest_first: true,
-            ..Filter::default()
-        };
+        let filter = Filter::all();
         let plane = &self.call.plane;
         let mut conn = plane.pool.acquire().await?;
         let rows = queries::list_events(&mut conn, &READS, plane.organization, &filter, (self.told, PIECE)).await?;

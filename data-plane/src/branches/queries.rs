@@ -58,6 +58,31 @@ pub async fn list_branches(
         .collect()
 }
 
+/// The branch of that name, if the caller may know of it: as [`list_branches`].
+pub async fn find_branch(
+    conn: &mut PgConnection,
+    repo: &Visible,
+    made_for: Option<&[Uuid]>,
+    name: &BranchName,
+) -> Answer<Option<BranchRow>> {
+    let row = sqlx::query_as::<_, (Option<Uuid>, Option<i64>)>(
+        "select b.head_id, c.origin_set_id from branches b left join commits c on c.id = b.head_id
+         where b.repo_id = $1 and b.name = $2
+           and ($3::uuid[] is null or not exists (select 1 from branch_triggers t
+                 where t.repo_id = b.repo_id and t.branch = b.name and t.pipeline_id <> all($3)))",
+    )
+    .bind(repo.id.uuid())
+    .bind(name.as_str())
+    .bind(made_for)
+    .fetch_optional(conn)
+    .await?;
+    Ok(row.map(|(head, origin_set)| BranchRow {
+        name: name.clone(),
+        head: head.map(CommitId::from_uuid),
+        origin_set,
+    }))
+}
+
 /// Inserts a branch. Answers whether there was none of that name.
 pub async fn insert_branch(
     conn: &mut PgConnection,

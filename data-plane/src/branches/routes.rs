@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
+use chassis::etag;
 use chassis::http::{Json, Path, Query};
 use chassis::idempotency::KeyHeader;
 use contract::api::{Branch, BranchTrigger, CommitState, NewTrigger, Page};
@@ -13,11 +14,14 @@ use contract::policy::Permission;
 use contract::problem::ProblemKind;
 use contract::reference::{CommitRef, RepoRef};
 use serde::Deserialize;
+use sqlx::PgConnection;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
+use uuid::Uuid;
 
-use super::{queries, triggers};
+use super::queries::{self, BranchRow, TriggerRow};
+use super::triggers;
 use crate::call::Call;
 use crate::commits::lock::lock_dag;
 use crate::commits::{self, CommitRow, origins};
@@ -37,7 +41,7 @@ const BRANCH_GONE: &str = "the branch that follows another one for the `trigger`
 pub fn router() -> OpenApiRouter<Plane> {
     OpenApiRouter::new()
         .routes(routes!(list, create))
-        .routes(routes!(move_head, remove))
+        .routes(routes!(show, move_head, remove))
 }
 
 /// A branch to be made.
@@ -98,6 +102,45 @@ fn shown_trigger(trigger: BranchTrigger, readable: bool) -> BranchTrigger {
     }
 }
 
+/// A branch that was made for a pipeline tells of it, so it is for who may know of that one; the repo's owners may know of all: `None`.
+fn made_for(call: &Call, repo: &Visible) -> Option<Vec<Uuid>> {
+    let owner = call.rights().can(Permission::Admin, repo.id);
+    (!owner).then(|| call.discoverable())
+}
+
+/// A branch as the caller may see it. Which commit it points at is shown to its readers; that there is a branch, to who knows of the repo.
+async fn shown(
+    call: &Call,
+    conn: &mut PgConnection,
+    repo: &Visible,
+    row: BranchRow,
+    trigger: Option<BranchTrigger>,
+) -> Answer<Branch> {
+    let readable = match row.origin_set {
+        None => false,
+        Some(id) => {
+            let set = origins::get(&call.plane, conn, &DECIDE, id).await?;
+            call.readable(&set, "").is_ok()
+        }
+    };
+    let reader = call.rights().can(Permission::Read, repo.id);
+    Ok(Branch {
+        trigger: trigger.map(|t| shown_trigger(t, reader)),
+        ..view(repo, row.name, row.head.filter(|_| readable))
+    })
+}
+
+/// The branch of that name as the caller may see it, if he may know of it.
+async fn find(call: &Call, conn: &mut PgConnection, repo: &Visible, name: &BranchName) -> Answer<Option<Branch>> {
+    let made_for = made_for(call, repo);
+    let Some(row) = queries::find_branch(conn, repo, made_for.as_deref(), name).await? else {
+        return Ok(None);
+    };
+    let mut triggers = queries::list_triggers_of(conn, repo).await?.into_iter();
+    let trigger = triggers.find(|t| t.branch == *name).map(TriggerRow::view);
+    shown(call, conn, repo, row, trigger).await.map(Some)
+}
+
 /// Lists the branches of a repo.
 #[utoipa::path(
     get,
@@ -117,9 +160,7 @@ async fn list(
     let repo = call.repo(&mut conn, &reference(project, repo)).await?;
     let list = format!("branches {}", repo.id);
     let after: Option<String> = call.position(&list, query.cursor.as_deref())?;
-    // A branch that was made for a pipeline tells of it; the repo's owners may know that there is one.
-    let owner = call.rights().can(Permission::Admin, repo.id);
-    let made_for = (!owner).then(|| call.discoverable());
+    let made_for = made_for(&call, &repo);
     let rows = queries::list_branches(
         &mut conn,
         &repo,
@@ -132,24 +173,30 @@ async fn list(
     for row in queries::list_triggers_of(&mut conn, &repo).await? {
         set.insert(row.branch.clone(), row.view());
     }
-    let reader = call.rights().can(Permission::Read, repo.id);
     let mut items = Vec::new();
     for row in rows {
-        // Which commit a branch points at is shown to its readers; that there is a branch, to who knows of the repo.
-        let readable = match row.origin_set {
-            None => false,
-            Some(id) => {
-                let set = origins::get(&plane, &mut conn, &DECIDE, id).await?;
-                call.readable(&set, "").is_ok()
-            }
-        };
-        let trigger = set.remove(&row.name).map(|t| shown_trigger(t, reader));
-        items.push(Branch {
-            trigger,
-            ..view(&repo, row.name, row.head.filter(|_| readable))
-        });
+        let trigger = set.remove(&row.name);
+        items.push(shown(&call, &mut conn, &repo, row, trigger).await?);
     }
     Ok(Json(call.page(&list, items, limit, |b: &Branch| b.name.clone())?))
+}
+
+/// Shows a branch.
+#[utoipa::path(
+    get,
+    path = "/v1/projects/{project}/repos/{repo}/branches/{branch}",
+    tag = "branches",
+    responses((status = 200, body = Branch)),
+)]
+async fn show(
+    State(plane): State<Plane>,
+    call: Call,
+    Path((project, repo, branch)): Path<(ProjectName, RepoName, BranchName)>,
+) -> Answer<Json<Branch>> {
+    let mut conn = plane.pool.acquire().await?;
+    let repo = call.repo(&mut conn, &reference(project, repo)).await?;
+    let found = find(&call, &mut conn, &repo, &branch).await?;
+    Ok(Json(found.ok_or_else(Failure::not_found)?))
 }
 
 /// The commit that a branch shall point at: of the same repo, finished, readable to the caller, and one that he may let
@@ -271,12 +318,14 @@ fn not_open(repo: &Visible, branch: &BranchName, head: Option<&CommitRow>) -> An
     path = "/v1/projects/{project}/repos/{repo}/branches/{branch}",
     tag = "branches",
     operation_id = "move",
+    params(etag::IfMatch),
     responses((status = 200, body = Branch)),
 )]
 async fn move_head(
     State(plane): State<Plane>,
     call: Call,
     Path((project, repo, branch)): Path<(ProjectName, RepoName, BranchName)>,
+    headers: HeaderMap,
     Json(body): Json<Move>,
 ) -> Answer<Json<Branch>> {
     let mut tx = plane.begin().await?;
@@ -286,6 +335,8 @@ async fn move_head(
     let head = commits::queries::find_head(&mut tx, &DECIDE, repo.id, &branch)
         .await?
         .ok_or_else(Failure::not_found)?;
+    let before = find(&call, &mut tx, &repo, &branch).await?;
+    etag::check_match(&headers, before.as_ref())?;
     not_open(&repo, &branch, head.as_ref())?;
     let to = target(&call, &mut tx, &repo, &branch, &body.to).await?;
     let id = to.id;
@@ -295,17 +346,26 @@ async fn move_head(
         call.record(&mut tx, "branch.move", &format!("{repo}@{branch} to {id}"))
             .await?;
     }
+    // A branch that was made for a pipeline may be moved by who may not know of that.
+    let after = find(&call, &mut tx, &repo, &branch).await?;
     tx.commit().await?;
     plane.signals.work_changed();
-    Ok(Json(view(&repo, branch, Some(id))))
+    Ok(Json(after.unwrap_or_else(|| view(&repo, branch, Some(id)))))
 }
 
 /// Deletes a branch.
-#[utoipa::path(delete, path = "/v1/projects/{project}/repos/{repo}/branches/{branch}", tag = "branches", responses((status = 204)))]
+#[utoipa::path(
+    delete,
+    path = "/v1/projects/{project}/repos/{repo}/branches/{branch}",
+    tag = "branches",
+    params(etag::IfMatch),
+    responses((status = 204)),
+)]
 async fn remove(
     State(plane): State<Plane>,
     call: Call,
     Path((project, repo, branch)): Path<(ProjectName, RepoName, BranchName)>,
+    headers: HeaderMap,
 ) -> Answer<StatusCode> {
     let mut tx = plane.begin().await?;
     let repo = call.repo(&mut tx, &reference(project, repo)).await?;
@@ -320,6 +380,8 @@ async fn remove(
     let head = commits::queries::find_head(&mut tx, &DECIDE, repo.id, &branch)
         .await?
         .ok_or_else(Failure::not_found)?;
+    let before = find(&call, &mut tx, &repo, &branch).await?;
+    etag::check_match(&headers, before.as_ref())?;
     not_open(&repo, &branch, head.as_ref())?;
     // Whose data it is may take it away from the pipeline that it was made for.
     if let Some(pipeline) = pipelines::queries::follower_of(&mut tx, &DECIDE, repo.id, &branch).await? {

@@ -264,9 +264,20 @@ async fn commit_onto(
     if let Some(upload) = upload.id {
         uploads::complete(&mut tx, upload, new.id).await?;
     }
+    keep_answer(call, &mut tx, &row).await?;
     writer.may_be_referred_to();
     publish(plane, tx, row.commit_set, std::slice::from_ref(&row)).await?;
     Ok(Some(row))
+}
+
+/// Keeps the answer of a request that has a key, and ends one that was answered before: then nothing is changed.
+async fn keep_answer(call: &Call, tx: &mut Tx, row: &CommitRow) -> Answer<()> {
+    if call.keyed.is_none() {
+        return Ok(());
+    }
+    call.unanswered(tx).await?;
+    let shown = views::show_to_maker(tx, call, row.clone()).await?;
+    call.keep_answer(tx, StatusCode::CREATED, &shown).await
 }
 
 /// Lets branches that follow these, and downstream pipelines, know of finished commits of one set, commits the transaction, wakes who waits.
@@ -406,6 +417,7 @@ async fn add_to(
     if let Some(upload) = upload.id {
         uploads::complete(&mut tx, upload, id).await?;
     }
+    keep_answer(call, &mut tx, &open).await?;
     writer.may_be_referred_to();
     tx.commit().await?;
     Ok(Some(open))

@@ -152,6 +152,8 @@ async fn open(plane: &Plane, call: &Call, reference: &str) -> Answer<Open> {
 }
 
 /// Finishes an open commit.
+///
+/// Sent again it changes nothing: the answer is that the commit is finished.
 #[utoipa::path(post, path = "/v1/commits/finish", tag = "commits", params(RefQuery), responses((status = 200, body = Commit)))]
 async fn finish(State(plane): State<Plane>, call: Call, Query(query): Query<RefQuery>) -> Answer<Json<Commit>> {
     let open = open(&plane, &call, &query.reference).await?;
@@ -162,6 +164,8 @@ async fn finish(State(plane): State<Plane>, call: Call, Query(query): Query<RefQ
 }
 
 /// Finishes several open commits in one transaction.
+///
+/// Sent again it changes nothing: the answer is that they are finished.
 #[utoipa::path(post, path = "/v1/commits/finish-together", tag = "commits", responses((status = 200, body = Page<Commit>)))]
 async fn finish_together(
     State(plane): State<Plane>,

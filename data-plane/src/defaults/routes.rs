@@ -99,7 +99,7 @@ async fn set(
     let project = project(&mut tx, &of).await?;
     queries::lock(&mut tx, &MEMBER).await?;
     let current = queries::find(&mut tx, &MEMBER, project).await?;
-    etag::check_match(&headers, &current.unwrap_or_else(|| json!({})))?;
+    etag::check_match(&headers, Some(&current.unwrap_or_else(|| json!({}))))?;
     queries::set(&mut tx, &MEMBER, project, &body, &call.actor(), plane.now()).await?;
     let subject = of.project.as_ref().map_or("the organization", ProjectName::as_str);
     call.record(&mut tx, "defaults.set", subject).await?;

@@ -24,6 +24,8 @@ const PATHS_MAX: usize = 1000;
 const LINE_CHUNKS: usize = 4096;
 
 /// Says of which chunks files are made.
+///
+/// It changes nothing, so it can be sent again.
 #[utoipa::path(
     post,
     path = "/v1/chunks",

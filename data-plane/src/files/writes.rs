@@ -6,6 +6,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::StatusCode;
 use chassis::http::{Json, Query};
+use chassis::idempotency::KeyHeader;
 use chassis::openapi::Binary;
 use contract::api::Commit;
 use contract::ids::{CommitId, UploadId};
@@ -15,7 +16,7 @@ use contract::problem::ProblemKind;
 use contract::reference::{Base, CommitRef, RepoRef};
 use futures::{StreamExt, TryStreamExt};
 use serde::Deserialize;
-use storage::{EntryKind, FilePath, Storage};
+use storage::{EntryKind, FilePath, Storage, StorageError};
 use tokio_util::io::StreamReader;
 use utoipa::{IntoParams, ToSchema};
 
@@ -138,7 +139,7 @@ async fn answer(plane: &Plane, call: &Call, row: CommitRow) -> Answer<(StatusCod
     post,
     path = "/v1/files",
     tag = "files",
-    params(PutQuery),
+    params(PutQuery, KeyHeader),
     request_body(content = Binary, content_type = "application/x-tar"),
     responses((status = 201, body = Commit)),
 )]
@@ -213,9 +214,9 @@ async fn put_files(plane: &Plane, call: &Call, place: Place, query: PutQuery, bo
         batches: &plane.upload_batches,
         handovers: &plane.handovers,
     };
-    let source = StreamReader::new(body.into_data_stream().map_err(std::io::Error::other));
+    let mut source = StreamReader::new(body.into_data_stream().map_err(std::io::Error::other));
     let mut keeper = query.upload.map(|upload| Keeper::begin(plane, upload, &writer));
-    let received = upload::receive(&plane.storage, &writer, &destination, keeper.as_mut(), source).await;
+    let received = upload::receive(&plane.storage, &writer, &destination, keeper.as_mut(), &mut source).await;
     // What arrived of an upload that broke off is kept too.
     let kept = match &mut keeper {
         Some(keeper) => keeper.end().await,
@@ -223,6 +224,12 @@ async fn put_files(plane: &Plane, call: &Call, place: Place, query: PutQuery, bo
     };
     let changes = received?;
     kept?;
+    if call.keyed.is_some() {
+        // What stands behind the archive's end belongs to the request too.
+        let mut nowhere = tokio::io::sink();
+        let rest = tokio::io::copy(&mut source, &mut nowhere).await;
+        rest.map_err(|error| StorageError::Source(Arc::new(error)))?;
+    }
     let change = Change {
         repo: &place.repo,
         allowed: &place.allowed,
@@ -306,18 +313,19 @@ async fn deletions(
 }
 
 /// Copies a file or directory from any commit that the caller reads.
-#[utoipa::path(post, path = "/v1/copies", tag = "files", responses((status = 201, body = Commit)))]
+#[utoipa::path(post, path = "/v1/copies", tag = "files", params(KeyHeader), responses((status = 201, body = Commit)))]
 pub(super) async fn copy(
     State(plane): State<Plane>,
     call: Call,
     Json(body): Json<CopyBody>,
 ) -> Answer<(StatusCode, Json<Commit>)> {
     let from: CommitRef = body.from_ref.parse()?;
+    let place = place(&plane, &call, &body.repo, body.branch, &body.message).await?;
+    call.unanswered_yet().await?;
     let source = {
         let mut conn = plane.pool.acquire().await?;
         call.locate_readable(&mut conn, &from).await?
     };
-    let place = place(&plane, &call, &body.repo, body.branch, &body.message).await?;
     let writer = Stored::begin(&plane.storage);
     let puts = Puts::new(&plane.storage, &writer);
     let changes = copies(puts, &plane.storage, &source, &body.from_path, &body.path).await?;

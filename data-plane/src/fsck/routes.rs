@@ -88,6 +88,8 @@ async fn check(State(plane): State<Plane>, call: Call, Query(query): Query<Check
 }
 
 /// Checks everything that is stored and repairs what can be.
+///
+/// Sent again it repairs what is damaged still.
 #[utoipa::path(
     post,
     path = "/v1/fsck",

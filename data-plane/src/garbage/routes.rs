@@ -27,6 +27,8 @@ struct RunQuery {
 }
 
 /// Collects what nothing refers to.
+///
+/// Sent again it collects what is left.
 #[utoipa::path(
     post,
     path = "/v1/gc",

@@ -9,10 +9,11 @@ use contract::ids::{CommitId, DomainId, JobId};
 use contract::names::BranchName;
 use contract::policy::Permission;
 use contract::problem::ProblemKind;
+use http::StatusCode;
 use sqlx::PgConnection;
 
 use super::heads::{self, BackAt};
-use super::named::{Affected, affected, named, restricted};
+use super::named::{Affected, affected, named, restricted, unanswered};
 use super::queries::{self, Remove};
 use crate::call::Call;
 use crate::commits::CommitRow;
@@ -43,6 +44,7 @@ pub async fn squash(call: &Call, body: &RemoveCommits) -> Answer<RemovedCommits>
     let _gate = plane.change().await?;
     let mut tx = plane.begin().await?;
     lock_dag(&mut tx).await?;
+    unanswered(call, &mut tx, &body.reference).await?;
     let rows = named(call, &mut tx, &body.reference).await?;
     let affected = affected(call, &mut tx, rows.iter().map(|row| row.repo).collect()).await?;
     if affected.restricted {
@@ -61,8 +63,7 @@ pub async fn squash(call: &Call, body: &RemoveCommits) -> Answer<RemovedCommits>
     let ids = going.iter().map(|(id, _)| *id).collect();
     let removed = remove(call, &mut tx, ids, RemovedHow::Squashed).await?;
     let answer = told(body.dry_run, false, &affected, &going, &removed);
-    settle(call, tx, ("commit.squash", body, going.len())).await?;
-    Ok(answer)
+    settle(call, tx, ("commit.squash", body, going.len()), answer).await
 }
 
 async fn may_squash(call: &Call, conn: &mut PgConnection, row: &CommitRow) -> Answer<()> {
@@ -130,6 +131,7 @@ pub async fn drop_commits(call: &Call, body: &RemoveCommits) -> Answer<RemovedCo
     let _gate = plane.change().await?;
     let mut tx = plane.begin().await?;
     lock_dag(&mut tx).await?;
+    unanswered(call, &mut tx, &body.reference).await?;
     let rows = named(call, &mut tx, &body.reference).await?;
     if let [only] = rows.as_slice()
         && only.is_removed()
@@ -153,8 +155,7 @@ pub async fn drop_commits(call: &Call, body: &RemoveCommits) -> Answer<RemovedCo
     let moved: Vec<(DomainId, BranchName)> = removed.branches.iter().map(|b| (b.repo, b.branch.clone())).collect();
     heads::run_again(plane, &mut tx, &moved).await?;
     let answer = told(body.dry_run, needs_force, &affected, &going, &removed);
-    settle(call, tx, ("commit.drop", body, going.len())).await?;
-    Ok(answer)
+    settle(call, tx, ("commit.drop", body, going.len()), answer).await
 }
 
 fn more_than_named(reference: &str, affected: &Affected, going: &[Going], ids: &[CommitId]) -> Failure {
@@ -262,15 +263,21 @@ fn told(dry_run: bool, needs_force: bool, affected: &Affected, going: &[Going], 
 }
 
 /// Keeps what the transaction did, or nothing of it.
-async fn settle(call: &Call, mut tx: Tx, (action, asked, gone): (&str, &RemoveCommits, usize)) -> Answer<()> {
+async fn settle(
+    call: &Call,
+    mut tx: Tx,
+    (action, asked, gone): (&str, &RemoveCommits, usize),
+    answer: RemovedCommits,
+) -> Answer<RemovedCommits> {
     if asked.dry_run {
         tx.rollback().await?;
-        return Ok(());
+        return Ok(answer);
     }
     let subject = format!("{} ({gone} commits)", asked.reference);
     call.record(&mut tx, action, &subject).await?;
+    call.keep_answer(&mut tx, StatusCode::OK, &answer).await?;
     tx.commit().await?;
     call.plane.signals.commits_changed();
     call.plane.signals.work_changed();
-    Ok(())
+    Ok(answer)
 }

@@ -13,6 +13,7 @@ use crate::call::Call;
 use crate::commits::{self, CommitRow};
 use crate::failure::{Answer, Failure};
 use crate::permissions::{System, Visible};
+use crate::plane::Tx;
 use crate::repos;
 
 const DECIDE: System = System::because("rows are read in order to decide whether the caller may remove them");
@@ -44,6 +45,29 @@ pub async fn named(call: &Call, conn: &mut PgConnection, text: &str) -> Answer<V
         }
     }
     Ok(vec![call.locate(conn, &reference).await?.commit])
+}
+
+/// Ends a request that was answered before, as long as the caller may write to what it names. That may be gone since.
+///
+/// # Errors
+/// As [`named`] and [`affected`]; the answer, if there is one.
+pub async fn unanswered(call: &Call, tx: &mut Tx, text: &str) -> Answer<()> {
+    if call.keyed.is_none() {
+        return Ok(());
+    }
+    if is_id(text) {
+        let rows = named(call, tx, text).await?;
+        affected(call, tx, rows.iter().map(|row| row.repo).collect()).await?;
+    } else {
+        let reference: CommitRef = text.parse()?;
+        let repo = call.repo(tx, &reference.repo).await?;
+        call.allowed(&repo, Permission::Write)?;
+    }
+    call.unanswered(tx).await
+}
+
+fn is_id(text: &str) -> bool {
+    text.len() == 32 && text.parse::<CommitId>().is_ok()
 }
 
 /// Repos that something goes in.

@@ -68,7 +68,7 @@ pub(super) async fn upsert_answer(
     )
     .bind(token.uuid())
     .bind(&keyed.key)
-    .bind(keyed.digest.as_slice())
+    .bind(keyed.digest().as_slice())
     .bind(i16::try_from(kept.status.as_u16()).map_err(Failure::internal)?)
     .bind(text)
     .bind(now)

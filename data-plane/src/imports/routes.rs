@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::header;
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use chassis::http::Json;
+use chassis::idempotency::{self, KeyHeader};
 use contract::api::{Commit, ImportLine};
 use contract::names::BranchName;
 use serde::{Deserialize, Serialize};
@@ -29,8 +30,10 @@ use crate::commits::views;
 use crate::failure::{Answer, Failure};
 use crate::files::stored::{LONGEST, Stored};
 use crate::files::writes::{Place, place};
+use crate::idempotency::Kept;
 use crate::plane::Plane;
 
+const LINES: HeaderValue = HeaderValue::from_static("application/x-ndjson");
 const TELL_EVERY: Duration = Duration::from_secs(1);
 
 /// The routes.
@@ -78,6 +81,7 @@ struct SourceBody {
     post,
     path = "/v1/imports",
     tag = "imports",
+    params(KeyHeader),
     responses(
         (status = 200, body = ImportLine, content_type = "application/x-ndjson", description = "lines of JSON, one `ImportLine` each; the last is the commit, or a `Problem`"),
     ),
@@ -98,6 +102,15 @@ async fn import(State(plane): State<Plane>, call: Call, Json(body): Json<ImportB
             recursive: source.recursive,
         })
         .collect();
+    // Before anybody is asked for anything.
+    if let Err(failure) = call.unanswered_yet().await {
+        let Some(kept) = failure.kept() else {
+            return Err(failure);
+        };
+        let mut answer = idempotency::replayed(StatusCode::OK, again(kept));
+        answer.headers_mut().insert(header::CONTENT_TYPE, LINES);
+        return Ok(answer);
+    }
     let turn = plane.importer.running.begin(call.actor().id)?;
     let orders = work::plan(&plane.importer, &asked, &body.path, &body.s3)?;
     let progress = Arc::new(Progress::new(orders.len(), plane.importer.bytes_max, body.append));
@@ -123,11 +136,7 @@ async fn import(State(plane): State<Plane>, call: Call, Json(body): Json<ImportB
         let line = lines.next().await;
         Some((Ok::<_, Infallible>(line), lines))
     });
-    Ok((
-        [(header::CONTENT_TYPE, "application/x-ndjson")],
-        Body::from_stream(lines),
-    )
-        .into_response())
+    Ok(([(header::CONTENT_TYPE, LINES)], Body::from_stream(lines)).into_response())
 }
 
 /// Fetches and commits. Whatever ends it before the commit takes back what was stored.
@@ -172,8 +181,16 @@ impl Lines {
             Ok(commit) => json(&ImportLine::Commit {
                 commit: Box::new(commit),
             }),
-            Err(failure) => json(&failure.0.0),
+            Err(failure) => failure.kept().map_or_else(|| json(&failure.0.0), again),
         }
+    }
+}
+
+/// The last line of an answer that was given before.
+fn again(kept: &Kept) -> Bytes {
+    match serde_json::from_slice(kept.json()) {
+        Ok(commit) => json(&ImportLine::Commit { commit }),
+        Err(error) => json(&Failure::internal(error).0.0),
     }
 }
 

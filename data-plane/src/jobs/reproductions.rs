@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 
 use axum::extract::State;
 use chassis::http::{Json, Path, Query};
+use chassis::idempotency::KeyHeader;
 use contract::api::{Job, JobState, NewReproduction, Page, Reproduction, ReproductionState};
 use contract::ids::{CommitId, JobId};
 use contract::policy::Permission;
@@ -48,6 +49,7 @@ pub fn router() -> OpenApiRouter<Plane> {
     post,
     path = "/v1/reproductions",
     tag = "reproductions",
+    params(KeyHeader),
     responses(
         (status = 201, body = Reproduction),
         (status = 200, body = Reproduction, description = "one of that commit runs already"),
@@ -71,6 +73,7 @@ async fn begin(
         )));
     }
     let allowed = call.allowed(&found.repo, Permission::Write)?;
+    call.unanswered(&mut tx).await?;
     if let Some(running) = rows::find_running(&mut tx, &READABLE, commit.id).await? {
         return Ok((StatusCode::OK, Json(view(&call, &mut tx, running).await?)));
     }
@@ -92,9 +95,9 @@ async fn begin(
     let shown = view(&call, &mut tx, new.job).await?;
     call.record(&mut tx, "reproduction.create", &format!("{} of {name}", new.job))
         .await?;
-    tx.commit().await?;
+    let answer = call.commit(tx, StatusCode::CREATED, shown).await?;
     plane.signals.work_changed();
-    Ok((StatusCode::CREATED, Json(shown)))
+    Ok(answer)
 }
 
 fn cannot(name: &str, why: &str) -> Failure {

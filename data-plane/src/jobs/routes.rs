@@ -164,6 +164,8 @@ async fn datum(State(plane): State<Plane>, call: Call, Path((id, text)): Path<(J
 }
 
 /// Stops a job.
+///
+/// Sent again it changes nothing: what has ended stays as it is.
 #[utoipa::path(post, path = "/v1/jobs/{id}/stop", tag = "jobs", params(("id" = JobId, Path)), responses((status = 200, body = Job)))]
 async fn stop(State(plane): State<Plane>, call: Call, Path(id): Path<JobId>) -> Answer<Json<Job>> {
     let mut tx = plane.begin().await?;

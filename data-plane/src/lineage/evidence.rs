@@ -25,7 +25,7 @@ use serde::Deserialize;
 use sqlx::PgConnection;
 use utoipa::IntoParams;
 
-use super::{Direction, Extent, Found, queries, walk_within};
+use super::{Direction, Earlier, Extent, Found, queries, walk_within};
 use crate::call::Call;
 use crate::commits::records::{ancestries, record};
 use crate::commits::{CommitRow, origins};
@@ -38,7 +38,7 @@ use crate::repos;
 const EVIDENCE: System = System::because("what the caller may not know of or read is left out");
 /// As many commits as a bundle may have.
 const EXTENT: Extent = Extent {
-    own_earlier: true,
+    earlier: Earlier::OfAll,
     commits_max: 20_000 - 1,
 };
 /// Lines of a list of files that go out together.

@@ -45,11 +45,23 @@ pub struct Found {
     pub earlier: HashSet<CommitId>,
 }
 
+/// Of which commits those before them on their branches are named too, where people made them. What these were made from is named
+/// in each case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Earlier {
+    /// Of none.
+    OfNone,
+    /// Of the sources.
+    OfSources,
+    /// Of the sources and of the commit that the walk begins at.
+    OfAll,
+}
+
 /// How far a walk goes.
 #[derive(Debug, Clone, Copy)]
 pub struct Extent {
-    /// Whether the commits before the first one on its branch are named too, where people made it.
-    pub own_earlier: bool,
+    /// Which commits are named that others stand on.
+    pub earlier: Earlier,
     /// More commits than that are refused.
     pub commits_max: usize,
 }
@@ -60,7 +72,7 @@ pub struct Extent {
 /// When the database is away.
 pub async fn walk(conn: &mut PgConnection, from: CommitId, direction: Direction) -> Answer<Found> {
     let extent = Extent {
-        own_earlier: false,
+        earlier: Earlier::OfSources,
         commits_max: usize::MAX,
     };
     walk_within(conn, from, direction, extent).await
@@ -99,10 +111,10 @@ pub async fn walk_within(
                 next.push(reached);
             }
         }
-        if direction == Direction::Up {
+        if direction == Direction::Up && extent.earlier != Earlier::OfNone {
             // Of the sources only: what comes with one of them has been named with all before it.
             let mut heads = next.clone();
-            if extent.own_earlier && level == [from] {
+            if extent.earlier == Earlier::OfAll && level == [from] {
                 heads.push(from);
             }
             for (commit, before) in queries::list_earlier(conn, &WALK, &heads, EARLIER_MAX).await? {

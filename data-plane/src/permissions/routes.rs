@@ -23,7 +23,7 @@ use crate::call::Call;
 use crate::commits::{self, CommitRow, origins};
 use crate::cursor;
 use crate::failure::{Answer, Failure};
-use crate::lineage::{self, Direction};
+use crate::lineage::{self, Direction, Earlier, Extent};
 use crate::plane::Plane;
 
 const EXPLAIN: System = System::because("an explanation names what its reader may discover, and nothing else");
@@ -167,9 +167,14 @@ async fn object(plane: &Plane, call: &Call, conn: &mut PgConnection, reference: 
     Ok(Object { repo, set, lineage })
 }
 
-/// Everything upstream of a commit with the releases on each edge.
+/// Everything upstream of a commit with the releases on each edge. The commits before its sources on their branches are left out: they
+/// are of the same domains, there are thousands of them, and what was copied into them is among the sources.
 async fn lineage_of(call: &Call, conn: &mut PgConnection, commit: CommitRow) -> Answer<Lineage> {
-    let found = lineage::walk(conn, commit.id, Direction::Up).await?;
+    let extent = Extent {
+        earlier: Earlier::OfNone,
+        commits_max: usize::MAX,
+    };
+    let found = lineage::walk_within(conn, commit.id, Direction::Up, extent).await?;
     let object = commit.id;
     let mut commits = found.commits;
     commits.push(commit);

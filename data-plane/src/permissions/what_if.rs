@@ -57,6 +57,8 @@ struct PageQuery {
 }
 
 /// Answers who would gain and who would lose reading by a change, which is not made.
+///
+/// It changes nothing, so it can be sent again.
 #[utoipa::path(post, path = "/v1/access/what-if", tag = "access", params(PageQuery), responses((status = 200, body = Page<ReadingShift>)))]
 async fn what_if(
     State(plane): State<Plane>,

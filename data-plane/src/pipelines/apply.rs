@@ -5,7 +5,10 @@ use contract::api::{AppliedPipeline, ApplyPipelines, RegisterDomain};
 use contract::ids::{CommitSetId, DomainId};
 use contract::names::ProjectName;
 use contract::problem::ProblemKind;
+use http::StatusCode;
 use provenance::spec::{PathCollision, PipelineSpec};
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::examine::{Examined, Parsed, examine, field, invalid};
 use super::propagate::{self, Begun};
@@ -28,12 +31,19 @@ const NO_USER: &str = "is a user of an image, and there is none: code runs as a 
 /// At most so many specs in one request.
 const SPECS_MAX: usize = 1000;
 
+/// What happened to each pipeline.
+#[derive(Serialize, ToSchema)]
+pub struct Applied {
+    /// One for each spec, in order.
+    items: Vec<AppliedPipeline>,
+}
+
 /// Applies specs.
 ///
 /// # Errors
 /// `invalid` with every mistake at its place, `not-found` for inputs that may not be known, `not-allowed` naming what is
 /// missing, `already-exists`. Then nothing was applied.
-pub async fn apply(call: &Call, body: ApplyPipelines) -> Answer<Vec<AppliedPipeline>> {
+pub async fn apply(call: &Call, body: ApplyPipelines) -> Answer<Applied> {
     let plane = &call.plane;
     let defaults = defaults::load(&mut *plane.pool.acquire().await?).await?;
     let mut specs = parse(plane, &defaults, &body)?;
@@ -54,8 +64,9 @@ pub async fn apply(call: &Call, body: ApplyPipelines) -> Answer<Vec<AppliedPipel
                 dry_run: Some(told),
                 ..shown(plane, examined, parsed, None)
             });
-        return Ok(shown.collect());
+        return Ok(Applied { items: shown.collect() });
     }
+    call.unanswered_yet().await?;
     let naming = if first.iter().any(makes_repo) {
         let naming = plane.naming.lock().await;
         // Somebody may have made them meanwhile.
@@ -158,7 +169,7 @@ async fn write(
     specs: &[Parsed],
     (ids, registered): (&[DomainId], &[DomainId]),
     body: &ApplyPipelines,
-) -> Answer<Vec<AppliedPipeline>> {
+) -> Answer<Applied> {
     let plane = &call.plane;
     let mut tx = plane.begin().await?;
     lock_dag(&mut tx).await?;
@@ -195,12 +206,14 @@ async fn write(
     let moved: Vec<_> = fired.iter().map(MovedHead::at).collect();
     let begun = propagate::begin(plane, &mut tx, set, &moved, &started, body.reprocess).await?;
     record(call, &mut tx, (&examined, specs), body).await?;
-    tx.commit().await?;
-    let applied = examined.iter().zip(specs).map(|(one, parsed)| {
+    let items = examined.iter().zip(specs).map(|(one, parsed)| {
         let job = begun.iter().find(|b| b.pipeline == one.id);
         shown(plane, one, parsed, job.map(|job| (*job, set)))
     });
-    Ok(applied.collect())
+    let applied = Applied { items: items.collect() };
+    call.keep_answer(&mut tx, StatusCode::OK, &applied).await?;
+    tx.commit().await?;
+    Ok(applied)
 }
 
 /// Writes a row for each pipeline that another version was saved of, and for each that is made to run anew as it is.

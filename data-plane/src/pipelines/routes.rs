@@ -4,7 +4,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use chassis::http::{Json, Path, Query};
 use chassis::idempotency::KeyHeader;
-use contract::api::{AppliedPipeline, ApplyPipelines, JobState, Page, Pipeline};
+use contract::api::{ApplyPipelines, JobState, Page, Pipeline};
 use contract::ids::{DomainId, JobId};
 use contract::names::{ProjectName, RepoName};
 use contract::policy::Permission;
@@ -12,10 +12,11 @@ use contract::problem::ProblemKind;
 use contract::reference::RepoRef;
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
-use utoipa::{IntoParams, ToSchema};
+use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::apply::Applied;
 use super::queries::{self, PipelineRow};
 use super::{MovedHead, apply, followers, propagate, sponsors, views};
 use crate::call::Call;
@@ -64,13 +65,6 @@ struct RunQuery {
     reprocess: bool,
 }
 
-/// What happened to each pipeline.
-#[derive(Serialize, ToSchema)]
-struct Applied {
-    /// One for each spec, in order.
-    items: Vec<AppliedPipeline>,
-}
-
 #[derive(Serialize, Deserialize)]
 struct Position {
     project: String,
@@ -78,10 +72,9 @@ struct Position {
 }
 
 /// Applies pipeline specs in order, all or none; a dry run tells what would happen.
-#[utoipa::path(post, path = "/v1/pipelines", tag = "pipelines", operation_id = "apply", responses((status = 200, body = Applied)))]
+#[utoipa::path(post, path = "/v1/pipelines", tag = "pipelines", operation_id = "apply", params(KeyHeader), responses((status = 200, body = Applied)))]
 async fn apply_all(call: Call, Json(body): Json<ApplyPipelines>) -> Answer<Json<Applied>> {
-    let items = apply::apply(&call, body).await?;
-    Ok(Json(Applied { items }))
+    apply::apply(&call, body).await.map(Json)
 }
 
 /// Lists the pipelines.
@@ -176,6 +169,8 @@ async fn locked(
 }
 
 /// Stops a pipeline.
+///
+/// Sent again it changes nothing: the pipeline is stopped.
 #[utoipa::path(post, path = "/v1/pipelines/{project}/{name}/stop", tag = "pipelines", responses((status = 200, body = Pipeline)))]
 async fn stop(call: Call, Path((project, name)): Path<(ProjectName, RepoName)>) -> Answer<Json<Pipeline>> {
     let (mut tx, repo, _) = locked(&call, project, name, Permission::Write).await?;
@@ -191,6 +186,8 @@ async fn stop(call: Call, Path((project, name)): Path<(ProjectName, RepoName)>) 
 }
 
 /// Starts a pipeline that was stopped.
+///
+/// Sent again it changes nothing: the pipeline runs.
 #[utoipa::path(post, path = "/v1/pipelines/{project}/{name}/start", tag = "pipelines", responses((status = 200, body = Pipeline)))]
 async fn start(call: Call, Path((project, name)): Path<(ProjectName, RepoName)>) -> Answer<Json<Pipeline>> {
     let (mut tx, repo, row) = locked(&call, project, name, Permission::Write).await?;

@@ -108,24 +108,20 @@ pub async fn next_version(
     Ok(version)
 }
 
-/// Writes keys and values of the version that was taken; `None` deletes it. Answers whether it had values before.
+/// Writes keys and values of the version that was taken; `None` deletes it.
 pub async fn update_values(
     conn: &mut PgConnection,
     _: &System,
     (project, name): (ProjectId, &SecretName),
     keys: &[String],
     sealed: Option<&[u8]>,
-) -> Answer<bool> {
-    let had = sqlx::query_scalar::<_, bool>(
-        "update secrets s set keys = $3, values_encrypted = $4
-           from (select values_encrypted is not null as had from secrets where project_id = $1 and name = $2) b
-          where s.project_id = $1 and s.name = $2 returning b.had",
-    )
-    .bind(project.uuid())
-    .bind(name.as_str())
-    .bind(keys)
-    .bind(sealed)
-    .fetch_optional(conn)
-    .await?;
-    Ok(had == Some(true))
+) -> Answer<()> {
+    sqlx::query("update secrets set keys = $3, values_encrypted = $4 where project_id = $1 and name = $2")
+        .bind(project.uuid())
+        .bind(name.as_str())
+        .bind(keys)
+        .bind(sealed)
+        .execute(conn)
+        .await?;
+    Ok(())
 }

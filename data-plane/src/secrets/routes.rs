@@ -1,7 +1,8 @@
 //! `/v1/projects/{p}/secrets`.
 
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
+use chassis::etag;
 use chassis::http::{Json, Path, Query};
 use contract::api::{NewSecret, Page, Secret};
 use contract::ids::ProjectId;
@@ -33,7 +34,9 @@ const KEYS_MAX: usize = 100;
 
 /// The routes.
 pub fn router() -> OpenApiRouter<Plane> {
-    OpenApiRouter::new().routes(routes!(list)).routes(routes!(set, remove))
+    OpenApiRouter::new()
+        .routes(routes!(list))
+        .routes(routes!(show, set, remove))
 }
 
 #[derive(Deserialize, IntoParams)]
@@ -72,6 +75,12 @@ fn view(project: &ProjectName, row: SecretRow) -> Answer<Secret> {
     })
 }
 
+/// Demands that a secret is what the caller has read, if he says what that was.
+fn still_that(headers: &HeaderMap, project: &ProjectName, row: Option<SecretRow>) -> Answer<()> {
+    let current = row.filter(|row| row.sealed.is_some()).map(|row| view(project, row));
+    Ok(etag::check_match(headers, current.transpose()?.as_ref())?)
+}
+
 fn check(body: &NewSecret) -> Answer<()> {
     let bytes: usize = body.values.iter().map(|(key, value)| key.len() + value.len()).sum();
     if body.values.is_empty() || body.values.len() > KEYS_MAX || bytes > BYTES_MAX {
@@ -97,11 +106,18 @@ fn check(body: &NewSecret) -> Answer<()> {
 }
 
 /// Sets a secret: its values replace all that it had.
-#[utoipa::path(put, path = "/v1/projects/{project}/secrets/{name}", tag = "secrets", responses((status = 200, body = Secret)))]
+#[utoipa::path(
+    put,
+    path = "/v1/projects/{project}/secrets/{name}",
+    tag = "secrets",
+    params(etag::IfMatch),
+    responses((status = 200, body = Secret)),
+)]
 async fn set(
     State(plane): State<Plane>,
     call: Call,
     Path((project, name)): Path<(ProjectName, SecretName)>,
+    headers: HeaderMap,
     Json(body): Json<NewSecret>,
 ) -> Answer<Json<Secret>> {
     let mut conn = plane.pool.acquire().await?;
@@ -113,10 +129,10 @@ async fn set(
         let known = row.sealed.as_ref().and_then(|sealed| open(sealed).ok());
         known.is_some_and(|known| known == body.values)
     };
-    // That waits for nobody.
+    // That waits for nobody, unless somebody asks for what is there under the lock.
     let found = queries::find(&mut conn, &ADMIN, &project, &name).await?;
     drop(conn);
-    if let Some(row) = found.filter(is_that) {
+    if let Some(row) = found.filter(is_that).filter(|_| !etag::is_conditional(&headers)) {
         return Ok(Json(view(&project, row)?));
     }
     let _gate = plane.change().await?;
@@ -126,6 +142,7 @@ async fn set(
         return Err(Failure::not_found());
     }
     let found = queries::find_locked(&mut tx, &ADMIN, id, &name).await?;
+    still_that(&headers, &project, found.clone())?;
     if let Some(row) = found.filter(is_that) {
         return Ok(Json(view(&project, row)?));
     }
@@ -169,21 +186,47 @@ async fn list(
     Ok(Json(call.page(&list, items?, limit, |s: &Secret| s.name.to_string())?))
 }
 
+/// Shows a secret, never its values.
+#[utoipa::path(get, path = "/v1/projects/{project}/secrets/{name}", tag = "secrets", responses((status = 200, body = Secret)))]
+async fn show(
+    State(plane): State<Plane>,
+    call: Call,
+    Path((project, name)): Path<(ProjectName, SecretName)>,
+) -> Answer<Json<Secret>> {
+    let mut conn = plane.pool.acquire().await?;
+    managed(&call, &mut conn, &project).await?;
+    let found = queries::find(&mut conn, &ADMIN, &project, &name).await?;
+    let row = found
+        .filter(|row| row.sealed.is_some())
+        .ok_or_else(Failure::not_found)?;
+    Ok(Json(view(&project, row)?))
+}
+
 /// Deletes a secret.
-#[utoipa::path(delete, path = "/v1/projects/{project}/secrets/{name}", tag = "secrets", responses((status = 204)))]
+#[utoipa::path(
+    delete,
+    path = "/v1/projects/{project}/secrets/{name}",
+    tag = "secrets",
+    params(etag::IfMatch),
+    responses((status = 204)),
+)]
 async fn remove(
     State(plane): State<Plane>,
     call: Call,
     Path((project, name)): Path<(ProjectName, SecretName)>,
+    headers: HeaderMap,
 ) -> Answer<StatusCode> {
     managed(&call, &mut *plane.pool.acquire().await?, &project).await?;
     let _gate = plane.change().await?;
     let mut tx = plane.begin().await?;
     lock_dag(&mut tx).await?;
     let id = managed(&call, &mut tx, &project).await?;
-    if !queries::update_values(&mut tx, &ADMIN, (id, &name), &[], None).await? {
-        return Err(Failure::not_found());
-    }
+    let found = queries::find_locked(&mut tx, &ADMIN, id, &name).await?;
+    let row = found
+        .filter(|row| row.sealed.is_some())
+        .ok_or_else(Failure::not_found)?;
+    still_that(&headers, &project, Some(row))?;
+    queries::update_values(&mut tx, &ADMIN, (id, &name), &[], None).await?;
     // What serves with it ends, and the job that is to serve instead says what it lacks.
     let serving = serving::queries::using(&mut tx, &ADMIN, id, &name).await?;
     let reason = format!("the secret `{name}`, which it used, was removed");

@@ -30,7 +30,7 @@ const MESSAGE_BYTES_MAX: usize = 10_000;
 
 /// Answers for what a spout received.
 ///
-/// Attests a commit; one that was attested before stays as it is.
+/// Attests a commit. Sent again it changes nothing: what was attested stays as it is.
 ///
 /// # Errors
 /// As a read of the commit; `invalid` for a branch, which may move; `not-allowed` without `declassify` on all that it would

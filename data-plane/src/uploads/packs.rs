@@ -64,6 +64,8 @@ impl Digests {
 }
 
 /// Announces a pack that the client puts into the bucket itself; the place is a secret.
+///
+/// Sent again it answers another place; one that nothing is put into is given up after a quarter of an hour.
 #[utoipa::path(
     post,
     path = "/v1/uploads/{id}/packs",

@@ -35,6 +35,12 @@ pub const TABLE: &[Row<'_>] = &[
         [401, 403, 403, 403, 403, 401, 401, 403, 401],
     ),
     (
+        "GET",
+        "/v1/projects/default/secrets/s",
+        "",
+        [401, 403, 403, 403, 403, 401, 401, 403, 401],
+    ),
+    (
         "PUT",
         "/v1/projects/default/secrets/s",
         r#"{"values":{"k":"v"}}"#,
@@ -57,6 +63,12 @@ pub const TABLE: &[Row<'_>] = &[
     (
         "GET",
         "/v1/projects/default/repos/r/branches",
+        "",
+        [401, 404, 200, 200, 200, 401, 401, 404, 401],
+    ),
+    (
+        "GET",
+        "/v1/projects/default/repos/r/branches/main",
         "",
         [401, 404, 200, 200, 200, 401, 401, 404, 401],
     ),

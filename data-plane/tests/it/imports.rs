@@ -1,6 +1,8 @@
 //! Files that the plane fetches itself: from servers that behave, and from such as break off, change, hang, lie, or lead
 //! where nobody may go.
 
+use axum::body::Body;
+use axum::http::Request;
 use contract::api::{Commit, CommitState, ImportLine, Lineage};
 use contract::config::ImportConfig;
 use contract::policy::{OrganizationRole, Role};
@@ -118,6 +120,33 @@ async fn what_was_fetched_is_a_file_and_where_it_came_from_stands_in_its_commit(
         .unwrap();
     let checked = app.get(&owner, "/v1/fsck").await.ok().text();
     assert!(checked.contains("does not have the digest"), "{checked}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_imported_under_a_key_is_fetched_once() {
+    let web = Web::start(|asked| Reply::file(asked, b"content", "v1", 7)).await;
+    let (app, ada) = app().await;
+    let body = json!({ "repo": "r", "sources": [{ "url": web.url("/f") }] }).to_string();
+    let mut commits = Vec::new();
+    for replayed in [None, Some("true")] {
+        let request = Request::post("/v1/imports")
+            .header("authorization", format!("Bearer {}", ada.token))
+            .header("content-type", "application/json")
+            .header("idempotency-key", "k")
+            .body(Body::from(body.clone()));
+        let reply = app.send(request.unwrap()).await;
+        assert_eq!(reply.ok().headers["content-type"], "application/x-ndjson");
+        let told = reply.headers.get("idempotent-replayed").map(|v| v.to_str().unwrap());
+        assert_eq!(told, replayed);
+        let text = reply.text();
+        let line: ImportLine = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+        let ImportLine::Commit { commit } = line else {
+            panic!("{text}")
+        };
+        commits.push(serde_json::to_value(commit).unwrap());
+    }
+    assert_eq!(commits[0], commits[1]);
+    assert_eq!(web.asked().len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

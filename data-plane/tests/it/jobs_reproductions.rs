@@ -72,6 +72,19 @@ async fn a_deterministic_commit_is_reproduced_and_nothing_else_is_changed() {
     succeeded(&rig.job(&ada, more.commit_set, "up").await, 4, 1, 3);
     let again = begin(&rig, &ada, "up@main").await;
     assert_eq!(end(&rig, &ada, &again).await.state, ReproductionState::Identical);
+    // Once under one key, also when it has ended.
+    let keyed = async || {
+        let request = rig.request(&ada, "POST", "/v1/reproductions");
+        let request = request
+            .header("idempotency-key", "k")
+            .json(&json!({ "ref": "up@main" }));
+        request.send().await.unwrap().text().await.unwrap()
+    };
+    let text = keyed().await;
+    let once: Reproduction = serde_json::from_str(&text).unwrap();
+    assert_ne!(once.job.id, again.job.id);
+    end(&rig, &ada, &once).await;
+    assert_eq!(keyed().await, text);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -213,7 +213,7 @@ impl Rig {
         });
     }
 
-    fn request(&self, person: &Person, method: &str, path: &str) -> reqwest::RequestBuilder {
+    pub fn request(&self, person: &Person, method: &str, path: &str) -> reqwest::RequestBuilder {
         self.http
             .request(method.parse().unwrap(), format!("{}{path}", self.url))
             .bearer_auth(&person.token)

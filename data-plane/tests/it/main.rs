@@ -18,6 +18,7 @@ mod defaults;
 mod deltas;
 mod direct;
 mod direct_client;
+mod etags;
 #[path = "../../storage/tests/it/faulty.rs"]
 #[expect(dead_code, reason = "the tests of storage need more of it")]
 mod faulty;

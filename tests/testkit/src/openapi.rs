@@ -1,7 +1,7 @@
 //! What is wrong with an OpenAPI document. Whether it is one at all, by the published schema, is asked by `make test-openapi`;
 //! this is what that schema does not say, and what we demand beyond it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
@@ -18,6 +18,37 @@ pub fn operations(document: &Value) -> Vec<(&str, &str, &Value)> {
         }
     }
     found
+}
+
+/// Whether an operation takes an `Idempotency-Key`.
+pub fn takes_key(operation: &Value) -> bool {
+    let parameters = operation["parameters"].as_array();
+    parameters.into_iter().flatten().any(|p| p["name"] == "idempotency-key")
+}
+
+/// Demands that each POST takes an `Idempotency-Key`, or is in the list of those that need none, with the reason, which its
+/// description says too.
+///
+/// # Panics
+/// Naming the operation that does neither, or what the list has too much.
+pub fn check_keys(document: &Value, keyless: &[(&str, &str)]) {
+    let mut left: BTreeMap<&str, &str> = keyless.iter().copied().collect();
+    assert_eq!(left.len(), keyless.len(), "an operation is listed twice");
+    for (method, path, operation) in operations(document) {
+        let id = operation["operationId"].as_str().unwrap_or_default();
+        if method != "post" || takes_key(operation) {
+            continue;
+        }
+        let reason = left.remove(id).unwrap_or_else(|| {
+            panic!("{id}, POST {path}: let it take an `Idempotency-Key` (`KeyHeader`), or list why it needs none")
+        });
+        let description = operation["description"].as_str().unwrap_or_default();
+        assert!(
+            description.replace('\n', " ").contains(reason),
+            "{id} does not say that `{reason}`: {description}"
+        );
+    }
+    assert!(left.is_empty(), "no POST without a key: {left:?}");
 }
 
 /// Everything that is wrong with a document, in words.

@@ -20,6 +20,7 @@ use contract::names::BranchName;
 use contract::policy::Permission;
 use contract::problem::ProblemKind;
 use contract::reference::RepoRef;
+use http::StatusCode;
 use sqlx::PgConnection;
 use storage::{FilePath, Marking};
 use tokio::sync::MutexGuard;
@@ -78,6 +79,7 @@ pub async fn purge(call: &Call, body: &PurgePath) -> Answer<Purge> {
         // Making the trees may have taken long, and rights may have ended since (R6).
         let call = &call.renewed()?;
         may_purge(call, &mut tx, &repo).await?;
+        call.unanswered(&mut tx).await?;
         let Some(affected) = trees.affected(&mut tx, repo.id).await? else {
             // A commit was made meanwhile. What was surveyed is settled all the same.
             known = Some(survey);
@@ -110,17 +112,22 @@ pub async fn purge(call: &Call, body: &PurgePath) -> Answer<Purge> {
         trees.writer.may_be_referred_to();
         let subject = format!("{repo}:/{} with the receipt {id}", trees.path);
         call.record(&mut tx, "file.purge", &subject).await?;
+        call.keep_answer(&mut tx, StatusCode::CREATED, &shown).await?;
         tx.commit().await?;
         plane.signals.commits_changed();
         plane.signals.work_changed();
         derived::clear_if_possible(plane).await;
         return Ok(shown);
     }
-    Err(Failure::new(
+    Err(outrun(&repo))
+}
+
+fn outrun(repo: &Visible) -> Failure {
+    Failure::new(
         ProblemKind::BranchMoved,
         format!("commits were made in `{repo}` all the time; nothing was purged"),
     )
-    .hint("repeat the request"))
+    .hint("repeat the request")
 }
 
 /// A collection that began before would copy what is needed until now into packs that no receipt names.

@@ -3,6 +3,7 @@
 use axum::extract::State;
 use axum::http::StatusCode;
 use chassis::http::{Json, Path, Query};
+use chassis::idempotency::KeyHeader;
 use contract::api::{Page, Purge, PurgePath};
 use contract::ids::PurgeId;
 use contract::policy::Permission;
@@ -38,6 +39,7 @@ struct ListQuery {
     post,
     path = "/v1/purges",
     tag = "purges",
+    params(KeyHeader),
     responses(
         (status = 201, body = Purge),
         (status = 200, body = Purge, description = "a dry run: nothing was changed"),
