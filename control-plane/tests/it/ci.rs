@@ -353,7 +353,8 @@ async fn trusts_are_made_by_admins_without_limits_and_name_whose_runs_they_mean(
     let path = rig.org.path("ci-trusts");
     let keyed = async || {
         let body = json!({
-            "name": "keyed", "issuer": rig.issuer.url, "audience": AUDIENCE, "service_account": "ci", "conditions": { "owner_id": "65" },
+            "name": "keyed", "issuer": rig.issuer.url, "audience": AUDIENCE, "service_account": "ci",
+            "conditions": { "owner_id": "66", "repository_id": "1", "environment": "other" },
         });
         let request = rig.app.request("POST", &path).bearer_auth(&rig.org.owner.token);
         read(request.header("idempotency-key", "k").json(&body)).await.ok(201)
