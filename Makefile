@@ -1,5 +1,5 @@
 # Everything a newcomer needs. `make help` lists it.
-.PHONY: help setup build images demo test bench soak test-jupyter test-openapi test-images down
+.PHONY: help setup build images demo test bench soak test-jupyter test-openapi test-images test-manifests test-kubernetes scale-kubernetes down
 
 BINARIES := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/release
 # Tests have homes of their own, so they must be told where PostgreSQL was unpacked, if it was.
@@ -45,6 +45,16 @@ test-openapi: setup build ## schemathesis asks every operation of both planes, a
 
 test-images: build shim ## builds the images twice, compares, looks inside, validates what they say they are made of
 	@images/check --binaries $(BINARIES)
+
+test-manifests: ## holds all that we make for Kubernetes against the schemas of the cluster that KUBECONFIG names
+	@cargo build --quiet --workspace --locked --example kit-objects --example pod-objects
+	@tests/kubernetes/manifests
+
+test-kubernetes: setup build shim ## the whole story on the cluster that KUBECONFIG names; LOAD="kind load image-archive" brings images there
+	@$(WITH_POSTGRES) tests/kubernetes/check --binaries $(BINARIES) $(if $(LOAD),--load "$(LOAD)") $(if $(HOST_ADDRESS),--host-address $(HOST_ADDRESS))
+
+scale-kubernetes: setup build ## a thousand organizations on the cluster that KUBECONFIG names, their planes played by kwok
+	@$(WITH_POSTGRES) tests/kubernetes/scale --binaries $(BINARIES) $(if $(HOST_ADDRESS),--host-address $(HOST_ADDRESS))
 
 down: ## stops the service
 	@$(BINARIES)/howdah down
