@@ -125,7 +125,7 @@ class Image:
     def _write(self):
         when = timestamp(self.created)
         tars = [layer.tar(self.created) for layer in self.layers]
-        packed = [gzip.compress(tar, 9, mtime=0) for tar in tars]
+        packed = [gzip.compress(tar, 6, mtime=0) for tar in tars]
         config = canonical({
             "architecture": architecture(),
             "os": "linux",
