@@ -34,7 +34,9 @@ pub enum Trust {
 #[command(
     after_help = "Example: howdah ci-trust create tiles-main --service-account ci --owner-id 65 --repository-id 74 \\
              --workflow 'acme/tiles/.github/workflows/*@refs/heads/main' --environment production --ref refs/heads/main
-         howdah ci-trust create site --issuer gitlab --service-account ci --owner-id 9970 --ref 'refs/heads/**'
+         howdah ci-trust create site --issuer gitlab --service-account ci --owner-id 9970 --repository-id 278964 --ref 'refs/heads/**'
+A trust names the owner, the repository (--repository-id, or --claim repository=acme/tiles, of GitLab project_path), and which of its runs:
+--environment, --ref below refs/heads/ or refs/tags/, --workflow with its file or its ref in full, or --claim ref_protected=true.
 In patterns, * stands for characters other than / and @, ** for characters other than @."
 )]
 pub struct Create {

@@ -56,7 +56,7 @@ pub struct App {
     /// What codes of log-ins by another device are digested with.
     pub device_key: [u8; 32],
     /// Signs access tokens and policies.
-    pub keys: Keyring,
+    pub keys: Arc<Keyring>,
     /// Hashes passwords.
     pub passwords: Passwords,
     /// Counts tries.
@@ -125,7 +125,7 @@ impl App {
             cursor_key: vault.derive("cursors"),
             device_key: vault.derive("device-codes"),
             vault,
-            keys,
+            keys: Arc::new(keys),
             passwords,
             limiters: Limiters::new(limits),
             traffic: Meters::new(&limits.traffic),

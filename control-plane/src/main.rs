@@ -33,8 +33,13 @@ enum Verb {
         #[arg(long)]
         data: bool,
     },
-    /// Sign with the next key from now on. A service that runs takes it over within five minutes.
-    RotateSigningKey,
+    /// Sign with the next key from now on. A service that runs takes it over within seconds.
+    RotateSigningKey {
+        /// Withdraw this key at once, everywhere, because somebody else has it: all access tokens that it signed end, policies are
+        /// signed anew. Sessions and API tokens stay. Ids are in `/.well-known/jwks.json` and in the head of every token
+        #[arg(long, value_name = "KID")]
+        stolen: Option<String>,
+    },
 }
 
 fn main() -> anyhow::Result<()> {
@@ -55,7 +60,14 @@ fn main() -> anyhow::Result<()> {
                 Ok(())
             }
             Verb::Migrate => control_plane::database::open(&config.database_url).await.map(|_| ()),
-            Verb::RotateSigningKey => control_plane::process::rotate_keys(&config, &Environment::system()).await,
+            Verb::RotateSigningKey { stolen: None } => {
+                control_plane::process::rotate_keys(&config, &Environment::system()).await
+            }
+            Verb::RotateSigningKey { stolen: Some(kid) } => {
+                let done = control_plane::process::withdraw_key(&config, &Environment::system(), &kid).await?;
+                println!("{}", serde_json::to_string(&done)?);
+                Ok(())
+            }
             Verb::Serve => {
                 let shutdown = Shutdown::new();
                 shutdown.listen(true)?;

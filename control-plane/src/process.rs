@@ -26,6 +26,8 @@ use crate::{
 
 /// Any number that only this service uses: the advisory lock of the one reconciler.
 const RECONCILER_LOCK: i64 = 0x686f_7764_6168;
+/// How often a process that serves looks whether the signing keys were changed.
+const SIGNING_KEYS_EVERY: Duration = Duration::from_secs(1);
 
 /// Serves until the shutdown; calls `ready` with the address once requests are answered.
 ///
@@ -72,6 +74,7 @@ pub async fn serve(
     spawn_forgetting(&app);
     mail::spawn(&app);
     spawn_key_refresh(&app);
+    spawn_signing_key_refresh(&app);
     if let Some(services) = config.services.clone() {
         shutdown.spawn("services", serve_services(Arc::clone(&app), services));
     }
@@ -92,6 +95,21 @@ pub async fn rotate_keys(config: &ControlPlaneConfig, environment: &Environment)
     let services = vault::services(&config.master_key, &config.previous_master_keys, environment)?;
     let vault = Vault::open_with(&pool, environment, services).await?;
     keys::rotate(&pool, &vault, environment).await
+}
+
+/// Withdraws a signing key that somebody else has.
+///
+/// # Errors
+/// As [`rotate_keys`], and when there is no such key.
+pub async fn withdraw_key(
+    config: &ControlPlaneConfig,
+    environment: &Environment,
+    kid: &str,
+) -> anyhow::Result<keys::Withdrawn> {
+    let pool = database::open(&config.database_url).await?;
+    let services = vault::services(&config.master_key, &config.previous_master_keys, environment)?;
+    let vault = Vault::open_with(&pool, environment, services).await?;
+    keys::withdraw(&pool, &vault, environment, kid).await
 }
 
 /// Serves services until the shutdown. An address that cannot be listened on is tried again: the API does not depend on it.
@@ -135,7 +153,7 @@ fn cloud(config: &ControlPlaneConfig, app: &Arc<App>, control_url: String) -> an
         sandbox_binary: config.sandbox_binary.clone(),
         control_url,
         issuer: app.public_url.clone(),
-        jwks: app.keys.jwks(),
+        keys: Arc::clone(&app.keys),
         database: PgConnectOptions::from_str(&config.database_url).context("`database_url` is not a PostgreSQL URL")?,
         imports: config.imports.clone(),
         logs: config.logs,
@@ -235,6 +253,25 @@ fn spawn_key_refresh(app: &Arc<App>) {
                 _ = timer.tick() => {
                     if let Err(error) = app.vault.refresh(&app.pool).await {
                         tracing::warn!("the data keys could not be read again, which is tried later: {error:#}");
+                    }
+                }
+            }
+        }
+    });
+}
+
+/// Takes over signing keys that another process changed: one that was withdrawn must not be believed for minutes.
+fn spawn_signing_key_refresh(app: &Arc<App>) {
+    let (app, shutdown) = (Arc::clone(app), app.shutdown.clone());
+    shutdown.clone().spawn("signing keys", async move {
+        let mut timer = tokio::time::interval(SIGNING_KEYS_EVERY);
+        timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = shutdown.begun() => return,
+                _ = timer.tick() => {
+                    if let Err(error) = app.keys.refresh(&app.pool, &app.vault, &app.environment).await {
+                        tracing::warn!("the signing keys could not be read again, which is tried later: {error:#}");
                     }
                 }
             }

@@ -30,7 +30,7 @@ pub struct RateLimits {
     pub device_logins: u32,
     /// Codes of such log-ins that one account types.
     pub device_codes: u32,
-    /// Refused CI runs that one organization's audit trail tells of.
+    /// Refused CI runs that one organization's audit trail tells of: of each trust, and of what no issuer signed.
     pub refused_runs: u32,
     /// Second factors of one account, per hour, wherever they come from.
     pub second_factors: u32,
@@ -51,7 +51,7 @@ impl Default for RateLimits {
             exchanges: 120,
             device_logins: 10,
             device_codes: 10,
-            refused_runs: 20,
+            refused_runs: 3,
             second_factors: 10,
             loopback_factor: 60,
             traffic: TrafficLimits::default(),
@@ -68,7 +68,7 @@ pub struct Limiters {
     resets: [DefaultKeyedRateLimiter<IpAddr>; 2],
     codes: [DefaultKeyedRateLimiter<IpAddr>; 2],
     exchanges: [DefaultKeyedRateLimiter<IpAddr>; 2],
-    refused_runs: DefaultKeyedRateLimiter<(OrganizationId, bool)>,
+    refused_runs: DefaultKeyedRateLimiter<(OrganizationId, String)>,
     second_factors: DefaultKeyedRateLimiter<AccountId>,
     device_logins: [DefaultKeyedRateLimiter<IpAddr>; 2],
     device_codes: DefaultKeyedRateLimiter<String>,
@@ -195,9 +195,9 @@ impl Limiters {
             .map_err(|_| slow_down("codes"))
     }
 
-    /// Counts a refused CI run of an organization, those with a signature and those without apart; whether it is still to be told.
-    pub fn refused_run(&self, organization: OrganizationId, signed: bool) -> bool {
-        self.refused_runs.check_key(&(organization, signed)).is_ok()
+    /// Counts a refused CI run of an organization by what it came near to, which must be one of few; whether it is still to be told.
+    pub fn refused_run(&self, organization: OrganizationId, near: String) -> bool {
+        self.refused_runs.check_key(&(organization, near)).is_ok()
     }
 
     /// Counts a second factor that is tried. Who tries knows the password already, so neither address nor machine gets more.

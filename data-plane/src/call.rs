@@ -23,6 +23,8 @@ pub struct Call {
     /// The plane it came to.
     pub plane: Plane,
     claims: AccessClaims,
+    /// Id of the key that the token is signed with.
+    key: Arc<str>,
     rights: Rights,
     request_id: String,
     /// The idempotency key of the request.
@@ -35,7 +37,7 @@ impl Call {
     /// # Errors
     /// `signed-out`, `token-expired`, `policy-unreachable`, `organization-suspended`, `not-allowed`.
     pub async fn admit(plane: Plane, token: &str, epoch: Option<u64>) -> Answer<Self> {
-        let claims = believed(&plane, token).await?;
+        let (claims, key) = believed(&plane, token).await?;
         if let Some(epoch) = epoch {
             plane.policy.wait_for_epoch(epoch).await?;
         }
@@ -48,6 +50,7 @@ impl Call {
         Ok(Self {
             plane,
             claims,
+            key,
             rights,
             request_id: String::new(),
             keyed: None,
@@ -60,10 +63,14 @@ impl Call {
     /// As [`Call::admit`], when he would not be let in any more.
     pub fn renewed(&self) -> Answer<Self> {
         let policy = self.plane.policy.current(self.plane.now())?;
+        if !self.plane.policy.keys.holds(&self.key) {
+            return Err(not_valid());
+        }
         standing(&policy, &self.claims)?;
         Ok(Self {
             plane: self.plane.clone(),
             claims: self.claims.clone(),
+            key: Arc::clone(&self.key),
             rights: Rights {
                 subject: self.rights.subject.clone(),
                 policy,
@@ -122,33 +129,41 @@ impl Call {
     }
 }
 
-/// Verifies the token; a key that is not known yet may be a new one, so the published keys are read once more.
-async fn believed(plane: &Plane, token: &str) -> Answer<AccessClaims> {
-    let now = plane.now();
-    let mut answer = plane.policy.verify_access(token, now);
+/// Verifies the token; a key that is not known yet may be a new one, so the published keys are read once more. Also the id of its key.
+async fn believed(plane: &Plane, token: &str) -> Answer<(AccessClaims, Arc<str>)> {
+    let (now, keys) = (plane.now(), &plane.policy.keys);
+    let mut answer = keys.access(token, now);
     if matches!(answer, Err(VerifyError::UnknownKey))
-        && plane.policy.may_ask_for_keys(now)
-        && let Ok(jwks) = plane.control.jwks().await
-        && plane.policy.set_keys(jwks).is_ok()
+        && keys.may_ask(now)
+        && let Ok(published) = plane.control.keys().await
+        && keys.take(published).is_ok()
     {
-        answer = plane.policy.verify_access(token, now);
+        answer = keys.access(token, now);
     }
     let claims = answer.map_err(|error| match error {
-        VerifyError::Expired => Failure::new(ProblemKind::TokenExpired, "the access token has expired")
-            .hint("exchange the session or API token for a new one"),
-        other => Failure::new(
-            ProblemKind::SignedOut,
-            format!("the access token is not valid: {other}"),
+        VerifyError::Expired => Failure::new(
+            ProblemKind::TokenExpired,
+            "the access token has expired, or is not valid yet",
         )
-        .hint("exchange the session or API token for an access token of this organization"),
+        .hint("exchange the session or API token for a new one"),
+        other => {
+            // Who forges one is not told how far he got.
+            tracing::debug!("an access token is not believed: {other}");
+            not_valid()
+        }
     })?;
-    if claims.org != plane.organization {
-        return Err(Failure::new(
-            ProblemKind::SignedOut,
-            "the access token is for another organization",
-        ));
+    match chassis::signed::key_id(token) {
+        Some(key) if claims.org == plane.organization => Ok((claims, key.into())),
+        _ => Err(not_valid()),
     }
-    Ok(claims)
+}
+
+fn not_valid() -> Failure {
+    Failure::new(
+        ProblemKind::SignedOut,
+        "the access token is not valid for this organization",
+    )
+    .hint("exchange the session or API token for an access token of this organization")
 }
 
 fn standing(policy: &Policy, claims: &AccessClaims) -> Answer<()> {
@@ -198,6 +213,7 @@ impl FromRequestParts<Plane> for Call {
 pub struct Standing {
     plane: Plane,
     claims: Arc<AccessClaims>,
+    key: Arc<str>,
 }
 
 impl Call {
@@ -206,6 +222,7 @@ impl Call {
         Standing {
             plane: self.plane.clone(),
             claims: Arc::new(self.claims.clone()),
+            key: Arc::clone(&self.key),
         }
     }
 }
@@ -217,6 +234,9 @@ impl Standing {
         let Ok(policy) = self.plane.policy.current(now) else {
             return false;
         };
+        if !self.plane.policy.keys.holds(&self.key) {
+            return false;
+        }
         let subject = Subject::of(&self.claims);
         self.plane.policy.decisions.read(&policy, &subject, set, now).is_ok()
     }

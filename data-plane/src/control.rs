@@ -7,7 +7,7 @@ use chassis::http::ApiError;
 use contract::api::{NewCheckpoint, RegisterDomain, SignedCheckpoint};
 use contract::config::{DataPlaneConfig, Heartbeat};
 use contract::ids::{DomainId, OrganizationId};
-use contract::policy::PolicyAnswer;
+use contract::policy::{PolicyAnswer, PublishedKeys};
 use contract::problem::{Problem, ProblemKind};
 use secrecy::{ExposeSecret, SecretString};
 
@@ -46,15 +46,17 @@ impl ControlPlane {
             .timeout(limit)
     }
 
-    /// Waits up to `wait_seconds` for a policy newer than `after`. Asking acknowledges that `after` is enforced.
+    /// Waits up to `wait_seconds` for a policy newer than `after`, or newer keys than `keys`. Asking acknowledges that `after` is enforced.
     ///
     /// # Errors
     /// `upstream-timeout` and the like when the control plane is away.
-    pub async fn poll_policy(&self, after: u64, wait_seconds: u64) -> Answer<PolicyAnswer> {
+    pub async fn poll_policy(&self, after: u64, keys: u64, wait_seconds: u64) -> Answer<PolicyAnswer> {
         let limit = Duration::from_secs(wait_seconds + 5);
-        let request = self
-            .request(reqwest::Method::GET, "policy", limit)
-            .query(&[("after", after), ("wait_seconds", wait_seconds)]);
+        let request = self.request(reqwest::Method::GET, "policy", limit).query(&[
+            ("after", after),
+            ("keys", keys),
+            ("wait_seconds", wait_seconds),
+        ]);
         read_json(request).await
     }
 
@@ -62,7 +64,7 @@ impl ControlPlane {
     ///
     /// # Errors
     /// When the control plane is away.
-    pub async fn jwks(&self) -> Answer<serde_json::Value> {
+    pub async fn keys(&self) -> Answer<PublishedKeys> {
         let url = format!("{}/.well-known/jwks.json", self.base);
         read_json(self.http.get(url).timeout(Duration::from_secs(5))).await
     }

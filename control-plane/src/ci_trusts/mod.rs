@@ -1,7 +1,9 @@
 //! What an organization trusts of CI systems: which issuer, for which audience, runs of whose repositories, as which service
 //! account. What a trust may look like is decided here without I/O. Owners are named by id: a name can be taken over by somebody
-//! else. A trust that is deleted takes the tokens that came of it along.
+//! else. What it has to name besides, `naming` says; trusts that were made before it did stay what they are. A trust that is deleted
+//! takes the tokens that came of it along.
 
+mod naming;
 pub mod pattern;
 pub(crate) mod queries;
 mod routes;
@@ -83,25 +85,8 @@ pub fn check_conditions(provider: CiProvider, conditions: &CiConditions) -> Resu
             return Err(Refusal::invalid(&format!("/conditions/{name}"), why));
         }
     }
-    if provider != CiProvider::Generic && conditions.owner_id.is_none() {
-        return Err(Refusal::invalid(
-            "/conditions/owner_id",
-            "say whose runs are meant: `repository_owner_id` of GitHub, `namespace_id` of GitLab",
-        ));
-    }
     check_claims(conditions)?;
-    if provider == CiProvider::Generic
-        && !conditions
-            .claims
-            .get("sub")
-            .is_some_and(|sub| pattern::is_specific(sub))
-    {
-        return Err(Refusal::invalid(
-            "/conditions/claims",
-            "say which runs are meant: `sub` with at least four characters before its first `*`",
-        ));
-    }
-    Ok(())
+    naming::check(provider, conditions)
 }
 
 fn check_claims(conditions: &CiConditions) -> Result<(), Refusal> {
@@ -190,17 +175,34 @@ mod tests {
     fn a_trust_tells_one_owners_runs_from_everybody_elses() {
         use CiProvider::{Generic, Github, Gitlab};
         for (provider, owner, claims, good) in [
-            (Github, Some("65"), &[][..], true),
+            (
+                Github,
+                Some("65"),
+                &[("repository", "acme/tiles"), ("ref_protected", "true")][..],
+                true,
+            ),
+            (Github, Some("65"), &[], false),
             (Github, None, &[], false),
             (Github, Some("acme"), &[], false),
-            (Gitlab, Some("7"), &[("ref_protected", "true")], true),
+            (
+                Gitlab,
+                Some("7"),
+                &[("project_path", "acme/site"), ("ref_protected", "true")],
+                true,
+            ),
             (Gitlab, None, &[("sub", "project_path:acme/tiles")], false),
-            (Generic, None, &[("sub", "pipeline:tiles:*")], true),
+            (
+                Generic,
+                None,
+                &[("sub", "pipeline:tiles:*"), ("protected", "true")],
+                true,
+            ),
+            (Generic, None, &[("sub", "pipeline:tiles:*")], false),
             (Generic, None, &[("sub", "**")], false),
             (Generic, None, &[("ref", "main")], false),
             (Generic, Some("65"), &[("sub", "pipeline")], false),
-            (Github, Some("65"), &[("aud", "x")], false),
-            (Github, Some("65"), &[("", "x")], false),
+            (Generic, None, &[("sub", "pipeline"), ("aud", "x")], false),
+            (Generic, None, &[("sub", "pipeline"), ("", "x")], false),
         ] {
             let checked = check_conditions(provider, &conditions(owner, claims));
             assert_eq!(checked.is_ok(), good, "{provider:?} {owner:?} {claims:?}");

@@ -11,7 +11,7 @@ use contract::problem::ProblemKind;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{check_audience, check_conditions, check_life, queries};
+use super::{check_audience, check_conditions, check_life, naming, queries};
 use crate::app::App;
 use crate::authz::{Credential, ManageServiceAccounts, ViewCiTrusts};
 use crate::call::Call;
@@ -96,9 +96,17 @@ async fn create(
             format!("there is a trust `{name}` in `{org}` already"),
         ));
     }
+    let scopes = if new.scopes.is_empty() {
+        "all that it may".to_owned()
+    } else {
+        new.scopes.join(" ")
+    };
     let subject = format!(
-        "{name}: runs of {} for {} as sa:{}",
-        new.issuer, new.audience, new.service_account
+        "{name}: runs of {} for {} as sa:{}, for {life_minutes} minutes, scopes {scopes}, where {}",
+        new.issuer,
+        new.audience,
+        new.service_account,
+        naming::in_words(new.provider, &new.conditions)
     );
     call.record(&mut tx, &allowed, "ci_trust.create", subject).await?;
     tx.commit().await?;

@@ -30,6 +30,7 @@ fn answer(epoch: u64) -> Json<PolicyAnswer> {
     Json(PolicyAnswer {
         epoch,
         signed_snapshot: None,
+        keys: None,
     })
 }
 

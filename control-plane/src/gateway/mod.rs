@@ -145,12 +145,18 @@ pub(crate) fn hold(app: &Arc<App>, organization: OrganizationId) -> InFlight {
 pub(crate) fn verify(app: &App, request: &Request) -> Result<AccessClaims, Refusal> {
     let token = chassis::http::bearer(request.headers())?;
     let refused = |error: VerifyError| {
-        let kind = match error {
-            VerifyError::Expired => ProblemKind::TokenExpired,
-            _ => ProblemKind::SignedOut,
+        let (kind, detail) = match error {
+            VerifyError::Expired => (
+                ProblemKind::TokenExpired,
+                "the access token has expired, or is not valid yet",
+            ),
+            other => {
+                // Who forges one is not told how far he got.
+                tracing::debug!("an access token is not believed: {other}");
+                (ProblemKind::SignedOut, "the access token is not valid")
+            }
         };
-        Refusal::new(kind, format!("the access token is not accepted: {error}"))
-            .hint("get a new one from `POST /v1/access-tokens`")
+        Refusal::new(kind, detail).hint("get a new one from `POST /v1/access-tokens`")
     };
     let organization = named_organization(token).ok_or_else(|| refused(VerifyError::Malformed))?;
     let verifier =

@@ -4,20 +4,25 @@
 
 mod queries;
 mod routes;
+mod withdrawal;
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 use anyhow::Context;
 use chassis::Environment;
 use chassis::signed::Signer;
 use chrono::{DateTime, Duration, Utc};
+use contract::policy::PublishedKeys;
 pub use routes::router;
 use secrecy::zeroize::Zeroize;
 use serde::Serialize;
 use sqlx::PgPool;
+use tokio::sync::watch;
 
 use crate::authz::System;
 use crate::vault::Vault;
+
+pub use withdrawal::{Withdrawn, withdraw};
 
 const PURPOSE: &str = "signing-key";
 const PROOF: System = System::because("the service needs its signing keys");
@@ -29,12 +34,12 @@ const PUBLISHED_AFTER: Duration = Duration::days(1);
 /// The key that signs, and everything that is published.
 struct Keys {
     signer: Signer,
-    jwks: serde_json::Value,
+    published: PublishedKeys,
 }
 
 /// The keys as they are now; replaced as a whole when they rotate.
 pub struct Keyring {
-    keys: RwLock<Arc<Keys>>,
+    keys: watch::Sender<Arc<Keys>>,
 }
 
 /// A key to be stored where one is missing.
@@ -65,7 +70,7 @@ async fn settle(
         .context("the signing keys cannot be read")?;
     let mut signer = None;
     let mut published = Vec::new();
-    for key in stored {
+    for key in stored.keys {
         let mut seed: [u8; 32] = vault
             .open(PURPOSE, &key.sealed)?
             .try_into()
@@ -79,11 +84,14 @@ async fn settle(
     }
     Ok(Keys {
         signer: signer.context("no signing key is in use: all are retired")?,
-        jwks: serde_json::json!({ "keys": published }),
+        published: PublishedKeys {
+            keys: published.into(),
+            version: stored.version,
+        },
     })
 }
 
-/// Rotates the stored keys at once. Processes that serve take it over within minutes; the keys that they go on signing with
+/// Rotates the stored keys at once. Processes that serve take it over within seconds; the keys that they go on signing with
 /// until then stay published.
 ///
 /// # Errors
@@ -100,7 +108,7 @@ impl Keyring {
     pub async fn open(pool: &PgPool, vault: &Vault, environment: &Environment) -> anyhow::Result<Self> {
         let keys = settle(pool, vault, environment, environment.now() - SIGNS).await?;
         Ok(Self {
-            keys: RwLock::new(Arc::new(keys)),
+            keys: watch::Sender::new(Arc::new(keys)),
         })
     }
 
@@ -110,12 +118,47 @@ impl Keyring {
     /// As [`rotate`]; then the keys stay what they are.
     pub async fn keep(&self, pool: &PgPool, vault: &Vault, environment: &Environment) -> anyhow::Result<()> {
         let keys = settle(pool, vault, environment, environment.now() - SIGNS).await?;
-        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
+        self.keys.send_if_modified(|known| {
+            let newer = keys.published.version > known.published.version;
+            if newer {
+                *known = Arc::new(keys);
+            }
+            newer
+        });
         Ok(())
     }
 
+    /// [`Keyring::keep`] where another process changed the keys.
+    ///
+    /// # Errors
+    /// As [`rotate`]; then the keys stay what they are.
+    pub async fn refresh(&self, pool: &PgPool, vault: &Vault, environment: &Environment) -> anyhow::Result<()> {
+        if queries::get_version(pool, &PROOF).await? == self.version() {
+            return Ok(());
+        }
+        self.keep(pool, vault, environment).await
+    }
+
     fn now(&self) -> Arc<Keys> {
-        Arc::clone(&self.keys.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.keys.borrow())
+    }
+
+    /// How new they are.
+    pub fn version(&self) -> u64 {
+        self.now().published.version
+    }
+
+    /// Ends when the keys are newer than that.
+    pub async fn newer_than(&self, version: u64) {
+        let mut keys = self.keys.subscribe();
+        // The sender is ours: it does not end before.
+        let _ = keys.wait_for(|keys| keys.published.version > version).await;
+    }
+
+    /// The public keys, where they are newer than that.
+    pub fn published_since(&self, version: u64) -> Option<PublishedKeys> {
+        let keys = self.now();
+        (keys.published.version > version).then(|| keys.published.clone())
     }
 
     /// Signs claims.
@@ -128,6 +171,7 @@ impl Keyring {
 
     /// The JWKS document: the key that signs, the next one, and those that lately did.
     pub fn jwks(&self) -> serde_json::Value {
-        self.now().jwks.clone()
+        let keys = self.now();
+        serde_json::json!({ "keys": keys.published.keys, "version": keys.published.version })
     }
 }

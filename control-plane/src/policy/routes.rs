@@ -10,7 +10,7 @@ use axum::routing::get;
 use chassis::http::{ApiError, Json, Path, Query};
 use contract::claims::plane_audience;
 use contract::ids::OrganizationId;
-use contract::policy::{PolicyAnswer, PolicyClaims};
+use contract::policy::{PolicyAnswer, PolicyClaims, PublishedKeys};
 use serde::Deserialize;
 
 use super::{REVOKED_TOKENS_KEPT, queries};
@@ -35,6 +35,14 @@ struct Poll {
     after: u64,
     #[serde(default)]
     wait_seconds: u64,
+    /// How new the keys are that the plane knows; planes of the version before do not say it, and are sent none.
+    keys: Option<u64>,
+}
+
+impl Poll {
+    fn news(&self, app: &App) -> Option<PublishedKeys> {
+        self.keys.and_then(|known| app.keys.published_since(known))
+    }
 }
 
 async fn poll(
@@ -48,12 +56,18 @@ async fn poll(
     let mut news = app.policy.subscribe(org);
     let mut current = acknowledge(&app, &plane, query.after).await?;
     let until = tokio::time::Instant::now() + Duration::from_secs(query.wait_seconds).min(WAIT_MAX);
-    while current <= query.after && tokio::time::Instant::now() < until && !app.shutdown.has_begun() {
+    let known = query.keys.unwrap_or(u64::MAX);
+    while current <= query.after
+        && app.keys.version() <= known
+        && tokio::time::Instant::now() < until
+        && !app.shutdown.has_begun()
+    {
         let recheck = until.min(tokio::time::Instant::now() + RECHECK);
         tokio::select! {
             () = app.shutdown.begun() => break,
             () = tokio::time::sleep_until(recheck) => {}
             _ = news.wait_for(|epoch| *epoch > query.after) => {}
+            () = app.keys.newer_than(known) => {}
         }
         let mut tx = plane.begin(&app.pool).await?;
         current = queries::get_epoch(&mut tx, &plane).await?;
@@ -62,9 +76,15 @@ async fn poll(
         return Ok(Json(PolicyAnswer {
             epoch: current,
             signed_snapshot: None,
+            keys: query.news(&app),
         }));
     }
-    snapshot(&app, &plane).await.map(Json)
+    // The keys are asked for afterwards, so that they hold the one that has signed.
+    let signed = snapshot(&app, &plane).await?;
+    Ok(Json(PolicyAnswer {
+        keys: query.news(&app),
+        ..signed
+    }))
 }
 
 /// Takes `after` as the word that this epoch is enforced; answers the current one.
@@ -98,5 +118,6 @@ async fn snapshot(app: &App, plane: &AsPlane) -> Result<PolicyAnswer, Refusal> {
     Ok(PolicyAnswer {
         epoch,
         signed_snapshot: Some(signed),
+        keys: None,
     })
 }

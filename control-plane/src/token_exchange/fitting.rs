@@ -13,6 +13,14 @@ pub enum Misfit {
     /// The organization trusts nothing of that issuer, or not under that name.
     #[error("there is no such trust in its issuer")]
     None,
+    /// Somebody else's run.
+    #[error("its claim `{claim}` is not what `{trust}` demands")]
+    Owner {
+        /// The trust.
+        trust: String,
+        /// The claim that says whose it is.
+        claim: String,
+    },
     /// Another audience.
     #[error("it was made for another audience than that of `{0}`")]
     Audience(String),
@@ -29,6 +37,26 @@ pub enum Misfit {
     Several(String),
 }
 
+impl Misfit {
+    /// The trust that the owner of the run is let in by; nothing for strangers, who are many.
+    pub(super) fn trust(&self) -> &str {
+        match self {
+            Self::Audience(trust) | Self::Claim { trust, .. } => trust,
+            Self::None | Self::Owner { .. } | Self::Several(_) => "",
+        }
+    }
+
+    /// How near a trust came to letting a run in.
+    const fn nearness(&self) -> u8 {
+        match self {
+            Self::None => 0,
+            Self::Owner { .. } => 1,
+            Self::Audience(_) => 2,
+            Self::Claim { .. } | Self::Several(_) => 3,
+        }
+    }
+}
+
 /// The one trust that lets a run in; of those by that name or id only, if one is wanted.
 ///
 /// # Errors
@@ -41,7 +69,8 @@ pub(crate) fn choose<'a>(trusts: &'a [Trusted], claims: &Claims, wanted: Option<
     for trusted in trusts.iter().filter(meant) {
         match check(trusted, claims) {
             Ok(()) => fitting.push(trusted),
-            Err(why) => misfit = why,
+            Err(why) if why.nearness() >= misfit.nearness() => misfit = why,
+            Err(_) => {}
         }
     }
     match fitting.as_slice() {
@@ -56,21 +85,19 @@ pub(crate) fn choose<'a>(trusts: &'a [Trusted], claims: &Claims, wanted: Option<
 
 fn check(trusted: &Trusted, claims: &Claims) -> Result<(), Misfit> {
     let trust = &trusted.trust;
+    let named = |claim: &str| (trust.name.clone(), claim.to_owned());
+    let (claim, demanded) = owner(trust.provider, &trust.conditions);
+    if !demanded.is_met(claim, claims) {
+        let (trust, claim) = named(claim);
+        return Err(Misfit::Owner { trust, claim });
+    }
     if !claims.is_for(&trust.audience) {
         return Err(Misfit::Audience(trust.name.clone()));
     }
     for (claim, demanded) in demands(trust.provider, &trust.conditions) {
-        let found = claims.text(claim);
-        let fits = match demanded {
-            Demand::Exactly(value) => found.as_deref() == Some(value),
-            Demand::Like(value) => found.is_some_and(|found| pattern::fits(value, &found)),
-            Demand::Never => false,
-        };
-        if !fits {
-            return Err(Misfit::Claim {
-                trust: trust.name.clone(),
-                claim: claim.to_owned(),
-            });
+        if !demanded.is_met(claim, claims) {
+            let (trust, claim) = named(claim);
+            return Err(Misfit::Claim { trust, claim });
         }
     }
     Ok(())
@@ -82,13 +109,19 @@ enum Demand<'a> {
     Never,
 }
 
-/// All that has to hold. What a trust must name is demanded here again: a stored trust without it lets nobody in.
-fn demands(provider: CiProvider, conditions: &CiConditions) -> Vec<(&str, Demand<'_>)> {
-    let mut all: Vec<(&str, Demand<'_>)> = conditions
-        .claims
-        .iter()
-        .map(|(name, value)| (name.as_str(), Demand::Like(value)))
-        .collect();
+impl Demand<'_> {
+    fn is_met(&self, claim: &str, claims: &Claims) -> bool {
+        let found = claims.text(claim);
+        match self {
+            Self::Exactly(value) => found.as_deref() == Some(value),
+            Self::Like(value) => found.is_some_and(|found| pattern::fits(value, &found)),
+            Self::Never => false,
+        }
+    }
+}
+
+/// Whose run it has to be. What a trust must name of that is demanded here again: a stored trust without it lets nobody in.
+fn owner(provider: CiProvider, conditions: &CiConditions) -> (&'static str, Demand<'_>) {
     let Some(names) = claim_names(provider) else {
         let named = [
             &conditions.owner_id,
@@ -97,15 +130,27 @@ fn demands(provider: CiProvider, conditions: &CiConditions) -> Vec<(&str, Demand
             &conditions.environment,
             &conditions.reference,
         ];
-        if named.iter().any(|condition| condition.is_some()) || !conditions.claims.contains_key("sub") {
-            all.push(("sub", Demand::Never));
-        }
-        return all;
+        return match conditions.claims.get("sub") {
+            Some(sub) if named.iter().all(|condition| condition.is_none()) => ("sub", Demand::Like(sub)),
+            _ => ("sub", Demand::Never),
+        };
     };
-    all.push(match &conditions.owner_id {
+    match &conditions.owner_id {
         Some(id) => (names.owner_id, Demand::Exactly(id)),
         None => (names.owner_id, Demand::Never),
-    });
+    }
+}
+
+/// All else that has to hold.
+fn demands(provider: CiProvider, conditions: &CiConditions) -> Vec<(&str, Demand<'_>)> {
+    let mut all: Vec<(&str, Demand<'_>)> = conditions
+        .claims
+        .iter()
+        .map(|(name, value)| (name.as_str(), Demand::Like(value)))
+        .collect();
+    let Some(names) = claim_names(provider) else {
+        return all;
+    };
     let exact = [
         (names.repository_id, &conditions.repository_id),
         (names.environment, &conditions.environment),

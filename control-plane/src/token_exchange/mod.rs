@@ -36,8 +36,8 @@ enum Refused {
     Doubt(Doubt),
     /// Its issuer made it, but no trust lets it in.
     Misfit(Claims, Misfit),
-    /// It was used before.
-    Used(Claims),
+    /// It was used before; the trust that lets it in.
+    Used(Claims, String),
     /// Nothing of the token: we cannot tell now.
     Unable(Refusal),
 }
@@ -90,7 +90,7 @@ async fn exchange(app: &App, wish: &TokenExchange) -> Result<ExchangedToken, Ref
         Err(misfit) => return Err(Refused::Misfit(claims, misfit)),
     };
     if !queries::spend(&mut tx, &EXCHANGE, &claims).await? {
-        return Err(Refused::Used(claims));
+        return Err(Refused::Used(claims, trusted.trust.name.clone()));
     }
     let secret = SecretToken::generate(TokenKind::Ci, app.environment.random());
     let made = made(app, wish, trusted, &claims, &secret, now);
@@ -155,11 +155,12 @@ async fn believe(app: &App, token: &str, now: DateTime<Utc>) -> Result<Claims, R
 }
 
 /// Writes down why a run was refused, where an organization of that name trusts any. Strangers can make it write: so it is done
-/// beside the answer, and a few times a minute at most, counted apart for tokens that a known issuer has signed.
-fn tell(app: &std::sync::Arc<App>, organization: &OrganizationName, subject: String, signed: bool) {
+/// beside the answer, and a few times a minute at most: of tokens that a known issuer has signed for each issuer and trust apart (`near`),
+/// of all others together.
+fn tell(app: &std::sync::Arc<App>, organization: &OrganizationName, subject: String, near: String) {
     let (app, name) = (std::sync::Arc::clone(app), organization.clone());
     app.shutdown.clone().spawn("a refused CI run", async move {
-        if let Err(refusal) = write_down(&app, &name, subject, signed).await {
+        if let Err(refusal) = write_down(&app, &name, subject, near).await {
             tracing::warn!(
                 "why a CI run was refused could not be written down: {}",
                 refusal.0.0.detail
@@ -168,12 +169,12 @@ fn tell(app: &std::sync::Arc<App>, organization: &OrganizationName, subject: Str
     });
 }
 
-async fn write_down(app: &App, name: &OrganizationName, subject: String, signed: bool) -> Result<(), Refusal> {
+async fn write_down(app: &App, name: &OrganizationName, subject: String, near: String) -> Result<(), Refusal> {
     let mut tx = app.pool.begin().await?;
     let Some(organization) = ci_trusts::queries::find_trusting(&mut tx, &TELL, name).await? else {
         return Ok(());
     };
-    if !app.limiters.refused_run(organization, signed) {
+    if !app.limiters.refused_run(organization, near) {
         tracing::warn!(organization.id = %organization, "a CI run was refused: {subject}");
         return Ok(());
     }

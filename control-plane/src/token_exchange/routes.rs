@@ -10,6 +10,7 @@ use contract::api::{ExchangedToken, TokenExchange};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::verify::Claims;
 use super::{Refused, refused, tell};
 use crate::app::App;
 use crate::refusal::Refusal;
@@ -27,13 +28,14 @@ async fn create(
     Json(wish): Json<TokenExchange>,
 ) -> Result<(StatusCode, Json<ExchangedToken>), Refusal> {
     app.limiters.exchange(peer.ip())?;
-    let (why, signed) = match super::exchange(&app, &wish).await {
+    let near = |claims: &Claims, trust: &str| format!("{} {trust}", claims.text("iss").unwrap_or_default());
+    let (why, near) = match super::exchange(&app, &wish).await {
         Ok(made) => return Ok((StatusCode::CREATED, Json(made))),
         Err(Refused::Unable(refusal)) => return Err(refusal),
-        Err(Refused::Doubt(doubt)) => (format!("a token that is not believed: {doubt}"), false),
-        Err(Refused::Misfit(claims, misfit)) => (format!("{claims}: {misfit}"), true),
-        Err(Refused::Used(claims)) => (format!("{claims}: it was used before"), true),
+        Err(Refused::Doubt(doubt)) => (format!("a token that is not believed: {doubt}"), String::new()),
+        Err(Refused::Misfit(claims, misfit)) => (format!("{claims}: {misfit}"), near(&claims, misfit.trust())),
+        Err(Refused::Used(claims, trust)) => (format!("{claims}: it was used before"), near(&claims, &trust)),
     };
-    tell(&app, &wish.organization, why, signed);
+    tell(&app, &wish.organization, why, near);
     Err(refused())
 }

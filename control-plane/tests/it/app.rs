@@ -95,7 +95,12 @@ impl TestApp {
 
     /// Whose OIDC tokens of CI runs may be trusted.
     pub async fn start_allowing(issuers: Vec<CiIssuer>) -> Self {
-        Self::assemble(RateLimits::default(), true, PeopleConfig::default(), issuers).await
+        Self::start_telling(RateLimits::default(), issuers).await
+    }
+
+    /// The same, and how often they are told of in audit trails.
+    pub async fn start_telling(limits: RateLimits, issuers: Vec<CiIssuer>) -> Self {
+        Self::assemble(limits, true, PeopleConfig::default(), issuers).await
     }
 
     async fn assemble(limits: RateLimits, reconciles: bool, people: PeopleConfig, ci_issuers: Vec<CiIssuer>) -> Self {

@@ -3,6 +3,7 @@
 use chassis::signed::Verifier;
 use chrono::Duration;
 use contract::ci::CiProvider;
+use control_plane::rate_limits::RateLimits;
 use serde_json::{Value, json};
 
 use crate::app::{Answer, Org, TestApp};
@@ -19,13 +20,17 @@ pub struct Rig {
 
 impl Rig {
     pub async fn start() -> Self {
+        Self::start_telling(RateLimits::default()).await
+    }
+
+    pub async fn start_telling(limits: RateLimits) -> Self {
         let issuer = FakeIssuer::start(CiProvider::Github, &[Key::first()]).await;
-        let app = TestApp::start_allowing(vec![issuer.config()]).await;
+        let app = TestApp::start_telling(limits, vec![issuer.config()]).await;
         let org = organization(&app, "acme").await;
         let rig = Self { issuer, app, org };
         rig.trust(
             "tiles",
-            json!({ "owner_id": "65", "environment": "production", "ref": "refs/heads/main" }),
+            json!({ "owner_id": "65", "repository_id": "74", "environment": "production", "ref": "refs/heads/main" }),
         )
         .await
         .ok(201);
@@ -75,6 +80,11 @@ impl Rig {
             tokio::task::yield_now().await;
         }
     }
+}
+
+/// The least that a trust of `acme/tiles` says.
+fn named() -> Value {
+    json!({ "owner_id": "65", "claims": { "repository": "acme/tiles" }, "ref": "refs/heads/main" })
 }
 
 pub async fn organization(app: &TestApp, name: &str) -> Org {
@@ -310,7 +320,7 @@ async fn a_trust_that_is_deleted_takes_its_tokens_along() {
     let next = rig.claims(|claims| claims["jti"] = json!("next"));
     rig.exchange(&Key::first().sign(&next)).await.problem(401, "signed-out");
     // As does its service account; the name is free again.
-    rig.trust("tiles", json!({ "owner_id": "65" })).await.ok(201);
+    rig.trust("tiles", named()).await.ok(201);
     let made = rig.exchange(&Key::first().sign(&next)).await.ok(201);
     rig.app
         .delete(&rig.org.path("service-accounts/ci"), &rig.org.owner.token)
@@ -329,20 +339,21 @@ async fn a_trust_that_is_deleted_takes_its_tokens_along() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn trusts_are_made_by_admins_without_limits_and_name_whose_runs_they_mean() {
     let rig = Rig::start().await;
-    rig.trust("tiles", json!({ "owner_id": "65" }))
-        .await
-        .problem(409, "already-exists");
+    rig.trust("tiles", named()).await.problem(409, "already-exists");
     rig.trust("all", json!({})).await.problem(422, "invalid");
     rig.trust("all", json!({ "owner_id": "acme" }))
         .await
         .problem(422, "invalid");
-    rig.trust("all", json!({ "claims": { "repository_owner": "acme" } }))
-        .await
-        .problem(422, "invalid");
+    rig.trust(
+        "all",
+        json!({ "claims": { "repository_owner": "acme", "repository": "acme/tiles" }, "environment": "x" }),
+    )
+    .await
+    .problem(422, "invalid");
     let path = rig.org.path("ci-trusts");
     let wish = |change: fn(&mut Value)| {
         let mut body = json!({
-            "name": "x", "issuer": rig.issuer.url, "audience": AUDIENCE, "service_account": "ci", "conditions": { "owner_id": "65" },
+            "name": "x", "issuer": rig.issuer.url, "audience": AUDIENCE, "service_account": "ci", "conditions": named(),
         });
         change(&mut body);
         body
@@ -367,7 +378,7 @@ async fn trusts_are_made_by_admins_without_limits_and_name_whose_runs_they_mean(
         .await
         .problem(403, "not-allowed");
     // Where two trusts let a run in, it says which is meant.
-    rig.trust("again", json!({ "owner_id": "65" })).await.ok(201);
+    rig.trust("again", named()).await.ok(201);
     let token = Key::first().sign(&rig.claims(|_| ()));
     rig.exchange(&token).await.problem(401, "signed-out");
     let reason = &rig.reasons(1).await[0];
@@ -385,20 +396,73 @@ async fn trusts_are_made_by_admins_without_limits_and_name_whose_runs_they_mean(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_trust_that_names_its_owner_only_is_refused_with_what_to_add_and_those_that_are_there_stay() {
+    let rig = Rig::start().await;
+    for (conditions, pointer, hint) in [
+        (
+            json!({ "owner_id": "65" }),
+            "/conditions/repository_id",
+            "`repository_id`",
+        ),
+        (
+            json!({ "owner_id": "65", "environment": "production" }),
+            "/conditions/repository_id",
+            "`repository`",
+        ),
+        (
+            json!({ "owner_id": "65", "repository_id": "74" }),
+            "/conditions",
+            "`environment`",
+        ),
+    ] {
+        let refused = rig.trust("owner", conditions).await.problem(422, "invalid").to_string();
+        assert!(refused.contains(pointer) && refused.contains(hint), "{refused}");
+    }
+    let all = rig.audited("ci_trust.create").await;
+    let said = r#"where repository_owner_id="65", repository_id="74", environment="production", ref="refs/heads/main""#;
+    assert!(all.len() == 1 && all[0].ends_with(said), "{all:?}");
+    assert!(
+        all[0].contains("as sa:ci, for 15 minutes, scopes write:default/tiles"),
+        "{all:?}"
+    );
+    // One that was made before that was asked for.
+    sqlx::query("update ci_trusts set conditions = '{\"owner_id\": \"65\"}'")
+        .execute(&rig.app.app.pool)
+        .await
+        .unwrap();
+    rig.exchange(&Key::first().sign(&rig.claims(|c| c["repository_id"] = json!("75"))))
+        .await
+        .ok(201);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn strangers_write_a_few_lines_a_minute_into_an_audit_trail_at_most() {
     let rig = Rig::start().await;
-    for _ in 0..30 {
-        rig.exchange("nonsense").await.problem(401, "signed-out");
+    // Whatever names they give themselves, and whatever they say of a trust.
+    let foreign = |n: usize| Key::first().sign(&rig.claims(|c| c["repository_owner_id"] = json!(format!("9{n}"))));
+    for n in 0..15 {
+        rig.exchange(&format!("nonsense{n}")).await.problem(401, "signed-out");
+        rig.exchange(&foreign(n)).await.problem(401, "signed-out");
     }
-    // What its issuer has signed is counted apart: the reason of an honest run is not lost in the noise.
-    rig.exchange(&Key::first().sign(&rig.claims(|c| c["ref"] = json!("refs/heads/x"))))
-        .await
-        .problem(401, "signed-out");
+    // What comes of the owner's own runs is counted apart, for each trust: the reason of an honest one is not lost in the noise.
+    let own = |n: usize| {
+        let change = |c: &mut Value| {
+            c["ref"] = json!("refs/heads/x");
+            c["jti"] = json!(n.to_string());
+        };
+        Key::first().sign(&rig.claims(change))
+    };
+    for n in 0..15 {
+        rig.exchange(&own(n)).await.problem(401, "signed-out");
+    }
     let reasons = loop {
-        let reasons = rig.reasons(21).await;
-        if reasons.iter().any(|reason| reason.contains("`ref`")) {
+        let reasons = rig.reasons(9).await;
+        if ["`ref`", "repository_owner_id", "is no JWT"]
+            .iter()
+            .all(|why| reasons.iter().any(|told| told.contains(why)))
+        {
             break reasons;
         }
     };
-    assert_eq!(reasons.len(), 21);
+    assert!(reasons.len() <= 12, "{reasons:?}");
 }

@@ -1,5 +1,6 @@
 //! The token matrix of CI runs: every way in which a run's token can be wrong, answered alike, with the reason in the audit trail.
 
+use control_plane::rate_limits::RateLimits;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::{Value, json};
 
@@ -147,7 +148,11 @@ fn meant_otherwise(rig: &Rig) -> Vec<Case> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn every_wrong_token_is_refused_alike_and_the_audit_trail_says_why() {
-    let rig = Rig::start().await;
+    let rig = Rig::start_telling(RateLimits {
+        refused_runs: 1000,
+        ..RateLimits::default()
+    })
+    .await;
     let expected = rig.exchange("nonsense").await;
     let mut told = rig.reasons(1).await.len();
     for (what, token, reason) in [forged(&rig), mistimed(&rig), meant_otherwise(&rig)].concat() {

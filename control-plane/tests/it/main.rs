@@ -22,7 +22,10 @@ mod deletions;
 mod device_logins;
 mod ec_key;
 mod etags;
+#[path = "../../../data-plane/tests/it/forged.rs"]
+mod forged;
 mod gateway;
+mod gateway_tokens;
 mod idempotency;
 mod issuer;
 mod keys;

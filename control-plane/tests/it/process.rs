@@ -41,13 +41,13 @@ impl Place {
         self.directory.path().join("home")
     }
 
-    fn start(&self) -> Service {
+    fn config(&self) -> ControlPlaneConfig {
         let plane = self.directory.path().join("plane.py");
         if !plane.exists() {
             std::fs::write(&plane, include_str!("plane.py")).unwrap();
             std::fs::set_permissions(&plane, std::fs::Permissions::from_mode(0o755)).unwrap();
         }
-        let config = ControlPlaneConfig {
+        ControlPlaneConfig {
             database_url: self.database.url.clone(),
             listen: "127.0.0.1:0".to_owned(),
             public_url: String::new(),
@@ -65,7 +65,25 @@ impl Place {
             services: None,
             people: contract::config::PeopleConfig::default(),
             ci_issuers: Vec::new(),
-        };
+        }
+    }
+
+    /// Runs the binary as an operator does, beside the service.
+    fn operate(&self, arguments: &[&str]) -> std::process::Output {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_howdah-control-plane"))
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let config = serde_json::to_string(&self.config()).unwrap();
+        writeln!(child.stdin.take().unwrap(), "{config}").unwrap();
+        child.wait_with_output().unwrap()
+    }
+
+    fn start(&self) -> Service {
+        let config = self.config();
         let mut child = Command::new(env!("CARGO_BIN_EXE_howdah-control-plane"))
             .arg("serve")
             .env("HOWDAH_LOG", "warn")
@@ -154,6 +172,41 @@ fn migrations(plane: &Value) -> usize {
 
 async fn until_gone(pid: u32) {
     wait_until("the plane to end", LIMIT, || async move { !is_alive(pid) }).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_stolen_key_is_withdrawn_beside_a_service_that_runs_which_hears_of_it() {
+    let place = Place::new().await;
+    let service = place.start();
+    let ada = service.sign_up("ada@acme.test", "acme").await;
+    let stolen = service.access(&ada).await["access_token"].as_str().unwrap().to_owned();
+    service.call("GET", "/o/acme/v1/x", &stolen, None).await.ok(200);
+    let kid = chassis::signed::key_id(&stolen).unwrap();
+
+    let unknown = place.operate(&["rotate-signing-key", "--stolen", "0123456789abcdef"]);
+    let said = String::from_utf8_lossy(&unknown.stderr).into_owned();
+    assert!(!unknown.status.success() && said.contains(&kid), "{said}");
+    let done = place.operate(&["rotate-signing-key", "--stolen", &kid]);
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    let done: Value = serde_json::from_slice(&done.stdout).unwrap();
+    assert_eq!((&done["withdrawn"], &done["organizations"]), (&json!(kid), &json!(1)));
+
+    let (url, client) = (format!("{}/o/acme/v1/x", service.url), &service.client);
+    wait_until("the service to hear of it", LIMIT, async || {
+        let answer = client.get(&url).bearer_auth(&stolen).send().await.unwrap();
+        answer.status().as_u16() == 401
+    })
+    .await;
+    // The session stays, and a plane that starts now is not told of that key.
+    service.plane("acme", &ada).await;
+    let bob = service.sign_up("bob@other.test", "other").await;
+    let plane = service.plane("other", &bob).await;
+    let keys = plane["config"]["jwks"].to_string();
+    assert!(
+        !keys.contains(&kid) && keys.contains(done["signs"].as_str().unwrap()),
+        "{keys}"
+    );
+    service.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]

@@ -23,6 +23,7 @@ const OTHERS: &[(&str, &str)] = &[
     ("passkey_ceremonies", "closed to the role"),
     ("passkeys", "closed to the role"),
     ("provider_log_ins", "closed to the role"),
+    ("published_keys", "closed to the role"),
     ("recovery_codes", "closed to the role"),
     ("sign_ups", "closed to the role"),
     ("accounts", "members of the organization, few columns"),

@@ -103,13 +103,26 @@ impl<S: Send + Sync, T: serde::de::DeserializeOwned> FromRequest<S> for Json<T> 
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
-        match axum::Json::<T>::from_request(request, state).await {
+        let (parts, body) = request.into_parts();
+        let bytes = match Bytes::from_request(Request::from_parts(parts.clone(), body), state).await {
+            Ok(bytes) => bytes,
+            Err(e) if e.status() == StatusCode::PAYLOAD_TOO_LARGE => return Err(too_large()),
+            Err(e) => {
+                let detail = format!("the body cannot be read: {}", reason(&e.body_text()));
+                return Err(ApiError::new(ProblemKind::Malformed, detail));
+            }
+        };
+        // serde takes a list for an object of that many fields, which no document of ours says.
+        if bytes.trim_ascii_start().starts_with(b"[") {
+            let detail = "the body does not fit: it is a list, and has to be an object";
+            return Err(ApiError::new(ProblemKind::Invalid, detail));
+        }
+        match axum::Json::<T>::from_request(Request::from_parts(parts, Body::from(bytes)), state).await {
             Ok(axum::Json(value)) => Ok(Self(value)),
             Err(JsonRejection::JsonDataError(e)) => Err(ApiError::new(
                 ProblemKind::Invalid,
                 format!("the body does not fit: {}", reason(&e.body_text())),
             )),
-            Err(JsonRejection::BytesRejection(e)) if e.status() == StatusCode::PAYLOAD_TOO_LARGE => Err(too_large()),
             Err(e) => Err(ApiError::new(
                 ProblemKind::Malformed,
                 format!("the body is not JSON: {}", reason(&e.body_text())),
@@ -179,8 +192,16 @@ impl<S: Send + Sync, T: serde::de::DeserializeOwned + Send> FromRequestParts<S> 
 /// # Errors
 /// `signed-out` when there is none.
 pub fn bearer(headers: &axum::http::HeaderMap) -> Result<&str, ApiError> {
-    headers
-        .get(header::AUTHORIZATION)
+    let mut sent = headers.get_all(header::AUTHORIZATION).iter();
+    let (first, second) = (sent.next(), sent.next());
+    if second.is_some() {
+        // Whoever stands between might have looked at the other one.
+        return Err(
+            ApiError::new(ProblemKind::SignedOut, "the request carries several tokens")
+                .hint("send one `Authorization: Bearer <token>`"),
+        );
+    }
+    first
         .and_then(|value| value.to_str().ok())
         .and_then(|value| value.strip_prefix("Bearer ").or_else(|| value.strip_prefix("bearer ")))
         .map(str::trim)

@@ -90,7 +90,7 @@ pub struct Verifier {
 }
 
 impl Verifier {
-    /// Takes a published set of keys.
+    /// Takes a published set of keys: a JWKS, whatever else it says.
     ///
     /// # Errors
     /// When the document is not a JWKS.
@@ -122,6 +122,11 @@ impl Verifier {
         self.verify(token)
     }
 
+    /// Whether it is signed with one of these keys, if it is believed.
+    pub fn knows(&self, kid: &str) -> bool {
+        self.keys.find(kid).is_some()
+    }
+
     fn verify<T: DeserializeOwned>(&self, token: &str) -> Result<T, VerifyError> {
         let header = jsonwebtoken::decode_header(token).map_err(|_| VerifyError::Malformed)?;
         if header.alg != Algorithm::EdDSA {
@@ -141,6 +146,11 @@ impl Verifier {
             .map(|data| data.claims)
             .map_err(|_| VerifyError::Refused)
     }
+}
+
+/// The id of the key that a token names. Only of one that is believed does that mean anything.
+pub fn key_id(token: &str) -> Option<String> {
+    jsonwebtoken::decode_header(token).ok()?.kid
 }
 
 #[cfg(test)]

@@ -360,6 +360,21 @@ pub struct PolicyAnswer {
     /// Present when it is higher than the asked one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signed_snapshot: Option<String>,
+    /// The keys that are published now, `PublishedKeys`: present when they are newer than those that the poll named. They replace
+    /// all that were known, before the snapshot is looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keys: Option<PublishedKeys>,
+}
+
+/// The public keys that tokens and policies are verified by: a JWKS (RFC 7517) that says how new it is. What is not in the newest one
+/// is not believed, whatever it was signed with before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PublishedKeys {
+    /// The keys, each a JWK.
+    pub keys: serde_json::Value,
+    /// Grows with every change; 0 where it is not said.
+    #[serde(default)]
+    pub version: u64,
 }
 
 /// The claims of a signed snapshot.

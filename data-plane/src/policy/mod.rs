@@ -1,15 +1,14 @@
 //! The policy that this plane enforces: a signed snapshot of the control plane's, kept in memory and on disk, replaced
 //! only by a higher epoch, and believed only as long as the control plane was heard of lately (R6).
 
+mod keys;
 mod poll;
 
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use chassis::signed::{Verifier, VerifyError};
 use chrono::{DateTime, Utc};
-use contract::claims::{AccessClaims, plane_audience};
 use contract::config::DataPlaneConfig;
 use contract::ids::OrganizationId;
 use contract::policy::PolicySnapshot;
@@ -19,13 +18,11 @@ use tokio::sync::watch;
 
 use crate::failure::{Answer, Failure};
 
+pub use keys::Keys;
 pub use poll::{follow, leave_alarm, send_heartbeats};
 
 /// How long a request waits for the epoch that it names.
 const EPOCH_WAIT: Duration = Duration::from_secs(5);
-
-/// The published keys are read again at most that often, whoever sends tokens with keys that nobody knows.
-const KEYS_PAUSE_SECONDS: i64 = 5;
 
 /// A request may have looked at the clock a moment before the control plane was heard of.
 const CLOCK_TOLERANCE: chrono::Duration = chrono::Duration::seconds(1);
@@ -33,13 +30,12 @@ const CLOCK_TOLERANCE: chrono::Duration = chrono::Duration::seconds(1);
 /// The policy in force and how fresh it is.
 pub struct PolicyHolder {
     organization: OrganizationId,
-    issuer: String,
     path: PathBuf,
     fail_closed: chrono::Duration,
-    verifier: RwLock<Verifier>,
     current: watch::Sender<Option<Arc<Policy>>>,
     heard_at: Mutex<Option<DateTime<Utc>>>,
-    keys_asked_at: Mutex<Option<DateTime<Utc>>>,
+    /// What signatures are believed by.
+    pub keys: Keys,
     /// Decisions remembered for the current epoch.
     pub decisions: DecisionCache,
 }
@@ -50,22 +46,15 @@ impl PolicyHolder {
     /// # Errors
     /// When the configured JWKS is not one.
     pub fn new(config: &DataPlaneConfig) -> anyhow::Result<Self> {
-        let verifier = Verifier::new(
-            config.jwks.clone(),
-            &config.issuer,
-            &plane_audience(config.organization),
-        )?;
         Ok(Self {
             organization: config.organization,
-            issuer: config.issuer.clone(),
+            keys: Keys::new(config)?,
             path: config.home.join("policy.jws"),
             fail_closed: chrono::Duration::seconds(
                 i64::try_from(config.fail_closed_seconds).unwrap_or(i64::MAX / 1000),
             ),
-            verifier: RwLock::new(verifier),
             current: watch::Sender::new(None),
             heard_at: Mutex::new(None),
-            keys_asked_at: Mutex::new(None),
             decisions: DecisionCache::new(),
         })
     }
@@ -166,45 +155,12 @@ impl PolicyHolder {
     }
 
     fn verify(&self, signed: &str) -> anyhow::Result<PolicySnapshot> {
-        let claims = self.verifier().policy(signed)?;
+        let claims = self.keys.policy(signed)?;
         anyhow::ensure!(
             claims.policy.organization == self.organization,
             "the snapshot is another organization's"
         );
         Ok(claims.policy)
-    }
-
-    fn verifier(&self) -> Verifier {
-        self.verifier.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Verifies an access token.
-    ///
-    /// # Errors
-    /// Why it is not believed.
-    pub fn verify_access(&self, token: &str, now: DateTime<Utc>) -> Result<AccessClaims, VerifyError> {
-        let verifier = self.verifier.read().unwrap_or_else(PoisonError::into_inner);
-        verifier.access(token, now.timestamp())
-    }
-
-    /// Whether the published keys may be read again now; the caller does it then.
-    pub fn may_ask_for_keys(&self, now: DateTime<Utc>) -> bool {
-        let mut asked_at = self.keys_asked_at.lock().unwrap_or_else(PoisonError::into_inner);
-        let may = asked_at.is_none_or(|at| now - at >= chrono::Duration::seconds(KEYS_PAUSE_SECONDS));
-        if may {
-            *asked_at = Some(now);
-        }
-        may
-    }
-
-    /// Takes newly published keys.
-    ///
-    /// # Errors
-    /// When the document is not a JWKS.
-    pub fn set_keys(&self, jwks: serde_json::Value) -> Result<(), serde_json::Error> {
-        let verifier = Verifier::new(jwks, &self.issuer, &plane_audience(self.organization))?;
-        *self.verifier.write().unwrap_or_else(PoisonError::into_inner) = verifier;
-        Ok(())
     }
 }
 
@@ -216,11 +172,12 @@ fn unreachable() -> Failure {
     .hint("repeat the request after a few seconds")
 }
 
-fn persist(path: &std::path::Path, signed: &str) -> std::io::Result<()> {
+/// Puts a text into a file in the place of what it held, whole or not at all.
+fn persist(path: &Path, text: &str) -> std::io::Result<()> {
     use std::io::Write;
-    let fresh = path.with_extension("jws.new");
+    let fresh = path.with_added_extension("new");
     let mut file = std::fs::File::create(&fresh)?;
-    file.write_all(signed.as_bytes())?;
+    file.write_all(text.as_bytes())?;
     file.sync_all()?;
     std::fs::rename(&fresh, path)
 }

@@ -27,7 +27,7 @@ pub async fn follow(plane: Plane, shutdown: Shutdown) {
         let wait = if first { 0 } else { wait_seconds };
         let asked = plane.policy.epoch();
         let answer = tokio::select! {
-            answer = plane.control.poll_policy(asked, wait) => answer,
+            answer = plane.control.poll_policy(asked, plane.policy.keys.version(), wait) => answer,
             () = shutdown.begun() => return,
         };
         match answer.map_err(anyhow::Error::from).and_then(|a| take(&plane, &a)) {
@@ -51,6 +51,10 @@ pub async fn follow(plane: Plane, shutdown: Shutdown) {
 }
 
 fn take(plane: &Plane, answer: &contract::policy::PolicyAnswer) -> anyhow::Result<()> {
+    // Before anything that is signed: what a withdrawn key signed is not believed any more.
+    if let Some(published) = &answer.keys {
+        plane.policy.keys.take(published.clone())?;
+    }
     if let Some(signed) = &answer.signed_snapshot {
         plane.policy.accept(signed, plane.now())?;
     }
@@ -63,11 +67,12 @@ fn take(plane: &Plane, answer: &contract::policy::PolicyAnswer) -> anyhow::Resul
     Ok(())
 }
 
+/// Reads the published keys beside the poll: a control plane of the version before sends none with its answers.
 async fn refresh_keys(plane: &Plane) {
-    if let Ok(jwks) = plane.control.jwks().await
-        && let Err(error) = plane.policy.set_keys(jwks)
+    if let Ok(published) = plane.control.keys().await
+        && let Err(error) = plane.policy.keys.take(published)
     {
-        tracing::warn!(error = %error, "the published keys could not be read: {error}");
+        tracing::warn!("the published keys could not be read: {error:#}");
     }
 }
 

@@ -193,6 +193,15 @@ impl App {
         .await;
     }
 
+    /// Waits until the plane knows the newest keys.
+    pub async fn knows_keys(&self) {
+        let version = self.control.keys_version();
+        testkit::wait::wait_until("the plane to know the keys", Duration::from_secs(10), async || {
+            self.plane.policy.keys.version() >= version
+        })
+        .await;
+    }
+
     /// Time passes, in which the control plane was heard of.
     pub async fn pass(&self, time: chrono::Duration) {
         self.environment.advance(time);

@@ -13,7 +13,8 @@ use contract::audit::{Checkpoint, CheckpointClaims, Trail, audience};
 use contract::claims::{AccessClaims, plane_audience};
 use contract::ids::{DomainId, OrganizationId};
 use contract::policy::{
-    Domain, Grant, Grantee, OrganizationState, PolicyAnswer, PolicyClaims, PolicySnapshot, Principal, Resource, Role,
+    Domain, Grant, Grantee, OrganizationState, PolicyAnswer, PolicyClaims, PolicySnapshot, Principal, PublishedKeys,
+    Resource, Role,
 };
 use data_plane::Environment;
 use tokio::sync::watch;
@@ -25,15 +26,36 @@ pub struct FakeControl {
     pub organization: OrganizationId,
     pub url: String,
     environment: Environment,
-    signer: Arc<Signer>,
+    keys: watch::Sender<FakeKeys>,
     snapshot: Arc<Mutex<PolicySnapshot>>,
     epoch: watch::Sender<u64>,
     away: watch::Sender<bool>,
 }
 
+/// The published keys; the last one signs.
+#[derive(Clone)]
+struct FakeKeys {
+    signers: Vec<Arc<Signer>>,
+    version: u64,
+}
+
+impl FakeKeys {
+    fn published(&self) -> PublishedKeys {
+        PublishedKeys {
+            keys: self
+                .signers
+                .iter()
+                .map(|signer| serde_json::json!(signer.jwk()))
+                .collect(),
+            version: self.version,
+        }
+    }
+}
+
 #[derive(serde::Deserialize)]
 struct Poll {
     after: u64,
+    keys: u64,
     wait_seconds: u64,
 }
 
@@ -45,7 +67,10 @@ impl FakeControl {
             organization,
             url: format!("http://{}", listener.local_addr().unwrap()),
             environment: environment.clone(),
-            signer: Arc::new(Signer::from_seed(&environment.random()).unwrap()),
+            keys: watch::Sender::new(FakeKeys {
+                signers: vec![Arc::new(Signer::from_seed(&environment.random()).unwrap())],
+                version: 1,
+            }),
             snapshot: Arc::new(Mutex::new(PolicySnapshot {
                 organization,
                 state: OrganizationState::Active,
@@ -76,7 +101,34 @@ impl FakeControl {
     }
 
     pub fn jwks(&self) -> serde_json::Value {
-        serde_json::json!({ "keys": [self.signer.jwk()] })
+        serde_json::json!(self.keys.borrow().published())
+    }
+
+    /// The key that signs.
+    pub fn signer(&self) -> Arc<Signer> {
+        Arc::clone(self.keys.borrow().signers.last().unwrap())
+    }
+
+    /// Signs with a new key from now on; the others stay published.
+    pub fn rotate(&self) {
+        let next = Arc::new(Signer::from_seed(&self.environment.random()).unwrap());
+        self.change_keys(|keys| keys.signers.push(next));
+    }
+
+    /// Publishes a key no more.
+    pub fn withdraw(&self, kid: &str) {
+        self.change_keys(|keys| keys.signers.retain(|signer| signer.kid() != kid));
+    }
+
+    fn change_keys(&self, change: impl FnOnce(&mut FakeKeys)) {
+        self.keys.send_modify(|keys| {
+            change(keys);
+            keys.version += 1;
+        });
+    }
+
+    pub fn keys_version(&self) -> u64 {
+        self.keys.borrow().version
     }
 
     /// Answers nobody any more, or again.
@@ -105,7 +157,7 @@ impl FakeControl {
     }
 
     pub fn sign_token(&self, claims: &AccessClaims) -> String {
-        self.signer.sign(claims).unwrap()
+        self.signer().sign(claims).unwrap()
     }
 
     fn sign_policy(&self) -> PolicyAnswer {
@@ -113,7 +165,7 @@ impl FakeControl {
         PolicyAnswer {
             epoch: snapshot.epoch,
             signed_snapshot: Some(
-                self.signer
+                self.signer()
                     .sign(&PolicyClaims {
                         iss: ISSUER.to_owned(),
                         aud: plane_audience(self.organization),
@@ -122,6 +174,7 @@ impl FakeControl {
                     })
                     .unwrap(),
             ),
+            keys: None,
         }
     }
 }
@@ -141,7 +194,7 @@ async fn checkpoint(State(control): State<FakeControl>, Json(body): Json<NewChec
         iat: now.timestamp(),
         checkpoint: checkpoint.clone(),
     };
-    let signed = control.signer.sign(&claims).unwrap();
+    let signed = control.signer().sign(&claims).unwrap();
     Json(SignedCheckpoint { checkpoint, signed })
 }
 
@@ -150,7 +203,9 @@ async fn policy(
     Query(poll): Query<Poll>,
 ) -> Result<Json<PolicyAnswer>, StatusCode> {
     let (mut epoch, mut away) = (control.epoch.subscribe(), control.away.subscribe());
+    let mut keys = control.keys.subscribe();
     tokio::select! {
+        _ = keys.wait_for(|keys| keys.version > poll.keys) => {}
         _ = epoch.wait_for(|e| *e > poll.after) => {}
         _ = away.wait_for(|away| *away) => {}
         () = tokio::time::sleep(Duration::from_secs(poll.wait_seconds)) => {}
@@ -158,12 +213,18 @@ async fn policy(
     if *away.borrow() {
         return Err(StatusCode::SERVICE_UNAVAILABLE);
     }
+    let keys = control.keys.borrow().clone();
+    let keys = (keys.version > poll.keys).then(|| keys.published());
     if control.epoch() > poll.after {
-        return Ok(Json(control.sign_policy()));
+        return Ok(Json(PolicyAnswer {
+            keys,
+            ..control.sign_policy()
+        }));
     }
     Ok(Json(PolicyAnswer {
         epoch: control.epoch(),
         signed_snapshot: None,
+        keys,
     }))
 }
 
@@ -200,6 +261,7 @@ async fn register(
     Ok(Json(PolicyAnswer {
         epoch,
         signed_snapshot: None,
+        keys: None,
     }))
 }
 

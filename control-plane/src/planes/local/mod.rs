@@ -7,6 +7,7 @@ mod process;
 mod scram;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::Context;
 use async_trait::async_trait;
@@ -15,6 +16,8 @@ use contract::ids::OrganizationId;
 use secrecy::ExposeSecret;
 use sqlx::PgPool;
 use sqlx::postgres::PgConnectOptions;
+
+use crate::keys::Keyring;
 
 use super::cloud::{Cloud, CloudSeen, PlaneIdentity, PlaneSecrets};
 use process::Processes;
@@ -34,8 +37,8 @@ pub struct LocalSettings {
     pub control_url: String,
     /// The issuer of access tokens.
     pub issuer: String,
-    /// The public keys at start.
-    pub jwks: serde_json::Value,
+    /// The keys that planes are told at their start.
+    pub keys: Arc<Keyring>,
     /// The service's database, whose server the tenants' databases are made on.
     pub database: PgConnectOptions,
     /// What the planes may fetch, and from where.
@@ -82,7 +85,7 @@ impl LocalCloud {
             issuer: self.settings.issuer.clone(),
             data_key: secrets.data_key.as_ref().map(|key| key.expose_secret().to_owned()),
             agent_token: secrets.agent_token.expose_secret().to_owned(),
-            jwks: self.settings.jwks.clone(),
+            jwks: self.settings.keys.jwks(),
             sandbox_binary: self.settings.sandbox_binary.clone(),
             masked: vec![self.settings.home.clone()],
             slots: std::thread::available_parallelism().map_or(2, usize::from),
