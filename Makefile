@@ -47,7 +47,7 @@ test-images: build shim ## builds the images twice, compares, looks inside, vali
 	@images/check --binaries $(BINARIES)
 
 test-manifests: ## holds all that we make for Kubernetes against the schemas of the cluster that KUBECONFIG names
-	@cargo build --quiet --workspace --locked --example kit-objects --example pod-objects
+	@cargo build --quiet --workspace --locked --example kit-objects --example manifests
 	@tests/kubernetes/manifests
 
 test-kubernetes: setup build shim ## the whole story on the cluster that KUBECONFIG names; LOAD="kind load image-archive" brings images there
