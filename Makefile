@@ -1,5 +1,5 @@
 # Everything a newcomer needs. `make help` lists it.
-.PHONY: help setup build demo test bench soak test-jupyter test-openapi down
+.PHONY: help setup build images demo test bench soak test-jupyter test-openapi test-images test-manifests test-kubernetes scale-kubernetes down
 
 BINARIES := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/release
 # Tests have homes of their own, so they must be told where PostgreSQL was unpacked, if it was.
@@ -14,6 +14,9 @@ setup: ## installs what is missing (PostgreSQL, Python, curl, fuse3)
 build: ## builds the release binaries
 	@echo "building (the first time takes several minutes)"
 	@cargo build --release --workspace --locked
+
+images: build shim ## makes container images of both planes, with their bills of materials: no daemon, no root, the same bytes each time
+	@images/build --binaries $(BINARIES) --out $(BINARIES)/../images
 
 demo: ## builds, starts the service, plays the satellite challenge, leaves the service running
 	@image=$$(demo/setup demo) && $(MAKE) --no-print-directory build && HOWDAH_BINARIES=$(BINARIES) demo/run "$$image"
@@ -39,6 +42,19 @@ test-jupyter: setup build ## a real JupyterLab as a service, from its installati
 
 test-openapi: setup build ## schemathesis asks every operation of both planes, and holds the answers against their documents
 	@$(WITH_POSTGRES) tests/openapi/check --binaries $(BINARIES)
+
+test-images: build shim ## builds the images twice, compares, looks inside, validates what they say they are made of
+	@images/check --binaries $(BINARIES)
+
+test-manifests: ## holds all that we make for Kubernetes against the schemas of the cluster that KUBECONFIG names
+	@cargo build --quiet --workspace --locked --example kit-objects --example manifests
+	@tests/kubernetes/manifests
+
+test-kubernetes: setup build shim ## the whole story on the cluster that KUBECONFIG names; LOAD="kind load image-archive" brings images there
+	@$(WITH_POSTGRES) tests/kubernetes/check --binaries $(BINARIES) $(if $(LOAD),--load "$(LOAD)") $(if $(HOST_ADDRESS),--host-address $(HOST_ADDRESS))
+
+scale-kubernetes: setup build ## a thousand organizations on the cluster that KUBECONFIG names, their planes played by kwok
+	@$(WITH_POSTGRES) tests/kubernetes/scale --binaries $(BINARIES) $(if $(HOST_ADDRESS),--host-address $(HOST_ADDRESS))
 
 down: ## stops the service
 	@$(BINARIES)/howdah down

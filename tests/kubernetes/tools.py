@@ -1,0 +1,34 @@
+"""Programs that the checks need and a machine does not have: built from their Go modules, for this user alone."""
+import json
+import os
+import pathlib
+import subprocess
+import zipfile
+
+HELM = ("helm", "helm.sh/helm/v4/cmd/helm", "v4.3.1")
+KUBECONFORM = ("kubeconform", "github.com/yannh/kubeconform/cmd/kubeconform", "v0.8.0")
+KARPENTER = "sigs.k8s.io/karpenter@v1.15.0"
+
+
+def cache():
+    return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "howdah"
+
+
+def program(name, module, version):
+    """Its path; built when it is not there yet."""
+    folder = cache() / "go" / f"{name}-{version}"
+    path = folder / name
+    if not path.exists():
+        print(f"building {name} {version} (go install, some minutes the first time)", flush=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        env = dict(os.environ, GOBIN=str(folder), CGO_ENABLED="0")
+        subprocess.run(["nice", "-n", "19", "go", "install", f"{module}@{version}"], check=True, env=env)
+    return str(path)
+
+
+def karpenter():
+    """The definitions of Karpenter's resources, as YAML. Read out of the module's archive: its code may ask for another Go than there is."""
+    told = subprocess.run(["go", "mod", "download", "-json", KARPENTER], stdout=subprocess.PIPE, text=True, cwd="/")
+    with zipfile.ZipFile(json.loads(told.stdout)["Zip"]) as archive:
+        names = sorted(name for name in archive.namelist() if "/pkg/apis/crds/karpenter.sh_" in name)
+        return {name.rsplit("/", 1)[-1]: archive.read(name).decode() for name in names}
