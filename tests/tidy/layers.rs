@@ -51,9 +51,15 @@ const RULES: &[(&str, &str, &[&str], &[&str])] = &[
         &["sqlx", "kube", "object_store"],
     ),
     (
+        "pods",
+        "data-plane/pods",
+        &["contract", "provenance"],
+        &["axum", "sqlx", "reqwest", "object_store"],
+    ),
+    (
         "data-plane",
         "data-plane",
-        &["contract", "chassis", "provenance", "storage", "sandbox"],
+        &["contract", "chassis", "pods", "provenance", "storage", "sandbox"],
         &["argon2", "async-stripe"],
     ),
     (

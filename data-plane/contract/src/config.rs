@@ -8,6 +8,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::ci::CiIssuer;
+use crate::executor::ExecutorConfig;
 use crate::ids::OrganizationId;
 use crate::reach::Reach;
 
@@ -191,6 +192,9 @@ pub struct DataPlaneConfig {
     /// What is told to operators.
     #[serde(default)]
     pub telemetry: TelemetryConfig,
+    /// What runs the code of pipelines.
+    #[serde(default)]
+    pub executor: ExecutorConfig,
 }
 
 /// How much of what user code prints is kept. Older lines, and the oldest ones of a job that has more, are removed.

@@ -91,6 +91,7 @@ impl Rig {
             imports: contract::config::ImportConfig::default(),
             logs: contract::config::LogsConfig::default(),
             telemetry: contract::config::TelemetryConfig::default(),
+            executor: contract::executor::ExecutorConfig::default(),
         };
         let mut rig = Self {
             control,

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use anyhow::Context;
 use async_trait::async_trait;
 use contract::config::{DataPlaneConfig, ImportConfig, LogsConfig, StoreConfig, TelemetryConfig};
+use contract::executor::ExecutorConfig;
 use contract::ids::OrganizationId;
 use secrecy::ExposeSecret;
 use sqlx::PgPool;
@@ -92,6 +93,7 @@ impl LocalCloud {
             imports: self.settings.imports.clone(),
             logs: self.settings.logs,
             telemetry: self.settings.telemetry.clone(),
+            executor: ExecutorConfig::Processes,
         }
     }
 
