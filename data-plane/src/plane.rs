@@ -33,7 +33,7 @@ use crate::readings::Readings;
 use crate::serving::Doors;
 use crate::uploads::handover::Handovers;
 use crate::uploads::packs::{Digests, TAKEN_AT_ONCE};
-use crate::worker::executor::{Executor, PROCESSES};
+use crate::worker::executor::Executor;
 
 /// A database transaction. What it did is undone when it is dropped without `commit`.
 pub type Tx = Transaction<'static, Postgres>;
@@ -161,7 +161,7 @@ impl Deref for Plane {
 impl Plane {
     /// What runs the code of its pipelines.
     pub fn executor(&self) -> &'static Executor {
-        &PROCESSES
+        Executor::of(&self.config.executor)
     }
 
     /// Puts the parts together. Nothing is connected yet: the database may be away and come back.
