@@ -86,60 +86,73 @@ fn written(toleration: &Toleration) -> Value {
     value
 }
 
+fn unfit(pointer: &str, message: impl Into<String>) -> Unfit {
+    Unfit {
+        pointer: pointer.to_owned(),
+        message: message.into(),
+    }
+}
+
 /// What of a spec no pod may have here, at its places.
 pub fn refusals(plane: &Plane, spec: &PipelineSpec) -> Vec<Unfit> {
+    let mut all = placing_refusals(plane, spec);
+    all.extend(amount_refusals(plane, spec));
+    if all.is_empty() {
+        all.extend(patched(plane, spec).err());
+    }
+    all
+}
+
+fn placing_refusals(plane: &Plane, spec: &PipelineSpec) -> Vec<Unfit> {
     let mut all = Vec::new();
-    let mut refuse = |pointer: String, message: String| all.push(Unfit { pointer, message });
     for (at, toleration) in spec.tolerations.iter().enumerate() {
         let pointer = format!("/tolerations/{at}");
         match toleration.key.as_deref() {
-            None => refuse(
-                pointer,
-                "tolerates every taint, those of other tenants' nodes too: name the `key` of one".to_owned(),
-            ),
-            Some(key) if is_reserved(key) => refuse(
-                pointer,
-                format!(
-                    "tolerates `{key}`, which keeps pods off nodes that are not for them: remove it; for GPUs the service adds what it takes"
-                ),
-            ),
+            None => all.push(unfit(
+                &pointer,
+                "tolerates every taint, those of other tenants' nodes too: name the `key` of one",
+            )),
+            Some(key) if is_reserved(key) => all.push(unfit(
+                &pointer,
+                format!("tolerates `{key}`, which keeps pods off nodes that are not for them: remove it; for GPUs the service adds what it takes"),
+            )),
             Some(_) => {}
         }
     }
-    for key in spec.scheduling.node_selector.keys().filter(|key| is_reserved(key)) {
-        let own = plane
+    let own = |key: &String| {
+        plane
             .config
             .gpu_classes
             .iter()
-            .any(|class| class.node_selector.contains_key(key));
-        if !own {
-            refuse(
-                "/scheduling_spec/node_selector".to_owned(),
-                format!("selects by `{key}`, which only the service sets: remove it"),
-            );
-        }
-    }
+            .any(|class| class.node_selector.contains_key(key))
+    };
+    let selectors = spec.scheduling.node_selector.keys();
+    all.extend(selectors.filter(|key| is_reserved(key) && !own(key)).map(|key| {
+        let message = format!("selects by `{key}`, which only the service sets: remove it");
+        unfit("/scheduling_spec/node_selector", message)
+    }));
     if let Some(class) = &spec.scheduling.priority_class_name
         && Some(class) != plane.config.priority_class.as_ref()
         && !plane.config.priority_classes.contains(class)
     {
         let known = listed(plane.config.priority_classes.iter().chain(&plane.config.priority_class));
-        refuse(
-            "/scheduling_spec/priority_class_name".to_owned(),
-            format!("`{class}` is no priority that may be asked for here; there is {known}"),
-        );
+        let message = format!("`{class}` is no priority that may be asked for here; there is {known}");
+        all.push(unfit("/scheduling_spec/priority_class_name", message));
     }
+    all
+}
+
+fn amount_refusals(plane: &Plane, spec: &PipelineSpec) -> Vec<Unfit> {
+    let mut all = Vec::new();
     if let Some(gpu) = amounts::gpu(spec)
         && gpu_class(plane, spec).is_none()
     {
         let known = listed(plane.config.gpu_classes.iter().map(|class| &class.kind));
-        refuse(
-            "/resource_limits/gpu".to_owned(),
-            format!(
-                "there are no GPUs `{}` for this organization with such labels; there is {known}",
-                gpu.kind
-            ),
+        let message = format!(
+            "there are no GPUs `{}` for this organization with such labels; there is {known}",
+            gpu.kind
         );
+        all.push(unfit("/resource_limits/gpu", message));
     }
     let (least, most) = (&spec.resource_requests, &spec.resource_limits);
     for (name, least, most) in [
@@ -148,14 +161,9 @@ pub fn refusals(plane: &Plane, spec: &PipelineSpec) -> Vec<Unfit> {
         ("disk", least.disk_bytes, most.disk_bytes),
     ] {
         if least.zip(most).is_some_and(|(least, most)| least > most) {
-            refuse(
-                format!("/resource_requests/{name}"),
-                "is more than `resource_limits` allows: lower it, or raise that".to_owned(),
-            );
+            let message = "is more than `resource_limits` allows: lower it, or raise that";
+            all.push(unfit(&format!("/resource_requests/{name}"), message));
         }
-    }
-    if all.is_empty() {
-        all.extend(patched(plane, spec).err());
     }
     all
 }

@@ -251,39 +251,48 @@ fn a_patch_changes_what_it_may() {
     assert_eq!(pod["spec"]["containers"][0]["resources"]["requests"]["cpu"], "100m");
 }
 
-#[test]
-fn a_patch_that_would_undo_the_isolation_is_refused_at_its_operation() {
-    let one = |op: &str, path: &str, value: Value| json!({ "op": op, "path": path, "value": value });
-    let volume = |volume: Value| one("add", "/spec/volumes/-", volume);
+fn one(op: &str, path: &str, value: &Value) -> Value {
+    json!({ "op": op, "path": path, "value": value })
+}
+
+/// Changes of the pod and of who runs in it.
+fn of_isolation() -> Vec<Value> {
+    vec![
+        one("add", "/spec/hostNetwork", &json!(true)),
+        one("add", "/spec/hostPID", &json!(true)),
+        one("add", "/spec/serviceAccountName", &json!("plane")),
+        one("replace", "/spec/automountServiceAccountToken", &json!(true)),
+        one("add", "/spec/nodeName", &json!("gpu-1")),
+        one("add", "/spec/imagePullSecrets", &json!([{ "name": "plane-config" }])),
+        one("replace", "/spec/securityContext/runAsUser", &json!(0)),
+        one("add", "/spec/containers/0/securityContext/privileged", &json!(true)),
+        one("replace", "/spec/containers/0/image", &json!("evil")),
+        one("add", "/spec/containers/0/command/0", &json!("evil")),
+        one(
+            "add",
+            "/spec/containers/0/envFrom",
+            &json!([{ "secretRef": { "name": "plane-config" } }]),
+        ),
+        one("add", "/spec/containers/0/env", &json!([])),
+        one("replace", "/spec/containers/1/image", &json!("evil")),
+        one("replace", "/spec/initContainers/0/image", &json!("evil")),
+        one("add", "/spec/containers/-", &json!({ "name": "more", "image": "evil" })),
+        json!({ "op": "remove", "path": "/spec/containers/1" }),
+        json!({ "op": "move", "from": "/spec/containers/1", "path": "/spec/containers/0" }),
+    ]
+}
+
+/// Changes of what it sees and of where it goes.
+fn of_surroundings() -> Vec<Value> {
+    let volume = |volume: Value| one("add", "/spec/volumes/-", &volume);
     let mount = |path: &str| {
         one(
             "add",
             "/spec/containers/0/volumeMounts/-",
-            json!({ "name": "x", "mountPath": path }),
+            &json!({ "name": "x", "mountPath": path }),
         )
     };
-    for operation in [
-        one("add", "/spec/hostNetwork", json!(true)),
-        one("add", "/spec/hostPID", json!(true)),
-        one("add", "/spec/serviceAccountName", json!("plane")),
-        one("replace", "/spec/automountServiceAccountToken", json!(true)),
-        one("add", "/spec/nodeName", json!("gpu-1")),
-        one("add", "/spec/imagePullSecrets", json!([{ "name": "plane-config" }])),
-        one("replace", "/spec/securityContext/runAsUser", json!(0)),
-        one("add", "/spec/containers/0/securityContext/privileged", json!(true)),
-        one("replace", "/spec/containers/0/image", json!("evil")),
-        one("add", "/spec/containers/0/command/0", json!("evil")),
-        one(
-            "add",
-            "/spec/containers/0/envFrom",
-            json!([{ "secretRef": { "name": "plane-config" } }]),
-        ),
-        one("add", "/spec/containers/0/env", json!([])),
-        one("replace", "/spec/containers/1/image", json!("evil")),
-        one("replace", "/spec/initContainers/0/image", json!("evil")),
-        one("add", "/spec/containers/-", json!({ "name": "more", "image": "evil" })),
-        json!({ "op": "remove", "path": "/spec/containers/1" }),
-        json!({ "op": "move", "from": "/spec/containers/1", "path": "/spec/containers/0" }),
+    vec![
         volume(json!({ "name": "x", "hostPath": { "path": "/" } })),
         volume(json!({ "name": "x", "secret": { "secretName": "plane-config" } })),
         volume(json!({ "name": "x", "projected": { "sources": [{ "serviceAccountToken": {} }] } })),
@@ -294,7 +303,7 @@ fn a_patch_that_would_undo_the_isolation_is_refused_at_its_operation() {
         one(
             "add",
             "/spec/containers/0/volumeMounts/-",
-            json!({ "name": "config", "mountPath": "/x" }),
+            &json!({ "name": "config", "mountPath": "/x" }),
         ),
         mount("/pfs/a"),
         mount("/"),
@@ -302,32 +311,41 @@ fn a_patch_that_would_undo_the_isolation_is_refused_at_its_operation() {
         mount("/x/../pfs"),
         mount("relative"),
         json!({ "op": "remove", "path": "/spec/containers/0/volumeMounts/0" }),
-        one("add", "/spec/tolerations/-", json!({ "operator": "Exists" })),
+        one("add", "/spec/tolerations/-", &json!({ "operator": "Exists" })),
         one(
             "add",
             "/spec/tolerations/-",
-            json!({ "key": ORGANIZATION, "operator": "Exists" }),
+            &json!({ "key": ORGANIZATION, "operator": "Exists" }),
         ),
-        one("add", "/spec/nodeSelector/howdah.dev~1organization", json!("other")),
-        one("replace", "/spec/terminationGracePeriodSeconds", json!(86_400)),
-        one("add", "/spec/containers/0/resources/limits/nvidia.com~1gpu", json!("8")),
-        one("add", "/spec/containers/0/resources/claims", json!([])),
-        one("replace", "/metadata/name", json!("plane")),
-        one("replace", "/metadata/namespace", json!("kube-system")),
-        one("add", "/metadata/finalizers", json!(["a/b"])),
-        one("add", "/metadata/labels/howdah.dev~1network", json!("internet")),
-        one("replace", "/metadata/labels/howdah.dev~1part", json!("plane")),
+        one("add", "/spec/nodeSelector/howdah.dev~1organization", &json!("other")),
+        one("replace", "/spec/terminationGracePeriodSeconds", &json!(86_400)),
+        one(
+            "add",
+            "/spec/containers/0/resources/limits/nvidia.com~1gpu",
+            &json!("8"),
+        ),
+        one("add", "/spec/containers/0/resources/claims", &json!([])),
+        one("replace", "/metadata/name", &json!("plane")),
+        one("replace", "/metadata/namespace", &json!("kube-system")),
+        one("add", "/metadata/finalizers", &json!(["a/b"])),
+        one("add", "/metadata/labels/howdah.dev~1network", &json!("internet")),
+        one("replace", "/metadata/labels/howdah.dev~1part", &json!("plane")),
         one(
             "add",
             "/metadata/annotations/container.apparmor.security.beta.kubernetes.io~1user",
-            json!("unconfined"),
+            &json!("unconfined"),
         ),
-        one("replace", "/kind", json!("Node")),
-        one("add", "/spec/priorityClassName", json!("system-node-critical")),
-        one("add", "/spec/runtimeClassName", json!("weaker")),
-        one("replace", "", json!({})),
-        one("replace", "/spec", json!({})),
-    ] {
+        one("replace", "/kind", &json!("Node")),
+        one("add", "/spec/priorityClassName", &json!("system-node-critical")),
+        one("add", "/spec/runtimeClassName", &json!("weaker")),
+        one("replace", "", &json!({})),
+        one("replace", "/spec", &json!({})),
+    ]
+}
+
+#[test]
+fn a_patch_that_would_undo_the_isolation_is_refused_at_its_operation() {
+    for operation in of_isolation().into_iter().chain(of_surroundings()) {
         let fine = json!({ "op": "test", "path": "/kind", "value": "Pod" });
         // What a spec's own reader refuses does not come this far.
         let value = json!({ "pipeline": { "name": "p" }, "transform": { "cmd": ["a"], "image": "a:1" },
