@@ -10,6 +10,7 @@ mod app;
 mod archives;
 mod audit;
 mod ci_runs;
+mod config_file;
 mod control;
 mod crashes;
 mod crons;
