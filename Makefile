@@ -17,7 +17,7 @@ build: ## builds the release binaries
 
 shim: ## builds the program that runs user code in pods, linked statically, and shows that it is
 	@cargo rustc --release --locked -p shim --bin howdah-shim -- -C target-feature=+crt-static
-	@if ldd $(BINARIES)/howdah-shim; then echo "howdah-shim is not static"; exit 1; fi
+	@if ldd $(BINARIES)/howdah-shim | grep '=>'; then echo "howdah-shim is not static"; exit 1; fi
 
 demo: ## builds, starts the service, plays the satellite challenge, leaves the service running
 	@image=$$(demo/setup demo) && $(MAKE) --no-print-directory build && HOWDAH_BINARIES=$(BINARIES) demo/run "$$image"
