@@ -45,6 +45,7 @@ mod jobs_logs;
 mod jobs_origins;
 mod jobs_pipelines;
 mod jobs_planning;
+mod jobs_pods;
 mod jobs_private_images;
 mod jobs_purges;
 mod jobs_random;
