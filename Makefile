@@ -1,5 +1,5 @@
 # Everything a newcomer needs. `make help` lists it.
-.PHONY: help setup build demo test bench soak test-jupyter test-openapi down
+.PHONY: help setup build shim demo test bench soak test-jupyter test-openapi down
 
 BINARIES := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/release
 # Tests have homes of their own, so they must be told where PostgreSQL was unpacked, if it was.
@@ -14,6 +14,10 @@ setup: ## installs what is missing (PostgreSQL, Python, curl, fuse3)
 build: ## builds the release binaries
 	@echo "building (the first time takes several minutes)"
 	@cargo build --release --workspace --locked
+
+shim: ## builds the program that runs user code in pods, linked statically, and shows that it is
+	@cargo rustc --release --locked -p shim --bin howdah-shim -- -C target-feature=+crt-static
+	@if ldd $(BINARIES)/howdah-shim | grep '=>'; then echo "howdah-shim is not static"; exit 1; fi
 
 demo: ## builds, starts the service, plays the satellite challenge, leaves the service running
 	@image=$$(demo/setup demo) && $(MAKE) --no-print-directory build && HOWDAH_BINARIES=$(BINARIES) demo/run "$$image"

@@ -45,6 +45,12 @@ const RULES: &[(&str, &str, &[&str], &[&str])] = &[
         &["axum", "sqlx", "tokio", "reqwest"],
     ),
     (
+        "shim",
+        "data-plane/shim",
+        &["sandbox"],
+        &["axum", "sqlx", "tokio", "reqwest"],
+    ),
+    (
         "chassis",
         "data-plane/chassis",
         &["contract"],
@@ -59,7 +65,7 @@ const RULES: &[(&str, &str, &[&str], &[&str])] = &[
     (
         "data-plane",
         "data-plane",
-        &["contract", "chassis", "pods", "provenance", "storage", "sandbox"],
+        &["contract", "chassis", "pods", "provenance", "storage", "sandbox", "shim"],
         &["argon2", "async-stripe"],
     ),
     (

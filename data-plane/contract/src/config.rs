@@ -173,7 +173,7 @@ pub struct DataPlaneConfig {
     pub sandbox_binary: PathBuf,
     /// Directories that user code must never see, the service's state above all.
     pub masked: Vec<PathBuf>,
-    /// How many datums run at once on this machine.
+    /// How many datums run at once on this machine; 0: none, no worker is started beside the plane.
     pub slots: usize,
     /// The uid and gid that user code of this tenant runs as when the service was started by root.
     pub sandbox_uid: u32,
