@@ -1,5 +1,5 @@
 # Everything a newcomer needs. `make help` lists it.
-.PHONY: help setup build images demo test bench soak test-jupyter test-openapi test-images test-manifests test-kubernetes scale-kubernetes down
+.PHONY: help setup build images shim demo test bench soak test-jupyter test-openapi test-images test-manifests test-kubernetes scale-kubernetes down
 
 BINARIES := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/release
 # Tests have homes of their own, so they must be told where PostgreSQL was unpacked, if it was.
@@ -17,6 +17,9 @@ build: ## builds the release binaries
 
 images: build shim ## makes container images of both planes, with their bills of materials: no daemon, no root, the same bytes each time
 	@images/build --binaries $(BINARIES) --out $(BINARIES)/../images
+shim: ## builds the program that runs user code in pods, linked statically, and shows that it is
+	@cargo rustc --release --locked -p shim --bin howdah-shim -- -C target-feature=+crt-static
+	@if ldd $(BINARIES)/howdah-shim | grep '=>'; then echo "howdah-shim is not static"; exit 1; fi
 
 demo: ## builds, starts the service, plays the satellite challenge, leaves the service running
 	@image=$$(demo/setup demo) && $(MAKE) --no-print-directory build && HOWDAH_BINARIES=$(BINARIES) demo/run "$$image"

@@ -1,11 +1,12 @@
 //! `howdah-control-plane`: `serve` reads its configuration as one line of JSON from standard input and stops when that
-//! ends; `migrate` brings the schema up to date and ends; `rotate-key` changes what secrets are sealed with, `rotate-signing-key` what
+//! ends, or from the file that `--config` names and stops at SIGTERM; `migrate` brings the schema up to date and ends; `rotate-key` changes what secrets are sealed with, `rotate-signing-key` what
 //! tokens are signed with.
 
 use std::io::Write;
+use std::path::PathBuf;
 
 use anyhow::Context;
-use chassis::process::{Shutdown, install_tls_provider, read_config};
+use chassis::process::{Shutdown, Source, install_tls_provider, read_config};
 use chassis::{Environment, telemetry};
 use clap::{Parser, Subcommand};
 use contract::config::ControlPlaneConfig;
@@ -14,13 +15,16 @@ use contract::config::ControlPlaneConfig;
 #[derive(Parser)]
 #[command(name = "howdah-control-plane", version)]
 struct Arguments {
+    /// Read the configuration from a file; then the end of standard input means nothing, and SIGTERM stops the process
+    #[arg(long, value_name = "FILE", global = true)]
+    config: Option<PathBuf>,
     #[command(subcommand)]
     verb: Verb,
 }
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Serve the API and the gateway and run the planes, until standard input ends.
+    /// Serve the API and the gateway and run the planes, until standard input ends or a signal comes.
     Serve,
     /// Bring the schema of the control plane's database up to date.
     Migrate,
@@ -45,7 +49,8 @@ enum Verb {
 fn main() -> anyhow::Result<()> {
     install_tls_provider();
     let arguments = Arguments::parse();
-    let config: ControlPlaneConfig = read_config()?;
+    let source = Source::from(arguments.config);
+    let config: ControlPlaneConfig = read_config(&source)?;
     let telemetry = telemetry::init("howdah-control-plane", &[], &config.telemetry)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -70,7 +75,7 @@ fn main() -> anyhow::Result<()> {
             }
             Verb::Serve => {
                 let shutdown = Shutdown::new();
-                shutdown.listen(true)?;
+                shutdown.listen(&source)?;
                 control_plane::process::serve(config, Environment::system(), shutdown, |url| {
                     println!("{}", serde_json::json!({ "url": url }));
                     let _ = std::io::stdout().flush();

@@ -1,10 +1,13 @@
 //! The process of one tenant's data plane: `serve`, `migrate`, `worker`. Its parent passes the configuration as one line
-//! of JSON on standard input and keeps the pipe open; when the pipe ends, the process stops.
+//! of JSON on standard input and keeps the pipe open; when the pipe ends, the process stops. With `--config` it is a file, and
+//! a signal stops the process.
+
+use std::path::PathBuf;
 
 use chassis::Environment;
-use chassis::process::{self, Shutdown};
+use chassis::process::{self, Shutdown, Source};
 use chassis::telemetry::Telemetry;
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use contract::config::{DataPlaneConfig, TelemetryConfig};
 use data_plane::stores;
 use data_plane::worker::protocol::WorkerConfig;
@@ -12,6 +15,15 @@ use data_plane::worker::protocol::WorkerConfig;
 /// A tenant's data plane. Started by the control plane; configuration comes as a line of JSON on standard input.
 #[derive(Parser)]
 #[command(name = "howdah-data-plane", version)]
+struct Arguments {
+    /// Read the configuration from a file; then the end of standard input means nothing, and SIGTERM stops the process
+    #[arg(long, value_name = "FILE", global = true)]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
 enum Command {
     /// Serves the API.
     Serve,
@@ -23,30 +35,32 @@ enum Command {
 
 fn main() -> anyhow::Result<()> {
     process::install_tls_provider();
-    match Command::parse() {
+    let Arguments { config, command } = Arguments::parse();
+    let source = Source::from(config);
+    match command {
         Command::Serve => {
-            let config: DataPlaneConfig = process::read_config()?;
+            let config: DataPlaneConfig = process::read_config(&source)?;
             let _telemetry = telemetry(&config)?;
             run(async {
                 let shutdown = Shutdown::new();
-                shutdown.listen(true)?;
+                shutdown.listen(&source)?;
                 data_plane::server::serve(config, shutdown).await
             })
         }
         Command::Worker => {
-            let config: WorkerConfig = process::read_config()?;
+            let config: WorkerConfig = process::read_config(&source)?;
             // What datums took is recorded by the plane, from their reports.
             let _telemetry = chassis::telemetry::init("howdah-worker", &[], &TelemetryConfig::default())?;
             run(async {
                 let shutdown = Shutdown::new();
-                shutdown.listen(true)?;
+                shutdown.listen(&source)?;
                 let storage =
                     stores::open_encrypted(&config.store, config.data_key.as_deref(), &Environment::system()).await?;
                 data_plane::worker::process::run(config, storage, shutdown).await
             })
         }
         Command::Migrate => {
-            let config: DataPlaneConfig = process::read_config()?;
+            let config: DataPlaneConfig = process::read_config(&source)?;
             let _telemetry = telemetry(&config)?;
             run(data_plane::server::migrate(&config))
         }

@@ -33,7 +33,9 @@ use crate::readings::Readings;
 use crate::serving::Doors;
 use crate::uploads::handover::Handovers;
 use crate::uploads::packs::{Digests, TAKEN_AT_ONCE};
-use crate::worker::executor::{Executor, PROCESSES};
+use crate::worker::capability::Capabilities;
+use crate::worker::executor::Executor;
+use crate::worker::routes::LEASE;
 
 /// A database transaction. What it did is undone when it is dropped without `commit`.
 pub type Tx = Transaction<'static, Postgres>;
@@ -109,6 +111,10 @@ pub struct Parts {
     pub cursor_key: [u8; 32],
     /// Lets this plane's workers in; another one at each start.
     pub worker_secret: String,
+    /// Lets the workers of pools in.
+    pub capabilities: Capabilities,
+    /// When this process began.
+    pub started_at: DateTime<Utc>,
 }
 
 /// Wake-up calls between parts. They carry nothing: whoever is woken looks into the database, so one that is lost costs
@@ -161,7 +167,7 @@ impl Deref for Plane {
 impl Plane {
     /// What runs the code of its pipelines.
     pub fn executor(&self) -> &'static Executor {
-        &PROCESSES
+        Executor::of(&self.config.executor)
     }
 
     /// Puts the parts together. Nothing is connected yet: the database may be away and come back.
@@ -204,6 +210,8 @@ impl Plane {
             activity: Activity::new(environment.now()),
             cursor_key: blake3::derive_key("howdah data plane 2026 list cursors", config.agent_token.as_bytes()),
             worker_secret: hex::encode(environment.random::<32>()),
+            capabilities: Capabilities::new(config.data_key.as_deref(), &config.agent_token),
+            started_at: environment.now(),
             environment,
             config,
         })))
@@ -212,6 +220,15 @@ impl Plane {
     /// The time.
     pub fn now(&self) -> DateTime<Utc> {
         self.environment.now()
+    }
+
+    /// Leases that run out after that time are good. While the plane has just begun all are that are there: their workers could
+    /// not renew them before.
+    pub fn leases_good_after(&self, now: DateTime<Utc>) -> DateTime<Utc> {
+        match now < self.started_at + LEASE {
+            true => DateTime::UNIX_EPOCH,
+            false => now,
+        }
     }
 
     /// A new id of any kind.

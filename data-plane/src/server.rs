@@ -143,13 +143,16 @@ pub async fn serve(mut config: DataPlaneConfig, shutdown: Shutdown) -> anyhow::R
         tracing::warn!(error = %error, "the policy of the last run was not used: {error}");
     }
     spawn_background(&plane, &shutdown);
-    let supervisor = worker::supervisor::supervise(
-        plane.clone(),
-        std::env::current_exe()?,
-        format!("http://{address}"),
-        shutdown.clone(),
-    );
-    shutdown.spawn("worker", supervisor);
+    // Else its workers are elsewhere, and go on while no plane is there.
+    if plane.config.slots > 0 {
+        let supervisor = worker::supervisor::supervise(
+            plane.clone(),
+            std::env::current_exe()?,
+            format!("http://{address}"),
+            shutdown.clone(),
+        );
+        shutdown.spawn("worker", supervisor);
+    }
     let ready = DataPlaneReady {
         url: format!("http://{address}"),
     };

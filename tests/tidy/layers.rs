@@ -45,15 +45,27 @@ const RULES: &[(&str, &str, &[&str], &[&str])] = &[
         &["axum", "sqlx", "tokio", "reqwest"],
     ),
     (
+        "shim",
+        "data-plane/shim",
+        &["sandbox"],
+        &["axum", "sqlx", "tokio", "reqwest"],
+    ),
+    (
         "chassis",
         "data-plane/chassis",
         &["contract"],
         &["sqlx", "kube", "object_store"],
     ),
     (
+        "pods",
+        "data-plane/pods",
+        &["contract", "provenance"],
+        &["axum", "sqlx", "reqwest", "object_store"],
+    ),
+    (
         "data-plane",
         "data-plane",
-        &["contract", "chassis", "provenance", "storage", "sandbox"],
+        &["contract", "chassis", "pods", "provenance", "storage", "sandbox", "shim"],
         &["argon2", "async-stripe"],
     ),
     (

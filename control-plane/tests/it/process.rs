@@ -9,7 +9,7 @@ use std::time::Duration;
 use contract::config::ControlPlaneConfig;
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
-use testkit::processes::{is_alive, kill9};
+use testkit::processes::{is_alive, kill9, terminate};
 use testkit::wait::{wait_for, wait_until};
 
 use crate::app::{Answer, PASSWORD, read};
@@ -83,27 +83,43 @@ impl Place {
     }
 
     fn start(&self) -> Service {
-        let config = self.config();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_howdah-control-plane"))
-            .arg("serve")
-            .env("HOWDAH_LOG", "warn")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut stdin = child.stdin.take().unwrap();
-        writeln!(stdin, "{}", serde_json::to_string(&config).unwrap()).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_howdah-control-plane"));
+        let mut service = Service::from(command.arg("serve").stdin(Stdio::piped()));
+        let mut stdin = service.child.stdin.take().unwrap();
+        writeln!(stdin, "{}", serde_json::to_string(&self.config()).unwrap()).unwrap();
+        service.stdin = Some(stdin);
+        service.ready()
+    }
+
+    /// Without a parent: what it needs to know is in a file.
+    fn start_by_file(&self) -> Service {
+        let file = self.directory.path().join("control-plane.json");
+        std::fs::write(&file, serde_json::to_vec_pretty(&self.config()).unwrap()).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_howdah-control-plane"));
+        Service::from(command.args(["serve", "--config"]).arg(file).stdin(Stdio::null())).ready()
+    }
+}
+
+impl Service {
+    fn from(command: &mut Command) -> Self {
+        let command = command.env("HOWDAH_LOG", "warn").stdout(Stdio::piped());
+        Self {
+            child: command.spawn().unwrap(),
+            stdin: None,
+            url: String::new(),
+            client: reqwest::Client::new(),
+        }
+    }
+
+    /// Waits until it says where it serves.
+    fn ready(mut self) -> Self {
         let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap())
+        BufReader::new(self.child.stdout.take().unwrap())
             .read_line(&mut line)
             .unwrap();
         let ready: Value = serde_json::from_str(&line).unwrap();
-        Service {
-            child,
-            stdin: Some(stdin),
-            url: ready["url"].as_str().unwrap().to_owned(),
-            client: reqwest::Client::new(),
-        }
+        self.url = ready["url"].as_str().unwrap().to_owned();
+        self
     }
 }
 
@@ -143,6 +159,10 @@ impl Service {
     /// Lets go of standard input, as a parent that ends, and waits for the end.
     async fn stop(mut self) {
         drop(self.stdin.take());
+        self.ended().await;
+    }
+
+    async fn ended(&mut self) {
         wait_until("the control plane to end", LIMIT, || {
             let ended = self.child.try_wait().unwrap().is_some();
             async move { ended }
@@ -305,6 +325,18 @@ async fn a_killed_plane_comes_back_and_planes_end_with_their_control_plane() {
     assert_eq!(migrations(&third), 1);
     again.stop().await;
     until_gone(pid(&third)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_service_that_is_configured_by_a_file_needs_no_parent_and_ends_in_order_at_a_signal() {
+    let place = Place::new().await;
+    let mut service = place.start_by_file();
+    let session = service.sign_up("ada@example.test", "acme").await;
+    let plane = service.plane("acme", &session).await;
+    terminate(service.child.id());
+    service.ended().await;
+    assert!(service.child.wait().unwrap().success());
+    until_gone(pid(&plane)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]

@@ -8,6 +8,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::ci::CiIssuer;
+use crate::executor::ExecutorConfig;
 use crate::ids::OrganizationId;
 use crate::reach::Reach;
 
@@ -172,7 +173,7 @@ pub struct DataPlaneConfig {
     pub sandbox_binary: PathBuf,
     /// Directories that user code must never see, the service's state above all.
     pub masked: Vec<PathBuf>,
-    /// How many datums run at once on this machine.
+    /// How many datums run at once on this machine; 0: none, no worker is started beside the plane.
     pub slots: usize,
     /// The uid and gid that user code of this tenant runs as when the service was started by root.
     pub sandbox_uid: u32,
@@ -191,6 +192,9 @@ pub struct DataPlaneConfig {
     /// What is told to operators.
     #[serde(default)]
     pub telemetry: TelemetryConfig,
+    /// What runs the code of pipelines.
+    #[serde(default)]
+    pub executor: ExecutorConfig,
 }
 
 /// How much of what user code prints is kept. Older lines, and the oldest ones of a job that has more, are removed.

@@ -7,6 +7,7 @@ pub mod audit;
 pub mod ci;
 pub mod claims;
 pub mod config;
+pub mod executor;
 pub mod ids;
 pub mod names;
 pub mod openapi;

@@ -27,8 +27,9 @@ mod running;
 mod wire;
 
 pub use image::{overlay_trial, prepare_rootfs};
+pub use inside::{end_everything, kill_everything};
 pub use isolation::{Examination, Isolation, examine, probe};
-pub use outputs::{Output, OutputError, OutputKind, OutputLimits, collect_outputs, discard, open_output};
+pub use outputs::{Output, OutputError, OutputKind, OutputLimits, collect_outputs, discard, empty, open_output};
 pub use port::connect;
 pub use run::{Exit, Image, Limits, Network, Outcome, Port, Run, SecretFiles, Stdin};
 pub use running::{Killer, Launcher, Running, SpawnError, spawn};

@@ -193,6 +193,23 @@ pub fn discard(directory: &Path) -> io::Result<()> {
     }
 }
 
+/// Removes all that lies in a directory but for one name; the directory itself may be the root of a volume. One that is not
+/// there is made.
+pub fn empty(directory: &Path, kept: Option<&str>) -> io::Result<()> {
+    fs::create_dir_all(directory)?;
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        if kept.is_some_and(|kept| entry.file_name() == kept) {
+            continue;
+        }
+        match entry.file_type()?.is_dir() {
+            true => discard(&entry.path())?,
+            false => fs::remove_file(entry.path())?,
+        }
+    }
+    Ok(())
+}
+
 /// Gives the owner access to every directory below. Code of the run may go on (a spout's): no link is followed, whenever it was
 /// made, and what is gone or is no directory any more is passed by.
 fn unlock(top: &Path) -> io::Result<()> {

@@ -127,7 +127,8 @@ pub struct Outcome {
 }
 
 /// The way a run ended. Only `SandboxFailed` is not the user's affair.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Exit {
     /// The command ended by itself; 126 and 127 also mean that it could not be started, as in a shell.
     Code(i32),

@@ -23,6 +23,7 @@ use crate::failure::{Answer, Failure};
 use crate::permissions::System;
 use crate::plane::Plane;
 use crate::projects;
+use crate::worker::executor::refused_by_policy;
 
 const MEMBER: System = System::because("every member may know what specs begin with");
 
@@ -77,11 +78,11 @@ async fn set(
     let checked = check_defaults(&body).and_then(|spec| {
         // What no spec can be applied with here would stop everybody.
         let refused = plane.executor().refuses(&spec).into_iter();
+        let unfit = refused_by_policy(&plane.config.executor, plane.organization, &spec);
         let errors: Vec<FieldError> = refused
-            .map(|(pointer, message)| FieldError {
-                pointer: pointer.to_owned(),
-                message,
-            })
+            .map(|(pointer, message)| (pointer.to_owned(), message))
+            .chain(unfit.into_iter().map(|unfit| (unfit.pointer, unfit.message)))
+            .map(|(pointer, message)| FieldError { pointer, message })
             .collect();
         if errors.is_empty() { Ok(()) } else { Err(errors) }
     });

@@ -16,6 +16,9 @@ const FILES: [&str; 2] = ["dockerconfigjson", "config.json"];
 /// Names under which Docker's own registry goes.
 const DOCKER_HUB: [&str; 3] = ["docker.io", "index.docker.io", "registry-1.docker.io"];
 
+/// Under which name `docker login` writes it down.
+const DOCKER_HUB_KEY: &str = "https://index.docker.io/v1/";
+
 /// A pair for a registry.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Login {
@@ -100,6 +103,22 @@ pub fn logins(name: &SecretName, values: &BTreeMap<String, String>) -> Result<Ve
     }
 }
 
+/// The file of `docker login` with all of them, for who pulls images itself. It holds their passwords. Of two for one registry the
+/// first counts, as here.
+pub fn docker_config(logins: &[Login]) -> String {
+    let mut auths = serde_json::Map::new();
+    for login in logins {
+        let host = match DOCKER_HUB.contains(&login.host.as_str()) {
+            true => DOCKER_HUB_KEY,
+            false => login.host.as_str(),
+        };
+        let pair = format!("{}:{}", login.username, login.password.0);
+        let auth = base64::engine::general_purpose::STANDARD.encode(pair);
+        auths.entry(host).or_insert_with(|| serde_json::json!({ "auth": auth }));
+    }
+    serde_json::json!({ "auths": auths }).to_string()
+}
+
 /// `https://index.docker.io/v1/` → `index.docker.io`
 fn host_of(address: &str) -> &str {
     let rest = address.split_once("://").map_or(address, |(_, rest)| rest);
@@ -160,6 +179,26 @@ mod tests {
             let said = pair(values, "ghcr.io/a/b").unwrap_err();
             assert!(said.contains("`registry`") && !said.contains("hunter2"), "{said}");
         }
+    }
+
+    #[test]
+    fn what_signs_in_here_signs_in_elsewhere_by_the_file_that_is_written() {
+        let login = |host: &str, password: &str| Login {
+            host: host.to_owned(),
+            username: "ada".to_owned(),
+            password: Hidden(password.to_owned()),
+        };
+        let all = [
+            login("ghcr.io", "pw:1"),
+            login("ghcr.io", "other"),
+            login("docker.io", "pw:1"),
+        ];
+        let file = docker_config(&all);
+        for image in ["ghcr.io/a/b", "a/b"] {
+            let found = pair(&[("config.json", &file)], image).unwrap();
+            assert_eq!(found, Some(("ada".to_owned(), "pw:1".to_owned())), "{image}");
+        }
+        assert!(file.contains(DOCKER_HUB_KEY), "the only name of it that kubelets know");
     }
 
     #[test]

@@ -20,7 +20,7 @@ mod users;
 use contract::config::ImportConfig;
 
 pub use config::ImageSettings;
-pub use logins::{Login, credentials, logins};
+pub use logins::{Login, credentials, docker_config, logins};
 pub use reference::{Digest, ImageReference, ParseImageError};
 pub use registry::{Credentials, Registry};
 pub use store::{Store, Unpacked};

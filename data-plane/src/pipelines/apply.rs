@@ -24,6 +24,7 @@ use crate::permissions::System;
 use crate::plane::{Plane, Tx};
 use crate::repos;
 use crate::spouts;
+use crate::worker::executor::refused_by_policy;
 
 const APPLY: System = System::because("the rights on inputs and output were checked by `examine` in this transaction");
 const NO_USER: &str = "is a user of an image, and there is none: code runs as a process of this machine under a user id of the \
@@ -142,8 +143,15 @@ fn parse(plane: &Plane, defaults: &Defaults, body: &ApplyPipelines) -> Answer<Ve
                 errors.push(field(index, "/transform/user", NO_USER));
             }
             Ok(spec) => {
-                let refused = plane.executor().refuses(&spec);
-                errors.extend(refused.into_iter().map(|(at, message)| field(index, at, message)));
+                let executor = plane.executor();
+                let refused = executor.refuses(&spec).into_iter().chain(executor.misses(&spec));
+                errors.extend(refused.map(|(at, message)| field(index, at, message)));
+                let unfit = refused_by_policy(&plane.config.executor, plane.organization, &spec);
+                errors.extend(
+                    unfit
+                        .into_iter()
+                        .map(|unfit| field(index, &unfit.pointer, unfit.message)),
+                );
                 specs.push(Parsed {
                     cron_ids: spec.input.leaves().iter().map(|_| plane.id()).collect(),
                     outside_id: plane.id(),

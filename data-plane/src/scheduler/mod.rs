@@ -96,7 +96,9 @@ impl Scheduler {
     async fn tick(&mut self) -> Answer<()> {
         let mut conn = self.plane.pool.acquire().await?;
         let now = self.plane.now();
-        if worker::queries::free(&mut conn, &SELF, worker::queries::Gone::Expired, now).await? > 0 {
+        let before = self.plane.leases_good_after(now);
+        let expired = worker::queries::Gone::Expired { before };
+        if worker::queries::free(&mut conn, &SELF, expired, now).await? > 0 {
             self.plane.signals.work_changed();
         }
         worker::queries::give_up(&mut conn, &SELF, now).await?;

@@ -75,9 +75,9 @@ pub async fn start(conn: &mut PgConnection, _: &System, id: Uuid, at: DateTime<U
     Ok(done.rows_affected() == 1)
 }
 
-/// Sets the state of a job that is not over.
+/// Sets the state of a job that is not over; what kept it in the one before is over.
 pub async fn update_state(conn: &mut PgConnection, _: &System, job: JobId, state: &str) -> Answer<()> {
-    sqlx::query("update jobs set state = $2 where id = $1 and finished_at is null")
+    sqlx::query("update jobs set state = $2, reason = null where id = $1 and finished_at is null")
         .bind(job.uuid())
         .bind(state)
         .execute(conn)

@@ -17,6 +17,7 @@ use crate::failure::Answer;
 use crate::permissions::System;
 use crate::plane::Plane;
 use crate::spouts;
+use crate::worker::admission::admit_own;
 use crate::worker::protocol::{
     DatumTask, ServiceReport, ServiceStanding, ServiceTask, ServicesAnswer, ServicesRequest,
 };
@@ -36,7 +37,7 @@ pub async fn services(
     headers: HeaderMap,
     Json(body): Json<ServicesRequest>,
 ) -> Answer<Json<ServicesAnswer>> {
-    routes::admit(&plane, &headers)?;
+    admit_own(&plane, &headers)?;
     let until = tokio::time::Instant::now() + Duration::from_millis(body.wait_ms.min(30_000));
     let mut work = plane.signals.work();
     let mut commits = plane.signals.commits();

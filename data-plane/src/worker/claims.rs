@@ -5,6 +5,7 @@ use contract::ids::LeaseId;
 use sqlx::{FromRow, PgConnection};
 use uuid::Uuid;
 
+use super::protocol::Pool;
 use crate::failure::Answer;
 use crate::permissions::System;
 
@@ -52,6 +53,8 @@ pub struct NewClaim {
     pub lease: LeaseId,
     /// Who claims.
     pub worker: Uuid,
+    /// Whose datums alone; `None`: all.
+    pub pool: Option<Pool>,
     /// At most so many datums.
     pub most: i64,
     /// Now.
@@ -63,23 +66,28 @@ pub struct NewClaim {
 /// Claims datums under a new lease, in turn from every running job, the jobs that began first first. Of a job with
 /// limited parallelism no more than twice that are out at a time, so that its queue does not fill a worker; of one whose
 /// spec has a `datum_set_spec` no more than that says, but one at least. A suspect is
-/// claimed alone, before all others, and when no other suspect is out: so it takes few others along. The 3 and 20 here are
+/// claimed alone, before all others, and when no other suspect is out: so it takes few others along. Each worker of a pool is a
+/// machine of its own, which takes nobody along: there any number of suspects may be out. The 3 and 20 here are
 /// `provenance::jobs::{SUSPECT_DEATHS, CLAIMS_MAX}`, literally, because only so the partial indexes are used.
 pub async fn claim(conn: &mut PgConnection, _: &System, claim: NewClaim) -> Answer<Vec<ClaimedRow>> {
+    let (pipeline, version) = claim.pool.map(|pool| (pool.pipeline, pool.version)).unzip();
     let mut rows = sqlx::query_as::<_, ClaimedRow>(
         "update datums d set state = 'running', lease_id = $1, claims = d.claims + 1, started_at = $2
            from (select x.job_id, x.position from datums x join jobs j on j.id = x.job_id
                   where x.deaths >= 3 and x.state in ('pending', 'running') and x.lost < 20 and x.state = 'pending'
                     and (x.not_before is null or x.not_before <= $2) and j.finished_at is null and j.state = 'running'
-                    and not exists (select 1 from datums o join jobs k on k.id = o.job_id
+                    and case when $3::uuid is not null then j.pipeline_id = $3 and j.version = $4
+                             else not exists (select 1 from datums o join jobs k on k.id = o.job_id
                                      where o.deaths >= 3 and o.state in ('pending', 'running') and o.state = 'running'
-                                       and k.finished_at is null)
+                                       and k.finished_at is null) end
                   order by x.deaths, j.seq, x.position limit 1) p
           where d.job_id = p.job_id and d.position = p.position and d.state = 'pending'
          returning d.job_id, d.position, d.key, d.inputs, d.claims",
     )
     .bind(claim.lease.uuid())
     .bind(claim.now)
+    .bind(pipeline)
+    .bind(version)
     .fetch_all(&mut *conn)
     .await?;
     if rows.is_empty() {
@@ -91,6 +99,7 @@ pub async fn claim(conn: &mut PgConnection, _: &System, claim: NewClaim) -> Answ
                             (select count(*) from datums r where r.job_id = j.id and r.state = 'running'))) end) as share
                    from jobs j join pipeline_versions v on v.pipeline_id = j.pipeline_id and v.version = j.version
                   where j.finished_at is null and j.state = 'running' and j.datums_open > 0
+                    and ($4::uuid is null or (j.pipeline_id = $4 and j.version = $5))
              ), picked as (
                  select d.job_id, d.position from open_jobs j cross join lateral (
                      select x.job_id, x.position, row_number() over (order by x.position) as n,
@@ -107,6 +116,8 @@ pub async fn claim(conn: &mut PgConnection, _: &System, claim: NewClaim) -> Answ
         .bind(claim.most)
         .bind(claim.lease.uuid())
         .bind(claim.now)
+        .bind(pipeline)
+        .bind(version)
         .fetch_all(&mut *conn)
         .await?;
     }
@@ -121,10 +132,20 @@ pub async fn claim(conn: &mut PgConnection, _: &System, claim: NewClaim) -> Answ
     Ok(rows)
 }
 
-/// When the first of the datums that wait may be claimed.
-pub async fn next_claimable(conn: &mut PgConnection, _: &System, now: DateTime<Utc>) -> Answer<Option<DateTime<Utc>>> {
-    let next = sqlx::query_scalar("select min(not_before) from datums where state = 'pending' and not_before > $1")
+/// When the first of the datums that wait, of the pool or of all, may be claimed.
+pub async fn next_claimable(
+    conn: &mut PgConnection,
+    _: &System,
+    pool: Option<Pool>,
+    now: DateTime<Utc>,
+) -> Answer<Option<DateTime<Utc>>> {
+    let (pipeline, version) = pool.map(|pool| (pool.pipeline, pool.version)).unzip();
+    let sql = "select min(not_before) from datums d where state = 'pending' and not_before > $1
+                  and ($2::uuid is null or exists (select 1 from jobs j where j.id = d.job_id and j.pipeline_id = $2 and j.version = $3))";
+    let next = sqlx::query_scalar(sql)
         .bind(now)
+        .bind(pipeline)
+        .bind(version)
         .fetch_one(conn)
         .await?;
     Ok(next)

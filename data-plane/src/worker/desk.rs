@@ -92,6 +92,11 @@ impl Desk {
         self.queue.len()
     }
 
+    /// Whether any datum runs.
+    pub fn is_busy(&self) -> bool {
+        !self.busy.is_empty()
+    }
+
     /// The leases to renew.
     pub fn leases(&self) -> Vec<LeaseId> {
         self.leases.keys().copied().collect()

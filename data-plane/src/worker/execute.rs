@@ -18,6 +18,7 @@ use super::image::{self, InImage};
 use super::inputs::{self, Place, Seen};
 use super::lazy::{Blocks, Mounts};
 use super::output::{Outbox, RunLog};
+use super::pod::{self, Pod};
 use super::protocol::{DatumTask, JobTask, WorkerConfig};
 use super::secrets;
 use crate::images::Store;
@@ -26,7 +27,9 @@ use crate::images::Store;
 pub struct Bench {
     /// The configuration.
     pub config: WorkerConfig,
-    /// How code is kept apart from the host.
+    /// What runs datums.
+    pub runner: Runner,
+    /// How code is kept apart from the host. In a pod the container does that.
     pub isolation: Isolation,
     /// The bucket.
     pub storage: Storage,
@@ -44,6 +47,32 @@ pub struct Bench {
     pub datums: PathBuf,
 }
 
+/// What runs datums.
+pub enum Runner {
+    /// A sandbox of this machine for each.
+    Sandbox,
+    /// The other container of this pod.
+    Pod(Pod),
+}
+
+impl Bench {
+    /// What jobs' records call the isolation.
+    pub fn isolation_word(&self) -> &'static str {
+        match self.runner {
+            Runner::Sandbox => self.isolation.as_str(),
+            Runner::Pod(_) => pod::ISOLATION,
+        }
+    }
+
+    fn place(&self, unique: &str) -> Place {
+        let place = Place::below(&self.datums, unique);
+        match &self.runner {
+            Runner::Sandbox => place,
+            Runner::Pod(pod) => place.shared(pod.pfs()),
+        }
+    }
+}
+
 /// The end of a datum that nobody wants any more.
 pub(super) const OVER: &str = "its job ended, or its lease was lost";
 /// The signal of a process that writes beyond the limit of a file's size.
@@ -53,7 +82,7 @@ const LATE: Duration = Duration::from_secs(1);
 const CUT_EVERY: Duration = Duration::from_millis(200);
 const SHELL_FILE_TOO_LARGE: i32 = 128 + FILE_TOO_LARGE;
 /// Bytes that a datum may leave in its outputs, and write into one file, when the spec says nothing.
-const DISK_BYTES_DEFAULT: u64 = 64 << 30;
+pub(super) const DISK_BYTES_DEFAULT: u64 = 64 << 30;
 
 impl JobShared {
     /// Bytes that one datum's outputs may have, together and so in each file.
@@ -126,7 +155,7 @@ pub async fn run(bench: &Bench, launcher: &Arc<Launcher>, queued: Queued) -> Ran
         datum.job.uuid().simple(),
         datum.position
     );
-    let place = Place::below(&bench.datums, &unique);
+    let place = bench.place(&unique);
     let mut ran = Ran {
         started_at: bench.environment.now(),
         job,
@@ -169,6 +198,9 @@ pub async fn run(bench: &Bench, launcher: &Arc<Launcher>, queued: Queued) -> Ran
 
 /// The image and the inputs.
 async fn prepare(bench: &Bench, ran: &mut Ran, log: &RunLog<'_>) -> Result<Option<InImage>, RunEnd> {
+    if let Runner::Pod(pod) = &bench.runner {
+        return prepare_pod((bench, pod), ran).await.map(|()| None);
+    }
     let image = match &ran.job.task.image {
         Some(task) => Some(image::prepare(bench, &ran.job.task, task, log).await?),
         None => None,
@@ -177,6 +209,30 @@ async fn prepare(bench: &Bench, ran: &mut Ran, log: &RunLog<'_>) -> Result<Optio
         .await
         .map_err(|error| RunEnd::Lost(error.to_string()))?;
     Ok(image)
+}
+
+/// The image is what the pod is made of.
+async fn prepare_pod((bench, pod): (&Bench, &Pod), ran: &mut Ran) -> Result<(), RunEnd> {
+    if ran.job.task.cmd.is_empty() {
+        let reason =
+            "a pod runs the shim in the place of the image's own command: say in `transform.cmd` what is to run";
+        return Err(RunEnd::Failed(reason.to_owned()));
+    }
+    if ran.job.trees.iter().any(|tree| tree.lazy) {
+        let reason = "pods have no lazy inputs: remove `lazy: true`, so that files are there before the code starts";
+        return Err(RunEnd::Failed(reason.to_owned()));
+    }
+    let lost = |error: inputs::InputError| RunEnd::Lost(error.to_string());
+    ran.place.turn = pod.turn().await;
+    ran.seen = inputs::seen(&bench.storage, &ran.job.trees, &ran.datum)
+        .await
+        .map_err(lost)?;
+    let names = below_pfs(&ran.job, &ran.datum);
+    pod.lay_out(&bench.cache, &ran.job, &names, &ran.seen)
+        .await
+        .map_err(lost)?;
+    ran.bytes_in = ran.seen.iter().filter(|one| !one.empty).map(|one| one.file.size).sum();
+    Ok(())
 }
 
 async fn lay_out(bench: &Bench, ran: &mut Ran, log: &RunLog<'_>) -> Result<(), inputs::InputError> {
@@ -336,6 +392,11 @@ async fn start(
 ) -> Result<Outcome, String> {
     if ran.stop.is_over() {
         return Err(OVER.to_owned());
+    }
+    if let Runner::Pod(pod) = &bench.runner {
+        return pod
+            .run((&ran.job, &ran.datum), (cmd, stdin), log, ran.stop.over())
+            .await;
     }
     let mut run = sandbox_run(bench, (&ran.job, &ran.datum, &ran.place), image, cmd, stdin);
     run.shown.clone_from(&ran.shown);

@@ -1,6 +1,8 @@
 //! What the executor of a plane can give code. A spec that asks for more is refused when it is applied, where code would find
 //! something else than it was promised; what only a cluster makes sense of is kept and told to be without effect.
 
+use contract::executor::ExecutorConfig;
+use contract::ids::OrganizationId;
 use provenance::spec::{Network, PipelineSpec};
 
 /// What runs code.
@@ -14,6 +16,12 @@ pub struct Executor {
     pub several_nodes: bool,
     /// There are machines to choose from, and pods to be changed.
     pub cluster: bool,
+    /// Contents are fetched when they are read.
+    pub lazy: bool,
+    /// Commands may run until they are stopped: services and spouts.
+    pub lasting: bool,
+    /// Code may run among the programs of a machine, and as another user than the executor's.
+    pub machine: bool,
 }
 
 /// Code as processes of the machine that the plane is on.
@@ -22,12 +30,34 @@ pub const PROCESSES: Executor = Executor {
     gpus: false,
     several_nodes: false,
     cluster: false,
+    lazy: true,
+    lasting: true,
+    machine: true,
+};
+
+/// Code in pods of a cluster.
+pub const PODS: Executor = Executor {
+    how: "it runs code in pods of a cluster",
+    gpus: true,
+    several_nodes: false,
+    cluster: true,
+    lazy: false,
+    lasting: false,
+    machine: false,
 };
 
 /// A place in a spec, and what is to be said of it.
 pub type Told = (&'static str, String);
 
 impl Executor {
+    /// The one of that configuration.
+    pub const fn of(config: &ExecutorConfig) -> &'static Self {
+        match config {
+            ExecutorConfig::Processes => &PROCESSES,
+            ExecutorConfig::Kubernetes(_) => &PODS,
+        }
+    }
+
     /// What of a spec it cannot give, so that the spec cannot be applied.
     pub fn refuses(&self, spec: &PipelineSpec) -> Vec<Told> {
         let mut told = Vec::new();
@@ -58,7 +88,48 @@ impl Executor {
             );
             told.push(("/distributed", message));
         }
+        self.refuses_running(spec, &mut told);
         told
+    }
+
+    /// What of how its code runs and is fed.
+    fn refuses_running(&self, spec: &PipelineSpec, told: &mut Vec<Told>) {
+        let lacks = [
+            (
+                "/input",
+                !self.lazy && spec.input.leaves().iter().any(|leaf| leaf.lazy),
+                "`lazy` files can't be given yet: remove `lazy`, and each datum's files are there before its code starts",
+            ),
+            (
+                "/service",
+                !self.lasting && spec.service.is_some(),
+                "services can't be run yet: apply the spec where code runs as processes",
+            ),
+            (
+                "/spout",
+                !self.lasting && spec.spout.is_some(),
+                "spouts can't be run yet: apply the spec where code runs as processes",
+            ),
+            (
+                "/transform/user",
+                !self.machine && spec.transform.user.is_some(),
+                "all code runs as user 65532: remove `user`, and let that one read and run what the image has for it",
+            ),
+        ];
+        let lacks = lacks.into_iter().filter(|(_, lacks, _)| *lacks);
+        told.extend(lacks.map(|(at, _, message)| (at, format!("on this data plane {message} ({})", self.how))));
+    }
+
+    /// What a spec lacks, so that it cannot be applied.
+    pub fn misses(&self, spec: &PipelineSpec) -> Option<Told> {
+        let misses = !self.machine && spec.transform.image.is_none();
+        misses.then(|| {
+            let message = format!(
+                "is needed on this data plane: {}, so name the image with what the code needs",
+                self.how
+            );
+            ("/transform/image", message)
+        })
     }
 
     /// What of a spec is without effect.
@@ -75,6 +146,22 @@ impl Executor {
             .map(|(field, _)| format!("`{field}` is kept and ignored on this data plane: {}", self.how))
             .collect()
     }
+}
+
+/// What of a spec the pods of this plane may not have, by its operator's rules.
+pub fn refused_by_policy(
+    config: &ExecutorConfig,
+    organization: OrganizationId,
+    spec: &PipelineSpec,
+) -> Vec<pods::manifest::Unfit> {
+    let ExecutorConfig::Kubernetes(config) = config else {
+        return Vec::new();
+    };
+    let plane = pods::manifest::Plane {
+        organization,
+        config: (**config).clone(),
+    };
+    pods::manifest::refusals(&plane, spec)
 }
 
 /// The variables by which programs that run as several processes find each other, as torchrun and Kubeflow's trainer set them, of
@@ -112,6 +199,7 @@ mod tests {
         gpus: true,
         several_nodes: true,
         cluster: true,
+        ..PODS
     };
 
     fn spec(more: &[(&str, Value)]) -> PipelineSpec {
@@ -142,6 +230,18 @@ mod tests {
         assert_eq!(places, ["/resource_limits/gpu", "/distributed/nodes", "/distributed"]);
         assert_eq!(PROCESSES.ignores(&much).len(), 4);
         assert!(CLUSTER.refuses(&much).is_empty() && CLUSTER.ignores(&much).is_empty());
+        let image = ("transform", json!({ "cmd": ["a"], "image": "a:1", "user": "ada" }));
+        let lazy = spec(&[
+            image,
+            ("input", json!({ "pfs": { "repo": "r", "glob": "/", "lazy": true } })),
+        ]);
+        let places: Vec<&str> = PODS.refuses(&lazy).iter().map(|(at, _)| *at).collect();
+        assert_eq!(places, ["/input", "/transform/user"]);
+        assert!(PROCESSES.refuses(&lazy).is_empty() && PODS.misses(&lazy).is_none());
+        let serving = spec(&[("service", json!({ "internal_port": 80 }))]);
+        assert_eq!(PODS.refuses(&serving)[0].0, "/service");
+        assert_eq!(PODS.misses(&serving).unwrap().0, "/transform/image");
+        assert!(PROCESSES.misses(&serving).is_none());
         let plain = spec(&[("distributed", json!({ "nodes": 1, "processes_per_node": 3 }))]);
         assert!(PROCESSES.refuses(&plain).is_empty() && PROCESSES.ignores(&plain).is_empty());
         assert!(of_one_node(&plain).contains(&("WORLD_SIZE".to_owned(), "3".to_owned())));

@@ -11,6 +11,7 @@ use futures::StreamExt;
 use storage::{FileEntry, FilePath, Storage, StorageError, TreeRef};
 
 use super::cache::{Cache, CacheError};
+use super::pod::Turn;
 use super::protocol::{DatumTask, JobTask};
 
 /// An input of a job, read once for all its datums.
@@ -119,7 +120,7 @@ pub async fn seen(storage: &Storage, trees: &[Tree], datum: &DatumTask) -> Resul
     Ok(all)
 }
 
-/// The directories of one datum on this machine.
+/// The directories of one datum on this machine. Those of a pod are the pod's, with one datum in them at a time.
 pub struct Place {
     /// All of it.
     pub root: PathBuf,
@@ -129,6 +130,8 @@ pub struct Place {
     pub scratch: PathBuf,
     /// What code writes into its image.
     pub writes: PathBuf,
+    /// The turn to have a datum in the directories of a pod. Whoever is next empties them first.
+    pub turn: Option<Turn>,
 }
 
 impl Place {
@@ -139,7 +142,16 @@ impl Place {
             pfs: root.join("pfs"),
             scratch: root.join("tmp"),
             writes: root.join("writes"),
+            turn: None,
             root,
+        }
+    }
+
+    /// The same, in the directory that a pod's containers share.
+    pub fn shared(self, pfs: &Path) -> Self {
+        Self {
+            pfs: pfs.to_owned(),
+            ..self
         }
     }
 }
@@ -152,20 +164,33 @@ pub async fn lay_out(
     seen: &[Seen],
     copy: bool,
 ) -> Result<(), InputError> {
-    let disk = |path: &Path| {
-        let path = path.to_owned();
-        move |source| InputError::Disk { path, source }
-    };
     for directory in [&place.pfs.join("out"), &place.scratch, &place.writes] {
         std::fs::create_dir_all(directory).map_err(disk(directory))?;
     }
-    for name in names {
-        let directory = place.pfs.join(name);
-        open_directory(&directory).map_err(disk(&directory))?;
-    }
+    lay_out_files(cache, &place.pfs, names, seen, copy).await.map(drop)
+}
+
+pub(super) fn disk(path: &Path) -> impl FnOnce(io::Error) -> InputError + use<> {
+    let path = path.to_owned();
+    move |source| InputError::Disk { path, source }
+}
+
+/// Makes the directories and links of inputs below a directory; answers the directories.
+pub async fn lay_out_files(
+    cache: &Arc<Cache>,
+    pfs: &Path,
+    names: &[String],
+    seen: &[Seen],
+    copy: bool,
+) -> Result<HashSet<PathBuf>, InputError> {
     let mut made: HashSet<PathBuf> = HashSet::new();
+    for name in names {
+        let directory = pfs.join(name);
+        open_directory(&directory).map_err(disk(&directory))?;
+        made.insert(directory);
+    }
     for one in seen {
-        let mut parent = place.pfs.join(&one.name);
+        let mut parent = pfs.join(&one.name);
         let to = parent.join(one.path.as_str());
         let parts = one
             .path
@@ -186,7 +211,7 @@ pub async fn lay_out(
             link(cache, &one.file, &to, copy).await?;
         }
     }
-    Ok(())
+    Ok(made)
 }
 
 /// Makes a directory that user code may look into, whatever umask the worker was started with.

@@ -5,7 +5,9 @@
 //! A worker holds no state that matters. Killing it at any time loses work that was not reported and nothing else: its
 //! leases run out, or its supervisor frees them at once, and the datums are claimed again.
 
+pub mod admission;
 mod cache;
+pub mod capability;
 pub mod claims;
 mod deliver;
 mod desk;
@@ -18,6 +20,7 @@ mod lazy;
 pub mod lines;
 mod output;
 mod plane;
+mod pod;
 pub mod process;
 pub mod protocol;
 pub mod queries;

@@ -4,12 +4,14 @@ use std::time::Duration;
 
 use contract::problem::Problem;
 use reqwest::StatusCode;
+use reqwest::header::{HeaderMap, HeaderValue};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::protocol::{
     ClaimRequest, Claimed, CommitAnswer, CommitRequest, CompleteAnswer, CompleteRequest, HeartbeatAnswer,
-    HeartbeatRequest, SECRET_HEADER, ServicesAnswer, ServicesRequest,
+    HeartbeatRequest, LeaveAnswer, LeaveRequest, POOL_HEADER, SECRET_HEADER, ServicesAnswer, ServicesRequest,
+    WorkerConfig,
 };
 
 /// So many bytes of a refusal are shown.
@@ -77,16 +79,27 @@ impl From<reqwest::Error> for Refusal {
 pub struct Plane {
     client: reqwest::Client,
     url: String,
-    secret: String,
+    /// What lets the worker in.
+    headers: HeaderMap,
 }
 
 impl Plane {
     /// Nothing is sent yet.
-    pub fn new(url: &str, secret: &str) -> anyhow::Result<Self> {
+    ///
+    /// # Errors
+    /// When what lets the worker in can't be sent.
+    pub fn new(config: &WorkerConfig) -> anyhow::Result<Self> {
+        let mut headers = HeaderMap::new();
+        let mut secret: HeaderValue = config.capability.as_ref().unwrap_or(&config.secret).parse()?;
+        secret.set_sensitive(true);
+        headers.insert(SECRET_HEADER, secret);
+        if let Some(pool) = config.pool {
+            headers.insert(POOL_HEADER, pool.to_string().parse()?);
+        }
         Ok(Self {
             client: reqwest::Client::builder().timeout(Duration::from_secs(60)).build()?,
-            url: format!("{}/internal/v1/worker", url.trim_end_matches('/')),
-            secret: secret.to_owned(),
+            url: format!("{}/internal/v1/worker", config.plane_url.trim_end_matches('/')),
+            headers,
         })
     }
 
@@ -94,7 +107,7 @@ impl Plane {
         let answer = self
             .client
             .post(format!("{}/{verb}", self.url))
-            .header(SECRET_HEADER, &self.secret)
+            .headers(self.headers.clone())
             .json(body)
             .send()
             .await?;
@@ -122,6 +135,11 @@ impl Plane {
     /// Asks for a commit of a spout.
     pub async fn commit(&self, request: &CommitRequest) -> Result<CommitAnswer, Refusal> {
         self.post("commits", request).await
+    }
+
+    /// Gives back what it holds.
+    pub async fn leave(&self, request: &LeaveRequest) -> Result<LeaveAnswer, Refusal> {
+        self.post("leave", request).await
     }
 
     /// Brings results.

@@ -11,15 +11,19 @@ use contract::ids::LeaseId;
 use sandbox::{Isolation, Launcher};
 use storage::Storage;
 use tokio::sync::{Notify, mpsc};
+use uuid::Uuid;
 
 use super::cache::Cache;
 use super::deliver::deliver;
 use super::desk::{Desk, JobShared};
-use super::execute::{self, Bench, Ran};
+use super::execute::{self, Bench, Ran, Runner};
 use super::inputs;
 use super::lazy::{self, Blocks};
 use super::plane::Plane;
-use super::protocol::{ClaimRequest, Claimed, HeartbeatRequest, WorkerConfig};
+use super::pod::Pod;
+use super::protocol::{
+    ClaimRequest, Claimed, HeartbeatRequest, LeaveRequest, RunnerConfig, WORKER_VARIABLE, WorkerConfig,
+};
 use super::report::Reporter;
 use super::serving;
 use crate::images::{Images, Store};
@@ -33,6 +37,8 @@ const HEARTBEAT: Duration = Duration::from_millis(500);
 /// So often is the isolation tried before user code is run without.
 const TRIALS: u32 = 4;
 const TRIAL_PAUSE: Duration = Duration::from_millis(500);
+/// How long a worker that was told to stop tries to give back what it holds.
+const LEAVE_WAIT: Duration = Duration::from_secs(3);
 /// After a failed request.
 const RETRY: Duration = Duration::from_millis(200);
 
@@ -50,55 +56,84 @@ struct Worker {
 ///
 /// # Errors
 /// When the bucket, the home directory or the sandbox cannot be used at all.
-pub async fn run(config: WorkerConfig, storage: Storage, shutdown: Shutdown) -> anyhow::Result<()> {
+pub async fn run(mut config: WorkerConfig, storage: Storage, shutdown: Shutdown) -> anyhow::Result<()> {
+    let environment = Environment::system();
     let datums = config.home.join("datums");
     lazy::unmount_below(&datums);
     // What an earlier worker left: nobody reports it any more.
     sandbox::discard(&datums)?;
     std::fs::create_dir_all(&datums)?;
-    let binary = config.sandbox_binary.clone();
-    let isolation = tokio::task::spawn_blocking(move || isolation(&binary)).await?;
+    let (runner, isolation) = runner(&config).await?;
+    if config.pool.is_some() {
+        config.worker = named().unwrap_or_else(|| Uuid::from_bytes(environment.random()));
+    }
     let cache = Cache::open(config.home.join("cache"), config.cache_bytes_max, storage.clone())?;
-    tracing::info!(
-        isolation = isolation.as_str(),
-        "the worker runs datums under isolation `{}`",
-        isolation.as_str()
-    );
-    let slots = config.slots.max(1);
+    let in_pod = matches!(runner, Runner::Pod(_));
+    let slots = if in_pod { 1 } else { config.slots.max(1) };
     let owner = nix::unistd::geteuid()
         .is_root()
         .then_some((config.sandbox_uid, config.sandbox_uid));
     let images = Store::open(config.home.join("images"), owner, Images::new(&config.imports)?)?;
     let worker = Arc::new(Worker {
-        plane: Plane::new(&config.plane_url, &config.secret)?,
+        plane: Plane::new(&config)?,
         bench: Arc::new(Bench {
             config,
+            runner,
             isolation,
             blocks: Arc::new(Blocks::new(storage.clone())),
             storage,
             cache: Arc::new(cache),
             images: Arc::new(images),
             outbox: super::output::Outbox::default(),
-            environment: Environment::system(),
+            environment,
             datums,
         }),
         desk: Mutex::default(),
         runnable: Notify::new(),
         room: Notify::new(),
     });
+    let isolation = worker.bench.isolation_word();
+    tracing::info!(isolation, "the worker runs datums under isolation `{isolation}`");
+    if worker.bench.config.pool.is_some() {
+        worker.leave(true).await;
+    }
     let (ran, results) = mpsc::channel(BATCH_MAX * 2);
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn(Arc::clone(&worker).claim_loop(slots));
     tasks.spawn(Arc::clone(&worker).heartbeat_loop());
     tasks.spawn(Arc::clone(&worker).log_loop());
-    tasks.spawn(serving::keep(Arc::clone(&worker.bench), worker.plane.clone()));
+    if worker.bench.config.pool.is_none() && !in_pod {
+        tasks.spawn(serving::keep(Arc::clone(&worker.bench), worker.plane.clone()));
+    }
     tasks.spawn(Arc::clone(&worker).deliver_loop(results));
     for _ in 0..slots {
         tasks.spawn(Arc::clone(&worker).run_loop(ran.clone()));
     }
     tokio::select! {
-        () = shutdown.begun() => Ok(()),
+        () = shutdown.begun() => {}
         ended = tasks.join_next() => anyhow::bail!("a part of the worker ended by itself: {ended:?}"),
+    }
+    drop(tasks);
+    if worker.bench.config.pool.is_some() {
+        worker.leave(false).await;
+    }
+    Ok(())
+}
+
+/// The name of this pod.
+fn named() -> Option<Uuid> {
+    std::env::var(WORKER_VARIABLE).ok()?.parse().ok()
+}
+
+/// What runs datums, and the isolation of sandboxes.
+async fn runner(config: &WorkerConfig) -> anyhow::Result<(Runner, Isolation)> {
+    match config.runner.clone() {
+        RunnerConfig::Sandbox => {
+            let binary = config.sandbox_binary.clone();
+            let isolation = tokio::task::spawn_blocking(move || isolation(&binary)).await?;
+            Ok((Runner::Sandbox, isolation))
+        }
+        RunnerConfig::Pod { socket, pfs, code } => Ok((Runner::Pod(Pod::new(socket, pfs, code)), Isolation::Plain)),
     }
 }
 
@@ -134,19 +169,43 @@ impl Worker {
         self.desk.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether more may be claimed. A pod takes nothing while it runs something: other pods may have nothing to do.
+    fn has_room(&self, slots: usize) -> bool {
+        let desk = self.desk();
+        let is_taken = matches!(self.bench.runner, Runner::Pod(_)) && desk.is_busy();
+        desk.queued() < slots && !is_taken
+    }
+
+    /// Says that it goes, or that one before it died, so that what is held in its name is free at once. A plane that does not hear
+    /// it learns it when the leases run out.
+    async fn leave(&self, died: bool) {
+        let request = LeaveRequest {
+            worker: self.bench.config.worker,
+            died,
+        };
+        match tokio::time::timeout(LEAVE_WAIT, self.plane.leave(&request)).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => tracing::debug!("what this worker held could not be given back: {error}"),
+            Err(_) => tracing::debug!("what this worker held could not be given back in time"),
+        }
+    }
+
     /// Claims whenever less is queued than runs at once. A batch grows while datums are short.
     async fn claim_loop(self: Arc<Self>, slots: usize) {
         let mut batch = slots;
         let mut claimed_at = Instant::now();
         loop {
-            while self.desk().queued() >= slots {
+            while !self.has_room(slots) {
                 self.room.notified().await;
+            }
+            if let Runner::Pod(pod) = &self.bench.runner {
+                pod.ready().await;
             }
             let request = ClaimRequest {
                 worker: self.bench.config.worker,
                 datums_max: u32::try_from(batch).unwrap_or(1),
                 wait_ms: u64::try_from(CLAIM_WAIT.as_millis()).unwrap_or(0),
-                isolation: self.bench.isolation.as_str().to_owned(),
+                isolation: self.bench.isolation_word().to_owned(),
             };
             let claimed = match self.plane.claim(&request).await {
                 Ok(claimed) => claimed,
@@ -203,6 +262,7 @@ impl Worker {
             let job = next.datum.job;
             let result = execute::run(&self.bench, &launcher, next).await;
             self.desk().ran(job);
+            self.room.notify_one();
             // One more of a job with little parallelism may run now.
             self.runnable.notify_waiters();
             if ran.send(result).await.is_err() {

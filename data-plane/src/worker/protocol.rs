@@ -13,8 +13,14 @@ use contract::config::{ImportConfig, StoreConfig};
 
 use crate::images::Login;
 
-/// The header by which a worker shows the secret of this boot of the plane.
+/// The header by which a worker shows the secret of this boot of the plane, or the capability of its pool.
 pub const SECRET_HEADER: &str = "howdah-worker-secret";
+/// The header by which a worker of a pool says of which: `<pipeline>/<version>`.
+pub const POOL_HEADER: &str = "howdah-worker-pool";
+
+/// The variable that gives a worker of a pool its name, a UUID: that of its pod, so that it is the same when its container is
+/// started again.
+pub const WORKER_VARIABLE: &str = "HOWDAH_WORKER";
 
 /// What `howdah-data-plane worker` reads.
 #[derive(Clone, Serialize, Deserialize)]
@@ -22,9 +28,18 @@ pub const SECRET_HEADER: &str = "howdah-worker-secret";
 pub struct WorkerConfig {
     /// The plane, `http://127.0.0.1:40123`.
     pub plane_url: String,
-    /// Made anew at each boot of the plane: a worker of an earlier boot is refused.
+    /// Made anew at each boot of the plane: a worker of an earlier boot is refused. Nothing when it is of a pool.
+    #[serde(default)]
     pub secret: String,
-    /// Names this worker in its leases.
+    /// The pool whose datums it claims, and no others; `None`: all.
+    #[serde(default)]
+    pub pool: Option<Pool>,
+    /// Lets it in as a worker of that pool, whichever boot of the plane it is ([`super::capability`]).
+    #[serde(default)]
+    pub capability: Option<String>,
+    /// Names this worker in its leases. One of a pool, whose workers share their configuration, takes the name of its pod
+    /// ([`WORKER_VARIABLE`]), or makes one.
+    #[serde(default)]
     pub worker: Uuid,
     /// The bucket.
     pub store: StoreConfig,
@@ -32,18 +47,70 @@ pub struct WorkerConfig {
     pub data_key: Option<String>,
     /// Caches and datum directories lie below it.
     pub home: PathBuf,
-    /// The sandbox's binary.
+    /// What runs user code.
+    #[serde(default)]
+    pub runner: RunnerConfig,
+    /// The sandbox's binary; nothing where there is another runner.
+    #[serde(default)]
     pub sandbox_binary: PathBuf,
     /// What user code must not see.
+    #[serde(default)]
     pub masked: Vec<PathBuf>,
-    /// Datums at once.
+    /// Datums at once; in a pod one.
     pub slots: usize,
     /// The uid and gid of user code when started by root.
     pub sandbox_uid: u32,
     /// Bytes that the cache of inputs may take.
     pub cache_bytes_max: u64,
     /// Who may be reached for images.
+    #[serde(default)]
     pub imports: ImportConfig,
+}
+
+/// What runs user code.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind", deny_unknown_fields)]
+pub enum RunnerConfig {
+    /// A sandbox of this machine for each datum.
+    #[default]
+    Sandbox,
+    /// The other container of this pod, through the shim in it.
+    Pod {
+        /// The shim's socket.
+        socket: PathBuf,
+        /// What both containers see as `/pfs`.
+        pfs: PathBuf,
+        /// What both see as `/code`.
+        code: PathBuf,
+    },
+}
+
+/// The workers of one version of a pipeline: they claim its datums, and no others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pool {
+    /// The pipeline's id.
+    pub pipeline: Uuid,
+    /// Its version.
+    pub version: i32,
+}
+
+impl std::fmt::Display for Pool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.pipeline, self.version)
+    }
+}
+
+impl std::str::FromStr for Pool {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (pipeline, version) = text.split_once('/').ok_or(())?;
+        Ok(Self {
+            pipeline: pipeline.parse().map_err(drop)?,
+            version: version.parse().map_err(drop)?,
+        })
+    }
 }
 
 /// Asks for work; answered when there is some or after a while.
@@ -262,6 +329,24 @@ pub struct HeartbeatAnswer {
     pub lost: Vec<LeaseId>,
     /// Jobs that are over: kill their datums.
     pub ended: Vec<JobId>,
+}
+
+/// Gives back all that a worker holds.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct LeaveRequest {
+    /// Who.
+    pub worker: Uuid,
+    /// It has just begun, and one of its name before it did not end by itself. Else it was told to stop: that says nothing of its
+    /// datums.
+    #[serde(default)]
+    pub died: bool,
+}
+
+/// What was given back.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct LeaveAnswer {
+    /// Datums that others may have now.
+    pub freed: u64,
 }
 
 /// How a datum ended.

@@ -7,7 +7,7 @@ use sqlx::types::Json;
 use sqlx::{FromRow, PgConnection};
 use uuid::Uuid;
 
-use super::protocol::{DatumReport, TaskInput};
+use super::protocol::{DatumReport, Pool, TaskInput};
 use crate::failure::Answer;
 use crate::permissions::System;
 
@@ -68,13 +68,26 @@ pub async fn update_isolation(conn: &mut PgConnection, _: &System, jobs: &[Uuid]
     Ok(())
 }
 
-/// Renews leases that did not run out; answers those.
+/// Whether any of these jobs is of something else than that pool.
+pub async fn is_any_elsewhere(conn: &mut PgConnection, _: &System, jobs: &[Uuid], pool: Pool) -> Answer<bool> {
+    let found = sqlx::query_scalar(
+        "select exists (select 1 from jobs where id = any($1) and (pipeline_id, version) is distinct from ($2, $3))",
+    )
+    .bind(jobs)
+    .bind(pool.pipeline)
+    .bind(pool.version)
+    .fetch_one(conn)
+    .await?;
+    Ok(found)
+}
+
+/// Renews leases that are good still: those that run out after that time. Answers them.
 pub async fn renew(
     conn: &mut PgConnection,
     _: &System,
     worker: Uuid,
     leases: &[Uuid],
-    now: DateTime<Utc>,
+    good_after: DateTime<Utc>,
     expires_at: DateTime<Utc>,
 ) -> Answer<Vec<Uuid>> {
     let renewed = sqlx::query_scalar(
@@ -82,7 +95,7 @@ pub async fn renew(
     )
     .bind(worker)
     .bind(leases)
-    .bind(now)
+    .bind(good_after)
     .bind(expires_at)
     .fetch_all(conn)
     .await?;
@@ -102,8 +115,10 @@ pub async fn ended(conn: &mut PgConnection, _: &System, jobs: &[Uuid]) -> Answer
 /// suspect waits for a while, so that its workers do some of what others need.
 pub async fn free(conn: &mut PgConnection, _: &System, gone: Gone, now: DateTime<Utc>) -> Answer<u64> {
     let (worker, before, deaths) = match gone {
-        Gone::Expired => (None, Some(now), 1),
+        Gone::Expired { before } => (None, Some(before), 1),
         Gone::Worker(worker) => (Some(worker), None, 1),
+        // Nor does a worker that was told to stop.
+        Gone::Left(worker) => (Some(worker), None, 0),
         // A plane that is stopped and started says nothing of its datums.
         Gone::All => (None, None, 0),
     };
@@ -128,9 +143,14 @@ pub async fn free(conn: &mut PgConnection, _: &System, gone: Gone, now: DateTime
 #[derive(Debug, Clone, Copy)]
 pub enum Gone {
     /// Those that ran out.
-    Expired,
+    Expired {
+        /// Until then.
+        before: DateTime<Utc>,
+    },
     /// Those of a worker whose process is gone.
     Worker(Uuid),
+    /// Those of a worker that was told to stop and gave them back.
+    Left(Uuid),
     /// All: the plane has just started, and workers die with their plane.
     All,
 }
@@ -183,13 +203,13 @@ pub struct HeldRow {
     pub lost: i32,
 }
 
-/// Of these datums, those that are held by leases of this worker that did not run out.
+/// Of these datums, those that are held by leases of this worker that run out after that time.
 pub async fn held(
     conn: &mut PgConnection,
     _: &System,
     worker: Uuid,
     datums: (&[Uuid], &[i64]),
-    now: DateTime<Utc>,
+    good_after: DateTime<Utc>,
 ) -> Answer<Vec<HeldRow>> {
     let rows = sqlx::query_as(
         "select d.job_id, d.position, d.key, d.failures, d.lease_id, d.queued_at, d.claims, d.deaths, d.lost
@@ -201,7 +221,7 @@ pub async fn held(
     .bind(datums.0)
     .bind(datums.1)
     .bind(worker)
-    .bind(now)
+    .bind(good_after)
     .fetch_all(conn)
     .await?;
     Ok(rows)

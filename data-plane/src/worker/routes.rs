@@ -1,5 +1,5 @@
-//! The plane's side of the workers' API. Guarded by a secret of this boot that only the supervisor hands out; it never
-//! passes the gateway, and its address is bound like every other of the plane.
+//! The plane's side of the workers' API. Who is let in says `admission`; it never passes the gateway, and its address is bound
+//! like every other of the plane.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -18,14 +18,15 @@ use provenance::spec::{Network, PipelineSpec};
 use storage::TreeRef;
 use uuid::Uuid;
 
+use super::admission::{Admitted, admit};
 use super::claims::{self, Claiming, NewClaim};
 use super::executor;
 use super::lines;
 use super::protocol::{
     ClaimRequest, Claimed, CompleteAnswer, CompleteRequest, DatumReport, DatumTask, Ending, HeartbeatAnswer,
-    HeartbeatRequest, ImageTask, InputTree, JobTask, SECRET_HEADER,
+    HeartbeatRequest, ImageTask, InputTree, JobTask, LeaveAnswer, LeaveRequest, SentLine,
 };
-use super::queries::{self, Added, HeldRow, ReportedJob, Results, Settled};
+use super::queries::{self, Added, Gone, HeldRow, ReportedJob, Results, Settled};
 use crate::failure::{Answer, Failure};
 use crate::permissions::System;
 use crate::plane::{Plane, Tx};
@@ -45,25 +46,10 @@ pub fn router() -> Router<Plane> {
         .route("/internal/v1/worker/claim", post(claim))
         .route("/internal/v1/worker/heartbeat", post(heartbeat))
         .route("/internal/v1/worker/complete", post(complete))
+        .route("/internal/v1/worker/leave", post(leave))
         .route("/internal/v1/worker/services", post(crate::serving::desk::services))
         .route("/internal/v1/worker/commits", post(crate::spouts::desk::commit))
         .layer(axum::extract::DefaultBodyLimit::max(256 << 20))
-}
-
-/// Lets a worker in.
-///
-/// # Errors
-/// `signed-out` for everybody else.
-pub fn admit(plane: &Plane, headers: &HeaderMap) -> Answer<()> {
-    let given = headers.get(SECRET_HEADER).map_or(&b""[..], |v| v.as_bytes());
-    // Digests are compared, so that the time tells nothing of the secret.
-    if blake3::hash(given) == blake3::hash(plane.worker_secret.as_bytes()) {
-        return Ok(());
-    }
-    Err(Failure::new(
-        ProblemKind::SignedOut,
-        "this is no worker of this boot of the plane",
-    ))
 }
 
 async fn claim(
@@ -71,17 +57,17 @@ async fn claim(
     headers: HeaderMap,
     Json(body): Json<ClaimRequest>,
 ) -> Answer<Json<Claimed>> {
-    admit(&plane, &headers)?;
+    let admitted = admit(&plane, &headers)?;
     let until = tokio::time::Instant::now() + Duration::from_millis(body.wait_ms.min(30_000));
     let mut work = plane.signals.work();
     loop {
         work.borrow_and_update();
-        let claimed = claim_now(&plane, &body).await?;
+        let claimed = claim_now(&plane, admitted, &body).await?;
         let now = tokio::time::Instant::now();
         if claimed.lease.is_some() || now >= until {
             return Ok(Json(claimed));
         }
-        let again = next_claimable(&plane)
+        let again = next_claimable(&plane, admitted)
             .await?
             .map_or(until, |wait| until.min(now + wait));
         if matches!(tokio::time::timeout_at(again, work.changed()).await, Ok(Err(_))) {
@@ -91,14 +77,14 @@ async fn claim(
 }
 
 /// How long until the first of the datums that wait may be claimed.
-async fn next_claimable(plane: &Plane) -> Answer<Option<Duration>> {
+async fn next_claimable(plane: &Plane, admitted: Admitted) -> Answer<Option<Duration>> {
     let now = plane.now();
     let mut conn = plane.pool.acquire().await?;
-    let next = claims::next_claimable(&mut conn, &WORKERS, now).await?;
+    let next = claims::next_claimable(&mut conn, &WORKERS, admitted.pool(), now).await?;
     Ok(next.map(|next| (next - now).to_std().unwrap_or_default().max(LEAST_WAIT)))
 }
 
-async fn claim_now(plane: &Plane, body: &ClaimRequest) -> Answer<Claimed> {
+async fn claim_now(plane: &Plane, admitted: Admitted, body: &ClaimRequest) -> Answer<Claimed> {
     if pipelines::sponsors::is_unsettled(plane) {
         return Ok(Claimed::default());
     }
@@ -114,7 +100,8 @@ async fn claim_now(plane: &Plane, body: &ClaimRequest) -> Answer<Claimed> {
     }
     let new = NewClaim {
         lease,
-        worker: body.worker,
+        worker: admitted.worker(body.worker),
+        pool: admitted.pool(),
         most,
         now,
         expires_at: now + LEASE,
@@ -301,13 +288,16 @@ async fn heartbeat(
     headers: HeaderMap,
     Json(body): Json<HeartbeatRequest>,
 ) -> Answer<Json<HeartbeatAnswer>> {
-    admit(&plane, &headers)?;
+    let admitted = admit(&plane, &headers)?;
     let now = plane.now();
     let leases: Vec<Uuid> = body.leases.iter().map(|l| l.uuid()).collect();
     let jobs: Vec<Uuid> = body.jobs.iter().map(|j| j.uuid()).collect();
     let mut tx = plane.begin().await?;
     queries::be_quick(&mut tx, &WORKERS).await?;
-    let renewed = queries::renew(&mut tx, &WORKERS, body.worker, &leases, now, now + LEASE).await?;
+    admitted.may_name(&mut tx, &WORKERS, &named(&jobs, &body.logs)).await?;
+    let worker = admitted.worker(body.worker);
+    let good = plane.leases_good_after(now);
+    let renewed = queries::renew(&mut tx, &WORKERS, worker, &leases, good, now + LEASE).await?;
     let ended = queries::ended(&mut tx, &WORKERS, &jobs).await?;
     let most = lines::insert(&mut tx, &WORKERS, &body.logs).await?;
     tx.commit().await?;
@@ -330,7 +320,7 @@ async fn complete(
     headers: HeaderMap,
     Json(body): Json<CompleteRequest>,
 ) -> Answer<Json<CompleteAnswer>> {
-    admit(&plane, &headers)?;
+    let admitted = admit(&plane, &headers)?;
     let now = plane.now();
     let ids: Vec<Uuid> = body
         .datums
@@ -340,10 +330,12 @@ async fn complete(
         .into_iter()
         .collect();
     let mut tx = plane.begin().await?;
+    admitted.may_name(&mut tx, &WORKERS, &named(&ids, &body.logs)).await?;
     let jobs = queries::lock_running(&mut tx, &WORKERS, &ids).await?;
     let reported: Vec<(Uuid, i64)> = body.datums.iter().map(|d| (d.job.uuid(), d.position)).collect();
     let (job_ids, positions): (Vec<Uuid>, Vec<i64>) = reported.into_iter().unzip();
-    let held = queries::held(&mut tx, &WORKERS, body.worker, (&job_ids, &positions), now).await?;
+    let (worker, good) = (admitted.worker(body.worker), plane.leases_good_after(now));
+    let held = queries::held(&mut tx, &WORKERS, worker, (&job_ids, &positions), good).await?;
     let batch = settle(&jobs, &held, &body.datums, now);
     let accepted = batch.settled.jobs.len() as u64;
     let settled = Settled {
@@ -374,6 +366,32 @@ async fn complete(
         plane.signals.commits_changed();
     }
     Ok(Json(CompleteAnswer { accepted }))
+}
+
+/// A worker gives back what it, or one of its name before it, holds: others have it at once.
+async fn leave(
+    State(plane): State<Plane>,
+    headers: HeaderMap,
+    Json(body): Json<LeaveRequest>,
+) -> Answer<Json<LeaveAnswer>> {
+    let admitted = admit(&plane, &headers)?;
+    let mut conn = plane.pool.acquire().await?;
+    let worker = admitted.worker(body.worker);
+    let gone = match body.died {
+        true => Gone::Worker(worker),
+        false => Gone::Left(worker),
+    };
+    let freed = queries::free(&mut conn, &WORKERS, gone, plane.now()).await?;
+    if freed > 0 {
+        plane.signals.work_changed();
+    }
+    Ok(Json(LeaveAnswer { freed }))
+}
+
+/// These jobs and those that lines are of.
+fn named(jobs: &[Uuid], lines: &[SentLine]) -> Vec<Uuid> {
+    let lines: HashSet<Uuid> = lines.iter().map(|line| line.job.uuid()).collect();
+    jobs.iter().copied().chain(lines).collect()
 }
 
 /// The reports that were taken.

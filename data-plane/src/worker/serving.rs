@@ -98,7 +98,7 @@ pub async fn keep(bench: Arc<Bench>, plane: Plane) {
         let request = ServicesRequest {
             worker: bench.config.worker,
             services: services.reports(),
-            isolation: bench.isolation.as_str().to_owned(),
+            isolation: bench.isolation_word().to_owned(),
             wait_ms: u64::try_from(WAIT.as_millis()).unwrap_or(0),
         };
         let answer = tokio::select! {

@@ -10,7 +10,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::process::{Child, ChildStdin, Command};
 use uuid::Uuid;
 
-use super::protocol::WorkerConfig;
+use super::protocol::{RunnerConfig, WorkerConfig};
 use super::queries::{self, Gone};
 use crate::failure::Failure;
 use crate::permissions::System;
@@ -61,10 +61,13 @@ async fn start(plane: &Plane, binary: &PathBuf, url: &str, worker: Uuid) -> std:
     let config = WorkerConfig {
         plane_url: url.to_owned(),
         secret: plane.worker_secret.clone(),
+        pool: None,
+        capability: None,
         worker,
         store: plane.config.store.clone(),
         data_key: plane.config.data_key.clone(),
         home: plane.config.home.clone(),
+        runner: RunnerConfig::Sandbox,
         sandbox_binary: plane.config.sandbox_binary.clone(),
         masked: plane.config.masked.clone(),
         slots: plane.config.slots,

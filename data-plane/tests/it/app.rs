@@ -100,6 +100,7 @@ pub fn config(control: &FakeControl, database_url: &str, directory: &std::path::
         imports: ImportConfig::default(),
         logs: contract::config::LogsConfig::default(),
         telemetry: contract::config::TelemetryConfig::default(),
+        executor: contract::executor::ExecutorConfig::default(),
     }
 }
 

@@ -91,6 +91,7 @@ impl Rig {
             imports: contract::config::ImportConfig::default(),
             logs: contract::config::LogsConfig::default(),
             telemetry: contract::config::TelemetryConfig::default(),
+            executor: contract::executor::ExecutorConfig::default(),
         };
         let mut rig = Self {
             control,
@@ -149,17 +150,7 @@ impl Rig {
 
     /// The worker's process, if it runs.
     pub fn worker_pid(&self) -> Option<u32> {
-        let parent = self.pid();
-        let children = std::fs::read_dir("/proc")
-            .unwrap()
-            .filter_map(|e| e.ok()?.file_name().to_str()?.parse::<u32>().ok());
-        children.into_iter().find(|pid| {
-            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            let fields = stat.rsplit(')').next().unwrap_or_default();
-            let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            fields.split_whitespace().nth(1) == Some(parent.to_string().as_str())
-                && String::from_utf8_lossy(&command).contains("\0worker")
-        })
+        worker_of(self.pid())
     }
 
     pub async fn member(&self, name: &str) -> Person {
@@ -387,6 +378,20 @@ impl Drop for Rig {
             }
         }
     }
+}
+
+/// The worker of a plane's process, if it runs.
+pub fn worker_of(parent: u32) -> Option<u32> {
+    let children = std::fs::read_dir("/proc")
+        .unwrap()
+        .filter_map(|e| e.ok()?.file_name().to_str()?.parse::<u32>().ok());
+    children.into_iter().find(|pid| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let fields = stat.rsplit(')').next().unwrap_or_default();
+        let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        fields.split_whitespace().nth(1) == Some(parent.to_string().as_str())
+            && String::from_utf8_lossy(&command).contains("\0worker")
+    })
 }
 
 /// A spec: a shell command over the matches of a glob.

@@ -21,6 +21,18 @@ pub fn kill9(pid: u32) {
     });
 }
 
+/// Asks a process to end, as an orchestrator does: SIGTERM.
+///
+/// # Panics
+/// When there is no such process.
+pub fn terminate(pid: u32) {
+    let sent = i32::try_from(pid).map(|number| kill(Pid::from_raw(number), Signal::SIGTERM));
+    assert!(
+        matches!(sent, Ok(Ok(()))),
+        "process {pid} could not be asked to end: {sent:?}"
+    );
+}
+
 /// Whether a process runs; a zombie does not.
 pub fn is_alive(pid: u32) -> bool {
     if !Path::new("/proc/self").exists() {

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use async_trait::async_trait;
 use contract::config::{DataPlaneConfig, ImportConfig, LogsConfig, StoreConfig, TelemetryConfig};
+use contract::executor::ExecutorConfig;
 use contract::ids::OrganizationId;
 use secrecy::ExposeSecret;
 use sqlx::PgPool;
@@ -95,6 +96,7 @@ impl LocalCloud {
             imports: self.settings.imports.clone(),
             logs: self.settings.logs,
             telemetry: self.settings.telemetry.clone(),
+            executor: ExecutorConfig::Processes,
         }
     }
 

@@ -28,6 +28,7 @@ use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Uid};
 
 use self::supervise::{Scope, Supervisor};
+pub use self::supervise::{end_everything, kill_everything};
 use crate::isolation::{self, Isolation};
 use crate::port;
 use crate::run::Network;

@@ -284,6 +284,25 @@ fn reap_rest(scope: Scope) {
     }
 }
 
+/// The processes that this one answers for: of a process namespace whose first it is, all; else its descendants.
+fn own_scope() -> Scope {
+    match std::process::id() {
+        1 => Scope::Namespace,
+        _ => Scope::Descendants,
+    }
+}
+
+/// Kills every process below this one, and when it is the first of a container every other one in there.
+pub fn kill_everything() {
+    kill_all(own_scope());
+}
+
+/// As [`kill_everything`], and waits until they are gone. Not while this process waits for one of them elsewhere.
+pub fn end_everything() {
+    kill_everything();
+    reap_rest(own_scope());
+}
+
 fn kill_all(scope: Scope) {
     match scope {
         // Everything this process may signal: from the first of a namespace, all others in it.

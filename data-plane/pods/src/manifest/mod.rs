@@ -1,0 +1,269 @@
+//! The pod of a pool, as JSON. It stands the strictest of the cluster's own rules (Pod Security `restricted`): nothing runs as root or
+//! may become it, no token of the cluster is mounted, and what the code's container sees of ours is the program that runs it and an
+//! empty socket's directory. The code and the agent share `/pfs` and no processes.
+
+mod amounts;
+mod asked;
+mod patch;
+mod secrets;
+
+use std::collections::BTreeMap;
+
+use contract::executor::{NodeCache, PodsConfig};
+use contract::ids::OrganizationId;
+use provenance::spec::{Network, PipelineSpec};
+use serde_json::{Value, json};
+
+use crate::pool::Pool;
+use crate::ports::Blueprint;
+
+pub use asked::refusals;
+pub use secrets::{config_secret, pull_secret};
+
+/// The container of the user's image.
+pub const USER: &str = "user";
+/// The container that copies the shim.
+pub const SHIM: &str = "shim";
+/// The container of ours that moves the bytes.
+pub const AGENT: &str = "agent";
+/// The annotation that says what a pod was made from.
+pub const TEMPLATE: &str = "howdah.dev/template";
+/// The label of what is ours, and its value.
+pub const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "howdah");
+/// The label that says what part of a tenant's plane something is.
+pub const PART: &str = "howdah.dev/part";
+/// The value of [`PART`] of worker pods.
+pub const WORKER: &str = "worker";
+/// Which pods these are, as a selector of labels.
+pub const SELECTOR: &str = "app.kubernetes.io/managed-by=howdah,howdah.dev/part=worker";
+/// The agent's variable that names its pod, a UUID, which it goes by as a worker.
+pub const WORKER_VARIABLE: &str = "HOWDAH_WORKER";
+
+/// The label of whatever is an organization's, and the taint of its GPU nodes.
+pub const ORGANIZATION: &str = "howdah.dev/organization";
+const UID: u32 = 65_532;
+const BIN: &str = "/howdah/bin";
+const RUN: &str = "/howdah/run";
+/// Where the agent finds the shim.
+pub const SOCKET: &str = "/howdah/run/shim.sock";
+/// Inputs and outputs.
+pub const PFS: &str = "/pfs";
+/// The pipeline's code, where it stands in a repo.
+pub const CODE: &str = "/code";
+/// Where an agent keeps what is its own.
+pub const HOME: &str = "/var/lib/howdah";
+/// What the agents of a node share, where there is such a place.
+pub const CACHE: &str = "/var/cache/howdah";
+const CONFIG: &str = "/etc/howdah/worker";
+/// So long a pod that is removed may finish what it does.
+const GRACE_SECONDS: u32 = 30;
+/// A node that does not answer for so long has lost its pods.
+const NODE_PATIENCE_SECONDS: u32 = 40;
+
+/// A pod cannot be made of a spec.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{pointer}: {message}")]
+pub struct Unfit {
+    /// Where in the spec.
+    pub pointer: String,
+    /// Why, for people.
+    pub message: String,
+}
+
+/// What all pods of a plane have in common.
+#[derive(Debug, Clone)]
+pub struct Plane {
+    /// Whose they are.
+    pub organization: OrganizationId,
+    /// How they are made.
+    pub config: PodsConfig,
+}
+
+/// The pod of that slot.
+///
+/// # Errors
+/// When the spec asks for what a pod may not have.
+pub fn pod(plane: &Plane, blueprint: &Blueprint, pool: Pool, slot: u32) -> Result<Value, Unfit> {
+    let mut pod = unpatched(plane, blueprint, pool, slot);
+    patch::apply(&mut pod, &blueprint.spec.pod_patch, &plane.config)?;
+    let template = template(&pod);
+    pod["metadata"]["annotations"][TEMPLATE] = json!(template);
+    Ok(pod)
+}
+
+/// What it is made from, whichever slot it is of.
+fn template(pod: &Value) -> String {
+    let mut same = pod.clone();
+    for own in ["/metadata/name", "/metadata/labels/howdah.dev~1slot"] {
+        if let Some(place) = same.pointer_mut(own) {
+            *place = Value::Null;
+        }
+    }
+    let hash = blake3::hash(same.to_string().as_bytes());
+    hash.to_hex().chars().take(16).collect()
+}
+
+/// Before the spec's own changes.
+fn unpatched(plane: &Plane, blueprint: &Blueprint, pool: Pool, slot: u32) -> Value {
+    let spec = &blueprint.spec;
+    let mut pod = json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": pool.pod(slot),
+            "namespace": plane.config.namespace,
+            "labels": labels(plane, spec, pool, slot),
+            "annotations": { "kubectl.kubernetes.io/default-container": USER },
+        },
+        "spec": {
+            "restartPolicy": "Always",
+            "automountServiceAccountToken": false,
+            "enableServiceLinks": false,
+            "terminationGracePeriodSeconds": GRACE_SECONDS,
+            "securityContext": {
+                "runAsNonRoot": true,
+                "runAsUser": UID,
+                "runAsGroup": UID,
+                "fsGroup": UID,
+                "fsGroupChangePolicy": "OnRootMismatch",
+                "seccompProfile": { "type": "RuntimeDefault" },
+            },
+            "tolerations": asked::tolerations(plane, spec),
+            "nodeSelector": asked::node_selector(plane, spec),
+            "initContainers": [shim(plane)],
+            "containers": [user(blueprint), agent(plane, spec)],
+            "volumes": volumes(plane, spec, pool),
+        },
+    });
+    let named = spec.scheduling.priority_class_name.as_ref();
+    if let Some(class) = named.or(plane.config.priority_class.as_ref()) {
+        pod["spec"]["priorityClassName"] = json!(class);
+    }
+    if blueprint.pulls_with_secret {
+        pod["spec"]["imagePullSecrets"] = json!([{ "name": pool.pull_secret() }]);
+    }
+    pod
+}
+
+/// Labels of whatever belongs to a pool.
+fn pool_labels(plane: &Plane, pool: Pool) -> BTreeMap<String, String> {
+    [
+        (MANAGED_BY.0, MANAGED_BY.1.to_owned()),
+        (ORGANIZATION, plane.organization.to_string()),
+        (PART, WORKER.to_owned()),
+        ("howdah.dev/pool", pool.to_string()),
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
+    .into()
+}
+
+fn labels(plane: &Plane, spec: &PipelineSpec, pool: Pool, slot: u32) -> BTreeMap<String, String> {
+    let mut labels = pool_labels(plane, pool);
+    labels.insert("howdah.dev/slot".to_owned(), slot.to_string());
+    if spec.network == Network::Internet {
+        labels.insert("howdah.dev/network".to_owned(), spec.network.as_str().to_owned());
+    }
+    labels
+}
+
+fn locked(read_only: bool) -> Value {
+    json!({
+        "allowPrivilegeEscalation": false,
+        "capabilities": { "drop": ["ALL"] },
+        "readOnlyRootFilesystem": read_only,
+        "runAsNonRoot": true,
+        "seccompProfile": { "type": "RuntimeDefault" },
+    })
+}
+
+fn mount(name: &str, path: &str, read_only: bool) -> Value {
+    let mut mount = json!({ "name": name, "mountPath": path });
+    if read_only {
+        mount["readOnly"] = json!(true);
+    }
+    mount
+}
+
+fn shim(plane: &Plane) -> Value {
+    json!({
+        "name": SHIM,
+        "image": plane.config.image,
+        "imagePullPolicy": "IfNotPresent",
+        "command": ["/usr/local/bin/howdah-shim", "install", format!("{BIN}/howdah-shim")],
+        "securityContext": locked(true),
+        "resources": amounts::of_shim(),
+        "volumeMounts": [mount("bin", BIN, false)],
+    })
+}
+
+fn user(blueprint: &Blueprint) -> Value {
+    let mut mounts = vec![
+        mount("bin", BIN, true),
+        mount("run", RUN, false),
+        mount("pfs", PFS, false),
+    ];
+    if blueprint.spec.transform.code.is_some() {
+        mounts.push(mount("code", CODE, false));
+    }
+    json!({
+        "name": USER,
+        "image": blueprint.image,
+        "imagePullPolicy": "IfNotPresent",
+        "command": [format!("{BIN}/howdah-shim"), "serve", "--socket", SOCKET],
+        "securityContext": locked(false),
+        "resources": amounts::of_user(&blueprint.spec),
+        "volumeMounts": mounts,
+    })
+}
+
+fn agent(plane: &Plane, spec: &PipelineSpec) -> Value {
+    let mut mounts = vec![
+        mount("run", RUN, false),
+        mount("pfs", PFS, false),
+        mount("config", CONFIG, true),
+        mount("home", HOME, false),
+        mount("tmp", "/tmp", false),
+    ];
+    if spec.transform.code.is_some() {
+        mounts.push(mount("code", CODE, false));
+    }
+    if plane.config.node_cache.is_some() {
+        mounts.push(mount("cache", CACHE, false));
+    }
+    json!({
+        "name": AGENT,
+        "image": plane.config.image,
+        "imagePullPolicy": "IfNotPresent",
+        "command": ["/usr/local/bin/howdah-data-plane", "worker", "--config", format!("{CONFIG}/{}", secrets::CONFIG_KEY)],
+        "env": [{ "name": WORKER_VARIABLE, "valueFrom": { "fieldRef": { "fieldPath": "metadata.uid" } } }],
+        "securityContext": locked(true),
+        "resources": amounts::of_agent(&plane.config, spec),
+        "volumeMounts": mounts,
+    })
+}
+
+fn volumes(plane: &Plane, spec: &PipelineSpec, pool: Pool) -> Vec<Value> {
+    let empty = |name: &str, bytes: Option<u64>| match bytes {
+        Some(bytes) => json!({ "name": name, "emptyDir": { "sizeLimit": bytes.to_string() } }),
+        None => json!({ "name": name, "emptyDir": {} }),
+    };
+    let disk = amounts::disk(spec);
+    let mut volumes = vec![
+        empty("bin", Some(64 << 20)),
+        empty("run", Some(1 << 20)),
+        empty("pfs", disk),
+        json!({ "name": "config", "secret": { "secretName": pool.secret(), "defaultMode": 0o440 } }),
+        empty("home", None),
+        empty("tmp", Some(256 << 20)),
+    ];
+    volumes.extend(plane.config.node_cache.as_ref().map(|cache| match cache {
+        NodeCache::HostPath { path, .. } => {
+            json!({ "name": "cache", "hostPath": { "path": path, "type": "Directory" } })
+        }
+        NodeCache::Claim { name, .. } => json!({ "name": "cache", "persistentVolumeClaim": { "claimName": name } }),
+    }));
+    if spec.transform.code.is_some() {
+        volumes.push(empty("code", disk));
+    }
+    volumes
+}

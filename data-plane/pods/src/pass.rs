@@ -1,0 +1,251 @@
+//! One round of the executor: look, plan, act. Whatever fails is told and left to the next round.
+
+use std::collections::{BTreeSet, HashMap};
+
+use chrono::{DateTime, Duration, Utc};
+use futures::StreamExt;
+use serde_json::Value;
+
+use crate::manifest::{self, Plane, TEMPLATE};
+use crate::plan::{self, Action, Hold, Known, Limits};
+use crate::pool::Pool;
+use crate::ports::{Blueprint, Book, Cluster, ClusterError};
+use crate::trouble::Trouble;
+
+/// So many pods are made at the same time.
+const AT_ONCE: usize = 16;
+
+/// What carries out rounds.
+pub struct Rounds<C, B> {
+    plane: Plane,
+    cluster: C,
+    book: B,
+    holds: HashMap<Pool, Hold>,
+    blueprints: HashMap<Pool, Blueprint>,
+}
+
+/// What came of a round.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// Calls to the cluster that change something.
+    pub changes: usize,
+    /// Pods that there were.
+    pub pods: usize,
+    /// Another look by then is worth it, whatever happens.
+    pub again_at: Option<DateTime<Utc>>,
+}
+
+impl<C: Cluster, B: Book> Rounds<C, B> {
+    /// Nothing is asked yet.
+    pub fn new(plane: Plane, cluster: C, book: B) -> Self {
+        Self {
+            plane,
+            cluster,
+            book,
+            holds: HashMap::new(),
+            blueprints: HashMap::new(),
+        }
+    }
+
+    /// The book.
+    pub fn book(&self) -> &B {
+        &self.book
+    }
+
+    fn limits(&self) -> Limits {
+        let config = &self.plane.config;
+        Limits {
+            pods: config.pods_max,
+            parallelism: config.parallelism,
+            idle: Duration::seconds(i64::try_from(config.idle_seconds).unwrap_or(i64::MAX / 1_000)),
+        }
+    }
+
+    /// One round.
+    ///
+    /// # Errors
+    /// When the cluster or the database cannot be asked at all; the next round begins anew.
+    pub async fn round(&mut self, now: DateTime<Utc>) -> anyhow::Result<Outcome> {
+        let pods = self.cluster.pods().await?;
+        let seen: BTreeSet<Pool> = pods.iter().map(|pod| pod.pool).collect();
+        let seen: Vec<Pool> = seen.into_iter().collect();
+        let demands = self.book.demands(&seen).await?;
+        let busy = self.book.busy().await?;
+        self.holds.retain(|pool, _| demands.contains_key(pool));
+        self.blueprints
+            .retain(|pool, _| demands.contains_key(pool) || seen.contains(pool));
+        let mut templates = HashMap::new();
+        let mut unfit = Vec::new();
+        for pool in demands
+            .iter()
+            .filter(|(_, demand)| demand.open > 0)
+            .map(|(pool, _)| *pool)
+        {
+            match self.template(pool).await? {
+                Ok(template) => {
+                    templates.insert(pool, template);
+                }
+                Err(why) => unfit.push((pool, why)),
+            }
+        }
+        for (pool, why) in &unfit {
+            self.book.give_up(*pool, why).await?;
+        }
+        let mut actions = plan::plan(&Known {
+            now,
+            limits: self.limits(),
+            demands: &demands,
+            pods: &pods,
+            busy: &busy,
+            holds: &self.holds,
+            templates: &templates,
+        });
+        actions.retain(|action| match action {
+            Action::Create { pool, .. } | Action::Tell(pool, _) => !unfit.iter().any(|(other, _)| other == pool),
+            _ => true,
+        });
+        let ready: BTreeSet<Pool> = pods.iter().filter(|pod| pod.is_ready()).map(|pod| pod.pool).collect();
+        self.holds
+            .retain(|pool, hold| hold.until > now || !ready.contains(pool));
+        let mut changes = 0;
+        let mut failed = BTreeSet::new();
+        for action in actions {
+            let pool = action.pool();
+            // What comes after a step of a pool that failed may need it.
+            if failed.contains(&pool) {
+                continue;
+            }
+            match self.act(action, now).await {
+                Ok(some) => changes += some,
+                Err(error) => {
+                    tracing::warn!("the pods of a pool are looked after again later: {error:#}");
+                    failed.insert(pool);
+                }
+            }
+        }
+        Ok(Outcome {
+            changes,
+            pods: pods.len(),
+            again_at: self
+                .holds
+                .values()
+                .map(|hold| hold.until)
+                .filter(|until| *until > now)
+                .min(),
+        })
+    }
+
+    async fn blueprint(&mut self, pool: Pool) -> anyhow::Result<Result<&Blueprint, String>> {
+        if !self.blueprints.contains_key(&pool) {
+            match self.book.blueprint(pool).await? {
+                Ok(blueprint) => {
+                    self.blueprints.insert(pool, blueprint);
+                }
+                Err(why) => return Ok(Err(why)),
+            }
+        }
+        Ok(self.blueprints.get(&pool).ok_or_else(String::new))
+    }
+
+    async fn pod(&mut self, pool: Pool, slot: u32) -> anyhow::Result<Result<Value, String>> {
+        let plane = self.plane.clone();
+        Ok(match self.blueprint(pool).await? {
+            Ok(blueprint) => manifest::pod(&plane, blueprint, pool, slot).map_err(|unfit| unfit.to_string()),
+            Err(why) => Err(why),
+        })
+    }
+
+    async fn template(&mut self, pool: Pool) -> anyhow::Result<Result<String, String>> {
+        let pod = self.pod(pool, 0).await?;
+        Ok(pod.map(|pod| {
+            let template = &pod["metadata"]["annotations"][TEMPLATE];
+            template.as_str().unwrap_or_default().to_owned()
+        }))
+    }
+
+    /// Carries out one step; answers how many calls changed something.
+    async fn act(&mut self, action: Action, now: DateTime<Utc>) -> anyhow::Result<usize> {
+        match action {
+            Action::Lost { worker, pool, trouble } => {
+                self.book
+                    .lost(worker, trouble.as_ref().map(Trouble::to_string).as_deref())
+                    .await?;
+                if let Some(trouble) = trouble {
+                    self.hold(pool, trouble.to_string(), now);
+                }
+                Ok(0)
+            }
+            Action::DeleteSecrets(pool) => {
+                self.cluster.delete_secret(&pool.secret()).await?;
+                self.cluster.delete_secret(&pool.pull_secret()).await?;
+                self.book.forget_secrets(pool).await?;
+                Ok(2)
+            }
+            Action::Delete { name, uid, now, .. } => {
+                self.cluster.delete(&name, uid, now).await?;
+                Ok(1)
+            }
+            Action::Create { pool, slots } => self.create(pool, &slots, now).await,
+            Action::Tell(pool, why) => {
+                self.book.tell(pool, why.as_deref()).await?;
+                Ok(0)
+            }
+            Action::GiveUp(pool, why) => {
+                self.book.give_up(pool, &why).await?;
+                Ok(0)
+            }
+        }
+    }
+
+    fn hold(&mut self, pool: Pool, why: String, now: DateTime<Utc>) {
+        let hold = Hold::after(self.holds.get(&pool), why, now);
+        self.holds.insert(pool, hold);
+    }
+
+    /// The secrets come first: a pod waits long for one that is not there.
+    async fn create(&mut self, pool: Pool, slots: &[u32], now: DateTime<Utc>) -> anyhow::Result<usize> {
+        let secrets = match self.book.secrets(pool).await? {
+            Ok(secrets) => secrets,
+            Err(why) => {
+                self.hold(pool, why, now);
+                return Ok(0);
+            }
+        };
+        let mut objects = vec![manifest::config_secret(&self.plane, pool, &secrets.config)];
+        objects.extend(
+            secrets
+                .docker_config
+                .map(|config| manifest::pull_secret(&self.plane, pool, &config)),
+        );
+        // So that they are removed although everything may be forgotten from here on.
+        self.book.note_secrets(pool).await?;
+        for object in &objects {
+            if let Err(error) = self.cluster.apply_secret(object).await {
+                self.hold(pool, error.to_string(), now);
+                return Ok(0);
+            }
+        }
+        let mut pods = Vec::new();
+        for slot in slots {
+            match self.pod(pool, *slot).await? {
+                Ok(pod) => pods.push(pod),
+                Err(why) => {
+                    self.book.give_up(pool, &why).await?;
+                    return Ok(objects.len());
+                }
+            }
+        }
+        let cluster = &self.cluster;
+        let made = futures::stream::iter(pods.iter().map(|pod| cluster.create(pod)));
+        let made: Vec<Result<(), ClusterError>> = made.buffered(AT_ONCE).collect().await;
+        let changes = objects.len() + made.len();
+        let Some(error) = made.into_iter().find_map(Result::err) else {
+            return Ok(changes);
+        };
+        if let ClusterError::Invalid(_) = &error {
+            self.book.give_up(pool, &error.to_string()).await?;
+        }
+        self.hold(pool, error.to_string(), now);
+        Ok(changes)
+    }
+}

@@ -1,0 +1,74 @@
+//! Pools: the pods of one version of a pipeline, and the names of what belongs to one.
+
+use std::fmt;
+
+use uuid::Uuid;
+
+/// The pods that run one version of a pipeline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Pool {
+    /// The pipeline.
+    pub pipeline: Uuid,
+    /// Its version.
+    pub version: i32,
+}
+
+impl Pool {
+    /// The name of the pod of that slot.
+    pub fn pod(&self, slot: u32) -> String {
+        format!("w-{self}-{slot}")
+    }
+
+    /// The name of the secret that its agents are configured by.
+    pub fn secret(&self) -> String {
+        format!("w-{self}")
+    }
+
+    /// The name of the secret by which its image is pulled.
+    pub fn pull_secret(&self) -> String {
+        format!("w-{self}-pull")
+    }
+
+    /// The pool and slot of a pod of that name.
+    pub fn of_pod(name: &str) -> Option<(Self, u32)> {
+        let (rest, slot) = name.strip_prefix("w-")?.rsplit_once('-')?;
+        let (pipeline, version) = rest.split_once('-')?;
+        let pool = Self {
+            pipeline: Uuid::try_parse(pipeline).ok()?,
+            version: version.parse().ok()?,
+        };
+        let slot = slot.parse().ok()?;
+        (pool.pod(slot) == name).then_some((pool, slot))
+    }
+}
+
+impl fmt::Display for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.pipeline.simple(), self.version)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_says_which_pod_it_is_and_fits_everywhere() {
+        let pool = Pool {
+            pipeline: Uuid::from_u128(u128::MAX),
+            version: i32::MAX,
+        };
+        let name = pool.pod(u32::MAX);
+        assert!(name.len() <= 63, "{name}");
+        assert_eq!(Pool::of_pod(&name), Some((pool, u32::MAX)));
+        for other in [
+            "plane-7c5f",
+            "w-1-2-3",
+            "w-ffffffffffffffffffffffffffffffff-1-01",
+            "w-ffffffffffffffffffffffffffffffff-1",
+            "w-",
+        ] {
+            assert_eq!(Pool::of_pod(other), None, "{other}");
+        }
+    }
+}
