@@ -33,6 +33,7 @@ soak: setup build ## kills everything at random while jobs run, and compares wha
 	@$(WITH_POSTGRES) STEPS=300 cargo test --workspace --locked --test it random_graphs -- --nocapture
 	@$(WITH_POSTGRES) WORLDS=100 cargo test --workspace --locked --test it two_worlds -- --nocapture
 	@$(WITH_POSTGRES) HISTORY=500 cargo test --workspace --locked --test e2e histories -- --nocapture
+	@SEEDS=10000 cargo test --workspace --locked --test it whatever_goes_wrong_all -- --nocapture
 
 test-jupyter: setup build ## a real JupyterLab as a service, from its installation to a pipeline made of a notebook
 	@$(WITH_POSTGRES) demo/jupyter/check --binaries $(BINARIES)
