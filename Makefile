@@ -17,6 +17,7 @@ build: ## builds the release binaries
 
 images: build shim ## makes container images of both planes, with their bills of materials: no daemon, no root, the same bytes each time
 	@images/build --binaries $(BINARIES) --out $(BINARIES)/../images
+
 shim: ## builds the program that runs user code in pods, linked statically, and shows that it is
 	@cargo rustc --release --locked -p shim --bin howdah-shim -- -C target-feature=+crt-static
 	@if ldd $(BINARIES)/howdah-shim | grep '=>'; then echo "howdah-shim is not static"; exit 1; fi
@@ -39,6 +40,7 @@ soak: setup build ## kills everything at random while jobs run, and compares wha
 	@$(WITH_POSTGRES) STEPS=300 cargo test --workspace --locked --test it random_graphs -- --nocapture
 	@$(WITH_POSTGRES) WORLDS=100 cargo test --workspace --locked --test it two_worlds -- --nocapture
 	@$(WITH_POSTGRES) HISTORY=500 cargo test --workspace --locked --test e2e histories -- --nocapture
+	@SEEDS=10000 cargo test --workspace --locked --test it whatever_goes_wrong_all -- --nocapture
 
 test-jupyter: setup build ## a real JupyterLab as a service, from its installation to a pipeline made of a notebook
 	@$(WITH_POSTGRES) demo/jupyter/check --binaries $(BINARIES)

@@ -235,6 +235,9 @@ struct Shown {
     plane: PlaneStatus,
 }
 
+/// So many of what was done to a plane without being asked for; the answer in JSON has all that are kept.
+const EVENTS_SHOWN: usize = 5;
+
 fn describe(shown: &Shown) -> String {
     let of = &shown.organization.organization;
     let mut lines = vec![
@@ -254,6 +257,9 @@ fn describe(shown: &Shown) -> String {
             condition.reason,
             time(&condition.since)
         ));
+    }
+    for event in shown.plane.events.iter().take(EVENTS_SHOWN) {
+        lines.push(format!("{}  {}: {}", time(&event.at), event.kind, event.detail));
     }
     lines.join("\n")
 }

@@ -8,13 +8,17 @@ use std::time::Duration;
 use anyhow::Context;
 use chassis::Environment;
 use chassis::process::Shutdown;
+use contract::cloud::CloudConfig;
 use contract::config::{ControlPlaneConfig, ServicesConfig};
+use contract::ids::OrganizationId;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection, PgConnection};
 use tokio::net::TcpListener;
+use tokio::sync::mpsc;
 
 use crate::app::{self, App};
 use crate::authz::System;
+use crate::planes::cluster;
 use crate::planes::local::{LocalCloud, LocalSettings};
 use crate::planes::reconciler::Reconciler;
 use crate::rate_limits::RateLimits;
@@ -60,17 +64,10 @@ pub async fn serve(
     )
     .await?;
     close_own_database(&app).await;
-    let cloud = cloud(&config, &app, local)?;
-    let reconciler = Reconciler::new(Arc::clone(&app), Arc::new(cloud));
-    let (url, stop) = (config.database_url.clone(), shutdown.clone());
-    shutdown.spawn("reconciler", async move {
-        let lease = tokio::select! {
-            lease = lease(&url) => lease,
-            () = stop.begun() => return,
-        };
-        reconciler.run(signals).await;
-        drop(lease);
-    });
+    match &config.cloud {
+        CloudConfig::Local => spawn_local(&config, &app, local, signals)?,
+        CloudConfig::Kubernetes(kubernetes) => cluster::open(&app, &config, kubernetes).await?.spawn(&app, signals),
+    }
     spawn_forgetting(&app);
     mail::spawn(&app);
     spawn_key_refresh(&app);
@@ -84,6 +81,27 @@ pub async fn serve(
     shutdown.finished().await;
     app.pool.close().await;
     served
+}
+
+/// Planes on this machine, of whichever process has the lock.
+fn spawn_local(
+    config: &ControlPlaneConfig,
+    app: &Arc<App>,
+    control_url: String,
+    signals: mpsc::UnboundedReceiver<OrganizationId>,
+) -> anyhow::Result<()> {
+    let cloud = cloud(config, app, control_url)?;
+    let reconciler = Reconciler::new(Arc::clone(app), Arc::new(cloud));
+    let (url, stop) = (config.database_url.clone(), app.shutdown.clone());
+    app.shutdown.spawn("reconciler", async move {
+        let lease = tokio::select! {
+            lease = lease(&url) => lease,
+            () = stop.begun() => return,
+        };
+        reconciler.run(signals).await;
+        drop(lease);
+    });
+    Ok(())
 }
 
 /// Lets the next key sign from now on.
@@ -147,6 +165,11 @@ async fn listen_for_services(app: &App, services: &ServicesConfig) -> anyhow::Re
 }
 
 fn cloud(config: &ControlPlaneConfig, app: &Arc<App>, control_url: String) -> anyhow::Result<LocalCloud> {
+    let told = !config.data_plane_binary.as_os_str().is_empty() && !config.sandbox_binary.as_os_str().is_empty();
+    anyhow::ensure!(
+        told,
+        "`data_plane_binary` and `sandbox_binary` must say what runs on this machine, or `cloud` where planes run"
+    );
     let settings = LocalSettings {
         home: config.home.clone(),
         data_plane_binary: config.data_plane_binary.clone(),

@@ -71,8 +71,20 @@ const RULES: &[(&str, &str, &[&str], &[&str])] = &[
     (
         "control-plane",
         "control-plane",
-        &["contract", "chassis", "provenance"],
-        &["object_store", "fastcdc"],
+        &["clusters", "contract", "chassis", "provenance", "provisioner"],
+        &["object_store", "fastcdc", "kube", "aws-sdk-s3"],
+    ),
+    (
+        "clusters",
+        "control-plane/clusters",
+        &["contract", "provisioner"],
+        &["axum", "object_store"],
+    ),
+    (
+        "provisioner",
+        "control-plane/provisioner",
+        &["contract"],
+        &["axum", "sqlx", "tokio", "reqwest", "kube", "aws-sdk-s3", "rand"],
     ),
     (
         "private-postgres",

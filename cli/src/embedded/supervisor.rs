@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use contract::ci::CiIssuer;
+use contract::cloud::CloudConfig;
 use contract::config::{ControlPlaneConfig, ImportConfig, LogsConfig, ServicesConfig, TelemetryConfig};
 use contract::reach::Reach;
 use private_postgres::Cluster;
@@ -317,6 +318,7 @@ async fn launch(
         previous_master_keys: Vec::new(),
         data_plane_binary: programs.data_plane.clone(),
         sandbox_binary: programs.sandbox.clone(),
+        cloud: CloudConfig::Local,
         idle_seconds: idle.unwrap_or(300),
         deletion_grace_days: grace.unwrap_or(14),
         imports,

@@ -44,7 +44,7 @@ struct ReceiptClaims<'a> {
 /// # Errors
 /// When the database is away.
 pub(crate) async fn erase(app: &App, proof: &System, row: &PlaneRow, stores: &[(&str, String)]) -> anyhow::Result<()> {
-    let (organization, now) = (row.identity.organization, app.environment.now());
+    let (organization, now) = (row.record.identity.organization, app.environment.now());
     let mut tx = app.pool.begin().await?;
     queries::delete_rows(&mut tx, proof, organization, stores, now).await?;
     let acting = SystemIn {
@@ -58,7 +58,7 @@ pub(crate) async fn erase(app: &App, proof: &System, row: &PlaneRow, stores: &[(
     };
     let event = Event {
         action: "organization.erase",
-        subject: format!("{} with all of its data", row.name),
+        subject: format!("{} with all of its data", row.record.name),
         at: now,
     };
     audit::record(&mut tx, &acting, &event).await?;

@@ -131,6 +131,7 @@ pub(super) async fn delete_rows(
         "delete from members where organization_id = $1",
         "delete from service_entries where organization_id = $1",
         "delete from plane_conditions where organization_id = $1",
+        "delete from plane_events where organization_id = $1",
         "update organizations set state = 'deleted' where id = $1",
         "update planes set state = 'deleted', url = null, agent_sha256 = null, seen_generation = generation,
              database_password_encrypted = '\\x', data_key_encrypted = null where organization_id = $1",

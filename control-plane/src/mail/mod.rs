@@ -2,7 +2,7 @@
 //! the server that the configuration names; without one it stays in the outbox, which whoever operates the installation reads.
 //! Texts hold secrets: they are sealed where they lie and erased once they were sent.
 
-mod operator;
+pub(crate) mod operator;
 pub mod queries;
 mod routes;
 mod sending;

@@ -42,9 +42,9 @@ impl FromRequestParts<Arc<App>> for Here {
 }
 
 /// Proof that whoever operates the installation asks.
-pub(super) struct Operator {
+pub(crate) struct Operator {
     /// Whether the secret itself was shown, not a link.
-    pub(super) holds_secret: bool,
+    pub(crate) holds_secret: bool,
 }
 
 impl FromRequestParts<Arc<App>> for Operator {

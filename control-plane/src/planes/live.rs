@@ -105,6 +105,17 @@ impl Planes {
         });
     }
 
+    /// Takes over what another process knows: these planes run, and no others.
+    pub fn follow(&self, routes: HashMap<OrganizationId, Route>) {
+        let known: Vec<OrganizationId> = self.table().keys().copied().collect();
+        for organization in known.into_iter().filter(|id| !routes.contains_key(id)) {
+            self.forget_route(organization);
+        }
+        for (organization, route) in routes {
+            self.set_route(organization, Some(route));
+        }
+    }
+
     /// No request goes there any more.
     pub fn forget_route(&self, organization: OrganizationId) {
         self.set_route(organization, None);

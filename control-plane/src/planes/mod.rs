@@ -2,18 +2,22 @@
 //! in the table `planes`; the reconciler looks at what is, plans (`plan`, pure) and acts (`cloud`), by signal and by
 //! timer, until both are the same. Who needs a plane wakes it and waits.
 
-pub mod cloud;
+pub(crate) mod cluster;
+mod ledger;
 pub mod live;
 pub mod local;
-pub mod plan;
+mod operating;
 pub mod queries;
 pub mod reconciler;
+mod rollouts;
 mod routes;
+mod summaries;
 
 use contract::ids::OrganizationId;
 use contract::problem::ProblemKind;
 use contract::token::{SecretToken, TokenKind};
 pub use live::{Planes, Route};
+use queries::Wish;
 pub use routes::router;
 
 use crate::app::App;
@@ -71,8 +75,16 @@ pub async fn wake(app: &App, organization: OrganizationId) -> Result<Route, Refu
         return Ok(route);
     }
     let proof = System::because("a request needs the plane");
-    if !queries::want_running(&app.pool, &proof, organization).await? {
-        return Err(Refusal::not_found());
+    match queries::want_running(&app.pool, &proof, organization).await? {
+        Wish::Taken => {}
+        Wish::Suspended => {
+            return Err(Refusal::new(
+                ProblemKind::OrganizationSuspended,
+                "the organization is suspended: its data plane is stopped, and everything in it is kept",
+            )
+            .hint("ask whoever operates the service"));
+        }
+        Wish::Unknown => return Err(Refusal::not_found()),
     }
     app.planes.signal(organization);
     if let Some(route) = app.planes.wait_for_route(organization, WAKE_WAIT).await {

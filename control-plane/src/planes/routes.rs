@@ -17,12 +17,14 @@ use super::queries;
 use crate::app::App;
 use crate::authz::{self, System, ViewOrganization};
 use crate::call::Call;
+use crate::database::unsigned;
 use crate::refusal::Refusal;
 
 /// The routes of this slice.
 pub fn router() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new()
         .routes(routes!(show))
+        .merge(super::operating::router())
         .route("/internal/v1/planes/{org}/heartbeat", post(heartbeat))
 }
 
@@ -40,13 +42,17 @@ async fn show(call: Call, Path(org): Path<OrganizationName>) -> Result<Json<Plan
     drop(tx);
     let proof = System::because("a member of the organization asks for its plane");
     let organization = allowed.organization();
-    let (state, url, schema_version) = queries::get_status(&call.app.pool, &proof, organization).await?;
+    let (state, url, schema_version, generation, seen_generation) =
+        queries::get_status(&call.app.pool, &proof, organization).await?;
     let conditions = queries::list_conditions(&call.app.pool, &proof, organization).await?;
     Ok(Json(PlaneStatus {
         state,
         url,
         conditions,
         schema_version,
+        generation: unsigned(generation),
+        seen_generation: unsigned(seen_generation),
+        events: queries::list_events(&call.app.pool, &proof, organization).await?,
     }))
 }
 

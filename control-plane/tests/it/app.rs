@@ -120,6 +120,7 @@ impl TestApp {
             previous_master_keys: Vec::new(),
             data_plane_binary: "/nonexistent".into(),
             sandbox_binary: "/nonexistent".into(),
+            cloud: contract::cloud::CloudConfig::Local,
             idle_seconds: 300,
             deletion_grace_days: 14,
             imports: contract::config::ImportConfig::default(),

@@ -59,6 +59,16 @@ const LEAVES: &[(&str, &str, Result<&str, &str>)] = &[
     ),
     ("DELETE", "{org}", Ok("organization.delete")),
     ("POST", "/v1/outbox/links", Err(OWN)),
+    (
+        "PUT",
+        "/v1/planes/*/suspension",
+        Err("for whoever operates the installation; its row is looked at where planes are tested"),
+    ),
+    (
+        "DELETE",
+        "/v1/planes/*/suspension",
+        Err("for whoever operates the installation; its row is looked at where planes are tested"),
+    ),
     ("POST", "/v1/log-in/second-factor", Err(OWN)),
     ("POST", "/v1/accounts/*", Err(OWN)),
     ("POST", "/v1/account/*", Err(OWN)),

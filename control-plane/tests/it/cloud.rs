@@ -5,8 +5,8 @@ use std::sync::Mutex;
 
 use async_trait::async_trait;
 use contract::ids::OrganizationId;
-use control_plane::planes::cloud::{Cloud, CloudSeen, PlaneIdentity, PlaneSecrets};
-use control_plane::planes::plan::Process;
+use provisioner::cloud::{Cloud, CloudSeen, Order};
+use provisioner::plan::{Kit, Process};
 use secrecy::ExposeSecret;
 
 /// What the cloud holds of one plane.
@@ -84,12 +84,7 @@ impl FakeCloud {
         (tenant.runs, tenant.crashed) = (false, true);
     }
 
-    fn change(
-        &self,
-        name: &'static str,
-        plane: &PlaneIdentity,
-        effect: impl FnOnce(&mut Tenant),
-    ) -> anyhow::Result<()> {
+    fn change(&self, name: &'static str, order: &Order, effect: impl FnOnce(&mut Tenant)) -> anyhow::Result<()> {
         let mut state = self.state.lock().unwrap();
         state.changes += 1;
         state.calls.push(name);
@@ -100,7 +95,7 @@ impl FakeCloud {
         if fault.is_some_and(|f| !f.after_effect) {
             anyhow::bail!("{name}: failed before");
         }
-        effect(state.tenants.entry(plane.organization).or_default());
+        effect(state.tenants.entry(order.identity.organization).or_default());
         if fault.is_some() {
             anyhow::bail!("{name}: failed after");
         }
@@ -110,17 +105,19 @@ impl FakeCloud {
 
 #[async_trait]
 impl Cloud for FakeCloud {
-    async fn version(&self) -> anyhow::Result<String> {
+    async fn version(&self, _order: &Order) -> anyhow::Result<String> {
         Ok(self.state.lock().unwrap().version.clone())
     }
 
-    async fn observe(&self, plane: &PlaneIdentity) -> anyhow::Result<CloudSeen> {
-        let tenant = self.tenant(plane.organization);
+    async fn observe(&self, order: &Order) -> anyhow::Result<CloudSeen> {
+        let tenant = self.tenant(order.identity.organization);
         let url = self.url.clone();
         Ok(CloudSeen {
             database: tenant.database,
             bucket: tenant.bucket,
             home: tenant.home,
+            kit: Kit::Unneeded,
+            outdated: None,
             process: match (tenant.runs, tenant.crashed) {
                 (true, _) => Process::Running { url },
                 (false, true) => Process::Crashed {
@@ -131,47 +128,67 @@ impl Cloud for FakeCloud {
         })
     }
 
-    async fn create_database(&self, plane: &PlaneIdentity, secrets: &PlaneSecrets) -> anyhow::Result<()> {
-        let password = secrets.database_password.expose_secret().to_owned();
-        self.change("create_database", plane, |t| {
+    async fn create_database(&self, order: &Order) -> anyhow::Result<()> {
+        let password = order.secrets.database_password.expose_secret().to_owned();
+        self.change("create_database", order, |t| {
             (t.database, t.password) = (true, password);
         })
     }
 
-    async fn create_bucket(&self, plane: &PlaneIdentity) -> anyhow::Result<()> {
-        self.change("create_bucket", plane, |t| (t.bucket, t.home) = (true, true))
+    async fn create_bucket(&self, order: &Order) -> anyhow::Result<()> {
+        self.change("create_bucket", order, |t| (t.bucket, t.home) = (true, true))
     }
 
-    async fn migrate(&self, plane: &PlaneIdentity, _secrets: &PlaneSecrets) -> anyhow::Result<()> {
-        anyhow::ensure!(self.tenant(plane.organization).database, "no database to migrate");
-        self.change("migrate", plane, |_| {})
+    async fn apply_kit(&self, _order: &Order) -> anyhow::Result<Vec<String>> {
+        Ok(Vec::new())
     }
 
-    async fn start(&self, plane: &PlaneIdentity, secrets: &PlaneSecrets) -> anyhow::Result<()> {
-        let tenant = self.tenant(plane.organization);
+    async fn remove_kit(&self, _order: &Order) -> anyhow::Result<()> {
+        Ok(())
+    }
+
+    fn receipt(&self, _order: &Order) -> Vec<(&'static str, String)> {
+        ["database", "bucket", "state"]
+            .map(|store| (store, "removed".to_owned()))
+            .to_vec()
+    }
+
+    async fn migrate(&self, order: &Order) -> anyhow::Result<()> {
+        anyhow::ensure!(
+            self.tenant(order.identity.organization).database,
+            "no database to migrate"
+        );
+        self.change("migrate", order, |_| {})
+    }
+
+    async fn start(&self, order: &Order) -> anyhow::Result<()> {
+        let tenant = self.tenant(order.identity.organization);
         anyhow::ensure!(tenant.database && tenant.bucket, "started before it was made");
         anyhow::ensure!(!tenant.runs, "started twice");
-        let agent = secrets.agent_token.expose_secret().to_owned();
-        self.change("start", plane, |t| {
+        let agent = order.secrets.agent_token.expose_secret().to_owned();
+        self.change("start", order, |t| {
             (t.runs, t.crashed, t.agent_token) = (true, false, agent);
         })
     }
 
-    async fn stop(&self, plane: &PlaneIdentity) -> anyhow::Result<()> {
-        self.change("stop", plane, |t| (t.runs, t.crashed) = (false, false))
+    async fn stop(&self, order: &Order) -> anyhow::Result<()> {
+        self.change("stop", order, |t| (t.runs, t.crashed) = (false, false))
     }
 
-    async fn remove_database(&self, plane: &PlaneIdentity) -> anyhow::Result<()> {
-        anyhow::ensure!(!self.tenant(plane.organization).runs, "removed under a running plane");
-        self.change("remove_database", plane, |t| t.database = false)
+    async fn remove_database(&self, order: &Order) -> anyhow::Result<()> {
+        anyhow::ensure!(
+            !self.tenant(order.identity.organization).runs,
+            "removed under a running plane"
+        );
+        self.change("remove_database", order, |t| t.database = false)
     }
 
-    async fn remove_bucket(&self, plane: &PlaneIdentity) -> anyhow::Result<()> {
-        self.change("remove_bucket", plane, |t| t.bucket = false)
+    async fn remove_bucket(&self, order: &Order) -> anyhow::Result<()> {
+        self.change("remove_bucket", order, |t| t.bucket = false)
     }
 
-    async fn remove_home(&self, plane: &PlaneIdentity) -> anyhow::Result<()> {
-        self.change("remove_home", plane, |t| t.home = false)
+    async fn remove_home(&self, order: &Order) -> anyhow::Result<()> {
+        self.change("remove_home", order, |t| t.home = false)
     }
 
     async fn shut_down(&self) {}

@@ -8,7 +8,7 @@ use control_plane::mail::{self, Letter};
 use crate::app::{TestApp, read};
 use crate::smtp::{Mood, Receiver};
 
-fn operator() -> SecretToken {
+pub fn operator() -> SecretToken {
     SecretToken::generate(TokenKind::Operator, [7; 30])
 }
 

@@ -207,3 +207,53 @@ async fn the_agent_token_of_the_process_before_is_void() {
     let now = app.cloud.tenant(org.id).agent_token;
     app.post(&org.internal("heartbeat"), &now, beat).await.ok(204);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_suspended_plane_sleeps_and_nobody_wakes_it_until_it_is_resumed() {
+    let app = TestApp::start_for(crate::mail::with_outbox()).await;
+    let org = app.organization("acme").await;
+    app.access_token(&org, &org.owner).await;
+    let secret = crate::mail::operator();
+    let path = format!("/v1/planes/{}/suspension", org.id);
+    let told = app.call("PUT", &path, secret.expose(), None).await.ok(200);
+    assert_eq!(told["wanted"], "suspended");
+    testkit::wait::wait_until("the plane to stop", std::time::Duration::from_secs(10), async || {
+        !app.cloud.tenant(org.id).runs
+    })
+    .await;
+    app.post("/v1/access-tokens", &org.owner.token, json!({ "organization": "acme" }))
+        .await
+        .problem(403, "organization-suspended");
+    assert!(!app.cloud.tenant(org.id).runs);
+    let listed = app.get("/v1/planes", secret.expose()).await.ok(200);
+    assert_eq!(listed["items"][0]["name"], "acme");
+    // Said twice, it is written once.
+    app.call("PUT", &path, secret.expose(), None).await.ok(200);
+    app.call("DELETE", &path, secret.expose(), None).await.ok(200);
+    app.access_token(&org, &org.owner).await;
+    assert!(app.cloud.tenant(org.id).runs);
+    let audit = app.get(&org.path("audit"), &org.owner.token).await.ok(200);
+    let actions: Vec<&str> = audit["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(|row| row["action"].as_str())
+        .filter(|action| ["organization.suspend", "organization.resume"].contains(action))
+        .collect();
+    assert_eq!(actions.len(), 2, "{actions:?}");
+    let nobody = format!("/v1/planes/{}/suspension", "org_00000000000000000000000000000000");
+    app.call("PUT", &nobody, secret.expose(), None)
+        .await
+        .problem(404, "not-found");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn the_status_says_which_wish_was_reached() {
+    let (app, org) = quiet("acme").await;
+    let before = app.get(&org.path("plane"), &org.owner.token).await.ok(200);
+    assert!(before["generation"].as_u64() > before["seen_generation"].as_u64());
+    converge(&app, &org).await;
+    let after = app.get(&org.path("plane"), &org.owner.token).await.ok(200);
+    assert_eq!(after["generation"], after["seen_generation"]);
+    assert_eq!(after["events"], json!([]));
+}

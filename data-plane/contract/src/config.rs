@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ci::CiIssuer;
 use crate::executor::ExecutorConfig;
+use crate::cloud::CloudConfig;
 use crate::ids::OrganizationId;
 use crate::reach::Reach;
 
@@ -32,10 +33,15 @@ pub struct ControlPlaneConfig {
     /// Master keys from before, in the same forms: needed until `rotate-key` has been run.
     #[serde(default)]
     pub previous_master_keys: Vec<String>,
-    /// The data plane's binary.
+    /// The data plane's binary, for the local cloud.
+    #[serde(default)]
     pub data_plane_binary: PathBuf,
-    /// The sandbox's binary.
+    /// The sandbox's binary, for the local cloud.
+    #[serde(default)]
     pub sandbox_binary: PathBuf,
+    /// Where data planes run.
+    #[serde(default)]
+    pub cloud: CloudConfig,
     /// A data plane without requests and jobs for that long is stopped.
     #[serde(default = "default_idle_seconds")]
     pub idle_seconds: u64,

@@ -6,6 +6,7 @@ pub mod api;
 pub mod audit;
 pub mod ci;
 pub mod claims;
+pub mod cloud;
 pub mod config;
 pub mod executor;
 pub mod ids;

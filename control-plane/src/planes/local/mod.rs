@@ -1,27 +1,26 @@
 //! The local cloud: databases and roles in the service's own PostgreSQL, buckets as directories, planes as child
 //! processes whose standard input is held open. When the control plane is killed that pipe ends and they stop.
 
-mod database;
 mod directories;
 mod process;
-mod scram;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context;
 use async_trait::async_trait;
+use clusters::postgres as database;
 use contract::config::{DataPlaneConfig, ImportConfig, LogsConfig, StoreConfig, TelemetryConfig};
 use contract::executor::ExecutorConfig;
 use contract::ids::OrganizationId;
+use process::Processes;
+use provisioner::cloud::{Cloud, CloudSeen, Order, PlaneIdentity};
+use provisioner::plan::Kit;
 use secrecy::ExposeSecret;
 use sqlx::PgPool;
 use sqlx::postgres::PgConnectOptions;
 
 use crate::keys::Keyring;
-
-use super::cloud::{Cloud, CloudSeen, PlaneIdentity, PlaneSecrets};
-use process::Processes;
 
 /// The first uid of user code; each organization has one of its own above it.
 const SANDBOX_UID_BASE: u32 = 200_000;
@@ -67,7 +66,8 @@ impl LocalCloud {
         }
     }
 
-    fn config(&self, plane: &PlaneIdentity, secrets: &PlaneSecrets) -> DataPlaneConfig {
+    fn config(&self, order: &Order) -> DataPlaneConfig {
+        let (plane, secrets) = (&order.identity, &order.secrets);
         let name = database::name(plane.organization);
         let place = self.directories(plane);
         DataPlaneConfig {
@@ -108,7 +108,7 @@ impl LocalCloud {
 #[async_trait]
 impl Cloud for LocalCloud {
     /// Size and time of the binary: another build is another version, whatever it calls itself.
-    async fn version(&self) -> anyhow::Result<String> {
+    async fn version(&self, _order: &Order) -> anyhow::Result<String> {
         let binary = &self.settings.data_plane_binary;
         let about = tokio::fs::metadata(binary)
             .await
@@ -117,61 +117,80 @@ impl Cloud for LocalCloud {
         Ok(format!("{}-{}", about.len(), changed.as_micros()))
     }
 
-    async fn observe(&self, plane: &PlaneIdentity) -> anyhow::Result<CloudSeen> {
-        let place = self.directories(plane);
+    async fn observe(&self, order: &Order) -> anyhow::Result<CloudSeen> {
+        let (organization, place) = (order.identity.organization, self.directories(&order.identity));
         Ok(CloudSeen {
-            database: database::exists(&self.pool, &database::name(plane.organization)).await?,
+            database: database::exists(&self.pool, &database::name(organization)).await?,
             bucket: directories::exists(&place.bucket).await?,
             home: directories::exists(&place.tenant).await? || directories::exists(&place.log).await?,
-            process: self.processes.observe(plane.organization),
+            kit: Kit::Unneeded,
+            process: self.processes.observe(organization),
+            outdated: None,
         })
     }
 
-    async fn create_database(&self, plane: &PlaneIdentity, secrets: &PlaneSecrets) -> anyhow::Result<()> {
-        let name = database::name(plane.organization);
-        database::create(&self.pool, &name, secrets.database_password.expose_secret()).await
+    async fn create_database(&self, order: &Order) -> anyhow::Result<()> {
+        let name = database::name(order.identity.organization);
+        database::create(&self.pool, &name, order.secrets.database_password.expose_secret()).await
     }
 
-    async fn create_bucket(&self, plane: &PlaneIdentity) -> anyhow::Result<()> {
-        self.directories(plane).create().await
+    async fn create_bucket(&self, order: &Order) -> anyhow::Result<()> {
+        self.directories(&order.identity).create().await
     }
 
-    async fn migrate(&self, plane: &PlaneIdentity, secrets: &PlaneSecrets) -> anyhow::Result<()> {
-        let log = self.directories(plane).log;
-        process::run_to_end(
-            &self.settings.data_plane_binary,
-            "migrate",
-            &self.config(plane, secrets),
-            &log,
-        )
-        .await
+    async fn apply_kit(&self, _order: &Order) -> anyhow::Result<Vec<String>> {
+        Ok(Vec::new())
     }
 
-    async fn start(&self, plane: &PlaneIdentity, secrets: &PlaneSecrets) -> anyhow::Result<()> {
-        let log = self.directories(plane).log;
-        let config = self.config(plane, secrets);
+    async fn migrate(&self, order: &Order) -> anyhow::Result<()> {
+        let log = self.directories(&order.identity).log;
+        let config = self.config(order);
+        process::run_to_end(&self.settings.data_plane_binary, "migrate", &config, &log).await
+    }
+
+    async fn start(&self, order: &Order) -> anyhow::Result<()> {
+        let log = self.directories(&order.identity).log;
+        let config = self.config(order);
         self.processes
-            .start(plane.organization, &self.settings.data_plane_binary, &config, &log)
+            .start(
+                order.identity.organization,
+                &self.settings.data_plane_binary,
+                &config,
+                &log,
+            )
             .await
     }
 
-    async fn stop(&self, plane: &PlaneIdentity) -> anyhow::Result<()> {
-        self.processes.stop(plane.organization).await;
+    async fn stop(&self, order: &Order) -> anyhow::Result<()> {
+        self.processes.stop(order.identity.organization).await;
         Ok(())
     }
 
-    async fn remove_database(&self, plane: &PlaneIdentity) -> anyhow::Result<()> {
-        database::remove(&self.pool, &database::name(plane.organization)).await
+    async fn remove_database(&self, order: &Order) -> anyhow::Result<()> {
+        database::remove(&self.pool, &database::name(order.identity.organization)).await
     }
 
-    async fn remove_bucket(&self, plane: &PlaneIdentity) -> anyhow::Result<()> {
-        directories::remove(&self.directories(plane).bucket).await
+    async fn remove_bucket(&self, order: &Order) -> anyhow::Result<()> {
+        directories::remove(&self.directories(&order.identity).bucket).await
     }
 
-    async fn remove_home(&self, plane: &PlaneIdentity) -> anyhow::Result<()> {
-        let place = self.directories(plane);
+    async fn remove_kit(&self, _order: &Order) -> anyhow::Result<()> {
+        Ok(())
+    }
+
+    async fn remove_home(&self, order: &Order) -> anyhow::Result<()> {
+        let place = self.directories(&order.identity);
         directories::remove(&place.tenant).await?;
         directories::remove(&place.log).await
+    }
+
+    fn receipt(&self, order: &Order) -> Vec<(&'static str, String)> {
+        let id = order.identity.organization;
+        vec![
+            ("database", format!("database and role of {id} dropped")),
+            ("bucket", format!("bucket of {id} removed with all packs in it")),
+            ("state", format!("state directory and logs of {id} removed")),
+        ]
     }
 
     async fn shut_down(&self) {

@@ -10,11 +10,10 @@ use std::time::Duration;
 use anyhow::Context;
 use contract::config::{DataPlaneConfig, DataPlaneReady, KEPT_VARIABLES};
 use contract::ids::OrganizationId;
+use provisioner::plan::Process;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::{Notify, watch};
-
-use super::super::plan::Process;
 
 /// Heaps that the threads of a plane share.
 const HEAPS: &str = "2";

@@ -211,7 +211,7 @@ pub struct ApiToken {
 /// Where an organization's data plane stands.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct PlaneStatus {
-    /// `requested`, `provisioning`, `ready`, `degraded`, `asleep`, `deleting` or `deleted`.
+    /// `requested`, `provisioning`, `ready`, `degraded`, `asleep`, `suspended`, `deleting` or `deleted`.
     pub state: String,
     /// Its own address while it runs.
     pub url: Option<String>,
@@ -219,6 +219,47 @@ pub struct PlaneStatus {
     pub conditions: Vec<PlaneCondition>,
     /// The version of the data plane that brought its schema up to date.
     pub schema_version: Option<String>,
+    /// Grows with every change of what is wanted; `seen_generation` is as high once it is so.
+    #[serde(default)]
+    pub generation: u64,
+    /// The generation that was reached last.
+    #[serde(default)]
+    pub seen_generation: u64,
+    /// What was done to it without being asked for, newest first: what somebody had changed and was put right, upgrades.
+    #[serde(default)]
+    pub events: Vec<PlaneEvent>,
+}
+
+/// Something that was done to a plane without being asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PlaneEvent {
+    /// Its kind, a fixed word: `drift_repaired`, `upgraded`, `rolled_back`, `suspended`, `resumed`.
+    pub kind: String,
+    /// What, in words.
+    pub detail: String,
+    /// When.
+    pub at: DateTime<Utc>,
+}
+
+/// A plane as whoever operates the installation sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PlaneSummary {
+    /// Whose it is.
+    pub organization: OrganizationId,
+    /// The organization's name.
+    pub name: OrganizationName,
+    /// As in the status of a plane.
+    pub state: String,
+    /// `running`, `asleep`, `suspended` or `deleted`.
+    pub wanted: String,
+    /// Grows with every change of what is wanted.
+    pub generation: u64,
+    /// The generation that was reached last.
+    pub seen_generation: u64,
+    /// The version of the data plane that brought its schema up to date.
+    pub schema_version: Option<String>,
+    /// What is in the way, oldest first.
+    pub conditions: Vec<PlaneCondition>,
 }
 
 /// Something that is in a plane's way.

@@ -5,8 +5,10 @@ fn seen() -> Seen {
         database: true,
         bucket: true,
         home: true,
+        kit: Kit::Unneeded,
         schema: Schema::Current,
         process: Process::Absent,
+        outdated: None,
         idle: false,
         next_try_at: None,
         receipt: false,
@@ -153,10 +155,116 @@ fn a_deletion_takes_everything_apart_and_then_writes_the_receipt() {
 }
 
 #[test]
+fn a_kit_is_made_between_the_stores_and_the_start_and_goes_after_them() {
+    let bare = Seen {
+        kit: Kit::Absent,
+        home: false,
+        ..nothing()
+    };
+    let steps = [
+        Step::CreateDatabase,
+        Step::CreateBucket,
+        Step::ApplyKit,
+        Step::Migrate,
+        Step::Start,
+    ];
+    assert_eq!(plan(Wanted::Running, &bare, NOW), steps);
+    let all = Seen {
+        kit: Kit::Outdated,
+        home: false,
+        process: running(),
+        ..seen()
+    };
+    let steps = [
+        Step::Stop,
+        Step::RemoveDatabase,
+        Step::RemoveBucket,
+        Step::RemoveKit,
+        Step::WriteReceipt,
+    ];
+    assert_eq!(plan(Wanted::Deleted, &all, NOW), steps);
+}
+
+#[test]
+fn what_takes_its_time_is_waited_for_and_never_begun_twice() {
+    let waits = |steps: Vec<Step>| matches!(steps.as_slice(), [Step::Wait { .. }]);
+    let stopping = Seen {
+        process: Process::Stopping,
+        ..seen()
+    };
+    for wanted in [Wanted::Running, Wanted::Asleep, Wanted::Suspended, Wanted::Deleted] {
+        // Two of a plane at once would be two writers, and a store that goes must have none.
+        assert!(waits(plan(wanted, &stopping, NOW)), "{wanted:?}");
+    }
+    let starting = Seen {
+        process: Process::Starting { why: None },
+        ..seen()
+    };
+    assert!(waits(plan(Wanted::Running, &starting, NOW)));
+    assert_eq!(plan(Wanted::Asleep, &starting, NOW), [Step::Stop]);
+    let leaving = Seen {
+        kit: Kit::Leaving {
+            what: "namespace".to_owned(),
+        },
+        home: false,
+        ..nothing()
+    };
+    assert!(waits(plan(
+        Wanted::Running,
+        &Seen {
+            database: true,
+            bucket: true,
+            ..leaving.clone()
+        },
+        NOW
+    )));
+    assert_eq!(plan(Wanted::Deleted, &leaving, NOW).len(), 2);
+    assert!(
+        waits(plan(Wanted::Deleted, &leaving, NOW)[..1].to_vec()),
+        "no receipt while something is there"
+    );
+}
+
+#[test]
+fn a_drift_is_repaired_also_under_a_plane_that_sleeps_and_an_outdated_one_is_started_again() {
+    let what = vec!["ResourceQuota `plan` is gone".to_owned()];
+    let drifted = Seen {
+        kit: Kit::Drifted { what: what.clone() },
+        ..seen()
+    };
+    assert_eq!(plan(Wanted::Suspended, &drifted, NOW), [Step::RepairKit { what }]);
+    let outdated = Seen {
+        process: running(),
+        outdated: Some("image".to_owned()),
+        ..seen()
+    };
+    assert!(matches!(
+        plan(Wanted::Running, &outdated, NOW).as_slice(),
+        [Step::Restart { .. }]
+    ));
+    let idle = Seen { idle: true, ..outdated };
+    assert_eq!(plan(Wanted::Running, &idle, NOW), [Step::FallAsleep]);
+}
+
+#[test]
+fn a_suspended_plane_is_not_woken() {
+    let due = Seen {
+        wake_at: Some(NOW),
+        ..seen()
+    };
+    assert_eq!(plan(Wanted::Suspended, &due, NOW), []);
+    let runs = Seen {
+        process: running(),
+        ..due
+    };
+    assert_eq!(plan(Wanted::Suspended, &runs, NOW), [Step::Stop]);
+}
+
+#[test]
 fn every_step_leads_on_and_no_state_plans_for_ever() {
     let all = [false, true];
-    for wanted in [Wanted::Running, Wanted::Asleep, Wanted::Deleted] {
-        for process in [Process::Absent, running(), crashed()] {
+    for wanted in [Wanted::Running, Wanted::Asleep, Wanted::Suspended, Wanted::Deleted] {
+        for process in [Process::Absent, running(), crashed(), Process::Stopping] {
             for (database, bucket) in all.iter().flat_map(|a| all.map(|b| (*a, b))) {
                 for (schema, idle) in [Schema::Outdated, Schema::Current]
                     .iter()
@@ -172,7 +280,16 @@ fn every_step_leads_on_and_no_state_plans_for_ever() {
                     };
                     converges(wanted, start.clone());
                     let wake_at = Some(NOW);
-                    converges(wanted, Seen { wake_at, ..start });
+                    converges(
+                        wanted,
+                        Seen {
+                            wake_at,
+                            ..start.clone()
+                        },
+                    );
+                    let kit = Kit::Outdated;
+                    let outdated = Some("image".to_owned());
+                    converges(wanted, Seen { kit, outdated, ..start });
                 }
             }
         }
@@ -191,7 +308,14 @@ fn converges(mut wanted: Wanted, mut seen: Seen) {
             Step::CreateDatabase => seen.database = true,
             Step::CreateBucket => seen.bucket = true,
             Step::Migrate => seen.schema = Schema::Current,
-            Step::Start => seen.process = running(),
+            Step::ApplyKit | Step::RepairKit { .. } => seen.kit = Kit::Current,
+            Step::Start | Step::Restart { .. } => (seen.process, seen.outdated) = (running(), None),
+            Step::Wait { .. } if seen.process == Process::Stopping => seen.process = Process::Absent,
+            Step::Wait { .. } => seen.kit = Kit::Absent,
+            Step::RemoveKit => {
+                let what = "namespace".to_owned();
+                seen.kit = Kit::Leaving { what };
+            }
             Step::Stop | Step::NoteCrash { .. } => seen.process = Process::Absent,
             Step::FallAsleep => wanted = Wanted::Asleep,
             Step::RemoveDatabase => seen.database = false,

@@ -3,9 +3,8 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
-
-use crate::mac::plain as mac;
 
 /// What PostgreSQL itself takes. Our passwords are long and random, so more would only cost time.
 const ITERATIONS: u32 = 4096;
@@ -23,6 +22,15 @@ pub(super) fn verifier(role: &str, password: &str) -> String {
         STANDARD.encode(stored),
         STANDARD.encode(server)
     )
+}
+
+fn mac(key: &[u8], message: &[u8]) -> [u8; 32] {
+    // HMAC takes keys of every length; the library's type has the case.
+    let Ok(mut mac) = <Hmac<Sha256> as KeyInit>::new_from_slice(key) else {
+        unreachable!("HMAC refuses no key")
+    };
+    mac.update(message);
+    mac.finalize().into_bytes().into()
 }
 
 /// `Hi` of RFC 5802: PBKDF2 with one block.

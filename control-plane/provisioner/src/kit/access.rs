@@ -1,0 +1,43 @@
+//! Who may do what in an organization's namespace: the plane's executor makes pods and what they need, and nothing beyond.
+
+use serde_json::{Value, json};
+
+use super::TenantKit;
+use super::names::{ROLE, ROLE_BINDING, SERVICE_ACCOUNT, namespace};
+
+/// Service account, role and binding of the plane.
+pub(super) fn access(kit: &TenantKit<'_>) -> Vec<Value> {
+    let rule =
+        |resources: &[&str], verbs: &[&str]| json!({ "apiGroups": [""], "resources": resources, "verbs": verbs });
+    let rules = json!([
+        rule(&["pods"], &["get", "list", "watch", "create", "delete", "patch"]),
+        rule(&["pods/log"], &["get"]),
+        rule(&["configmaps", "secrets"], &["create", "delete", "patch"]),
+        rule(&["services"], &["get", "list", "watch", "create", "delete", "patch"]),
+    ]);
+    vec![
+        // Pods that nobody gave an account run as this one, which may nothing and whose token nobody gets.
+        kit.object(
+            &SERVICE_ACCOUNT,
+            "default",
+            "plane",
+            json!({ "automountServiceAccountToken": false }),
+        ),
+        kit.object(
+            &SERVICE_ACCOUNT,
+            "plane",
+            "plane",
+            json!({ "automountServiceAccountToken": false }),
+        ),
+        kit.object(&ROLE, "plane", "plane", json!({ "rules": rules })),
+        kit.object(
+            &ROLE_BINDING,
+            "plane",
+            "plane",
+            json!({
+                "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "plane" },
+                "subjects": [{ "kind": "ServiceAccount", "name": "plane", "namespace": namespace(kit.organization) }],
+            }),
+        ),
+    ]
+}

@@ -1,0 +1,120 @@
+use super::*;
+
+#[test]
+fn the_same_values_give_the_same_objects() {
+    let (config, targets) = config();
+    let kit = TenantKit {
+        organization: organization(),
+        installation: "i1",
+        config: &config,
+        targets: &targets,
+    };
+    let mut all = vec![kit.namespace()];
+    all.extend(kit.objects());
+    let value = json!({ "a": 1 });
+    let workload = Workload {
+        image: "howdah/data-plane:1",
+        config: &value,
+        agent_sha256: Some(&[1; 32]),
+    };
+    all.push(secret(&kit, "{}"));
+    all.push(deployment(&kit, &workload, 1));
+    all.extend(system());
+    insta::assert_json_snapshot!(all);
+}
+
+fn organization() -> OrganizationId {
+    OrganizationId::generate(1_700_000_000_000, [7; 10])
+}
+
+fn config() -> (KubernetesConfig, Targets) {
+    let config: KubernetesConfig = serde_json::from_value(json!({
+        "plane_image": "howdah/data-plane:1",
+        "control_url": "http://howdah.howdah-system.svc:7433",
+        "gateway_cidrs": ["10.9.0.0/16"],
+        "databases": { "host": "10.77.0.1" },
+        "buckets": {
+            "endpoint": "http://10.77.0.1:9000", "region": "eu-1",
+            "credentials": { "kind": "static", "access_key_id": "a", "secret_access_key": "b" },
+        },
+        "gpu": { "backend": "karpenter", "classes": [{ "name": "a100", "gpus_max": 4, "requirements": [
+            { "key": "karpenter.k8s.aws/instance-gpu-name", "operator": "In", "values": ["a100"] },
+        ] }] },
+    }))
+    .unwrap();
+    let api = contract::cloud::Target {
+        cidr: "10.77.0.2/32".to_owned(),
+        ports: vec![6443],
+    };
+    let targets = Targets::of(&config, &[api]).unwrap();
+    (config, targets)
+}
+
+#[test]
+fn everything_says_whose_it_is_and_lies_in_its_namespace() {
+    let (config, targets) = config();
+    let kit = TenantKit {
+        organization: organization(),
+        installation: "i1",
+        config: &config,
+        targets: &targets,
+    };
+    for object in kit.objects() {
+        assert_eq!(names::owner(&object), Some(organization()), "{object}");
+        let kind = names::kind_of(&object).unwrap_or_else(|| panic!("{object}"));
+        let space = object["metadata"]["namespace"].as_str();
+        assert_eq!(space.is_some(), kind.namespaced, "{object}");
+        assert!(space.is_none_or(|space| space == namespace(organization())));
+    }
+}
+
+#[test]
+fn no_policy_lets_a_pod_reach_the_metadata_of_a_cloud_or_a_private_network() {
+    let (config, targets) = config();
+    let kit = TenantKit {
+        organization: organization(),
+        installation: "i1",
+        config: &config,
+        targets: &targets,
+    };
+    for policy in kit.objects().iter().filter(|o| o["kind"] == "NetworkPolicy") {
+        let rules = policy["spec"]["egress"].as_array().cloned().unwrap_or_default();
+        for block in rules
+            .iter()
+            .filter_map(|rule| rule["to"].as_array())
+            .flatten()
+            .map(|to| &to["ipBlock"])
+        {
+            let cidr = block["cidr"].as_str().unwrap_or("10.0.0.0/32");
+            let wide = cidr.ends_with("/0");
+            let except = block["except"].to_string();
+            assert!(!wide || cidr.contains(':') || except.contains("169.254.0.0/16") && except.contains("10.0.0.0/8"));
+        }
+    }
+    let first = &kit.objects()[0];
+    assert_eq!(names::name(first), "default-deny");
+    assert!(first["spec"].get("egress").is_none() && first["spec"].get("ingress").is_none());
+}
+
+#[test]
+fn another_credential_or_configuration_is_another_pod() {
+    let (config, targets) = config();
+    let kit = TenantKit {
+        organization: organization(),
+        installation: "i1",
+        config: &config,
+        targets: &targets,
+    };
+    let (one, other) = (json!({ "a": 1 }), json!({ "a": 2 }));
+    let of = |config, agent: &[u8]| {
+        let workload = Workload {
+            image: "x",
+            config,
+            agent_sha256: Some(agent),
+        };
+        deployment(&kit, &workload, 1)
+    };
+    assert_eq!(of(&one, &[1]), of(&one, &[1]));
+    assert_ne!(of(&one, &[1]), of(&one, &[2]));
+    assert_ne!(of(&one, &[1]), of(&other, &[1]));
+}

@@ -1,0 +1,12 @@
+//! The provisioner against a simulated world: Kubernetes with its controllers, PostgreSQL, an object store, the ledger and the clock,
+//! all of which fail between any two calls, as a seed says. See `simulation.rs`.
+
+mod api_server;
+mod controllers;
+mod ledger;
+mod runner;
+mod simulation;
+mod stores;
+mod sweeping;
+mod thousand;
+mod world;

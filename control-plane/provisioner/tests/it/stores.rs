@@ -1,0 +1,128 @@
+//! PostgreSQL and the object store of the tenants.
+
+use async_trait::async_trait;
+use contract::ids::OrganizationId;
+use provisioner::kubernetes::ports::{BucketKeys, Buckets, Databases};
+use secrecy::{ExposeSecret, SecretString};
+
+use crate::world::{Luck, Shared};
+
+fn failed<T>() -> anyhow::Result<T> {
+    anyhow::bail!("the store did not answer")
+}
+
+pub struct Postgres(pub Shared);
+
+#[async_trait]
+impl Databases for Postgres {
+    async fn exists(&self, organization: OrganizationId) -> anyhow::Result<bool> {
+        self.0.call(false).await;
+        let mut world = self.0.world();
+        match world.luck() {
+            Luck::Good => Ok(world.databases.contains_key(&organization.to_string())),
+            _ => failed(),
+        }
+    }
+
+    async fn create(&self, organization: OrganizationId, password: &SecretString) -> anyhow::Result<()> {
+        self.0.call(true).await;
+        let mut world = self.0.world();
+        let luck = world.luck();
+        if luck != Luck::Before {
+            let password = password.expose_secret().to_owned();
+            world.databases.insert(organization.to_string(), password);
+        }
+        if luck == Luck::Good { Ok(()) } else { failed() }
+    }
+
+    async fn remove(&self, organization: OrganizationId) -> anyhow::Result<()> {
+        self.0.call(true).await;
+        let mut world = self.0.world();
+        let luck = world.luck();
+        if luck != Luck::Before {
+            world.databases.remove(&organization.to_string());
+        }
+        if luck == Luck::Good { Ok(()) } else { failed() }
+    }
+
+    async fn list(&self) -> anyhow::Result<Vec<OrganizationId>> {
+        self.0.call(false).await;
+        let world = self.0.world();
+        // One that is not ours has no tag that could be read.
+        Ok(world.databases.keys().filter_map(|name| name.parse().ok()).collect())
+    }
+
+    fn url(&self, organization: OrganizationId, password: &SecretString) -> SecretString {
+        SecretString::from(format!("postgres://{organization}:{}@db/x", password.expose_secret()))
+    }
+}
+
+pub struct ObjectStore(pub Shared);
+
+#[async_trait]
+impl Buckets for ObjectStore {
+    fn name(&self, organization: OrganizationId) -> String {
+        organization.to_string()
+    }
+
+    async fn exists(&self, organization: OrganizationId) -> anyhow::Result<bool> {
+        self.0.call(false).await;
+        let mut world = self.0.world();
+        match world.luck() {
+            Luck::Good => Ok(world.buckets.contains_key(&organization.to_string())),
+            _ => failed(),
+        }
+    }
+
+    async fn create(&self, organization: OrganizationId) -> anyhow::Result<()> {
+        self.0.call(true).await;
+        let mut world = self.0.world();
+        let luck = world.luck();
+        if luck != Luck::Before {
+            world.buckets.entry(organization.to_string()).or_insert(40);
+        }
+        if luck == Luck::Good { Ok(()) } else { failed() }
+    }
+
+    async fn lock_down(&self, organization: OrganizationId) -> anyhow::Result<Vec<String>> {
+        self.0.call(true).await;
+        let mut world = self.0.world();
+        let there = world.buckets.contains_key(&organization.to_string());
+        match world.luck() {
+            Luck::Good if there => Ok(Vec::new()),
+            _ => failed(),
+        }
+    }
+
+    async fn keys(&self, organization: OrganizationId) -> anyhow::Result<BucketKeys> {
+        Ok(BucketKeys {
+            access_key_id: organization.to_string(),
+            secret_access_key: SecretString::from("s3cret"),
+        })
+    }
+
+    /// A page of it at a time.
+    async fn remove(&self, organization: OrganizationId) -> anyhow::Result<()> {
+        self.0.call(true).await;
+        let mut world = self.0.world();
+        let luck = world.luck();
+        if luck != Luck::Before {
+            let name = organization.to_string();
+            match world.buckets.get(&name).copied() {
+                Some(left) if left > 10 => {
+                    world.buckets.insert(name, left - 10);
+                }
+                _ => {
+                    world.buckets.remove(&name);
+                }
+            }
+        }
+        if luck == Luck::Good { Ok(()) } else { failed() }
+    }
+
+    async fn list(&self) -> anyhow::Result<Vec<OrganizationId>> {
+        self.0.call(false).await;
+        let world = self.0.world();
+        Ok(world.buckets.keys().filter_map(|name| name.parse().ok()).collect())
+    }
+}

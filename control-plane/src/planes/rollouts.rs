@@ -1,0 +1,210 @@
+//! New images of planes: `provisioner::waves` says who gets it next, here it is written down. A rollout begins when the configuration
+//! names another image than the newest rollout; one that was taken back is not tried again before it names yet another.
+
+use chrono::{DateTime, Utc};
+use contract::cloud::KubernetesConfig;
+use contract::ids::OrganizationId;
+use provisioner::waves::{self, Move, Rollout, Standing};
+use sqlx::PgPool;
+
+use crate::app::App;
+use crate::authz::System;
+use crate::database::{Text, Tx};
+
+/// What a plane's row says of the rollout that runs.
+const STANDING: &str = "select p.organization_id,
+           case when p.rollout_id is distinct from $1 then case when p.state = 'ready' then 'running' else 'asleep' end
+                when p.wanted = 'running' and (p.state <> 'ready' or p.seen_generation < p.generation) then 'moving'
+                else 'moved' end
+     from planes p where p.wanted <> 'deleted' order by p.number";
+
+/// The newest rollout.
+struct Newest {
+    id: i64,
+    image: String,
+    state: String,
+    rollout: Rollout,
+}
+
+/// One step of whatever rollout there is to make. `true`: something was done, so the next may follow at once.
+///
+/// # Errors
+/// When the database is away.
+pub(super) async fn step(app: &App, proof: &System, config: &KubernetesConfig) -> anyhow::Result<bool> {
+    let (pool, now) = (&app.pool, app.environment.now());
+    let newest = match find_newest(pool, proof).await? {
+        None => {
+            // The first image: whatever is there has it already, or gets it when it is made.
+            insert(pool, proof, &config.plane_image, "done", now).await?;
+            return Ok(false);
+        }
+        Some(newest) if newest.state != "running" => {
+            if newest.image == config.plane_image {
+                return Ok(false);
+            }
+            tracing::info!("planes get the image `{}` now, in waves", config.plane_image);
+            insert(pool, proof, &config.plane_image, "running", now).await?;
+            return Ok(true);
+        }
+        Some(newest) => newest,
+    };
+    let planes = list_standings(pool, proof, newest.id).await?;
+    match waves::next(&newest.rollout, &planes, &config.waves, now) {
+        Move::Wait => return Ok(false),
+        Move::Tell(next) => tell(app, proof, &newest, &next).await?,
+        Move::Advance => advance(pool, proof, newest.id, now).await?,
+        Move::Done => finish(pool, proof, &newest, "done", "").await?,
+        Move::RollBack(late) => {
+            let reason = format!(
+                "{} of the planes in wave {} did not become ready within {} s, the first of them {}",
+                late.len(),
+                newest.rollout.wave + 1,
+                config.waves.ready_seconds,
+                late.first().map(ToString::to_string).unwrap_or_default()
+            );
+            tracing::warn!("the image `{}` is taken back: {reason}", newest.image);
+            roll_back(app, proof, &newest, &reason).await?;
+        }
+    }
+    Ok(true)
+}
+
+async fn find_newest(pool: &PgPool, _proof: &System) -> Result<Option<Newest>, sqlx::Error> {
+    let row: Option<(i64, String, String, i32, DateTime<Utc>)> =
+        sqlx::query_as("select id, image, state, wave, wave_since from plane_rollouts order by id desc limit 1")
+            .fetch_optional(pool)
+            .await?;
+    Ok(row.map(|(id, image, state, wave, since)| Newest {
+        id,
+        image,
+        state,
+        rollout: Rollout {
+            wave: u32::try_from(wave).unwrap_or(0),
+            since,
+        },
+    }))
+}
+
+async fn insert(
+    pool: &PgPool,
+    _proof: &System,
+    image: &str,
+    state: &str,
+    now: DateTime<Utc>,
+) -> Result<(), sqlx::Error> {
+    // Planes that have no image of their own keep the one that they have.
+    sqlx::query(
+        "with made as (insert into plane_rollouts (image, state, wave_since) values ($1, $2, $3)
+                       on conflict do nothing returning id)
+         update planes set image = coalesce(
+             (select r.image from plane_rollouts r where r.state = 'done' order by r.id desc limit 1), $1)
+         where image is null and wanted <> 'deleted' and exists (select from made)",
+    )
+    .bind(image)
+    .bind(state)
+    .bind(now)
+    .execute(pool)
+    .await
+    .map(|_| ())
+}
+
+async fn list_standings(
+    pool: &PgPool,
+    _proof: &System,
+    rollout: i64,
+) -> Result<Vec<(OrganizationId, Standing)>, sqlx::Error> {
+    let rows: Vec<(Text<OrganizationId>, String)> = sqlx::query_as(STANDING).bind(rollout).fetch_all(pool).await?;
+    let standing = |word: &str| match word {
+        "running" => Standing::Running,
+        "asleep" => Standing::Asleep,
+        "moving" => Standing::Moving,
+        _ => Standing::Moved,
+    };
+    Ok(rows.into_iter().map(|(id, word)| (id.0, standing(&word))).collect())
+}
+
+async fn tell(app: &App, _proof: &System, newest: &Newest, next: &[OrganizationId]) -> Result<(), sqlx::Error> {
+    let ids: Vec<String> = next.iter().map(ToString::to_string).collect();
+    let mut tx = app.pool.begin().await?;
+    sqlx::query(
+        "update planes set image_before = image, image = $2, rollout_id = $3, generation = generation + 1
+         where organization_id = any($1) and wanted <> 'deleted'",
+    )
+    .bind(&ids)
+    .bind(&newest.image)
+    .bind(newest.id)
+    .execute(&mut *tx)
+    .await?;
+    sqlx::query("update plane_rollouts set wave_since = $2 where id = $1")
+        .bind(newest.id)
+        .bind(app.environment.now())
+        .execute(&mut *tx)
+        .await?;
+    let detail = format!("gets the image `{}`", newest.image);
+    insert_events(&mut tx, &ids, "upgraded", &detail, app.environment.now()).await?;
+    tx.commit().await?;
+    for organization in next {
+        app.planes.signal(*organization);
+    }
+    Ok(())
+}
+
+async fn insert_events(
+    tx: &mut Tx,
+    organizations: &[String],
+    kind: &str,
+    detail: &str,
+    now: DateTime<Utc>,
+) -> Result<(), sqlx::Error> {
+    sqlx::query("insert into plane_events (organization_id, kind, detail, at) select unnest($1), $2, $3, $4")
+        .bind(organizations)
+        .bind(kind)
+        .bind(detail)
+        .bind(now)
+        .execute(&mut **tx)
+        .await
+        .map(|_| ())
+}
+
+async fn advance(pool: &PgPool, _proof: &System, rollout: i64, now: DateTime<Utc>) -> Result<(), sqlx::Error> {
+    sqlx::query("update plane_rollouts set wave = wave + 1, wave_since = $2 where id = $1 and state = 'running'")
+        .bind(rollout)
+        .bind(now)
+        .execute(pool)
+        .await
+        .map(|_| ())
+}
+
+async fn finish(pool: &PgPool, _proof: &System, newest: &Newest, state: &str, reason: &str) -> Result<(), sqlx::Error> {
+    sqlx::query("update plane_rollouts set state = $2, reason = $3 where id = $1 and state = 'running'")
+        .bind(newest.id)
+        .bind(state)
+        .bind(reason)
+        .execute(pool)
+        .await
+        .map(|_| ())
+}
+
+async fn roll_back(app: &App, _proof: &System, newest: &Newest, reason: &str) -> Result<(), sqlx::Error> {
+    let mut tx = app.pool.begin().await?;
+    let back: Vec<(Text<OrganizationId>,)> = sqlx::query_as(
+        "update planes set image = image_before, rollout_id = null, generation = generation + 1, next_try_at = null
+         where rollout_id = $1 and wanted <> 'deleted' returning organization_id",
+    )
+    .bind(newest.id)
+    .fetch_all(&mut *tx)
+    .await?;
+    sqlx::query("update plane_rollouts set state = 'rolled_back', reason = $2 where id = $1")
+        .bind(newest.id)
+        .bind(reason)
+        .execute(&mut *tx)
+        .await?;
+    let ids: Vec<String> = back.iter().map(|(id,)| id.0.to_string()).collect();
+    let detail = format!("has the image that it had before again: {reason}");
+    insert_events(&mut tx, &ids, "rolled_back", &detail, app.environment.now()).await?;
+    tx.commit().await?;
+    for (organization,) in back {
+        app.planes.signal(organization.0);
+    }
+    Ok(())
+}
