@@ -281,7 +281,7 @@ impl Buckets for TenantBuckets {
             match done {
                 Ok(()) => {}
                 Err(Refused::Unknown) => {
-                    missing.push(format!("the bucket cannot be {what}: the S3 service does not know how"))
+                    missing.push(format!("the bucket cannot be {what}: the S3 service does not know how"));
                 }
                 Err(Refused::Failed(error)) => {
                     return Err(error).with_context(|| format!("the bucket `{bucket}` cannot be {what}"));

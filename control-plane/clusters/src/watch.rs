@@ -118,7 +118,7 @@ fn hear(kind: &Kind, object: &Value, gone: bool) -> Option<Heard> {
     let moves = [DEPLOYMENT.kind, POD.kind].contains(&kind.kind);
     Some(Heard {
         organization,
-        touched: gone && !moves || !by_us && !moves,
+        touched: !moves && (gone || !by_us),
     })
 }
 

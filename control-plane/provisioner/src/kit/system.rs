@@ -35,7 +35,7 @@ pub fn system() -> Vec<Value> {
             "a pod may tolerate the nodes of its own organization only",
         ),
         rule(
-            format!("variables.own == '' || variables.tolerations.all(t, has(t.key) && t.key != '')"),
+            "variables.own == '' || variables.tolerations.all(t, has(t.key) && t.key != '')".to_owned(),
             "a pod of an organization may not tolerate every node",
         ),
         rule(

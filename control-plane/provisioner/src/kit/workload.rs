@@ -51,7 +51,7 @@ pub fn deployment(kit: &TenantKit<'_>, workload: &Workload<'_>, replicas: u8) ->
     if kit.config.plane_internet {
         labels[NETWORK] = "internet".into();
     }
-    let mut spec = pod(kit, workload);
+    let mut spec = pod(kit);
     spec["containers"] = json!([container(kit, workload)]);
     spec["initContainers"] = json!([migration(kit, workload)]);
     let spec = json!({
@@ -88,7 +88,7 @@ pub(super) fn surroundings(kit: &TenantKit<'_>) -> Vec<Value> {
     ]
 }
 
-fn pod(kit: &TenantKit<'_>, _workload: &Workload<'_>) -> Value {
+fn pod(kit: &TenantKit<'_>) -> Value {
     json!({
         "serviceAccountName": "plane",
         // The token is mounted below, where only the plane has it.

@@ -10,7 +10,7 @@ pub(super) fn why(deployment: &Value, pods: &[Value]) -> Option<String> {
     pods.iter().find_map(of_pod).or_else(|| of_deployment(deployment))
 }
 
-fn list<'a>(value: &'a Value) -> impl Iterator<Item = &'a Value> {
+fn list(value: &Value) -> impl Iterator<Item = &Value> {
     value.as_array().into_iter().flatten()
 }
 
@@ -114,19 +114,19 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn pod(status: Value) -> Value {
+    fn pod(status: &Value) -> Value {
         json!({ "status": status })
     }
 
     #[test]
     fn each_thing_in_the_way_is_told_apart() {
         let waiting = |reason: &str| {
-            pod(json!({ "containerStatuses": [{
+            pod(&json!({ "containerStatuses": [{
                 "name": "plane", "image": "x:1", "state": { "waiting": { "reason": reason, "message": "m" } },
             }] }))
         };
         let ended = |name: &str, reason: &str| {
-            pod(json!({ "initContainerStatuses": [{
+            pod(&json!({ "initContainerStatuses": [{
                 "name": name, "state": { "waiting": { "reason": "CrashLoopBackOff" } },
                 "lastState": { "terminated": { "exitCode": 1, "reason": reason, "message": "first\nlast\n" } },
             }] }))
@@ -140,7 +140,7 @@ mod tests {
             (ended("migrate", "Error"), "bringing the schema"),
             (ended("plane", "OOMKilled"), "more memory"),
             (
-                pod(json!({ "conditions": [unscheduled] })),
+                pod(&json!({ "conditions": [unscheduled] })),
                 "no node of the cluster has room",
             ),
         ] {

@@ -78,7 +78,7 @@ impl World {
             theirs <= ours || ours.is_none(),
             "{key:?}: {theirs:?} was overwritten by {ours:?}"
         );
-        let owner = there.as_ref().map(|there| names::owner(there));
+        let owner = there.as_ref().map(names::owner);
         let is_default = key.0 == "ServiceAccount" && key.2 == "default";
         assert!(
             owner.is_none_or(|owner| owner == names::owner(said)) || is_default,
@@ -157,6 +157,7 @@ impl Cluster for ApiServer {
     async fn apply(&self, object: &Value, expected: &Expected) -> Result<Value, ClusterError> {
         self.0.call(true).await;
         let mut world = self.0.world();
+        world.asked += 1;
         let luck = world.luck();
         if luck == Luck::Before {
             return Err(world.unlucky());
@@ -173,6 +174,7 @@ impl Cluster for ApiServer {
     async fn get(&self, place: &Place<'_>) -> Result<Option<Value>, ClusterError> {
         self.0.call(false).await;
         let mut world = self.0.world();
+        world.asked += 1;
         if world.luck() != Luck::Good {
             return Err(world.unlucky());
         }
@@ -183,6 +185,7 @@ impl Cluster for ApiServer {
     async fn list(&self, kind: &Kind, namespace: Option<&str>, labels: &str) -> Result<Vec<Value>, ClusterError> {
         self.0.call(false).await;
         let mut world = self.0.world();
+        world.asked += 1;
         if world.luck() != Luck::Good {
             return Err(world.unlucky());
         }
@@ -206,6 +209,7 @@ impl Cluster for ApiServer {
     async fn delete(&self, place: &Place<'_>, uid: &str) -> Result<(), ClusterError> {
         self.0.call(true).await;
         let mut world = self.0.world();
+        world.asked += 1;
         let luck = world.luck();
         if luck == Luck::Before {
             return Err(world.unlucky());

@@ -4,13 +4,16 @@
 //!
 //! `SEEDS=10000` runs so many worlds, `SEED=7` the one of a failure.
 
+use base64::Engine;
 use chrono::Duration;
+use contract::config::DataPlaneConfig;
 use contract::ids::OrganizationId;
 use provisioner::kit::names::{DEPLOYMENT, namespace};
 use provisioner::ledger::State;
 use provisioner::pass::Outcome;
 use provisioner::plan::Wanted;
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 use crate::api_server::{has_namespace, key};
 use crate::ledger::{request, wish};
@@ -254,6 +257,12 @@ fn check(shared: &Shared, organizations: &[OrganizationId]) {
         );
         assert_eq!(world.databases.get(&organization.to_string()), Some(&row.password));
         assert!(world.buckets.contains_key(&organization.to_string()));
+        if runs {
+            assert_configured(
+                &world.objects[&key("Secret", Some(&space), "plane-config")],
+                row.agent_sha256.as_deref(),
+            );
+        }
         let labels = &world.objects[&key("Namespace", None, &space)]["metadata"]["labels"];
         assert_eq!(labels["pod-security.kubernetes.io/enforce"], "restricted");
         for (kind, name) in [
@@ -268,6 +277,18 @@ fn check(shared: &Shared, organizations: &[OrganizationId]) {
             );
         }
     }
+}
+
+/// The secret holds a configuration that a data plane takes, with the credential that the ledger knows.
+fn assert_configured(secret: &Value, agent_sha256: Option<&[u8]>) {
+    let text = secret["data"]["config.json"].as_str().unwrap();
+    let bytes = base64::engine::general_purpose::STANDARD.decode(text).unwrap();
+    let mut config: Value = serde_json::from_slice(&bytes).unwrap();
+    let executor = config.as_object_mut().unwrap().remove("executor").unwrap();
+    assert_eq!(executor["kind"], "kubernetes");
+    let config: DataPlaneConfig = serde_json::from_value(config).unwrap();
+    let digest = Sha256::digest(config.agent_token.as_bytes());
+    assert_eq!(Some(digest.as_slice()), agent_sha256);
 }
 
 fn assert_nothing_left(world: &World, organization: OrganizationId) {

@@ -39,9 +39,9 @@ pub struct World {
     pub databases: BTreeMap<String, String>,
     pub buckets: BTreeMap<String, u32>,
     pub rows: BTreeMap<OrganizationId, Row>,
-    /// Calls that change something, and all calls.
+    /// Calls that change something, of whatever kind, and all calls of the API server.
     pub writes: u64,
-    pub calls: u64,
+    pub asked: u64,
     /// Images that no node can pull.
     pub bad_images: BTreeSet<String>,
     pub log: Vec<String>,
@@ -74,7 +74,7 @@ impl Shared {
             buckets: BTreeMap::new(),
             rows: BTreeMap::new(),
             writes: 0,
-            calls: 0,
+            asked: 0,
             bad_images: BTreeSet::new(),
             log: Vec::new(),
         })))
@@ -88,7 +88,6 @@ impl Shared {
     pub async fn call(&self, writes: bool) {
         Interrupted(false).await;
         let mut world = self.world();
-        world.calls += 1;
         world.writes += u64::from(writes);
     }
 }
