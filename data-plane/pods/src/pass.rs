@@ -70,7 +70,7 @@ impl<C: Cluster, B: Book> Rounds<C, B> {
         let seen: BTreeSet<Pool> = pods.iter().map(|pod| pod.pool).collect();
         let seen: Vec<Pool> = seen.into_iter().collect();
         let demands = self.book.demands(&seen).await?;
-        let busy = self.book.busy().await?;
+        let busy = self.book.busy(&pods).await?;
         self.holds.retain(|pool, _| demands.contains_key(pool));
         self.blueprints
             .retain(|pool, _| demands.contains_key(pool) || seen.contains(pool));
@@ -104,6 +104,11 @@ impl<C: Cluster, B: Book> Rounds<C, B> {
             Action::Create { pool, .. } | Action::Tell(pool, _) => !unfit.iter().any(|(other, _)| other == pool),
             _ => true,
         });
+        let resting = actions.iter().filter_map(|action| match action {
+            Action::Rest(pool, uid) => Some((*pool, *uid)),
+            _ => None,
+        });
+        self.book.rest(&resting.collect::<Vec<_>>()).await?;
         let ready: BTreeSet<Pool> = pods.iter().filter(|pod| pod.is_ready()).map(|pod| pod.pool).collect();
         self.holds
             .retain(|pool, hold| hold.until > now || !ready.contains(pool));
@@ -166,9 +171,9 @@ impl<C: Cluster, B: Book> Rounds<C, B> {
     /// Carries out one step; answers how many calls changed something.
     async fn act(&mut self, action: Action, now: DateTime<Utc>) -> anyhow::Result<usize> {
         match action {
-            Action::Lost { worker, pool, trouble } => {
+            Action::Lost { uid, pool, trouble } => {
                 self.book
-                    .lost(worker, trouble.as_ref().map(Trouble::to_string).as_deref())
+                    .lost(pool, uid, trouble.as_ref().map(Trouble::to_string).as_deref())
                     .await?;
                 if let Some(trouble) = trouble {
                     self.hold(pool, trouble.to_string(), now);
@@ -185,6 +190,7 @@ impl<C: Cluster, B: Book> Rounds<C, B> {
                 self.cluster.delete(&name, uid, now).await?;
                 Ok(1)
             }
+            Action::Rest(..) => Ok(0),
             Action::Create { pool, slots } => self.create(pool, &slots, now).await,
             Action::Tell(pool, why) => {
                 self.book.tell(pool, why.as_deref()).await?;
@@ -236,8 +242,8 @@ impl<C: Cluster, B: Book> Rounds<C, B> {
             }
         }
         let cluster = &self.cluster;
-        let made = futures::stream::iter(pods.iter().map(|pod| cluster.create(pod)));
-        let made: Vec<Result<(), ClusterError>> = made.buffered(AT_ONCE).collect().await;
+        let requests: Vec<_> = pods.iter().map(|pod| cluster.create(pod)).collect();
+        let made: Vec<Result<(), ClusterError>> = futures::stream::iter(requests).buffered(AT_ONCE).collect().await;
         let changes = objects.len() + made.len();
         let Some(error) = made.into_iter().find_map(Result::err) else {
             return Ok(changes);

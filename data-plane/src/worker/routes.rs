@@ -85,7 +85,7 @@ async fn next_claimable(plane: &Plane, admitted: Admitted) -> Answer<Option<Dura
 }
 
 async fn claim_now(plane: &Plane, admitted: Admitted, body: &ClaimRequest) -> Answer<Claimed> {
-    if pipelines::sponsors::is_unsettled(plane) {
+    if pipelines::sponsors::is_unsettled(plane) || plane.rests(admitted.worker(body.worker)) {
         return Ok(Claimed::default());
     }
     let lease: LeaseId = plane.id();
