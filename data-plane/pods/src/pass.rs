@@ -1,6 +1,6 @@
 //! One round of the executor: look, plan, act. Whatever fails is told and left to the next round.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use chrono::{DateTime, Duration, Utc};
 use futures::StreamExt;
@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::manifest::{self, Plane, TEMPLATE};
 use crate::plan::{self, Action, Hold, Known, Limits};
 use crate::pool::Pool;
-use crate::ports::{Blueprint, Book, Cluster, ClusterError};
+use crate::ports::{Blueprint, Book, Cluster, ClusterError, Demand};
 use crate::trouble::Trouble;
 
 /// So many pods are made at the same time.
@@ -74,23 +74,7 @@ impl<C: Cluster, B: Book> Rounds<C, B> {
         self.holds.retain(|pool, _| demands.contains_key(pool));
         self.blueprints
             .retain(|pool, _| demands.contains_key(pool) || seen.contains(pool));
-        let mut templates = HashMap::new();
-        let mut unfit = Vec::new();
-        for pool in demands
-            .iter()
-            .filter(|(_, demand)| demand.open > 0)
-            .map(|(pool, _)| *pool)
-        {
-            match self.template(pool).await? {
-                Ok(template) => {
-                    templates.insert(pool, template);
-                }
-                Err(why) => unfit.push((pool, why)),
-            }
-        }
-        for (pool, why) in &unfit {
-            self.book.give_up(*pool, why).await?;
-        }
+        let (templates, unfit) = self.templates(&demands).await?;
         let mut actions = plan::plan(&Known {
             now,
             limits: self.limits(),
@@ -101,7 +85,7 @@ impl<C: Cluster, B: Book> Rounds<C, B> {
             templates: &templates,
         });
         actions.retain(|action| match action {
-            Action::Create { pool, .. } | Action::Tell(pool, _) => !unfit.iter().any(|(other, _)| other == pool),
+            Action::Create { pool, .. } | Action::Tell(pool, _) => !unfit.contains(pool),
             _ => true,
         });
         let resting = actions.iter().filter_map(|action| match action {
@@ -138,6 +122,26 @@ impl<C: Cluster, B: Book> Rounds<C, B> {
                 .filter(|until| *until > now)
                 .min(),
         })
+    }
+
+    /// What the pods of each pool with something to do are made from now. Pools of which none can be made are given up.
+    async fn templates(
+        &mut self,
+        demands: &BTreeMap<Pool, Demand>,
+    ) -> anyhow::Result<(HashMap<Pool, String>, BTreeSet<Pool>)> {
+        let (mut templates, mut unfit) = (HashMap::new(), BTreeSet::new());
+        for (pool, _) in demands.iter().filter(|(_, demand)| demand.open > 0) {
+            match self.template(*pool).await? {
+                Ok(template) => {
+                    templates.insert(*pool, template);
+                }
+                Err(why) => {
+                    self.book.give_up(*pool, &why).await?;
+                    unfit.insert(*pool);
+                }
+            }
+        }
+        Ok((templates, unfit))
     }
 
     async fn blueprint(&mut self, pool: Pool) -> anyhow::Result<Result<&Blueprint, String>> {
