@@ -136,7 +136,7 @@ async fn believed(plane: &Plane, token: &str) -> Answer<(AccessClaims, Arc<str>)
     if matches!(answer, Err(VerifyError::UnknownKey))
         && keys.may_ask(now)
         && let Ok(published) = plane.control.keys().await
-        && keys.take(published).is_ok()
+        && keys.take(&published).is_ok()
     {
         answer = keys.access(token, now);
     }

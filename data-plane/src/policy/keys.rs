@@ -110,10 +110,10 @@ impl Keys {
     ///
     /// # Errors
     /// When they are not keys.
-    pub fn take(&self, published: PublishedKeys) -> anyhow::Result<bool> {
+    pub fn take(&self, published: &PublishedKeys) -> anyhow::Result<bool> {
         let version = published.version;
-        let text = serde_json::to_string(&published)?;
-        let verifier = verifier(&published, &self.issuer, &self.audience)?;
+        let text = serde_json::to_string(published)?;
+        let verifier = verifier(published, &self.issuer, &self.audience)?;
         let _turn = self.taking.lock().unwrap_or_else(PoisonError::into_inner);
         {
             let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);

@@ -53,7 +53,7 @@ pub async fn follow(plane: Plane, shutdown: Shutdown) {
 fn take(plane: &Plane, answer: &contract::policy::PolicyAnswer) -> anyhow::Result<()> {
     // Before anything that is signed: what a withdrawn key signed is not believed any more.
     if let Some(published) = &answer.keys {
-        plane.policy.keys.take(published.clone())?;
+        plane.policy.keys.take(published)?;
     }
     if let Some(signed) = &answer.signed_snapshot {
         plane.policy.accept(signed, plane.now())?;
@@ -70,7 +70,7 @@ fn take(plane: &Plane, answer: &contract::policy::PolicyAnswer) -> anyhow::Resul
 /// Reads the published keys beside the poll: a control plane of the version before sends none with its answers.
 async fn refresh_keys(plane: &Plane) {
     if let Ok(published) = plane.control.keys().await
-        && let Err(error) = plane.policy.keys.take(published)
+        && let Err(error) = plane.policy.keys.take(&published)
     {
         tracing::warn!("the published keys could not be read: {error:#}");
     }

@@ -206,14 +206,14 @@ async fn older_keys_never_take_the_place_of_newer_ones() {
     };
     // Those of a control plane of the version before say nothing of their age: the last word counts.
     let keys = configured(json!({ "keys": [first.jwk()] })).unwrap();
-    assert!(keys.take(published(0, &second)).unwrap() && keys.holds(second.kid()) && !keys.holds(first.kid()));
-    assert!(keys.take(published(0, &first)).unwrap() && keys.holds(first.kid()));
-    assert!(keys.take(published(7, &second)).unwrap() && keys.version() == 7);
+    assert!(keys.take(&published(0, &second)).unwrap() && keys.holds(second.kid()) && !keys.holds(first.kid()));
+    assert!(keys.take(&published(0, &first)).unwrap() && keys.holds(first.kid()));
+    assert!(keys.take(&published(7, &second)).unwrap() && keys.version() == 7);
     for version in [0, 6, 7] {
-        assert!(!keys.take(published(version, &first)).unwrap(), "{version}");
+        assert!(!keys.take(&published(version, &first)).unwrap(), "{version}");
         assert!(keys.holds(second.kid()) && !keys.holds(first.kid()), "{version}");
     }
-    keys.take(PublishedKeys {
+    keys.take(&PublishedKeys {
         keys: json!("nonsense"),
         version: 9,
     })
