@@ -39,6 +39,7 @@ soak: setup build ## kills everything at random while jobs run, and compares wha
 	@$(WITH_POSTGRES) soak/chaos --binaries $(BINARIES)
 	@$(WITH_POSTGRES) STEPS=300 cargo test --workspace --locked --test it random_graphs -- --nocapture
 	@$(WITH_POSTGRES) WORLDS=100 cargo test --workspace --locked --test it two_worlds -- --nocapture
+	@SEEDS=10000 cargo test --workspace --locked --test rounds -- --nocapture
 	@$(WITH_POSTGRES) HISTORY=500 cargo test --workspace --locked --test e2e histories -- --nocapture
 	@SEEDS=10000 cargo test --workspace --locked --test it whatever_goes_wrong_all -- --nocapture
 

@@ -15,6 +15,7 @@ pub mod cron;
 pub mod cursor;
 pub mod defaults;
 pub mod egress;
+pub mod executor;
 pub mod failure;
 pub mod files;
 pub mod fsck;

@@ -1,10 +1,11 @@
 //! What a running data plane is made of: the database, the bucket, the policy, time and randomness, and the signals by
 //! which its parts wake each other. Handlers and background tasks hold it; nothing in it is global.
 
+use std::collections::HashSet;
 use std::ops::Deref;
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use chassis::Environment;
@@ -15,6 +16,7 @@ use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{Postgres, Transaction};
 use storage::Storage;
 use tokio::sync::{Mutex, Semaphore, SemaphorePermit, watch};
+use uuid::Uuid;
 
 use crate::activity::Activity;
 use crate::commits::origins::OriginSets;
@@ -111,6 +113,8 @@ pub struct Parts {
     pub cursor_key: [u8; 32],
     /// Lets this plane's workers in; another one at each start.
     pub worker_secret: String,
+    /// Workers of pools that are given nothing new, so that others get their place.
+    pub resting: std::sync::Mutex<HashSet<Uuid>>,
     /// Lets the workers of pools in.
     pub capabilities: Capabilities,
     /// When this process began.
@@ -210,6 +214,7 @@ impl Plane {
             activity: Activity::new(environment.now()),
             cursor_key: blake3::derive_key("howdah data plane 2026 list cursors", config.agent_token.as_bytes()),
             worker_secret: hex::encode(environment.random::<32>()),
+            resting: std::sync::Mutex::default(),
             capabilities: Capabilities::new(config.data_key.as_deref(), &config.agent_token),
             started_at: environment.now(),
             environment,
@@ -229,6 +234,14 @@ impl Plane {
             true => DateTime::UNIX_EPOCH,
             false => now,
         }
+    }
+
+    /// Whether a worker is given nothing new.
+    pub fn rests(&self, worker: Uuid) -> bool {
+        self.resting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .contains(&worker)
     }
 
     /// A new id of any kind.

@@ -12,6 +12,7 @@ use chassis::Environment;
 use chassis::process::Shutdown;
 use chassis::{etag, openapi};
 use contract::config::{DataPlaneConfig, DataPlaneReady};
+use contract::executor::ExecutorConfig;
 use futures::StreamExt;
 use tokio::net::TcpListener;
 use utoipa::openapi::OpenApi;
@@ -20,9 +21,9 @@ use utoipa_axum::routes;
 
 use crate::plane::Plane;
 use crate::{
-    audit, branches, commits, cron, defaults, files, fsck, garbage, history, idempotency, imports, jobs, lineage,
-    permissions, pipelines, policy, projects, readings, repos, scheduler, secrets, serving, statistics, stores,
-    uploads, worker,
+    audit, branches, commits, cron, defaults, executor, files, fsck, garbage, history, idempotency, imports, jobs,
+    lineage, permissions, pipelines, policy, projects, readings, repos, scheduler, secrets, serving, statistics,
+    stores, uploads, worker,
 };
 
 /// How long running requests may go on after the plane was asked to stop.
@@ -135,6 +136,7 @@ pub async fn serve(mut config: DataPlaneConfig, shutdown: Shutdown) -> anyhow::R
         .with_context(|| format!("`{}` cannot be listened on; is the port in use?", config.listen))?;
     let address = listener.local_addr()?;
     let environment = Environment::system();
+    executor::check(&config)?;
     stores::settle(&mut config.store, &config.home);
     let storage = stores::open_encrypted(&config.store, config.data_key.as_deref(), &environment).await?;
     remove_abandoned(&storage, &environment);
@@ -143,8 +145,11 @@ pub async fn serve(mut config: DataPlaneConfig, shutdown: Shutdown) -> anyhow::R
         tracing::warn!(error = %error, "the policy of the last run was not used: {error}");
     }
     spawn_background(&plane, &shutdown);
-    // Else its workers are elsewhere, and go on while no plane is there.
-    if plane.config.slots > 0 {
+    // Workers in pods go on while no plane is there.
+    if let ExecutorConfig::Kubernetes(pods) = &plane.config.executor {
+        let pods = executor::run(plane.clone(), (**pods).clone(), shutdown.clone());
+        shutdown.spawn("pods", pods);
+    } else if plane.config.slots > 0 {
         let supervisor = worker::supervisor::supervise(
             plane.clone(),
             std::env::current_exe()?,

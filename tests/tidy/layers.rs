@@ -65,7 +65,15 @@ const RULES: &[(&str, &str, &[&str], &[&str])] = &[
     (
         "data-plane",
         "data-plane",
-        &["contract", "chassis", "pods", "provenance", "storage", "sandbox", "shim"],
+        &[
+            "contract",
+            "chassis",
+            "pods",
+            "provenance",
+            "storage",
+            "sandbox",
+            "shim",
+        ],
         &["argon2", "async-stripe"],
     ),
     (

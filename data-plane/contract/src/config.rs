@@ -8,8 +8,8 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::ci::CiIssuer;
-use crate::executor::ExecutorConfig;
 use crate::cloud::CloudConfig;
+use crate::executor::ExecutorConfig;
 use crate::ids::OrganizationId;
 use crate::reach::Reach;
 

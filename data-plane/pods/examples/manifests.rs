@@ -1,4 +1,4 @@
-//! Prints the objects of two pools, one that asks for nothing and one that asks for everything, as a Kubernetes `List`: for whoever
+//! Prints the objects of pools, one that asks for nothing, one that asks for much and one with a network, as a Kubernetes `List`: for whoever
 //! checks them against a cluster's schemas.
 
 use anyhow::{Context, anyhow};
@@ -23,7 +23,7 @@ fn main() -> anyhow::Result<()> {
     let organization = OrganizationId::from_uuid(Uuid::from_u128(1));
     let plane = Plane { organization, config };
     let mut items = Vec::new();
-    for (number, more) in [(1, json!({})), (2, everything())] {
+    for (number, more) in [(1, json!({})), (2, everything()), (3, json!({ "network": "internet" }))] {
         items.extend(pool(&plane, number, &more)?);
     }
     let list = json!({ "apiVersion": "v1", "kind": "List", "items": items });
@@ -39,7 +39,6 @@ fn everything() -> Value {
         "resource_limits": { "cpu": 4, "memory": "8Gi", "disk": "20Gi", "gpu": { "type": "nvidia.com/gpu", "number": 1 } },
         "scheduling_spec": { "node_selector": { "disk": "ssd" } },
         "tolerations": [{ "key": "spot", "operator": "Exists" }],
-        "network": "internet",
         "pod_patch": [
             { "op": "add", "path": "/spec/volumes/-", "value": { "name": "shm", "emptyDir": { "medium": "Memory" } } },
             { "op": "add", "path": "/spec/containers/0/volumeMounts/-", "value": { "name": "shm", "mountPath": "/dev/shm" } },

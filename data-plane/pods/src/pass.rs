@@ -1,6 +1,6 @@
 //! One round of the executor: look, plan, act. Whatever fails is told and left to the next round.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use chrono::{DateTime, Duration, Utc};
 use futures::StreamExt;
@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::manifest::{self, Plane, TEMPLATE};
 use crate::plan::{self, Action, Hold, Known, Limits};
 use crate::pool::Pool;
-use crate::ports::{Blueprint, Book, Cluster, ClusterError};
+use crate::ports::{Blueprint, Book, Cluster, ClusterError, Demand};
 use crate::trouble::Trouble;
 
 /// So many pods are made at the same time.
@@ -70,27 +70,11 @@ impl<C: Cluster, B: Book> Rounds<C, B> {
         let seen: BTreeSet<Pool> = pods.iter().map(|pod| pod.pool).collect();
         let seen: Vec<Pool> = seen.into_iter().collect();
         let demands = self.book.demands(&seen).await?;
-        let busy = self.book.busy().await?;
+        let busy = self.book.busy(&pods).await?;
         self.holds.retain(|pool, _| demands.contains_key(pool));
         self.blueprints
             .retain(|pool, _| demands.contains_key(pool) || seen.contains(pool));
-        let mut templates = HashMap::new();
-        let mut unfit = Vec::new();
-        for pool in demands
-            .iter()
-            .filter(|(_, demand)| demand.open > 0)
-            .map(|(pool, _)| *pool)
-        {
-            match self.template(pool).await? {
-                Ok(template) => {
-                    templates.insert(pool, template);
-                }
-                Err(why) => unfit.push((pool, why)),
-            }
-        }
-        for (pool, why) in &unfit {
-            self.book.give_up(*pool, why).await?;
-        }
+        let (templates, unfit) = self.templates(&demands).await?;
         let mut actions = plan::plan(&Known {
             now,
             limits: self.limits(),
@@ -101,9 +85,14 @@ impl<C: Cluster, B: Book> Rounds<C, B> {
             templates: &templates,
         });
         actions.retain(|action| match action {
-            Action::Create { pool, .. } | Action::Tell(pool, _) => !unfit.iter().any(|(other, _)| other == pool),
+            Action::Create { pool, .. } | Action::Tell(pool, _) => !unfit.contains(pool),
             _ => true,
         });
+        let resting = actions.iter().filter_map(|action| match action {
+            Action::Rest(pool, uid) => Some((*pool, *uid)),
+            _ => None,
+        });
+        self.book.rest(&resting.collect::<Vec<_>>()).await?;
         let ready: BTreeSet<Pool> = pods.iter().filter(|pod| pod.is_ready()).map(|pod| pod.pool).collect();
         self.holds
             .retain(|pool, hold| hold.until > now || !ready.contains(pool));
@@ -133,6 +122,26 @@ impl<C: Cluster, B: Book> Rounds<C, B> {
                 .filter(|until| *until > now)
                 .min(),
         })
+    }
+
+    /// What the pods of each pool with something to do are made from now. Pools of which none can be made are given up.
+    async fn templates(
+        &mut self,
+        demands: &BTreeMap<Pool, Demand>,
+    ) -> anyhow::Result<(HashMap<Pool, String>, BTreeSet<Pool>)> {
+        let (mut templates, mut unfit) = (HashMap::new(), BTreeSet::new());
+        for (pool, _) in demands.iter().filter(|(_, demand)| demand.open > 0) {
+            match self.template(*pool).await? {
+                Ok(template) => {
+                    templates.insert(*pool, template);
+                }
+                Err(why) => {
+                    self.book.give_up(*pool, &why).await?;
+                    unfit.insert(*pool);
+                }
+            }
+        }
+        Ok((templates, unfit))
     }
 
     async fn blueprint(&mut self, pool: Pool) -> anyhow::Result<Result<&Blueprint, String>> {
@@ -166,9 +175,9 @@ impl<C: Cluster, B: Book> Rounds<C, B> {
     /// Carries out one step; answers how many calls changed something.
     async fn act(&mut self, action: Action, now: DateTime<Utc>) -> anyhow::Result<usize> {
         match action {
-            Action::Lost { worker, pool, trouble } => {
+            Action::Lost { uid, pool, trouble } => {
                 self.book
-                    .lost(worker, trouble.as_ref().map(Trouble::to_string).as_deref())
+                    .lost(pool, uid, trouble.as_ref().map(Trouble::to_string).as_deref())
                     .await?;
                 if let Some(trouble) = trouble {
                     self.hold(pool, trouble.to_string(), now);
@@ -185,6 +194,7 @@ impl<C: Cluster, B: Book> Rounds<C, B> {
                 self.cluster.delete(&name, uid, now).await?;
                 Ok(1)
             }
+            Action::Rest(..) => Ok(0),
             Action::Create { pool, slots } => self.create(pool, &slots, now).await,
             Action::Tell(pool, why) => {
                 self.book.tell(pool, why.as_deref()).await?;
@@ -236,8 +246,8 @@ impl<C: Cluster, B: Book> Rounds<C, B> {
             }
         }
         let cluster = &self.cluster;
-        let made = futures::stream::iter(pods.iter().map(|pod| cluster.create(pod)));
-        let made: Vec<Result<(), ClusterError>> = made.buffered(AT_ONCE).collect().await;
+        let requests: Vec<_> = pods.iter().map(|pod| cluster.create(pod)).collect();
+        let made: Vec<Result<(), ClusterError>> = futures::stream::iter(requests).buffered(AT_ONCE).collect().await;
         let changes = objects.len() + made.len();
         let Some(error) = made.into_iter().find_map(Result::err) else {
             return Ok(changes);

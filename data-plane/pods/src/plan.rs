@@ -67,7 +67,7 @@ pub struct Known<'a> {
     pub demands: &'a BTreeMap<Pool, Demand>,
     /// The pods.
     pub pods: &'a [PodSeen],
-    /// Workers that hold datums.
+    /// Pods that hold datums.
     pub busy: &'a HashSet<Uuid>,
     /// Pools that have to wait.
     pub holds: &'a HashMap<Pool, Hold>,
@@ -81,7 +81,7 @@ pub enum Action {
     /// The datums of a pod that will not run again are free; the reason says what they did wrong.
     Lost {
         /// The pod.
-        worker: Uuid,
+        uid: Uuid,
         /// Its pool.
         pool: Pool,
         /// By what; nothing if they are not to blame.
@@ -107,6 +107,8 @@ pub enum Action {
         /// Which.
         slots: Vec<u32>,
     },
+    /// A pod is given nothing new: others need its place.
+    Rest(Pool, Uuid),
     /// What keeps a pool's jobs, or that nothing does.
     Tell(Pool, Option<String>),
     /// A pool's jobs cannot run.
@@ -121,6 +123,7 @@ impl Action {
             | Self::DeleteSecrets(pool)
             | Self::Delete { pool, .. }
             | Self::Create { pool, .. }
+            | Self::Rest(pool, _)
             | Self::Tell(pool, _)
             | Self::GiveUp(pool, _) => *pool,
         }
@@ -238,6 +241,7 @@ impl<'a> View<'a> {
             uid: pod.uid,
             now: false,
         }));
+        self.rest(&alive, leaving.len(), actions);
         let hopeless = self.hopeless(&alive);
         if hopeless.is_none() {
             self.create(&alive, room, actions);
@@ -248,7 +252,7 @@ impl<'a> View<'a> {
     fn bury(&self, pod: &PodSeen, trouble: Option<&Trouble>, actions: &mut Vec<Action>) {
         let blamed = trouble.filter(|trouble| trouble.fate() == Fate::Lost);
         actions.push(Action::Lost {
-            worker: pod.uid,
+            uid: pod.uid,
             pool: self.pool,
             trouble: blamed.cloned(),
         });
@@ -289,6 +293,17 @@ impl<'a> View<'a> {
         }
         leaving.extend(idle);
         leaving
+    }
+
+    /// What works and is too much finishes what it has, where others need its place.
+    fn rest(&self, alive: &[&Diagnosed<'a>], leaving: usize, actions: &mut Vec<Action>) {
+        if !self.crowded {
+            return;
+        }
+        let surplus = alive.len().saturating_sub(self.share).saturating_sub(leaving);
+        let mut working: Vec<&PodSeen> = alive.iter().map(|one| one.0).filter(|pod| self.is_busy(pod)).collect();
+        working.sort_by_key(|pod| std::cmp::Reverse(pod.slot));
+        actions.extend(working.iter().take(surplus).map(|pod| Action::Rest(self.pool, pod.uid)));
     }
 
     /// Nothing is to be done, and nothing has been for long enough.

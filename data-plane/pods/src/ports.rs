@@ -83,8 +83,10 @@ pub struct Secrets {
 pub trait Book: Send + Sync {
     /// What these pools have to do, and all others that have something to do or whose secrets are there.
     async fn demands(&self, seen: &[Pool]) -> anyhow::Result<BTreeMap<Pool, Demand>>;
-    /// The workers that hold datums.
-    async fn busy(&self) -> anyhow::Result<HashSet<Uuid>>;
+    /// Of these pods, by their uids, those that hold datums.
+    async fn busy(&self, pods: &[PodSeen]) -> anyhow::Result<HashSet<Uuid>>;
+    /// These pods are given nothing new, and all others are.
+    async fn rest(&self, pods: &[(Pool, Uuid)]) -> anyhow::Result<()>;
     /// What pods of a pool are made of; in words, why none can be made.
     async fn blueprint(&self, pool: Pool) -> anyhow::Result<Result<Blueprint, String>>;
     /// What they hold; in words, why they cannot have it.
@@ -93,8 +95,8 @@ pub trait Book: Send + Sync {
     async fn note_secrets(&self, pool: Pool) -> anyhow::Result<()>;
     /// They are gone.
     async fn forget_secrets(&self, pool: Pool) -> anyhow::Result<()>;
-    /// A worker is gone: its datums are free. `reason` says what they were lost by, where that was their own doing.
-    async fn lost(&self, worker: Uuid, reason: Option<&str>) -> anyhow::Result<()>;
+    /// A pod is gone: its datums are free. `reason` says what they were lost by, where that was their own doing.
+    async fn lost(&self, pool: Pool, pod: Uuid, reason: Option<&str>) -> anyhow::Result<()>;
     /// What keeps a pool's jobs, or that nothing does.
     async fn tell(&self, pool: Pool, reason: Option<&str>) -> anyhow::Result<()>;
     /// A pool's jobs cannot run.

@@ -45,10 +45,10 @@ impl Keys {
             serde_json::from_value(config.jwks.clone()).context("the configured JWKS is not one")?;
         let mut known = Known {
             version: configured.version,
-            verifier: verifier(configured, &issuer, &audience)?,
+            verifier: verifier(&configured, &issuer, &audience)?,
         };
         match kept(&path).and_then(|kept| {
-            kept.map(|kept| Ok((kept.version, verifier(kept, &issuer, &audience)?)))
+            kept.map(|kept| Ok((kept.version, verifier(&kept, &issuer, &audience)?)))
                 .transpose()
         }) {
             Ok(Some((version, verifier))) if version > known.version => known = Known { verifier, version },
@@ -113,7 +113,7 @@ impl Keys {
     pub fn take(&self, published: PublishedKeys) -> anyhow::Result<bool> {
         let version = published.version;
         let text = serde_json::to_string(&published)?;
-        let verifier = verifier(published, &self.issuer, &self.audience)?;
+        let verifier = verifier(&published, &self.issuer, &self.audience)?;
         let _turn = self.taking.lock().unwrap_or_else(PoisonError::into_inner);
         {
             let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
@@ -133,7 +133,7 @@ impl Keys {
     }
 }
 
-fn verifier(published: PublishedKeys, issuer: &str, audience: &str) -> anyhow::Result<Verifier> {
+fn verifier(published: &PublishedKeys, issuer: &str, audience: &str) -> anyhow::Result<Verifier> {
     let set = serde_json::json!({ "keys": published.keys });
     Verifier::new(set, issuer, audience).context("the published keys are not a JWKS")
 }

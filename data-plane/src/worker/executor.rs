@@ -238,7 +238,7 @@ mod tests {
         let places: Vec<&str> = PODS.refuses(&lazy).iter().map(|(at, _)| *at).collect();
         assert_eq!(places, ["/input", "/transform/user"]);
         assert!(PROCESSES.refuses(&lazy).is_empty() && PODS.misses(&lazy).is_none());
-        let serving = spec(&[("service", json!({ "internal_port": 80 }))]);
+        let serving = spec(&[("service", json!({ "internal_port": 8080 }))]);
         assert_eq!(PODS.refuses(&serving)[0].0, "/service");
         assert_eq!(PODS.misses(&serving).unwrap().0, "/transform/image");
         assert!(PROCESSES.misses(&serving).is_none());

@@ -85,7 +85,7 @@ async fn next_claimable(plane: &Plane, admitted: Admitted) -> Answer<Option<Dura
 }
 
 async fn claim_now(plane: &Plane, admitted: Admitted, body: &ClaimRequest) -> Answer<Claimed> {
-    if pipelines::sponsors::is_unsettled(plane) {
+    if pipelines::sponsors::is_unsettled(plane) || plane.rests(admitted.worker(body.worker)) {
         return Ok(Claimed::default());
     }
     let lease: LeaseId = plane.id();
@@ -117,7 +117,10 @@ async fn claim_now(plane: &Plane, admitted: Admitted, body: &ClaimRequest) -> An
         .into_iter()
         .collect();
     queries::update_isolation(&mut tx, &WORKERS, &ids, &body.isolation).await?;
-    let (jobs, outdated) = tasks(plane, &mut tx, &ids, true).await?;
+    let (mut jobs, outdated) = tasks(plane, &mut tx, &ids, true).await?;
+    if admitted.pool().is_some() {
+        forget_logins(&mut jobs);
+    }
     let seen = scheduler::queries::planned_at(&mut tx, &WORKERS, &outdated).await?;
     tx.commit().await?;
     if let Err(error) = plan_again(plane, &seen).await {
@@ -146,6 +149,13 @@ async fn claim_now(plane: &Plane, admitted: Admitted, body: &ClaimRequest) -> An
         jobs,
         datums,
     })
+}
+
+/// A pod runs in its image already, which the cluster has pulled.
+fn forget_logins(jobs: &mut [JobTask]) {
+    for image in jobs.iter_mut().filter_map(|job| job.image.as_mut()) {
+        image.logins.clear();
+    }
 }
 
 /// Takes jobs whose secrets were set since they were planned back to their beginning, their datums with them. While that

@@ -256,6 +256,44 @@ async fn how_code_ends_in_a_pod_is_told_as_on_a_machine() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn code_of_a_repo_is_where_the_spec_shows_it_and_secrets_are_masked() {
+    let (rig, ada) = rig(&[("a", "1")]).await;
+    crate::jobs_secrets::grant(&rig, &ada, contract::policy::Role::Owner);
+    let secret = json!({ "values": { "password": "hunter2-in-a-pod" } });
+    let (status, text) = rig
+        .send(&ada, "PUT", "/v1/projects/default/secrets/db", Some(secret))
+        .await;
+    assert!(status < 300, "{status} {text}");
+    rig.repo(&ada, "programs").await;
+    let files = [
+        ("team/run.sh", "pwd; ls"),
+        ("team/helpers/data", "of the code"),
+        ("other/x", ""),
+    ];
+    rig.put(&ada, "programs", &files).await;
+    let mut in_repo = shell("code", "in", "/*", "sh ./run.sh; cp helpers/data /pfs/out/data");
+    in_repo["transform"]["code"] = json!({ "repo": "programs", "path": "/team" });
+    let mut secret = shell("secret", "in", "/*", "echo it is $PASSWORD");
+    secret["transform"]["secrets"] = json!([{ "name": "db", "env_var": "PASSWORD", "key": "password" }]);
+    let applied = rig.apply(&ada, vec![in_repo, secret]).await;
+    let mut pods = Vec::new();
+    for (applied, name) in applied.iter().zip(["code", "secret"]) {
+        pods.push(Pod::start(&rig, name, pool_of(&rig, applied.job.unwrap()).await));
+    }
+    let mut printed = Vec::new();
+    for (applied, name) in applied.iter().zip(["code", "secret"]) {
+        let job = rig.job(&ada, applied.commit_set.unwrap(), name).await;
+        succeeded(&job, 1, 1, 0);
+        let lines = rig.logs(&ada, job.id).await;
+        printed.push(lines.into_iter().map(|line| line.text).collect::<Vec<_>>());
+    }
+    let place = pods[0].directory.join("code").display().to_string();
+    assert_eq!(printed[0], [place.as_str(), "helpers", "run.sh"]);
+    assert_eq!(printed[1], ["it is ***"]);
+    assert_eq!(rig.cat(&ada, "code@main", "/data").await, "of the code");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_killed_agent_takes_the_code_along_and_costs_no_try() {
     let (rig, ada) = rig(&[("a", "1"), ("b", "2")]).await;
     let (script, go) = waits(&rig, "cp /pfs/in/* /pfs/out/");

@@ -24,15 +24,8 @@ const NOT_PUBLIC: [&str; 13] = [
     "224.0.0.0/4",
     "240.0.0.0/4",
 ];
-/// The same of IPv6; also the addresses that carry those of IPv4 inside.
-const NOT_PUBLIC_6: [&str; 6] = [
-    "::/96",
-    "::ffff:0:0/96",
-    "64:ff9b::/96",
-    "fc00::/7",
-    "fe80::/10",
-    "ff00::/8",
-];
+/// The same of IPv6; also the prefixes that carry addresses of IPv4 inside.
+const NOT_PUBLIC_6: [&str; 5] = ["::/96", "64:ff9b::/96", "fc00::/7", "fe80::/10", "ff00::/8"];
 
 /// Pods that run for a pipeline.
 fn workers() -> Value {

@@ -238,6 +238,20 @@ fn a_pod_that_holds_datums_is_not_taken_for_an_idle_one() {
     // What is too much makes room where others have none.
     world.most = 3;
     assert_eq!(world.removed(), [pool(1).pod(1), pool(1).pod(0)]);
+    assert!(
+        !world.plan().iter().any(|action| matches!(action, Action::Rest(..))),
+        "one may stay"
+    );
+    // Those that work are given nothing new, until no more are left than their share.
+    world.busy.extend([pod(1, 0).uid, pod(1, 1).uid]);
+    assert!(world.removed().is_empty());
+    let rest: Vec<Action> = world
+        .plan()
+        .into_iter()
+        .filter(|a| matches!(a, Action::Rest(..)))
+        .collect();
+    assert_eq!(rest, [2, 1].map(|slot| Action::Rest(pool(1), pod(1, slot).uid)));
+    world.busy = [pod(1, 2).uid].into();
     world.most = 50;
     assert!(world.removed().is_empty(), "there is room for all");
 }
@@ -256,7 +270,7 @@ fn a_pod_that_will_not_run_again_is_replaced_and_its_datums_are_free_first() {
     assert_eq!(
         actions[0],
         Action::Lost {
-            worker: lost.uid,
+            uid: lost.uid,
             pool: pool(1),
             trouble: Some(disk.clone())
         }

@@ -29,6 +29,8 @@ pub struct State {
     pub without_image: BTreeSet<Pool>,
     /// Workers that hold a datum.
     pub busy: HashSet<Uuid>,
+    /// Pods that take nothing new.
+    pub resting: HashSet<Uuid>,
     /// Pods that the quota admits.
     pub quota: usize,
     pub told: BTreeMap<Pool, Option<String>>,
@@ -53,6 +55,7 @@ impl World {
             demands: BTreeMap::new(),
             without_image: BTreeSet::new(),
             busy: HashSet::new(),
+            resting: HashSet::new(),
             quota: usize::MAX,
             told: BTreeMap::new(),
             writes: 0,
@@ -149,7 +152,7 @@ impl State {
                 self.busy.remove(&uid);
                 demand.open = demand.open.saturating_sub(1);
                 demand.active_at = Some(now);
-            } else if (self.busy.len() as u64) < demand.open {
+            } else if (self.busy.len() as u64) < demand.open && !self.resting.contains(&uid) {
                 self.busy.insert(uid);
             }
         }
@@ -267,8 +270,12 @@ impl Book for World {
         })
     }
 
-    async fn busy(&self) -> anyhow::Result<HashSet<Uuid>> {
+    async fn busy(&self, _: &[PodSeen]) -> anyhow::Result<HashSet<Uuid>> {
         self.ask(|state| state.busy.clone())
+    }
+
+    async fn rest(&self, pods: &[(Pool, Uuid)]) -> anyhow::Result<()> {
+        self.ask(|state| state.resting = pods.iter().map(|(_, uid)| *uid).collect())
     }
 
     async fn blueprint(&self, _: Pool) -> anyhow::Result<Result<Blueprint, String>> {
@@ -305,9 +312,9 @@ impl Book for World {
         })
     }
 
-    async fn lost(&self, worker: Uuid, _: Option<&str>) -> anyhow::Result<()> {
+    async fn lost(&self, _: Pool, pod: Uuid, _: Option<&str>) -> anyhow::Result<()> {
         self.ask(|state| {
-            state.busy.remove(&worker);
+            state.busy.remove(&pod);
         })
     }
 

@@ -11,7 +11,7 @@ use crate::rig::{LIMIT, Ran, Rig, follow, order, printed};
 
 fn ran(rig: &Rig, command: shim::wire::Command) -> Ran {
     let mut connection = rig.connect();
-    order(&mut connection, Order::Run(Box::new(command)));
+    order(&mut connection, &Order::Run(Box::new(command)));
     follow(&mut connection)
 }
 
@@ -34,13 +34,13 @@ fn one_command_after_the_other_runs_over_one_connection_and_nothing_of_one_is_le
     let rig = Rig::start();
     let mut connection = rig.connect();
     let first = rig.shell("echo left > $TMPDIR/left; mkdir -p $TMPDIR/a/b; chmod 0 $TMPDIR/a; sleep 3600 & echo $!");
-    order(&mut connection, Order::Run(Box::new(first)));
+    order(&mut connection, &Order::Run(Box::new(first)));
     let first = follow(&mut connection);
     let sleeper: u32 = first.out().trim().parse().unwrap();
     assert_eq!(first.ended.exit, Exit::Code(0));
     assert!(!is_alive(sleeper), "what a command leaves running ends with it");
     let second = rig.shell("ls -A $TMPDIR; echo $TMPDIR $HOME");
-    order(&mut connection, Order::Run(Box::new(second)));
+    order(&mut connection, &Order::Run(Box::new(second)));
     let scratch = rig.path("tmp").display().to_string();
     assert_eq!(
         follow(&mut connection).out().lines().next(),
@@ -75,7 +75,7 @@ fn a_command_that_takes_too_long_is_killed_with_its_grandchildren() {
     let mut command = rig.shell("(setsid sh -c 'sleep 3600 & echo $!; wait' &) ; sleep 3600");
     command.limits.wall = Some(Duration::from_millis(1500));
     let mut connection = rig.connect();
-    order(&mut connection, Order::Run(Box::new(command)));
+    order(&mut connection, &Order::Run(Box::new(command)));
     let grandchild: u32 = printed(&mut connection).parse().unwrap();
     assert!(is_alive(grandchild));
     assert_eq!(follow(&mut connection).ended.exit, Exit::TimedOut);
@@ -139,9 +139,9 @@ fn code_that_stops_or_kills_its_supervisor_gains_nothing() {
     assert!(!is_alive(killed.out().trim().parse().unwrap()));
     let mut connection = rig.connect();
     let script = "kill -STOP $PPID; echo $$; sleep 3600";
-    order(&mut connection, Order::Run(Box::new(rig.shell(script))));
+    order(&mut connection, &Order::Run(Box::new(rig.shell(script))));
     let command: u32 = printed(&mut connection).parse().unwrap();
-    order(&mut connection, Order::Kill);
+    order(&mut connection, &Order::Kill);
     assert_eq!(follow(&mut connection).ended.exit, Exit::Signal(9));
     wait_until_blocking("the command to be gone", LIMIT, || !is_alive(command));
 }

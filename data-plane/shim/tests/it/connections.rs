@@ -43,7 +43,7 @@ fn a_second_connection_is_turned_away_as_long_as_there_is_a_first() {
         assert_eq!(said(&mut second), Some(Report::Busy));
         assert_eq!(said(&mut second), None);
     }
-    order(&mut first, Order::Run(Box::new(rig.shell("echo still here"))));
+    order(&mut first, &Order::Run(Box::new(rig.shell("echo still here"))));
     assert_eq!(follow(&mut first).out(), "still here\n");
     drop(first);
     rig.connect();
@@ -55,13 +55,13 @@ fn a_command_whose_connection_ends_is_killed_before_the_next_one_is_let_in() {
     let mut first = rig.connect();
     order(
         &mut first,
-        Order::Run(Box::new(rig.shell("setsid sleep 3600 & echo $!; wait"))),
+        &Order::Run(Box::new(rig.shell("setsid sleep 3600 & echo $!; wait"))),
     );
     let sleeper: u32 = printed(&mut first).parse().unwrap();
     drop(first);
     let mut second = rig.connect();
     assert!(!is_alive(sleeper));
-    order(&mut second, Order::Run(Box::new(rig.shell("exit 4"))));
+    order(&mut second, &Order::Run(Box::new(rig.shell("exit 4"))));
     assert_eq!(follow(&mut second).ended.exit, Exit::Code(4));
 }
 
@@ -71,14 +71,14 @@ fn a_killed_command_is_reported_and_the_next_one_runs() {
     let mut connection = rig.connect();
     order(
         &mut connection,
-        Order::Run(Box::new(rig.shell("echo begun; sleep 3600"))),
+        &Order::Run(Box::new(rig.shell("echo begun; sleep 3600"))),
     );
     printed(&mut connection);
-    order(&mut connection, Order::Run(Box::new(rig.shell("echo two at once"))));
+    order(&mut connection, &Order::Run(Box::new(rig.shell("echo two at once"))));
     assert!(matches!(said(&mut connection), Some(Report::Refused(_))));
-    order(&mut connection, Order::Kill);
+    order(&mut connection, &Order::Kill);
     assert_eq!(follow(&mut connection).ended.exit, Exit::Signal(9));
-    order(&mut connection, Order::Run(Box::new(rig.shell("echo next"))));
+    order(&mut connection, &Order::Run(Box::new(rig.shell("echo next"))));
     assert_eq!(follow(&mut connection).out(), "next\n");
 }
 
@@ -120,7 +120,7 @@ fn a_container_that_was_killed_is_known_by_another_boot_and_one_that_is_told_to_
     let mut connection = rig.connect();
     order(
         &mut connection,
-        Order::Run(Box::new(rig.shell("sleep 3600 & echo $!; wait"))),
+        &Order::Run(Box::new(rig.shell("sleep 3600 & echo $!; wait"))),
     );
     let sleeper: u32 = printed(&mut connection).parse().unwrap();
     terminate(rig.shim.id());
@@ -133,7 +133,7 @@ fn a_container_that_was_killed_is_known_by_another_boot_and_one_that_is_told_to_
 fn it_ends_when_it_is_told_to() {
     let mut rig = Rig::start();
     let mut connection = rig.connect();
-    order(&mut connection, Order::End);
+    order(&mut connection, &Order::End);
     assert!(rig.shim.wait().unwrap().success());
 }
 

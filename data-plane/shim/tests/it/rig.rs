@@ -122,7 +122,7 @@ impl Rig {
     /// Runs a shell script to its end over a connection of its own.
     pub fn run(&self, script: &str) -> Ran {
         let mut connection = self.connect();
-        order(&mut connection, Order::Run(Box::new(self.shell(script))));
+        order(&mut connection, &Order::Run(Box::new(self.shell(script))));
         follow(&mut connection)
     }
 }
@@ -134,8 +134,8 @@ impl Drop for Rig {
     }
 }
 
-pub fn order(connection: &mut UnixStream, order: Order) {
-    wire::write(connection, &order).unwrap();
+pub fn order(connection: &mut UnixStream, order: &Order) {
+    wire::write(connection, order).unwrap();
 }
 
 /// The next report; nothing at the end of the connection.
