@@ -20,6 +20,8 @@ class Proxy:
 
         class Answer(http.server.BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            # Head and body are two writes: neither waits for the other to be acknowledged.
+            disable_nagle_algorithm = True
 
             def pass_on(self):
                 proxy.pass_on(self)
@@ -88,12 +90,17 @@ class Proxy:
         request.send_header(*(("Content-Length", length) if length else ("Transfer-Encoding", "chunked")))
         request.end_headers()
         try:
+            if length:
+                # Piece by piece it would not count as read to its end, and the connection could not be used again.
+                content = answer.read()
+                self.bytes += len(content)
+                request.wfile.write(content)
+                return
             while piece := answer.read1(1 << 16):
                 self.bytes += len(piece)
-                request.wfile.write(piece if length else b"%x\r\n%s\r\n" % (len(piece), piece))
+                request.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
                 request.wfile.flush()
-            if not length:
-                request.wfile.write(b"0\r\n\r\n")
+            request.wfile.write(b"0\r\n\r\n")
         except OSError:
             connection.close()
             self.local.connection = None
