@@ -83,7 +83,10 @@ pub(crate) async fn open(
         targets: Targets::of(kubernetes, &api)?,
         config: kubernetes.clone(),
         issuer: app.public_url.clone(),
-        jwks: app.keys.jwks(),
+        jwks: {
+            let keys = Arc::clone(&app.keys);
+            Arc::new(move || keys.jwks())
+        },
         imports: config.imports.clone(),
         logs: config.logs,
         telemetry: config.telemetry.clone(),

@@ -38,8 +38,8 @@ pub struct Settings {
     pub targets: Targets,
     /// The issuer of access tokens.
     pub issuer: String,
-    /// The public keys at start.
-    pub jwks: Value,
+    /// The public keys of now: a plane is never told of one that was withdrawn.
+    pub jwks: Arc<dyn Fn() -> Value + Send + Sync>,
     /// What the planes may fetch, and from where.
     pub imports: ImportConfig,
     /// How much of logs the planes keep.

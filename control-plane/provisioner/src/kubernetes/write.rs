@@ -202,7 +202,7 @@ impl KubernetesCloud {
             use secrecy::ExposeSecret;
             order.secrets.agent_token.expose_secret().into()
         };
-        whole["jwks"] = self.settings.jwks.clone();
+        whole["jwks"] = (self.settings.jwks)();
         let secret = kit::secret(&self.kit(order), &whole.to_string());
         let deployment = self.deployment(order, &config, 1);
         let there = self.read(&DEPLOYMENT, &space, "plane").await?;

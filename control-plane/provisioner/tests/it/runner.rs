@@ -48,7 +48,7 @@ pub fn start(shared: &Shared) -> Process {
         targets: Targets::of(&config, &[api]).unwrap(),
         config,
         issuer: "https://howdah.test".to_owned(),
-        jwks: json!({ "keys": [] }),
+        jwks: Arc::new(|| json!({ "keys": [] })),
         imports: ImportConfig::default(),
         logs: LogsConfig::default(),
         telemetry: TelemetryConfig::default(),

@@ -7,11 +7,11 @@ mod asked;
 mod patch;
 mod secrets;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use contract::executor::{NodeCache, PodsConfig};
 use contract::ids::OrganizationId;
-use provenance::spec::{Network, PipelineSpec};
+use provenance::spec::{Network, PipelineSpec, SecretTarget};
 use serde_json::{Value, json};
 
 use crate::pool::Pool;
@@ -201,10 +201,13 @@ fn user(blueprint: &Blueprint) -> Value {
         mount("bin", BIN, true),
         mount("run", RUN, false),
         mount("pfs", PFS, false),
+        mount("scratch", "/tmp", false),
     ];
     if blueprint.spec.transform.code.is_some() {
         mounts.push(mount("code", CODE, false));
     }
+    let shown = secret_files(&blueprint.spec);
+    mounts.extend(shown.iter().map(|(name, directory)| mount(name, directory, false)));
     json!({
         "name": USER,
         "image": blueprint.image,
@@ -214,6 +217,23 @@ fn user(blueprint: &Blueprint) -> Value {
         "resources": amounts::of_user(&blueprint.spec),
         "volumeMounts": mounts,
     })
+}
+
+/// Where the code finds files of secrets, and what volume is there: in memory, because the shim writes them for each datum anew and the
+/// image belongs to root.
+fn secret_files(spec: &PipelineSpec) -> Vec<(String, &str)> {
+    let used = spec.transform.secrets.iter();
+    let directories: BTreeSet<&str> = used
+        .filter_map(|secret| match &secret.target {
+            SecretTarget::Files(directory) => Some(directory.as_str()),
+            SecretTarget::Variable(_) => None,
+        })
+        .collect();
+    directories
+        .into_iter()
+        .enumerate()
+        .map(|(n, directory)| (format!("secret-{n}"), directory))
+        .collect()
 }
 
 fn agent(plane: &Plane, spec: &PipelineSpec) -> Value {
@@ -255,7 +275,11 @@ fn volumes(plane: &Plane, spec: &PipelineSpec, pool: Pool) -> Vec<Value> {
         json!({ "name": "config", "secret": { "secretName": pool.secret(), "defaultMode": 0o440 } }),
         empty("home", None),
         empty("tmp", Some(256 << 20)),
+        empty("scratch", disk),
     ];
+    for (name, _) in secret_files(spec) {
+        volumes.push(json!({ "name": name, "emptyDir": { "medium": "Memory", "sizeLimit": "1Mi" } }));
+    }
     volumes.extend(plane.config.node_cache.as_ref().map(|cache| match cache {
         NodeCache::HostPath { path, .. } => {
             json!({ "name": "cache", "hostPath": { "path": path, "type": "Directory" } })

@@ -104,12 +104,35 @@ fn the_codes_container_sees_nothing_of_ours_but_the_program_that_runs_it() {
         .iter()
         .map(|m| (m["mountPath"].as_str().unwrap(), m["readOnly"] == true))
         .collect();
-    assert_eq!(mounts, [("/howdah/bin", true), ("/howdah/run", false), ("/pfs", false)]);
+    assert_eq!(
+        mounts,
+        [
+            ("/howdah/bin", true),
+            ("/howdah/run", false),
+            ("/pfs", false),
+            ("/tmp", false)
+        ]
+    );
     assert!(user.get("env").is_none() && user.get("envFrom").is_none());
     let text = user.to_string();
     assert!(!text.contains("config"), "{text}");
     // Of an image that has a `/code` of its own nothing is hidden.
     assert!(!pod.to_string().contains("\"/code\""));
+}
+
+#[test]
+fn files_of_secrets_are_in_memory_and_in_the_codes_container_alone() {
+    let secrets = json!([{ "name": "db", "mount_path": "/secrets/db" }, { "name": "x", "env_var": "X", "key": "k" },
+        { "name": "tls", "mount_path": "/secrets/tls" }]);
+    let pod = made(&json!({ "transform": { "cmd": ["a"], "image": "a:1", "secrets": secrets } })).unwrap();
+    let containers = pod["spec"]["containers"].as_array().unwrap();
+    let mounts = containers[0]["volumeMounts"].as_array().unwrap();
+    for (name, path) in [("secret-0", "/secrets/db"), ("secret-1", "/secrets/tls")] {
+        assert!(mounts.contains(&json!({ "name": name, "mountPath": path })));
+        assert!(!containers[1].to_string().contains(path));
+        let volume = json!({ "name": name, "emptyDir": { "medium": "Memory", "sizeLimit": "1Mi" } });
+        assert!(pod["spec"]["volumes"].as_array().unwrap().contains(&volume));
+    }
 }
 
 #[test]
