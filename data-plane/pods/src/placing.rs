@@ -40,12 +40,13 @@ pub fn lacks(message: &str) -> Vec<Lack> {
             found.insert(insufficient(what.trim()));
         } else if reason.contains("taint") {
             taints.get_or_insert_default().extend(taint(reason));
+        } else if reason.to_lowercase().contains("volume") {
+            // Before affinity: a volume has one of its own, which no label of the spec mends.
+            found.insert(Lack::Volume);
         } else if reason.contains("affinity") || reason.contains("selector") {
             found.insert(Lack::Labels);
         } else if reason.contains("Too many pods") {
             found.insert(Lack::Places);
-        } else if reason.contains("volume") || reason.contains("PersistentVolumeClaim") {
-            found.insert(Lack::Volume);
         }
     }
     found.extend(taints.map(Lack::Tolerations));
@@ -134,7 +135,7 @@ mod tests {
             ),
             (
                 "0/1 nodes are available: persistentvolumeclaim \"x\" not found, 1 node(s) had volume node affinity conflict.",
-                vec![Lack::Labels],
+                vec![Lack::Volume],
             ),
             ("no nodes available to schedule pods", vec![Lack::Nodes]),
             ("", vec![Lack::Nodes]),
