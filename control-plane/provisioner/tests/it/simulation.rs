@@ -263,19 +263,24 @@ fn check(shared: &Shared, organizations: &[OrganizationId]) {
                 row.agent_sha256.as_deref(),
             );
         }
-        let labels = &world.objects[&key("Namespace", None, &space)]["metadata"]["labels"];
-        assert_eq!(labels["pod-security.kubernetes.io/enforce"], "restricted");
-        for (kind, name) in [
-            ("ResourceQuota", "plan"),
-            ("NetworkPolicy", "default-deny"),
-            ("Role", "plane"),
-            ("Service", "plane"),
-        ] {
-            assert!(
-                world.objects.contains_key(&key(kind, Some(&space), name)),
-                "{kind} {name}"
-            );
-        }
+        assert_walled(&world, &space);
+    }
+}
+
+/// The namespace takes restricted pods only, and has what bounds it.
+fn assert_walled(world: &World, space: &str) {
+    let labels = &world.objects[&key("Namespace", None, space)]["metadata"]["labels"];
+    assert_eq!(labels["pod-security.kubernetes.io/enforce"], "restricted");
+    for (kind, name) in [
+        ("ResourceQuota", "plan"),
+        ("NetworkPolicy", "default-deny"),
+        ("Role", "plane"),
+        ("Service", "plane"),
+    ] {
+        assert!(
+            world.objects.contains_key(&key(kind, Some(space), name)),
+            "{kind} {name}"
+        );
     }
 }
 
