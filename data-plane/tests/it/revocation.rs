@@ -1,6 +1,6 @@
 //! What happens when rights end while the plane runs, and when it cannot know of them.
 
-use axum::body::Body;
+use axum::body::{Body, BodyDataStream};
 use axum::http::{Request, header};
 use chrono::Duration;
 use contract::policy::{OrganizationState, Role};
@@ -8,37 +8,62 @@ use contract::problem::ProblemKind;
 use futures::StreamExt;
 use tower::ServiceExt;
 
-use crate::app::App;
+use crate::app::{App, Person};
+
+/// Puts a file at `f` that takes long to be read, and answers its size.
+pub async fn put_large(app: &App, owner: &Person, repo: &str) -> usize {
+    let large: Vec<u8> = (0..2_000_000_u32)
+        .flat_map(|i| i.wrapping_mul(2_654_435_761).to_le_bytes())
+        .collect();
+    app.put(owner, repo, &[("f", &large)]).await.ok();
+    large.len()
+}
+
+/// A read that is under way.
+pub struct Reading {
+    stream: BodyDataStream,
+    read: usize,
+}
+
+impl Reading {
+    /// Begins to read `f`.
+    pub async fn begin(app: &App, reader: &Person, repo: &str) -> Self {
+        let request = Request::get(format!("/v1/content?ref={repo}&path=f"))
+            .header(header::AUTHORIZATION, format!("Bearer {}", reader.token))
+            .body(Body::empty())
+            .unwrap();
+        let response = app.router.clone().oneshot(request).await.unwrap();
+        let mut stream = response.into_body().into_data_stream();
+        let first = stream.next().await.unwrap().unwrap();
+        Self {
+            stream,
+            read: first.len(),
+        }
+    }
+
+    /// Reads on until it is cut, and answers how many bytes came before.
+    pub async fn until_cut(mut self) -> usize {
+        let end = loop {
+            match self.stream.next().await {
+                Some(Ok(bytes)) => self.read += bytes.len(),
+                other => break other,
+            }
+        };
+        assert!(matches!(end, Some(Err(_))), "the stream was cut");
+        self.read
+    }
+}
 
 #[tokio::test]
 async fn revoking_a_grant_ends_reads_and_cuts_open_streams() {
     let app = App::start().await;
     let (ada, bob) = (app.member("ada").await, app.member("bob").await);
     let repo = app.repo(&ada, "r").await;
-    let large: Vec<u8> = (0..2_000_000_u32)
-        .flat_map(|i| i.wrapping_mul(2_654_435_761).to_le_bytes())
-        .collect();
-    app.put(&ada, "r", &[("f", &large)]).await.ok();
+    let size = put_large(&app, &ada, "r").await;
     let grant = app.grant(&bob, Role::Viewer, &repo).await;
-    let request = Request::get("/v1/content?ref=r&path=f")
-        .header(header::AUTHORIZATION, format!("Bearer {}", bob.token))
-        .body(Body::empty())
-        .unwrap();
-    let response = app.router.clone().oneshot(request).await.unwrap();
-    let mut stream = response.into_body().into_data_stream();
-    let first = stream.next().await.unwrap().unwrap();
-
+    let reading = Reading::begin(&app, &bob, "r").await;
     app.revoke(grant).await;
-
-    let mut read = first.len();
-    let end = loop {
-        match stream.next().await {
-            Some(Ok(bytes)) => read += bytes.len(),
-            other => break other,
-        }
-    };
-    assert!(matches!(end, Some(Err(_))), "the stream was cut");
-    assert!(read < large.len());
+    assert!(reading.until_cut().await < size);
     app.cat(&bob, "r", "f").await.refused(ProblemKind::NotFound);
 }
 

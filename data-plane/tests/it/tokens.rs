@@ -7,12 +7,11 @@ use contract::claims::AccessClaims;
 use contract::policy::{OrganizationRole, PublishedKeys, Role};
 use contract::problem::ProblemKind::{self, SignedOut, TokenExpired};
 use data_plane::policy::Keys;
-use futures::StreamExt;
 use serde_json::{Value, json};
-use tower::ServiceExt;
 
 use crate::app::{App, Person, Reply, claims};
 use crate::forged::{Case, forged};
+use crate::revocation::{Reading, put_large};
 
 fn people(app: &App) -> (AccessClaims, String) {
     let now = app.environment.now().timestamp();
@@ -142,21 +141,9 @@ async fn a_withdrawn_key_cuts_what_it_let_in_and_is_not_believed_after_a_restart
     let app = App::start().await;
     let (ada, bob) = (app.member("ada").await, app.member("bob").await);
     let repo = app.repo(&ada, "r").await;
-    let large: Vec<u8> = (0..2_000_000_u32)
-        .flat_map(|i| i.wrapping_mul(2_654_435_761).to_le_bytes())
-        .collect();
-    app.put(&ada, "r", &[("f", &large)]).await.ok();
+    put_large(&app, &ada, "r").await;
     app.grant(&bob, Role::Viewer, &repo).await;
-    let request =
-        Request::get("/v1/content?ref=r&path=f").header(header::AUTHORIZATION, format!("Bearer {}", bob.token));
-    let response = app
-        .router
-        .clone()
-        .oneshot(request.body(Body::empty()).unwrap())
-        .await
-        .unwrap();
-    let mut stream = response.into_body().into_data_stream();
-    stream.next().await.unwrap().unwrap();
+    let reading = Reading::begin(&app, &bob, "r").await;
 
     let stolen = app.control.signer();
     app.control.rotate();
@@ -168,13 +155,7 @@ async fn a_withdrawn_key_cuts_what_it_let_in_and_is_not_believed_after_a_restart
     app.cat(&bob, "r", "f").await.refused(SignedOut);
     let fresh: Person = app.with_claims(&bob, |_| ());
     app.cat(&fresh, "r", "f").await.ok();
-    let end = loop {
-        match stream.next().await {
-            Some(Ok(_)) => {}
-            other => break other,
-        }
-    };
-    assert!(matches!(end, Some(Err(_))), "the stream was cut");
+    reading.until_cut().await;
 
     // The configuration is that of the start, with the stolen key.
     let config = app.plane.config.clone();

@@ -2,13 +2,8 @@ use super::*;
 
 #[test]
 fn the_same_values_give_the_same_objects() {
-    let (config, targets) = config();
-    let kit = TenantKit {
-        organization: organization(),
-        installation: "i1",
-        config: &config,
-        targets: &targets,
-    };
+    let place = Place::new();
+    let kit = place.kit();
     let mut all = vec![kit.namespace()];
     all.extend(kit.objects());
     let value = json!({ "a": 1 });
@@ -27,38 +22,50 @@ fn organization() -> OrganizationId {
     OrganizationId::generate(1_700_000_000_000, [7; 10])
 }
 
-fn config() -> (KubernetesConfig, Targets) {
-    let config: KubernetesConfig = serde_json::from_value(json!({
-        "plane_image": "howdah/data-plane:1",
-        "control_url": "http://howdah.howdah-system.svc:7433",
-        "gateway_cidrs": ["10.9.0.0/16"],
-        "databases": { "host": "10.77.0.1" },
-        "buckets": {
-            "endpoint": "http://10.77.0.1:9000", "region": "eu-1",
-            "credentials": { "kind": "static", "access_key_id": "a", "secret_access_key": "b" },
-        },
-        "gpu": { "backend": "karpenter", "classes": [{ "name": "a100", "gpus_max": 4, "requirements": [
-            { "key": "karpenter.k8s.aws/instance-gpu-name", "operator": "In", "values": ["a100"] },
-        ] }] },
-    }))
-    .unwrap();
-    let api = contract::cloud::Target {
-        cidr: "10.77.0.2/32".to_owned(),
-        ports: vec![6443],
-    };
-    let targets = Targets::of(&config, &[api]).unwrap();
-    (config, targets)
+/// A cluster, and whom its pods may reach.
+struct Place {
+    config: KubernetesConfig,
+    targets: Targets,
+}
+
+impl Place {
+    fn kit(&self) -> TenantKit<'_> {
+        TenantKit {
+            organization: organization(),
+            installation: "i1",
+            config: &self.config,
+            targets: &self.targets,
+        }
+    }
+
+    fn new() -> Self {
+        let config: KubernetesConfig = serde_json::from_value(json!({
+            "plane_image": "howdah/data-plane:1",
+            "control_url": "http://howdah.howdah-system.svc:7433",
+            "gateway_cidrs": ["10.9.0.0/16"],
+            "databases": { "host": "10.77.0.1" },
+            "buckets": {
+                "endpoint": "http://10.77.0.1:9000", "region": "eu-1",
+                "credentials": { "kind": "static", "access_key_id": "a", "secret_access_key": "b" },
+            },
+            "gpu": { "backend": "karpenter", "classes": [{ "name": "a100", "gpus_max": 4, "requirements": [
+                { "key": "karpenter.k8s.aws/instance-gpu-name", "operator": "In", "values": ["a100"] },
+            ] }] },
+        }))
+        .unwrap();
+        let api = contract::cloud::Target {
+            cidr: "10.77.0.2/32".to_owned(),
+            ports: vec![6443],
+        };
+        let targets = Targets::of(&config, &[api]).unwrap();
+        Self { config, targets }
+    }
 }
 
 #[test]
 fn everything_says_whose_it_is_and_lies_in_its_namespace() {
-    let (config, targets) = config();
-    let kit = TenantKit {
-        organization: organization(),
-        installation: "i1",
-        config: &config,
-        targets: &targets,
-    };
+    let place = Place::new();
+    let kit = place.kit();
     for object in kit.objects() {
         assert_eq!(names::owner(&object), Some(organization()), "{object}");
         let kind = names::kind_of(&object).unwrap_or_else(|| panic!("{object}"));
@@ -70,13 +77,8 @@ fn everything_says_whose_it_is_and_lies_in_its_namespace() {
 
 #[test]
 fn no_policy_lets_a_pod_reach_the_metadata_of_a_cloud_or_a_private_network() {
-    let (config, targets) = config();
-    let kit = TenantKit {
-        organization: organization(),
-        installation: "i1",
-        config: &config,
-        targets: &targets,
-    };
+    let place = Place::new();
+    let kit = place.kit();
     for policy in kit.objects().iter().filter(|o| o["kind"] == "NetworkPolicy") {
         let rules = policy["spec"]["egress"].as_array().cloned().unwrap_or_default();
         for block in rules
@@ -98,13 +100,8 @@ fn no_policy_lets_a_pod_reach_the_metadata_of_a_cloud_or_a_private_network() {
 
 #[test]
 fn another_credential_or_configuration_is_another_pod() {
-    let (config, targets) = config();
-    let kit = TenantKit {
-        organization: organization(),
-        installation: "i1",
-        config: &config,
-        targets: &targets,
-    };
+    let place = Place::new();
+    let kit = place.kit();
     let (one, other) = (json!({ "a": 1 }), json!({ "a": 2 }));
     let of = |config, agent: &[u8]| {
         let workload = Workload {

@@ -152,9 +152,9 @@ impl World {
 
 pub struct ApiServer(pub Shared);
 
-#[async_trait]
-impl Cluster for ApiServer {
-    async fn apply(&self, object: &Value, expected: &Expected) -> Result<Value, ClusterError> {
+impl ApiServer {
+    /// A call that changes something: it is done, or not, and its answer may get lost.
+    async fn write<T>(&self, change: impl FnOnce(&mut World) -> Result<T, ClusterError>) -> Result<T, ClusterError> {
         self.0.call(true).await;
         let mut world = self.0.world();
         world.asked += 1;
@@ -162,13 +162,24 @@ impl Cluster for ApiServer {
         if luck == Luck::Before {
             return Err(world.unlucky());
         }
-        let answer = world.do_apply(object, expected);
-        let line = format!("apply {:?} {}", key_of(object), answer.is_ok());
-        world.log.push(line);
+        let answer = change(&mut world);
         match luck {
             Luck::After => Err(world.unlucky()),
             _ => answer,
         }
+    }
+}
+
+#[async_trait]
+impl Cluster for ApiServer {
+    async fn apply(&self, object: &Value, expected: &Expected) -> Result<Value, ClusterError> {
+        self.write(|world| {
+            let answer = world.do_apply(object, expected);
+            let line = format!("apply {:?} {}", key_of(object), answer.is_ok());
+            world.log.push(line);
+            answer
+        })
+        .await
     }
 
     async fn get(&self, place: &Place<'_>) -> Result<Option<Value>, ClusterError> {
@@ -207,19 +218,12 @@ impl Cluster for ApiServer {
     }
 
     async fn delete(&self, place: &Place<'_>, uid: &str) -> Result<(), ClusterError> {
-        self.0.call(true).await;
-        let mut world = self.0.world();
-        world.asked += 1;
-        let luck = world.luck();
-        if luck == Luck::Before {
-            return Err(world.unlucky());
-        }
-        let answer = world.do_delete(place, uid);
-        world.log.push(format!("delete {} {}", place.kind.kind, place.name));
-        match luck {
-            Luck::After => Err(world.unlucky()),
-            _ => answer,
-        }
+        self.write(|world| {
+            let answer = world.do_delete(place, uid);
+            world.log.push(format!("delete {} {}", place.kind.kind, place.name));
+            answer
+        })
+        .await
     }
 }
 

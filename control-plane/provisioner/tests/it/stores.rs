@@ -5,10 +5,21 @@ use contract::ids::OrganizationId;
 use provisioner::kubernetes::ports::{BucketKeys, Buckets, Databases};
 use secrecy::{ExposeSecret, SecretString};
 
-use crate::world::{Luck, Shared};
+use crate::world::{Luck, Shared, World};
 
 fn failed<T>() -> anyhow::Result<T> {
     anyhow::bail!("the store did not answer")
+}
+
+/// A call that changes something: it is done, or not, and its answer may get lost.
+async fn write(shared: &Shared, change: impl FnOnce(&mut World)) -> anyhow::Result<()> {
+    shared.call(true).await;
+    let mut world = shared.world();
+    let luck = world.luck();
+    if luck != Luck::Before {
+        change(&mut world);
+    }
+    if luck == Luck::Good { Ok(()) } else { failed() }
 }
 
 pub struct Postgres(pub Shared);
@@ -25,24 +36,18 @@ impl Databases for Postgres {
     }
 
     async fn create(&self, organization: OrganizationId, password: &SecretString) -> anyhow::Result<()> {
-        self.0.call(true).await;
-        let mut world = self.0.world();
-        let luck = world.luck();
-        if luck != Luck::Before {
-            let password = password.expose_secret().to_owned();
+        let password = password.expose_secret().to_owned();
+        write(&self.0, |world| {
             world.databases.insert(organization.to_string(), password);
-        }
-        if luck == Luck::Good { Ok(()) } else { failed() }
+        })
+        .await
     }
 
     async fn remove(&self, organization: OrganizationId) -> anyhow::Result<()> {
-        self.0.call(true).await;
-        let mut world = self.0.world();
-        let luck = world.luck();
-        if luck != Luck::Before {
+        write(&self.0, |world| {
             world.databases.remove(&organization.to_string());
-        }
-        if luck == Luck::Good { Ok(()) } else { failed() }
+        })
+        .await
     }
 
     async fn list(&self) -> anyhow::Result<Vec<OrganizationId>> {
@@ -75,13 +80,10 @@ impl Buckets for ObjectStore {
     }
 
     async fn create(&self, organization: OrganizationId) -> anyhow::Result<()> {
-        self.0.call(true).await;
-        let mut world = self.0.world();
-        let luck = world.luck();
-        if luck != Luck::Before {
+        write(&self.0, |world| {
             world.buckets.entry(organization.to_string()).or_insert(40);
-        }
-        if luck == Luck::Good { Ok(()) } else { failed() }
+        })
+        .await
     }
 
     async fn lock_down(&self, organization: OrganizationId) -> anyhow::Result<Vec<String>> {
@@ -103,10 +105,7 @@ impl Buckets for ObjectStore {
 
     /// A page of it at a time.
     async fn remove(&self, organization: OrganizationId) -> anyhow::Result<()> {
-        self.0.call(true).await;
-        let mut world = self.0.world();
-        let luck = world.luck();
-        if luck != Luck::Before {
+        write(&self.0, |world| {
             let name = organization.to_string();
             match world.buckets.get(&name).copied() {
                 Some(left) if left > 10 => {
@@ -116,8 +115,8 @@ impl Buckets for ObjectStore {
                     world.buckets.remove(&name);
                 }
             }
-        }
-        if luck == Luck::Good { Ok(()) } else { failed() }
+        })
+        .await
     }
 
     async fn list(&self) -> anyhow::Result<Vec<OrganizationId>> {
