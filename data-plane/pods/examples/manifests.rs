@@ -58,12 +58,11 @@ fn pool(plane: &Plane, number: u128, more: &Value) -> anyhow::Result<Vec<Value>>
         version: 1,
     };
     let blueprint = Blueprint {
-        pulls_with_secret: !spec.transform.image_pull_secrets.is_empty(),
         image: format!("docker.io/acme/detect:1@sha256:{}", "ab".repeat(32)),
         spec,
     };
     let mut objects = vec![manifest::config_secret(plane, pool, "{}")];
-    if blueprint.pulls_with_secret {
+    if !blueprint.spec.transform.image_pull_secrets.is_empty() {
         objects.push(manifest::pull_secret(plane, pool, r#"{"auths":{}}"#));
     }
     objects.push(manifest::pod(plane, &blueprint, pool, 0)?);

@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use chrono::{DateTime, Duration, Utc};
 use futures::StreamExt;
-use serde_json::Value;
 
 use crate::manifest::{self, Plane, TEMPLATE};
 use crate::plan::{self, Action, Hold, Known, Limits};
@@ -21,14 +20,13 @@ pub struct Rounds<C, B> {
     cluster: C,
     book: B,
     holds: HashMap<Pool, Hold>,
-    blueprints: HashMap<Pool, Blueprint>,
+    /// What pools are made of, and the template of their pods.
+    blueprints: HashMap<Pool, (Blueprint, String)>,
 }
 
 /// What came of a round.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outcome {
-    /// Calls to the cluster that change something.
-    pub changes: usize,
     /// Pods that there were.
     pub pods: usize,
     /// Another look by then is worth it, whatever happens.
@@ -45,11 +43,6 @@ impl<C: Cluster, B: Book> Rounds<C, B> {
             holds: HashMap::new(),
             blueprints: HashMap::new(),
         }
-    }
-
-    /// The book.
-    pub fn book(&self) -> &B {
-        &self.book
     }
 
     fn limits(&self) -> Limits {
@@ -96,7 +89,6 @@ impl<C: Cluster, B: Book> Rounds<C, B> {
         let ready: BTreeSet<Pool> = pods.iter().filter(|pod| pod.is_ready()).map(|pod| pod.pool).collect();
         self.holds
             .retain(|pool, hold| hold.until > now || !ready.contains(pool));
-        let mut changes = 0;
         let mut failed = BTreeSet::new();
         for action in actions {
             let pool = action.pool();
@@ -104,16 +96,12 @@ impl<C: Cluster, B: Book> Rounds<C, B> {
             if failed.contains(&pool) {
                 continue;
             }
-            match self.act(action, now).await {
-                Ok(some) => changes += some,
-                Err(error) => {
-                    tracing::warn!("the pods of a pool are looked after again later: {error:#}");
-                    failed.insert(pool);
-                }
+            if let Err(error) = self.act(action, now).await {
+                tracing::warn!("the pods of a pool are looked after again later: {error:#}");
+                failed.insert(pool);
             }
         }
         Ok(Outcome {
-            changes,
             pods: pods.len(),
             again_at: self
                 .holds
@@ -144,36 +132,27 @@ impl<C: Cluster, B: Book> Rounds<C, B> {
         Ok((templates, unfit))
     }
 
-    async fn blueprint(&mut self, pool: Pool) -> anyhow::Result<Result<&Blueprint, String>> {
-        if !self.blueprints.contains_key(&pool) {
-            match self.book.blueprint(pool).await? {
-                Ok(blueprint) => {
-                    self.blueprints.insert(pool, blueprint);
-                }
-                Err(why) => return Ok(Err(why)),
-            }
-        }
-        Ok(self.blueprints.get(&pool).ok_or_else(String::new))
-    }
-
-    async fn pod(&mut self, pool: Pool, slot: u32) -> anyhow::Result<Result<Value, String>> {
-        let plane = self.plane.clone();
-        Ok(match self.blueprint(pool).await? {
-            Ok(blueprint) => manifest::pod(&plane, blueprint, pool, slot).map_err(|unfit| unfit.to_string()),
-            Err(why) => Err(why),
-        })
-    }
-
+    /// What its pods are made from. It is kept: neither the version nor the configuration changes while the plane runs.
     async fn template(&mut self, pool: Pool) -> anyhow::Result<Result<String, String>> {
-        let pod = self.pod(pool, 0).await?;
-        Ok(pod.map(|pod| {
-            let template = &pod["metadata"]["annotations"][TEMPLATE];
-            template.as_str().unwrap_or_default().to_owned()
-        }))
+        if let Some((_, template)) = self.blueprints.get(&pool) {
+            return Ok(Ok(template.clone()));
+        }
+        let blueprint = match self.book.blueprint(pool).await? {
+            Ok(blueprint) => blueprint,
+            Err(why) => return Ok(Err(why)),
+        };
+        let pod = match manifest::pod(&self.plane, &blueprint, pool, 0) {
+            Ok(pod) => pod,
+            Err(unfit) => return Ok(Err(unfit.to_string())),
+        };
+        let template = &pod["metadata"]["annotations"][TEMPLATE];
+        let template = template.as_str().unwrap_or_default().to_owned();
+        self.blueprints.insert(pool, (blueprint, template.clone()));
+        Ok(Ok(template))
     }
 
-    /// Carries out one step; answers how many calls changed something.
-    async fn act(&mut self, action: Action, now: DateTime<Utc>) -> anyhow::Result<usize> {
+    /// Carries out one step.
+    async fn act(&mut self, action: Action, now: DateTime<Utc>) -> anyhow::Result<()> {
         match action {
             Action::Lost { uid, pool, trouble } => {
                 self.book
@@ -182,27 +161,27 @@ impl<C: Cluster, B: Book> Rounds<C, B> {
                 if let Some(trouble) = trouble {
                     self.hold(pool, trouble.to_string(), now);
                 }
-                Ok(0)
+                Ok(())
             }
             Action::DeleteSecrets(pool) => {
                 self.cluster.delete_secret(&pool.secret()).await?;
                 self.cluster.delete_secret(&pool.pull_secret()).await?;
                 self.book.forget_secrets(pool).await?;
-                Ok(2)
+                Ok(())
             }
             Action::Delete { name, uid, now, .. } => {
                 self.cluster.delete(&name, uid, now).await?;
-                Ok(1)
+                Ok(())
             }
-            Action::Rest(..) => Ok(0),
+            Action::Rest(..) => Ok(()),
             Action::Create { pool, slots } => self.create(pool, &slots, now).await,
             Action::Tell(pool, why) => {
                 self.book.tell(pool, why.as_deref()).await?;
-                Ok(0)
+                Ok(())
             }
             Action::GiveUp(pool, why) => {
                 self.book.give_up(pool, &why).await?;
-                Ok(0)
+                Ok(())
             }
         }
     }
@@ -213,12 +192,12 @@ impl<C: Cluster, B: Book> Rounds<C, B> {
     }
 
     /// The secrets come first: a pod waits long for one that is not there.
-    async fn create(&mut self, pool: Pool, slots: &[u32], now: DateTime<Utc>) -> anyhow::Result<usize> {
+    async fn create(&mut self, pool: Pool, slots: &[u32], now: DateTime<Utc>) -> anyhow::Result<()> {
         let secrets = match self.book.secrets(pool).await? {
             Ok(secrets) => secrets,
             Err(why) => {
                 self.hold(pool, why, now);
-                return Ok(0);
+                return Ok(());
             }
         };
         let mut objects = vec![manifest::config_secret(&self.plane, pool, &secrets.config)];
@@ -232,30 +211,33 @@ impl<C: Cluster, B: Book> Rounds<C, B> {
         for object in &objects {
             if let Err(error) = self.cluster.apply_secret(object).await {
                 self.hold(pool, error.to_string(), now);
-                return Ok(0);
+                return Ok(());
             }
         }
+        // Pods are made of pools that have something to do, whose template this round has seen.
+        let Some((blueprint, _)) = self.blueprints.get(&pool) else {
+            return Ok(());
+        };
         let mut pods = Vec::new();
         for slot in slots {
-            match self.pod(pool, *slot).await? {
+            match manifest::pod(&self.plane, blueprint, pool, *slot) {
                 Ok(pod) => pods.push(pod),
-                Err(why) => {
-                    self.book.give_up(pool, &why).await?;
-                    return Ok(objects.len());
+                Err(unfit) => {
+                    self.book.give_up(pool, &unfit.to_string()).await?;
+                    return Ok(());
                 }
             }
         }
         let cluster = &self.cluster;
         let requests: Vec<_> = pods.iter().map(|pod| cluster.create(pod)).collect();
         let made: Vec<Result<(), ClusterError>> = futures::stream::iter(requests).buffered(AT_ONCE).collect().await;
-        let changes = objects.len() + made.len();
         let Some(error) = made.into_iter().find_map(Result::err) else {
-            return Ok(changes);
+            return Ok(());
         };
         if let ClusterError::Invalid(_) = &error {
             self.book.give_up(pool, &error.to_string()).await?;
         }
         self.hold(pool, error.to_string(), now);
-        Ok(changes)
+        Ok(())
     }
 }

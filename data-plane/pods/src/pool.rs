@@ -2,10 +2,12 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-/// The pods that run one version of a pipeline.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// The pods that run one version of a pipeline: their workers claim its datums, and no others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Pool {
     /// The pipeline.
     pub pipeline: Uuid,
@@ -32,11 +34,7 @@ impl Pool {
     /// The pool and slot of a pod of that name.
     pub fn of_pod(name: &str) -> Option<(Self, u32)> {
         let (rest, slot) = name.strip_prefix("w-")?.rsplit_once('-')?;
-        let (pipeline, version) = rest.split_once('-')?;
-        let pool = Self {
-            pipeline: Uuid::try_parse(pipeline).ok()?,
-            version: version.parse().ok()?,
-        };
+        let pool: Self = rest.parse().ok()?;
         let slot = slot.parse().ok()?;
         (pool.pod(slot) == name).then_some((pool, slot))
     }
@@ -45,6 +43,18 @@ impl Pool {
 impl fmt::Display for Pool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}-{}", self.pipeline.simple(), self.version)
+    }
+}
+
+impl std::str::FromStr for Pool {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (pipeline, version) = text.split_once('-').ok_or(())?;
+        Ok(Self {
+            pipeline: Uuid::try_parse(pipeline).map_err(drop)?,
+            version: version.parse().map_err(drop)?,
+        })
     }
 }
 

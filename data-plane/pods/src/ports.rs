@@ -65,8 +65,6 @@ pub struct Blueprint {
     pub spec: PipelineSpec,
     /// The image by its digest.
     pub image: String,
-    /// It is pulled with a secret.
-    pub pulls_with_secret: bool,
 }
 
 /// What a pool's pods hold besides.

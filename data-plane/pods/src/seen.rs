@@ -87,8 +87,6 @@ pub struct PodSeen {
     pub created_at: DateTime<Utc>,
     /// It is being removed, and ought to be gone by then.
     pub gone_by: Option<DateTime<Utc>>,
-    /// Where it is.
-    pub node: Option<String>,
     /// Why no node was found for it.
     pub unplaced: Option<Told>,
     /// Why it is taken away from its node.
@@ -170,7 +168,6 @@ impl PodSeen {
             told: pod.get("status").map(told).unwrap_or_default(),
             created_at: time(pod, "/metadata/creationTimestamp")?,
             gone_by: time(pod, "/metadata/deletionTimestamp"),
-            node: Some(text(pod, "/spec/nodeName")).filter(|node| !node.is_empty()),
             unplaced: condition(pod, "PodScheduled", "False"),
             disrupted: condition(pod, "DisruptionTarget", "True"),
             containers: containers

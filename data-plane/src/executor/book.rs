@@ -23,7 +23,8 @@ use crate::permissions::System;
 use crate::plane::Plane;
 use crate::secrets;
 use crate::worker::admission::Admitted;
-use crate::worker::protocol::{self, RunnerConfig, WorkerConfig};
+use crate::worker::protocol::{RunnerConfig, WorkerConfig};
+use crate::worker::queries::{self as leases, Gone};
 
 const SELF: System =
     System::because("the executor acts for the plane; the rights were checked when the pipeline was applied");
@@ -45,7 +46,6 @@ impl Ledger {
         let ExecutorConfig::Kubernetes(pods) = &config.executor else {
             anyhow::bail!("this plane runs no pods");
         };
-        let pool = named(pool);
         let mut store = config.store.clone();
         if let StoreConfig::S3 { cache, .. } = &mut store {
             *cache = pods.node_cache.as_ref().map(|shared| CacheConfig {
@@ -92,17 +92,9 @@ impl Ledger {
     }
 }
 
-/// The pool as workers name it.
-fn named(pool: Pool) -> protocol::Pool {
-    protocol::Pool {
-        pipeline: pool.pipeline,
-        version: pool.version,
-    }
-}
-
 /// What the agent of a pod is called in leases.
 fn worker_of(pool: Pool, pod: Uuid) -> Uuid {
-    Admitted::Pool(named(pool)).worker(pod)
+    Admitted::Pool(pool).worker(pod)
 }
 
 /// What may go another time is an error; what will not is said in words.
@@ -171,7 +163,6 @@ impl Book for Ledger {
         Ok(found.and_then(|(spec, digest)| {
             Ok(Blueprint {
                 image: pinned(&spec, digest.as_deref())?,
-                pulls_with_secret: !spec.transform.image_pull_secrets.is_empty(),
                 spec,
             })
         }))
@@ -211,7 +202,11 @@ impl Book for Ledger {
     async fn lost(&self, pool: Pool, pod: Uuid, reason: Option<&str>) -> anyhow::Result<()> {
         let worker = worker_of(pool, pod);
         let mut conn = self.plane.pool.acquire().await?;
-        if queries::free(&mut conn, &SELF, worker, reason, self.plane.now()).await? > 0 {
+        let gone = match reason {
+            Some(reason) => Gone::Pod { worker, reason },
+            None => Gone::Left(worker),
+        };
+        if leases::free(&mut conn, &SELF, gone, self.plane.now()).await? > 0 {
             self.plane.signals.work_changed();
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! SQL of pools: what they have to do, what is told of them, and what becomes of datums whose pod is gone.
+//! SQL of pools: what they have to do, and what is told of them.
 
 use chrono::{DateTime, Utc};
 use contract::ids::JobId;
@@ -113,29 +113,6 @@ pub async fn delete_secrets(conn: &mut PgConnection, _: &System, pool: Pool) -> 
         .execute(conn)
         .await?;
     Ok(())
-}
-
-/// Frees the datums of a worker whose pod is gone; answers how many. With a reason it was their doing: they count as lost, and are told it.
-pub async fn free(
-    conn: &mut PgConnection,
-    _: &System,
-    worker: Uuid,
-    reason: Option<&str>,
-    now: DateTime<Utc>,
-) -> Answer<u64> {
-    let freed = sqlx::query(
-        "with gone as (delete from leases where worker = $1 returning id)
-         update datums set state = 'pending', lease_id = null, reason = $2, deaths = deaths + $3, lost = lost + $3,
-                not_before = case when deaths + $3 >= 3 then $4 + interval '5 seconds' end, queued_at = $4
-           from gone where datums.lease_id = gone.id and datums.state = 'running'",
-    )
-    .bind(worker)
-    .bind(reason)
-    .bind(i32::from(reason.is_some()))
-    .bind(now)
-    .execute(conn)
-    .await?;
-    Ok(freed.rows_affected())
 }
 
 /// Tells the running jobs of a pool what keeps them, or that nothing does; answers whether that is news.

@@ -11,16 +11,15 @@ use uuid::Uuid;
 
 use contract::config::{ImportConfig, StoreConfig};
 
+pub use pods::Pool;
+pub use pods::manifest::WORKER_VARIABLE;
+
 use crate::images::Login;
 
 /// The header by which a worker shows the secret of this boot of the plane, or the capability of its pool.
 pub const SECRET_HEADER: &str = "howdah-worker-secret";
-/// The header by which a worker of a pool says of which: `<pipeline>/<version>`.
+/// The header by which a worker of a pool says of which: `<pipeline>-<version>`.
 pub const POOL_HEADER: &str = "howdah-worker-pool";
-
-/// The variable that gives a worker of a pool its name, a UUID: that of its pod, so that it is the same when its container is
-/// started again.
-pub const WORKER_VARIABLE: &str = "HOWDAH_WORKER";
 
 /// What `howdah-data-plane worker` reads.
 #[derive(Clone, Serialize, Deserialize)]
@@ -83,34 +82,6 @@ pub enum RunnerConfig {
         /// What both see as `/code`.
         code: PathBuf,
     },
-}
-
-/// The workers of one version of a pipeline: they claim its datums, and no others.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Pool {
-    /// The pipeline's id.
-    pub pipeline: Uuid,
-    /// Its version.
-    pub version: i32,
-}
-
-impl std::fmt::Display for Pool {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}", self.pipeline, self.version)
-    }
-}
-
-impl std::str::FromStr for Pool {
-    type Err = ();
-
-    fn from_str(text: &str) -> Result<Self, ()> {
-        let (pipeline, version) = text.split_once('/').ok_or(())?;
-        Ok(Self {
-            pipeline: pipeline.parse().map_err(drop)?,
-            version: version.parse().map_err(drop)?,
-        })
-    }
 }
 
 /// Asks for work; answered when there is some or after a while.

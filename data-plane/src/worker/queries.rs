@@ -113,20 +113,21 @@ pub async fn ended(conn: &mut PgConnection, _: &System, jobs: &[Uuid]) -> Answer
 
 /// Frees the datums of leases that ran out, of those of a worker that is gone, or of all workers. Answers how many. A
 /// suspect waits for a while, so that its workers do some of what others need.
-pub async fn free(conn: &mut PgConnection, _: &System, gone: Gone, now: DateTime<Utc>) -> Answer<u64> {
-    let (worker, before, deaths) = match gone {
-        Gone::Expired { before } => (None, Some(before), 1),
-        Gone::Worker(worker) => (Some(worker), None, 1),
+pub async fn free(conn: &mut PgConnection, _: &System, gone: Gone<'_>, now: DateTime<Utc>) -> Answer<u64> {
+    let (worker, before, deaths, reason) = match gone {
+        Gone::Expired { before } => (None, Some(before), 1, None),
+        Gone::Worker(worker) => (Some(worker), None, 1, None),
+        Gone::Pod { worker, reason } => (Some(worker), None, 1, Some(reason)),
         // Nor does a worker that was told to stop.
-        Gone::Left(worker) => (Some(worker), None, 0),
+        Gone::Left(worker) => (Some(worker), None, 0, None),
         // A plane that is stopped and started says nothing of its datums.
-        Gone::All => (None, None, 0),
+        Gone::All => (None, None, 0, None),
     };
     let freed = sqlx::query(
         "with gone as (
              delete from leases where ($1::uuid is null or worker = $1) and ($2::timestamptz is null or expires_at <= $2)
              returning id)
-         update datums set state = 'pending', lease_id = null, reason = null, deaths = deaths + $4, lost = lost + $4,
+         update datums set state = 'pending', lease_id = null, reason = $5, deaths = deaths + $4, lost = lost + $4,
                 not_before = case when deaths + $4 >= 3 then $3 + interval '5 seconds' end, queued_at = $3
            from gone where datums.lease_id = gone.id and datums.state = 'running'",
     )
@@ -134,6 +135,7 @@ pub async fn free(conn: &mut PgConnection, _: &System, gone: Gone, now: DateTime
     .bind(before)
     .bind(now)
     .bind(deaths)
+    .bind(reason)
     .execute(conn)
     .await?;
     Ok(freed.rows_affected())
@@ -141,7 +143,7 @@ pub async fn free(conn: &mut PgConnection, _: &System, gone: Gone, now: DateTime
 
 /// Whose leases are freed.
 #[derive(Debug, Clone, Copy)]
-pub enum Gone {
+pub enum Gone<'a> {
     /// Those that ran out.
     Expired {
         /// Until then.
@@ -149,7 +151,14 @@ pub enum Gone {
     },
     /// Those of a worker whose process is gone.
     Worker(Uuid),
-    /// Those of a worker that was told to stop and gave them back.
+    /// Those of a worker whose pod is gone by its datums' doing.
+    Pod {
+        /// Which.
+        worker: Uuid,
+        /// What it was, which they are told.
+        reason: &'a str,
+    },
+    /// Those of a worker that was told to stop and gave them back, or whose pod is gone by nothing that its datums did.
     Left(Uuid),
     /// All: the plane has just started, and workers die with their plane.
     All,

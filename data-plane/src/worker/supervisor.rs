@@ -105,7 +105,7 @@ async fn stop(mut child: Child) {
 }
 
 /// Frees what a dead worker held; tried until the database answers, because only then the datums go on soon.
-async fn release(plane: &Plane, gone: Gone, shutdown: &Shutdown) {
+async fn release(plane: &Plane, gone: Gone<'_>, shutdown: &Shutdown) {
     while !shutdown.has_begun() {
         let freed = match plane.pool.acquire().await {
             Ok(mut conn) => queries::free(&mut conn, &SELF, gone, plane.now()).await,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use contract::executor::GpuClass;
-use provenance::spec::{PipelineSpec, Toleration};
+use provenance::spec::PipelineSpec;
 use serde_json::{Value, json};
 
 use super::{NODE_PATIENCE_SECONDS, Plane, Unfit, amounts, unpatched};
@@ -51,7 +51,11 @@ pub fn node_selector(plane: &Plane, spec: &PipelineSpec) -> BTreeMap<String, Str
 
 /// The taints in spite of which pods go there.
 pub fn tolerations(plane: &Plane, spec: &PipelineSpec) -> Vec<Value> {
-    let mut all: Vec<Value> = spec.tolerations.iter().map(written).collect();
+    let mut all: Vec<Value> = spec
+        .tolerations
+        .iter()
+        .map(|toleration| toleration.written("tolerationSeconds"))
+        .collect();
     if let Some(gpu) = amounts::gpu(spec) {
         all.push(json!({ "key": gpu.kind, "operator": "Exists", "effect": "NoSchedule" }));
     }
@@ -67,23 +71,6 @@ pub fn tolerations(plane: &Plane, spec: &PipelineSpec) -> Vec<Value> {
             "tolerationSeconds": NODE_PATIENCE_SECONDS })
     }));
     all
-}
-
-fn written(toleration: &Toleration) -> Value {
-    let mut value = json!({ "operator": if toleration.exists { "Exists" } else { "Equal" } });
-    for (name, text) in [
-        ("key", toleration.key.as_deref()),
-        ("value", toleration.value.as_deref()),
-        ("effect", toleration.effect),
-    ] {
-        if let Some(text) = text {
-            value[name] = json!(text);
-        }
-    }
-    if let Some(seconds) = toleration.toleration_seconds {
-        value["tolerationSeconds"] = json!(seconds);
-    }
-    value
 }
 
 fn unfit(pointer: &str, message: impl Into<String>) -> Unfit {
@@ -177,7 +164,6 @@ fn patched(plane: &Plane, spec: &PipelineSpec) -> Result<(), Unfit> {
     let blueprint = Blueprint {
         spec: spec.clone(),
         image: String::new(),
-        pulls_with_secret: !spec.transform.image_pull_secrets.is_empty(),
     };
     let mut pod = unpatched(plane, &blueprint, pool, 0);
     super::patch::apply(&mut pod, &spec.pod_patch, &plane.config)

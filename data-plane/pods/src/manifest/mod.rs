@@ -139,7 +139,7 @@ fn unpatched(plane: &Plane, blueprint: &Blueprint, pool: Pool, slot: u32) -> Val
     if let Some(class) = named.or(plane.config.priority_class.as_ref()) {
         pod["spec"]["priorityClassName"] = json!(class);
     }
-    if blueprint.pulls_with_secret {
+    if !spec.transform.image_pull_secrets.is_empty() {
         pod["spec"]["imagePullSecrets"] = json!([{ "name": pool.pull_secret() }]);
     }
     pod

@@ -44,7 +44,6 @@ fn made(more: &Value) -> Result<Value, Unfit> {
     let blueprint = Blueprint {
         spec: spec(more),
         image: "docker.io/library/a:1@sha256:00".to_owned(),
-        pulls_with_secret: false,
     };
     let pool = Pool {
         pipeline: Uuid::from_u128(1),
@@ -194,7 +193,6 @@ fn the_template_is_the_same_for_all_slots_and_another_for_another_spec() {
     let blueprint = |more: &Value| Blueprint {
         spec: spec(more),
         image: "a".to_owned(),
-        pulls_with_secret: false,
     };
     let pool = Pool {
         pipeline: Uuid::from_u128(1),

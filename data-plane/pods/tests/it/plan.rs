@@ -53,7 +53,6 @@ fn pod(n: u128, slot: u32) -> PodSeen {
         told: Told::default(),
         created_at: now() - Duration::minutes(10),
         gone_by: None,
-        node: Some("n1".to_owned()),
         unplaced: None,
         disrupted: None,
         containers: vec![ready(Part::User), ready(Part::Agent)],

@@ -286,7 +286,6 @@ impl Book for World {
             Ok(Blueprint {
                 spec,
                 image: "a".to_owned(),
-                pulls_with_secret: false,
             })
         })
     }

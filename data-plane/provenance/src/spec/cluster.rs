@@ -42,6 +42,26 @@ pub struct Toleration {
     pub toleration_seconds: Option<u32>,
 }
 
+impl Toleration {
+    /// It as JSON, as specs and Kubernetes both write it but for one name, which is `seconds`.
+    pub fn written(&self, seconds: &str) -> Value {
+        let mut value = json!({ "operator": if self.exists { "Exists" } else { "Equal" } });
+        for (name, text) in [
+            ("key", self.key.as_deref()),
+            ("value", self.value.as_deref()),
+            ("effect", self.effect),
+        ] {
+            if let Some(text) = text {
+                value[name] = json!(text);
+            }
+        }
+        if let Some(lasts) = self.toleration_seconds {
+            value[seconds] = json!(lasts);
+        }
+        value
+    }
+}
+
 /// One datum over several nodes at the same time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Distributed {
@@ -383,28 +403,12 @@ pub(super) fn write(spec: &PipelineSpec, value: &mut Value) {
         value["scheduling_spec"]["priority_class_name"] = json!(name);
     }
     if !spec.tolerations.is_empty() {
-        value["tolerations"] = spec.tolerations.iter().map(written_toleration).collect();
+        let written = spec.tolerations.iter().map(|t| t.written("toleration_seconds"));
+        value["tolerations"] = written.collect();
     }
     if !spec.pod_patch.is_empty() {
         value["pod_patch"] = json!(spec.pod_patch);
     }
-}
-
-fn written_toleration(toleration: &Toleration) -> Value {
-    let mut value = json!({ "operator": if toleration.exists { "Exists" } else { "Equal" } });
-    for (name, text) in [
-        ("key", toleration.key.as_deref()),
-        ("value", toleration.value.as_deref()),
-        ("effect", toleration.effect),
-    ] {
-        if let Some(text) = text {
-            value[name] = json!(text);
-        }
-    }
-    if let Some(seconds) = toleration.toleration_seconds {
-        value["toleration_seconds"] = json!(seconds);
-    }
-    value
 }
 
 /// Code sees it, so it is a part of what the code is.
