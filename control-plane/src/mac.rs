@@ -13,8 +13,7 @@ pub fn sha256(key: &[u8], parts: &[&[u8]]) -> [u8; 32] {
     plain(key, &whole)
 }
 
-/// The code of exactly these bytes, as protocols define it.
-pub fn plain(key: &[u8], message: &[u8]) -> [u8; 32] {
+fn plain(key: &[u8], message: &[u8]) -> [u8; 32] {
     // HMAC takes keys of every length; the library's type has the case.
     let Ok(mut mac) = <Hmac<Sha256> as KeyInit>::new_from_slice(key) else {
         unreachable!("HMAC refuses no key")

@@ -12,7 +12,7 @@ use contract::cloud::CloudConfig;
 use contract::config::{ControlPlaneConfig, ServicesConfig};
 use contract::ids::OrganizationId;
 use sqlx::postgres::PgConnectOptions;
-use sqlx::{Connection, PgConnection};
+use sqlx::{Connection, PgConnection, PgPool};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
@@ -104,14 +104,20 @@ fn spawn_local(
     Ok(())
 }
 
+/// The database, and the vault that opens what is sealed in it.
+async fn opened(config: &ControlPlaneConfig, environment: &Environment) -> anyhow::Result<(PgPool, Vault)> {
+    let pool = database::open(&config.database_url).await?;
+    let services = vault::services(&config.master_key, &config.previous_master_keys, environment)?;
+    let vault = Vault::open_with(&pool, environment, services).await?;
+    Ok((pool, vault))
+}
+
 /// Lets the next key sign from now on.
 ///
 /// # Errors
 /// When the database is away, or the master key is not its own.
 pub async fn rotate_keys(config: &ControlPlaneConfig, environment: &Environment) -> anyhow::Result<()> {
-    let pool = database::open(&config.database_url).await?;
-    let services = vault::services(&config.master_key, &config.previous_master_keys, environment)?;
-    let vault = Vault::open_with(&pool, environment, services).await?;
+    let (pool, vault) = opened(config, environment).await?;
     keys::rotate(&pool, &vault, environment).await
 }
 
@@ -124,9 +130,7 @@ pub async fn withdraw_key(
     environment: &Environment,
     kid: &str,
 ) -> anyhow::Result<keys::Withdrawn> {
-    let pool = database::open(&config.database_url).await?;
-    let services = vault::services(&config.master_key, &config.previous_master_keys, environment)?;
-    let vault = Vault::open_with(&pool, environment, services).await?;
+    let (pool, vault) = opened(config, environment).await?;
     keys::withdraw(&pool, &vault, environment, kid).await
 }
 
@@ -311,10 +315,8 @@ pub async fn rotate_key(
     environment: &Environment,
     data: bool,
 ) -> anyhow::Result<vault::rotation::Rotated> {
-    let pool = database::open(&config.database_url).await?;
-    let services = vault::services(&config.master_key, &config.previous_master_keys, environment)?;
-    let opened = vault::Vault::open_with(&pool, environment, services).await?;
-    vault::rotation::rotate(&pool, environment, &opened, data, vault::rotation::HEARD_AFTER).await
+    let (pool, vault) = opened(config, environment).await?;
+    vault::rotation::rotate(&pool, environment, &vault, data, vault::rotation::HEARD_AFTER).await
 }
 
 fn make_home(home: &Path) -> anyhow::Result<()> {

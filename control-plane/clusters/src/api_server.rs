@@ -102,31 +102,24 @@ impl ApiServer {
         Self { client, leadership }
     }
 
+    async fn send(&self, request: Request<Vec<u8>>) -> Result<Result<Value, kube::Error>, ClusterError> {
+        tokio::time::timeout(REQUEST_MAX, self.client.request::<Value>(request))
+            .await
+            .map_err(|_| ClusterError::Failed(format!("no answer within {} s", REQUEST_MAX.as_secs())))
+    }
+
     async fn ask(&self, request: Request<Vec<u8>>) -> Result<Value, ClusterError> {
-        match tokio::time::timeout(REQUEST_MAX, self.client.request::<Value>(request)).await {
-            Ok(answer) => answer.map_err(meaning),
-            Err(_) => Err(ClusterError::Failed(format!(
-                "no answer within {} s",
-                REQUEST_MAX.as_secs()
-            ))),
-        }
+        self.send(request).await?.map_err(meaning)
     }
 
     /// As [`ask`](Self::ask), `None` for what is not there. A kind that the cluster does not know is refused.
     async fn find(&self, request: Request<Vec<u8>>) -> Result<Option<Value>, ClusterError> {
-        let asked = tokio::time::timeout(REQUEST_MAX, self.client.request::<Value>(request));
-        match asked.await {
-            Ok(Ok(object)) => Ok(Some(object)),
-            Ok(Err(kube::Error::Api(status)))
-                if status.code == 404 && status.reason == "NotFound" && has_name(&status) =>
-            {
+        match self.send(request).await? {
+            Ok(object) => Ok(Some(object)),
+            Err(kube::Error::Api(status)) if status.code == 404 && status.reason == "NotFound" && has_name(&status) => {
                 Ok(None)
             }
-            Ok(Err(error)) => Err(meaning(error)),
-            Err(_) => Err(ClusterError::Failed(format!(
-                "no answer within {} s",
-                REQUEST_MAX.as_secs()
-            ))),
+            Err(error) => Err(meaning(error)),
         }
     }
 

@@ -29,6 +29,17 @@ pub struct Who {
     pub token: String,
 }
 
+impl Who {
+    /// A part of the service, or whoever operates it: no session or token is used.
+    pub(crate) fn without_token(id: &str) -> Self {
+        Self {
+            id: id.to_owned(),
+            name: id.to_owned(),
+            token: String::new(),
+        }
+    }
+}
+
 /// By what credential, in which request and from where; empty where the service acts by itself.
 #[derive(Debug, Clone, Default)]
 pub struct Source {

@@ -50,11 +50,7 @@ pub(crate) async fn erase(app: &App, proof: &System, row: &PlaneRow, stores: &[(
     let acting = SystemIn {
         system: proof,
         organization,
-        who: Who {
-            id: "reconciler".to_owned(),
-            name: "reconciler".to_owned(),
-            token: String::new(),
-        },
+        who: Who::without_token("reconciler"),
     };
     let event = Event {
         action: "organization.erase",

@@ -45,11 +45,7 @@ pub async fn withdraw(pool: &PgPool, vault: &Vault, environment: &Environment, k
         let acting = SystemIn {
             system: &PROOF,
             organization: *organization,
-            who: Who {
-                id: "operator".to_owned(),
-                name: "the operator".to_owned(),
-                token: String::new(),
-            },
+            who: Who::without_token("operator"),
         };
         let event = Event {
             action: "signing_key.withdraw",

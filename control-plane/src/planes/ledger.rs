@@ -150,7 +150,9 @@ impl Ledger for Tables {
     async fn note_event(&self, record: &Record, kind: &str, detail: &str) -> anyhow::Result<()> {
         let now = self.app.environment.now();
         let organization = record.identity.organization;
-        Ok(queries::insert_event(&self.app.pool, &PROOF, organization, kind, detail, now).await?)
+        let mut tx = self.app.pool.begin().await?;
+        queries::insert_events(&mut tx, &PROOF, &[organization], kind, detail, now).await?;
+        Ok(tx.commit().await?)
     }
 
     async fn erase(&self, record: &Record, stores: &[(&'static str, String)]) -> anyhow::Result<()> {

@@ -102,11 +102,7 @@ async fn change(
         let acting = SystemIn {
             system: &PROOF,
             organization,
-            who: Who {
-                id: "operator".to_owned(),
-                name: "operator".to_owned(),
-                token: String::new(),
-            },
+            who: Who::without_token("operator"),
         };
         let event = Event {
             action: if suspended {

@@ -274,12 +274,11 @@ pub(super) async fn update_agent(
 ) -> Result<bool, sqlx::Error> {
     let done = sqlx::query(
         "update planes set agent_sha256 = $2, heartbeat_at = null, idle_seconds = null
-         where organization_id = $1 and wanted = $3 and generation >= $4",
+         where organization_id = $1 and wanted = $3",
     )
     .bind(record.identity.organization.to_string())
     .bind(agent.sha256().as_slice())
     .bind(record.wanted.as_str())
-    .bind(record.generation)
     .execute(pool)
     .await?;
     Ok(done.rows_affected() == 1)
@@ -372,32 +371,32 @@ pub(super) async fn note_lasting(
     tx.commit().await
 }
 
-/// Tells what was done to a plane without being asked for; the oldest is forgotten for it.
-pub(super) async fn insert_event(
-    pool: &PgPool,
+/// Tells what was done to planes without being asked for; the oldest of each is forgotten for it.
+pub(super) async fn insert_events(
+    tx: &mut Tx,
     _proof: &System,
-    organization: OrganizationId,
+    organizations: &[OrganizationId],
     kind: &str,
     detail: &str,
     now: DateTime<Utc>,
 ) -> Result<(), sqlx::Error> {
-    let mut tx = pool.begin().await?;
-    sqlx::query("insert into plane_events (organization_id, kind, detail, at) values ($1, $2, $3, $4)")
-        .bind(organization.to_string())
+    let ids: Vec<String> = organizations.iter().map(ToString::to_string).collect();
+    sqlx::query("insert into plane_events (organization_id, kind, detail, at) select unnest($1), $2, $3, $4")
+        .bind(&ids)
         .bind(kind)
         .bind(detail)
         .bind(now)
-        .execute(&mut *tx)
+        .execute(&mut **tx)
         .await?;
     sqlx::query(
-        "delete from plane_events where organization_id = $1 and seq <= (
-             select seq from plane_events where organization_id = $1 order by seq desc offset $2 limit 1)",
+        "delete from plane_events e where e.organization_id = any($1) and e.seq <= (
+             select seq from plane_events where organization_id = e.organization_id order by seq desc offset $2 limit 1)",
     )
-    .bind(organization.to_string())
+    .bind(&ids)
     .bind(EVENTS_MAX)
-    .execute(&mut *tx)
-    .await?;
-    tx.commit().await
+    .execute(&mut **tx)
+    .await
+    .map(|_| ())
 }
 
 /// What was done to a plane without being asked for, newest first.

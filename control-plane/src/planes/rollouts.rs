@@ -7,9 +7,10 @@ use contract::ids::OrganizationId;
 use provisioner::waves::{self, Move, Rollout, Standing};
 use sqlx::PgPool;
 
+use super::queries;
 use crate::app::App;
 use crate::authz::System;
-use crate::database::{Text, Tx};
+use crate::database::Text;
 
 /// What a plane's row says of the rollout that runs.
 const STANDING: &str = "select p.organization_id,
@@ -53,7 +54,7 @@ pub(super) async fn step(app: &App, proof: &System, config: &KubernetesConfig) -
         Move::Wait => return Ok(false),
         Move::Tell(next) => tell(app, proof, &newest, &next).await?,
         Move::Advance => advance(pool, proof, newest.id, now).await?,
-        Move::Done => finish(pool, proof, &newest, "done", "").await?,
+        Move::Done => finish(pool, proof, newest.id).await?,
         Move::RollBack(late) => {
             let reason = format!(
                 "{} of the planes in wave {} did not become ready within {} s, the first of them {}",
@@ -123,7 +124,7 @@ async fn list_standings(
     Ok(rows.into_iter().map(|(id, word)| (id.0, standing(&word))).collect())
 }
 
-async fn tell(app: &App, _proof: &System, newest: &Newest, next: &[OrganizationId]) -> Result<(), sqlx::Error> {
+async fn tell(app: &App, proof: &System, newest: &Newest, next: &[OrganizationId]) -> Result<(), sqlx::Error> {
     let ids: Vec<String> = next.iter().map(ToString::to_string).collect();
     let mut tx = app.pool.begin().await?;
     sqlx::query(
@@ -141,29 +142,12 @@ async fn tell(app: &App, _proof: &System, newest: &Newest, next: &[OrganizationI
         .execute(&mut *tx)
         .await?;
     let detail = format!("gets the image `{}`", newest.image);
-    insert_events(&mut tx, &ids, "upgraded", &detail, app.environment.now()).await?;
+    queries::insert_events(&mut tx, proof, next, "upgraded", &detail, app.environment.now()).await?;
     tx.commit().await?;
     for organization in next {
         app.planes.signal(*organization);
     }
     Ok(())
-}
-
-async fn insert_events(
-    tx: &mut Tx,
-    organizations: &[String],
-    kind: &str,
-    detail: &str,
-    now: DateTime<Utc>,
-) -> Result<(), sqlx::Error> {
-    sqlx::query("insert into plane_events (organization_id, kind, detail, at) select unnest($1), $2, $3, $4")
-        .bind(organizations)
-        .bind(kind)
-        .bind(detail)
-        .bind(now)
-        .execute(&mut **tx)
-        .await
-        .map(|_| ())
 }
 
 async fn advance(pool: &PgPool, _proof: &System, rollout: i64, now: DateTime<Utc>) -> Result<(), sqlx::Error> {
@@ -175,17 +159,15 @@ async fn advance(pool: &PgPool, _proof: &System, rollout: i64, now: DateTime<Utc
         .map(|_| ())
 }
 
-async fn finish(pool: &PgPool, _proof: &System, newest: &Newest, state: &str, reason: &str) -> Result<(), sqlx::Error> {
-    sqlx::query("update plane_rollouts set state = $2, reason = $3 where id = $1 and state = 'running'")
-        .bind(newest.id)
-        .bind(state)
-        .bind(reason)
+async fn finish(pool: &PgPool, _proof: &System, rollout: i64) -> Result<(), sqlx::Error> {
+    sqlx::query("update plane_rollouts set state = 'done' where id = $1 and state = 'running'")
+        .bind(rollout)
         .execute(pool)
         .await
         .map(|_| ())
 }
 
-async fn roll_back(app: &App, _proof: &System, newest: &Newest, reason: &str) -> Result<(), sqlx::Error> {
+async fn roll_back(app: &App, proof: &System, newest: &Newest, reason: &str) -> Result<(), sqlx::Error> {
     let mut tx = app.pool.begin().await?;
     let back: Vec<(Text<OrganizationId>,)> = sqlx::query_as(
         "update planes set image = image_before, rollout_id = null, generation = generation + 1, next_try_at = null
@@ -199,12 +181,12 @@ async fn roll_back(app: &App, _proof: &System, newest: &Newest, reason: &str) ->
         .bind(reason)
         .execute(&mut *tx)
         .await?;
-    let ids: Vec<String> = back.iter().map(|(id,)| id.0.to_string()).collect();
+    let back: Vec<OrganizationId> = back.into_iter().map(|(id,)| id.0).collect();
     let detail = format!("has the image that it had before again: {reason}");
-    insert_events(&mut tx, &ids, "rolled_back", &detail, app.environment.now()).await?;
+    queries::insert_events(&mut tx, proof, &back, "rolled_back", &detail, app.environment.now()).await?;
     tx.commit().await?;
-    for (organization,) in back {
-        app.planes.signal(organization.0);
+    for organization in back {
+        app.planes.signal(organization);
     }
     Ok(())
 }

@@ -67,7 +67,7 @@ pub const ADMISSION_BINDING: Kind = kind(
 );
 
 /// The kinds of the kit in a namespace.
-pub const IN_NAMESPACE: [Kind; 8] = [
+pub static IN_NAMESPACE: [Kind; 8] = [
     NETWORK_POLICY,
     RESOURCE_QUOTA,
     LIMIT_RANGE,
@@ -78,17 +78,9 @@ pub const IN_NAMESPACE: [Kind; 8] = [
     DISRUPTION_BUDGET,
 ];
 
-/// All kinds that are written.
-pub const WRITTEN: [Kind; 14] = [
+/// The other kinds that are written.
+static BESIDE: [Kind; 6] = [
     NAMESPACE,
-    NETWORK_POLICY,
-    RESOURCE_QUOTA,
-    LIMIT_RANGE,
-    SERVICE_ACCOUNT,
-    ROLE,
-    ROLE_BINDING,
-    SERVICE,
-    DISRUPTION_BUDGET,
     SECRET,
     DEPLOYMENT,
     NODE_POOL,
@@ -153,8 +145,9 @@ pub fn generation(object: &Value) -> Option<i64> {
 
 /// An object's kind, among those that are written.
 pub fn kind_of(object: &Value) -> Option<&'static Kind> {
-    static ALL: [Kind; 14] = WRITTEN;
-    ALL.iter()
+    IN_NAMESPACE
+        .iter()
+        .chain(&BESIDE)
         .find(|kind| object["kind"] == kind.kind && object["apiVersion"] == kind.api_version)
 }
 

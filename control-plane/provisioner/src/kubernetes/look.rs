@@ -94,27 +94,19 @@ impl KubernetesCloud {
     async fn look_at_process(&self, order: &Order, verified: bool) -> anyhow::Result<(Process, Option<String>)> {
         let space = namespace(order.identity.organization);
         let deployment = self.read(&DEPLOYMENT, &space, "plane").await?;
-        let Some(deployment) = deployment else {
-            let pods = self.pods(&space).await?;
-            let process = if pods.is_empty() {
+        if deployment.as_ref().is_some_and(is_leaving) {
+            return Ok((Process::Stopping, None));
+        }
+        let Some(deployment) = deployment.filter(|deployment| deployment["spec"]["replicas"].as_u64() != Some(0))
+        else {
+            // Nothing asks for pods; those from before may still be ending.
+            let process = if self.pods(&space).await?.is_empty() {
                 Process::Absent
             } else {
                 Process::Stopping
             };
             return Ok((process, None));
         };
-        if is_leaving(&deployment) {
-            return Ok((Process::Stopping, None));
-        }
-        if deployment["spec"]["replicas"].as_u64() == Some(0) {
-            let pods = self.pods(&space).await?;
-            let process = if pods.is_empty() {
-                Process::Absent
-            } else {
-                Process::Stopping
-            };
-            return Ok((process, None));
-        }
         let outdated = self.outdated(order, &space, &deployment, verified).await?;
         if is_ready(&deployment) {
             let service = self.read(&SERVICE, &space, "plane").await?;
