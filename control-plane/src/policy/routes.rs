@@ -10,7 +10,7 @@ use axum::routing::get;
 use chassis::http::{ApiError, Json, Path, Query};
 use contract::claims::plane_audience;
 use contract::ids::OrganizationId;
-use contract::policy::{PolicyAnswer, PolicyClaims, PublishedKeys};
+use contract::policy::{PolicyAnswer, PolicyClaims};
 use serde::Deserialize;
 
 use super::{REVOKED_TOKENS_KEPT, queries};
@@ -37,12 +37,6 @@ struct Poll {
     wait_seconds: u64,
     /// How new the keys are that the plane knows; planes of the version before do not say it, and are sent none.
     keys: Option<u64>,
-}
-
-impl Poll {
-    fn news(&self, app: &App) -> Option<PublishedKeys> {
-        self.keys.and_then(|known| app.keys.published_since(known))
-    }
 }
 
 async fn poll(
@@ -72,18 +66,19 @@ async fn poll(
         let mut tx = plane.begin(&app.pool).await?;
         current = queries::get_epoch(&mut tx, &plane).await?;
     }
-    if current <= query.after {
-        return Ok(Json(PolicyAnswer {
+    let answer = if current <= query.after {
+        PolicyAnswer {
             epoch: current,
             signed_snapshot: None,
-            keys: query.news(&app),
-        }));
-    }
+            keys: None,
+        }
+    } else {
+        snapshot(&app, &plane).await?
+    };
     // The keys are asked for afterwards, so that they hold the one that has signed.
-    let signed = snapshot(&app, &plane).await?;
     Ok(Json(PolicyAnswer {
-        keys: query.news(&app),
-        ..signed
+        keys: app.keys.published_since(known),
+        ..answer
     }))
 }
 

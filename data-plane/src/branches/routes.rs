@@ -141,6 +141,21 @@ async fn find(call: &Call, conn: &mut PgConnection, repo: &Visible, name: &Branc
     shown(call, conn, repo, row, trigger).await.map(Some)
 }
 
+/// Demands that a branch is what the caller has read, if he says what that was.
+async fn still_that(
+    call: &Call,
+    conn: &mut PgConnection,
+    headers: &HeaderMap,
+    repo: &Visible,
+    branch: &BranchName,
+) -> Answer<()> {
+    if !etag::is_conditional(headers) {
+        return Ok(());
+    }
+    let current = find(call, conn, repo, branch).await?;
+    Ok(etag::check_match(headers, current.as_ref())?)
+}
+
 /// Lists the branches of a repo.
 #[utoipa::path(
     get,
@@ -335,8 +350,7 @@ async fn move_head(
     let head = commits::queries::find_head(&mut tx, &DECIDE, repo.id, &branch)
         .await?
         .ok_or_else(Failure::not_found)?;
-    let before = find(&call, &mut tx, &repo, &branch).await?;
-    etag::check_match(&headers, before.as_ref())?;
+    still_that(&call, &mut tx, &headers, &repo, &branch).await?;
     not_open(&repo, &branch, head.as_ref())?;
     let to = target(&call, &mut tx, &repo, &branch, &body.to).await?;
     let id = to.id;
@@ -380,8 +394,7 @@ async fn remove(
     let head = commits::queries::find_head(&mut tx, &DECIDE, repo.id, &branch)
         .await?
         .ok_or_else(Failure::not_found)?;
-    let before = find(&call, &mut tx, &repo, &branch).await?;
-    etag::check_match(&headers, before.as_ref())?;
+    still_that(&call, &mut tx, &headers, &repo, &branch).await?;
     not_open(&repo, &branch, head.as_ref())?;
     // Whose data it is may take it away from the pipeline that it was made for.
     if let Some(pipeline) = pipelines::queries::follower_of(&mut tx, &DECIDE, repo.id, &branch).await? {

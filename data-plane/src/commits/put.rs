@@ -275,7 +275,6 @@ async fn keep_answer(call: &Call, tx: &mut Tx, row: &CommitRow) -> Answer<()> {
     if call.keyed.is_none() {
         return Ok(());
     }
-    call.unanswered(tx).await?;
     let shown = views::show_to_maker(tx, call, row.clone()).await?;
     call.keep_answer(tx, StatusCode::CREATED, &shown).await
 }

@@ -65,6 +65,7 @@ pub async fn purge(call: &Call, body: &PurgePath) -> Answer<Purge> {
         may_purge(call, &mut conn, &repo).await?;
         repo
     };
+    call.unanswered_yet().await?;
     let _turn = not_collecting(plane)?;
     let mut trees = Trees::new(plane, path).await?;
     let mut known = None;
