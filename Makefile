@@ -57,10 +57,10 @@ test-manifests: ## holds all that we make for Kubernetes against the schemas of 
 	@tests/kubernetes/manifests
 
 test-kubernetes: setup build shim ## the whole story on the cluster that KUBECONFIG names; LOAD="kind load image-archive" brings images there
-	@$(WITH_POSTGRES) tests/kubernetes/check --binaries $(BINARIES) $(if $(LOAD),--load "$(LOAD)") $(if $(HOST_ADDRESS),--host-address $(HOST_ADDRESS))
+	@$(WITH_POSTGRES) tests/kubernetes/check --binaries $(BINARIES)
 
 scale-kubernetes: setup build ## a thousand organizations on the cluster that KUBECONFIG names, their planes played by kwok
-	@$(WITH_POSTGRES) tests/kubernetes/scale --binaries $(BINARIES) $(if $(HOST_ADDRESS),--host-address $(HOST_ADDRESS))
+	@$(WITH_POSTGRES) tests/kubernetes/scale --binaries $(BINARIES)
 
 down: ## stops the service
 	@$(BINARIES)/howdah down

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 import urllib.parse
+import urllib.request
 
 TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PEAK_MIB = 256
@@ -34,6 +35,23 @@ def run(*command, **options):
     if done.returncode != 0:
         raise SystemExit(f"{' '.join(command)}: exit {done.returncode}\n{done.stderr.decode()[-2000:]}")
     return done.stdout.decode()
+
+
+def free_port(address):
+    with socket.socket() as probe:
+        probe.bind((address, 0))
+        return probe.getsockname()[1]
+
+
+def ask(url, token=None, document=None, method=None):
+    """JSON of an answer."""
+    request = urllib.request.Request(url, method=method, data=None if document is None else json.dumps(document).encode())
+    request.add_header("Content-Type", "application/json")
+    if token:
+        request.add_header("Authorization", f"Bearer {token}")
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        text = answer.read()
+        return json.loads(text) if text else None
 
 
 def timed(action):
@@ -132,9 +150,7 @@ class Service:
         shutil.rmtree(self.dir, ignore_errors=True)
         os.makedirs(self.dir)
         os.chmod(self.dir, 0o755)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port("127.0.0.1")
         self.env = dict(
             os.environ, HOWDAH_HOME=f"{self.dir}/home", HOWDAH_CONFIG_HOME=f"{self.dir}/config", NO_COLOR="1"
         )

@@ -4,6 +4,7 @@ Crates are those that are linked into the programs (not what only builds or test
 the system are those that the shared libraries and certificates are of.
 """
 import collections
+import functools
 import json
 import os
 import subprocess
@@ -16,8 +17,9 @@ import libraries
 NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "https://cyclonedx.org/howdah")
 
 
-def crates(top, roots):
-    """Packages that are linked into programs of those crates, by id, and what each one uses."""
+@functools.cache
+def resolved(top):
+    """What cargo says of the workspace, for this machine."""
     cargo = os.environ.get("CARGO", "cargo")
     host = next(
         line.split(": ")[1]
@@ -28,7 +30,12 @@ def crates(top, roots):
         [cargo, "metadata", "--format-version", "1", "--locked", "--filter-platform", host],
         check=True, stdout=subprocess.PIPE, text=True, cwd=top,
     )
-    metadata = json.loads(told.stdout)
+    return json.loads(told.stdout)
+
+
+def crates(top, roots):
+    """Packages that are linked into programs of those crates, by id, and what each one uses."""
+    metadata = resolved(top)
     packages = {package["id"]: package for package in metadata["packages"]}
     uses = {
         node["id"]: sorted({d["pkg"] for d in node["deps"] if any(kind["kind"] is None for kind in d["dep_kinds"])})

@@ -59,9 +59,6 @@ class Layer:
     def text(self, path, text, mode=0o644):
         self._put(path, "file", text.encode(), mode, 0)
 
-    def bytes(self, path, content, mode=0o644):
-        self._put(path, "file", content, mode, 0)
-
     def file(self, source, path=None, mode=None):
         """A copy of a file. Neither its owner nor set-user-id bits are taken over."""
         if mode is None:

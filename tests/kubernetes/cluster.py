@@ -55,7 +55,7 @@ def block_yaml(text):
     lines = [(len(line) - len(line.lstrip()), line.strip()) for line in lines if line.strip() and line.strip()[0] != "#" and line != "---"]
 
     def word(text):
-        return json.loads(text) if text in ("{}", "[]") or text[:1] == '"' else text.strip("'")
+        return json.loads(text) if text in ("{}", "[]", "true", "false", "null") or text[:1] == '"' else text.strip("'")
 
     def block(at):
         """The list or the names that begin on this line, and the line after."""
@@ -99,7 +99,6 @@ class Cluster:
             self.tls.load_cert_chain(certificate, key)
         self.bearer = self.user.get("token") or self.plugin()
         self.connection = None
-        self.calls = 0
 
     def material(self, of, name):
         """A certificate or key as a file, which is what Python reads."""
@@ -140,7 +139,6 @@ class Cluster:
         if self.bearer:
             headers["Authorization"] = f"Bearer {self.bearer}"
         content = json.dumps(body) if isinstance(body, (dict, list)) else body
-        self.calls += 1
         for attempt in (1, 2):
             if self.connection is None:
                 self.connection = http.client.HTTPSConnection(self.server.hostname, self.server.port or 443, context=self.tls, timeout=60)
@@ -179,8 +177,8 @@ class Cluster:
                 return []
             raise
 
-    def apply(self, path, body, manager="howdah-test"):
-        return self.json("PATCH", path, body, APPLY, fieldManager=manager, force="true")
+    def apply(self, path, body):
+        return self.json("PATCH", path, body, APPLY, fieldManager="howdah-test", force="true")
 
     def delete(self, path, **options):
         try:
@@ -204,7 +202,7 @@ class Cluster:
                     yield path, resource["name"], resource["kind"], resource["namespaced"]
 
 
-def eventually(what, look, seconds, every=0.5):
+def eventually(what, look, seconds):
     """What `look` answers once that is something; fails with the last thing that it said otherwise."""
     until, said = time.monotonic() + seconds, None
     while True:
@@ -217,4 +215,4 @@ def eventually(what, look, seconds, every=0.5):
             said = error
         if time.monotonic() > until:
             raise TimeoutError(f"{what} is not so after {seconds} s: {said}")
-        time.sleep(every)
+        time.sleep(0.5)

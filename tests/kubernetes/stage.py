@@ -11,7 +11,6 @@ import secrets
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -20,10 +19,11 @@ import urllib.request
 
 HERE = pathlib.Path(__file__).resolve().parent
 TOP = HERE.parent.parent
-sys.path.insert(0, str(HERE))
+sys.path[:0] = [str(HERE), str(TOP / "bench")]
 import tools
 import userland
-from cluster import Cluster, Refused, eventually
+from cluster import MERGE, Cluster, Refused, eventually
+from rig import ask, free_port
 
 PASSWORD = "correct horse battery"
 MANAGED = "app.kubernetes.io/managed-by=howdah"
@@ -44,23 +44,6 @@ def run(*command, **options):
     if done.returncode != 0:
         raise RuntimeError(f"{command[0]} ended with {done.returncode}: {done.stderr.decode()[-1500:]}")
     return done.stdout.decode()
-
-
-def free_port(address):
-    with socket.socket() as probe:
-        probe.bind((address, 0))
-        return probe.getsockname()[1]
-
-
-def ask(url, token=None, document=None, method=None):
-    """JSON of an answer."""
-    request = urllib.request.Request(url, method=method, data=None if document is None else json.dumps(document).encode())
-    request.add_header("Content-Type", "application/json")
-    if token:
-        request.add_header("Authorization", f"Bearer {token}")
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        text = answer.read()
-        return json.loads(text) if text else None
 
 
 class Postgres:
@@ -213,18 +196,34 @@ class Stage:
         """Ours, which trust the registry of this check, and the one that user code runs in."""
         version = f"check-{self.run_id}"
         out = self.folder / "images"
-        run(TOP / "images" / "build", "--binaries", self.binaries, "--out", out, "--version", version, "--authority", authority, "--without-bill")
+        # Only what runs there is made and loaded.
+        names = ["data-plane", *(["control-plane"] if self.options.in_cluster else [])]
+        only = [word for name in names for word in ("--only", name)]
+        run(TOP / "images" / "build", "--binaries", self.binaries, "--out", out, "--version", version, "--authority", authority, "--without-bill", *only)
         self.plane_image, self.control_image = f"howdah/data-plane:{version}", f"howdah/control-plane:{version}"
         code = userland.image(f"{self.registry.host}/challenge:1")
         self.image = code.name
         self.registry.keep("challenge", "1", code)
         code.oci_archive(out / "challenge.oci.tar", names=[f"{self.registry.host}/challenge@DIGEST"])
-        self.load(out / "data-plane.docker.tar", out / "control-plane.docker.tar", out / "challenge.oci.tar")
+        self.load(*(out / f"{name}.docker.tar" for name in names), out / "challenge.oci.tar")
 
     def load(self, *archives):
         """Images into the cluster, by the command that was named."""
         for archive in archives:
             run(*shlex.split(self.options.load), archive)
+
+    def fake_node(self, name, size, labels=None, taints=()):
+        """A node that kwok plays, until the check ends."""
+        path = f"/api/v1/nodes/{name}"
+        labels = {"type": "kwok", "howdah.dev/check": self.run_id, "kubernetes.io/hostname": name, "kubernetes.io/os": "linux", "kubernetes.io/arch": "amd64"} | (labels or {})
+        metadata = {"name": name, "labels": labels, "annotations": {"kwok.x-k8s.io/node": "fake"}}
+        self.cluster.json("POST", "/api/v1/nodes", {"apiVersion": "v1", "kind": "Node", "metadata": metadata, "spec": {"taints": list(taints)}})
+        status = lambda: self.cluster.json("PATCH", f"{path}/status", {"status": {"capacity": size, "allocatable": size}}, MERGE)
+        status()
+        ready = lambda: any(c["type"] == "Ready" and c["status"] == "True" for c in self.cluster.get(path)["status"].get("conditions", []))
+        eventually("the fake node (kwok must run in the cluster)", ready, 60)
+        # kwok says again what a node has.
+        status()
 
     def config(self):
         """What the control plane is told."""
@@ -342,10 +341,10 @@ class Stage:
         path = self.folder / "control-plane.log"
         return "\n".join(path.read_text(errors="replace").splitlines()[-lines:]) if path.exists() else ""
 
-    def memory(self, peak=True):
-        """MiB that the control plane takes, or took at most."""
+    def memory(self):
+        """MiB that the control plane took at most."""
         status = open(f"/proc/{self.control.pid}/status").read()
-        return int(status.split("VmHWM:" if peak else "VmRSS:")[1].split()[0]) / 1024
+        return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
     def session(self, person):
         return ask(f"{self.url}/v1/sessions", document={"email": person.email, "password": PASSWORD})["session_token"]
@@ -400,22 +399,20 @@ class Steps:
     def __init__(self, stage, only=None):
         self.stage, self.only, self.failed, self.told = stage, only, [], 0
 
-    def __call__(self, name, action, *arguments):
+    def __call__(self, name, action):
         if self.only and not any(part in name for part in self.only):
-            return None
+            return
         began = time.monotonic()
         try:
-            said = action(*arguments)
+            said = action()
             print(f"ok      {time.monotonic() - began:6.1f} s  {name}" + (f": {said}" if isinstance(said, str) else ""), flush=True)
             self.told += 1
-            return said
         except Exception as error:
             print(f"FAILED  {time.monotonic() - began:6.1f} s  {name}: {type(error).__name__}: {error}", flush=True)
             self.failed.append(name)
             if not isinstance(error, (AssertionError, TimeoutError)):
                 tail = self.stage.log(6)
                 print("        " + tail.replace("\n", "\n        "), flush=True)
-            return None
 
     def end(self):
         print(f"{self.told} steps ok, {len(self.failed)} failed")

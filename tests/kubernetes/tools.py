@@ -1,13 +1,22 @@
-"""Programs that the checks need and a machine does not have: built from their Go modules, for this user alone."""
+"""Programs that the checks need and a machine does not have, for this user alone: Go modules and Python packages. And how checks are told."""
 import json
 import os
 import pathlib
 import subprocess
+import venv
 import zipfile
 
 HELM = ("helm", "helm.sh/helm/v4/cmd/helm", "v4.3.1")
 KUBECONFORM = ("kubeconform", "github.com/yannh/kubeconform/cmd/kubeconform", "v0.8.0")
 KARPENTER = "sigs.k8s.io/karpenter@v1.15.0"
+failed = []
+
+
+def check(what, fine, why=""):
+    """One line; what is not fine is remembered in `failed`."""
+    print(f"{'ok    ' if fine else 'FAILED'} {what}" + (f": {why}" if why and not fine else ""), flush=True)
+    if not fine:
+        failed.append(what)
 
 
 def cache():
@@ -24,6 +33,18 @@ def program(name, module, version):
         env = dict(os.environ, GOBIN=str(folder), CGO_ENABLED="0")
         subprocess.run(["nice", "-n", "19", "go", "install", f"{module}@{version}"], check=True, env=env)
     return str(path)
+
+
+def packages(name, *wanted):
+    """The folder of the programs of Python packages, which have an environment of their own; made when it is not there whole."""
+    place = cache() / name
+    whole = place / "whole"
+    if not whole.exists():
+        print(f"installing {' '.join(wanted)} (pip, the first time)", flush=True)
+        venv.create(place, with_pip=True, clear=True)
+        subprocess.run([str(place / "bin" / "pip"), "install", "--quiet", *wanted], check=True)
+        whole.touch()
+    return place / "bin"
 
 
 def karpenter():
