@@ -1,5 +1,6 @@
 //! What the control plane's database keeps of planes, as the pass needs it. Whatever a write is about names the record that
-//! was read, and one that another wish has overtaken since (its `generation` is older) changes nothing.
+//! was read. One that another wish has overtaken since (its `generation` is older) changes nothing of what is wanted or reached;
+//! failures, lasting conditions and events are noted all the same.
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};

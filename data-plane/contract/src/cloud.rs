@@ -211,7 +211,7 @@ impl Default for NodeClass {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct QuotaConfig {
-    /// Cores, of requests and of limits.
+    /// Cores, of requests.
     pub cpu: String,
     /// Memory, of requests and of limits.
     pub memory: String,
