@@ -102,6 +102,12 @@ async fn snapshot(app: &App, plane: &AsPlane) -> Result<PolicyAnswer, Refusal> {
     confine(&mut tx, plane.organization()).await?;
     let now = app.environment.now();
     let policy = queries::get_snapshot(&mut tx, plane, now - REVOKED_TOKENS_KEPT).await?;
+    drop(tx);
+    // Whoever sees the epoch that a withdrawal raised signs with the key that came with it.
+    app.keys
+        .refresh(&app.pool, &app.vault, &app.environment)
+        .await
+        .map_err(ApiError::internal)?;
     let epoch = policy.epoch;
     let claims = PolicyClaims {
         iss: app.public_url.clone(),

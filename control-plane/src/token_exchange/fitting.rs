@@ -38,11 +38,11 @@ pub enum Misfit {
 }
 
 impl Misfit {
-    /// The trust that the owner of the run is let in by; nothing for strangers, who are many.
+    /// The trust, or trusts, that the owner of the run is let in by; nothing for strangers, who are many.
     pub(super) fn trust(&self) -> &str {
         match self {
-            Self::Audience(trust) | Self::Claim { trust, .. } => trust,
-            Self::None | Self::Owner { .. } | Self::Several(_) => "",
+            Self::Audience(trust) | Self::Several(trust) | Self::Claim { trust, .. } => trust,
+            Self::None | Self::Owner { .. } => "",
         }
     }
 

@@ -186,3 +186,20 @@ async fn planes_are_told_newer_keys_by_the_poll_that_they_wait_in() {
     let signed = signed["signed_snapshot"].as_str().unwrap();
     assert!(told["keys"].to_string().contains(&kid(signed)));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn the_epoch_that_a_withdrawal_raises_is_signed_by_the_key_that_came_with_it() {
+    let app = TestApp::start().await;
+    let org = app.organization("acme").await;
+    let agent = app.agent(&org).await;
+    let poll = async |query: String| app.get(&org.internal(&format!("policy?{query}")), &agent).await.ok(200);
+    let first = poll("after=0&keys=0".to_owned()).await;
+    let (epoch, version) = (&first["epoch"], &first["keys"]["version"]);
+    let stolen = kid(first["signed_snapshot"].as_str().unwrap());
+    // Another process withdraws; this one sees the epoch before it looks after its keys.
+    let done = withdraw(&app, &stolen).await.unwrap();
+    let told = poll(format!("after={epoch}&keys={version}")).await;
+    assert_eq!(kid(told["signed_snapshot"].as_str().unwrap()), done.signs);
+    let keys = told["keys"].to_string();
+    assert!(keys.contains(&done.signs) && !keys.contains(&stolen), "{keys}");
+}
