@@ -73,6 +73,17 @@ struct Watched {
     since: Instant,
 }
 
+/// What came of an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Attempt {
+    /// The lease is ours.
+    Leads,
+    /// It is somebody else's.
+    Follows,
+    /// It changed under us.
+    Raced,
+}
+
 impl Candidate {
     /// Takes the lease whenever it is free, keeps it, until `stop` ends; then lets go of it.
     pub async fn run(self, stop: impl Future<Output = ()>) {
@@ -102,8 +113,10 @@ impl Candidate {
         }
         if self.leadership.is_held() {
             self.leadership.set(None);
-            if let Err(error) = self.let_go().await {
-                tracing::info!("the lease could not be let go of and runs out by itself: {error}");
+            match tokio::time::timeout(REQUEST_MAX, self.let_go()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::info!("the lease could not be let go of and runs out by itself: {error}"),
+                Err(_) => tracing::info!("the lease could not be let go of and runs out by itself: no answer"),
             }
         }
     }
@@ -126,8 +139,17 @@ impl Candidate {
         }
     }
 
-    /// Whether this process leads now.
+    /// Whether this process leads now. What conflicts with our write may be our own, whose answer was lost: it is looked at anew.
     async fn attempt(&self, watched: &mut Option<Watched>) -> Result<bool, ClusterError> {
+        let first = self.attempt_once(watched).await?;
+        let last = match first {
+            Attempt::Raced => self.attempt_once(watched).await?,
+            _ => first,
+        };
+        Ok(last == Attempt::Leads)
+    }
+
+    async fn attempt_once(&self, watched: &mut Option<Watched>) -> Result<Attempt, ClusterError> {
         let Some(mut lease) = self.read().await? else {
             let lease = json!({
                 "apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
@@ -152,7 +174,7 @@ impl Candidate {
                     since: Instant::now(),
                 });
             }
-            return Ok(false);
+            return Ok(Attempt::Follows);
         }
         let transitions = lease["spec"]["leaseTransitions"].as_i64().unwrap_or(0);
         let acquired = lease["spec"]["acquireTime"].take();
@@ -175,12 +197,11 @@ impl Candidate {
         })
     }
 
-    /// `false`: somebody else was faster.
-    async fn write(&self, method: Method, uri: &str, lease: &Value) -> Result<bool, ClusterError> {
+    async fn write(&self, method: Method, uri: &str, lease: &Value) -> Result<Attempt, ClusterError> {
         let request = request(method, uri, "application/json", lease.to_string().into_bytes())?;
         match self.client.request::<Value>(request).await.map_err(meaning) {
-            Ok(_) => Ok(true),
-            Err(ClusterError::Conflict(_)) => Ok(false),
+            Ok(_) => Ok(Attempt::Leads),
+            Err(ClusterError::Conflict(_)) => Ok(Attempt::Raced),
             Err(error) => Err(error),
         }
     }

@@ -104,6 +104,17 @@ pub struct Record {
     pub conditions: Vec<PlaneCondition>,
 }
 
+/// What failed.
+#[derive(Debug, Clone)]
+pub struct Failure {
+    /// What is in the way.
+    pub condition: PlaneCondition,
+    /// Nothing is tried before that time.
+    pub next_try_at: DateTime<Utc>,
+    /// Whether a plane that served may do so still: `false` only where it is known to have ended.
+    pub may_serve: bool,
+}
+
 /// The tables of planes.
 #[async_trait]
 pub trait Ledger: Send + Sync + 'static {
@@ -131,15 +142,12 @@ pub trait Ledger: Send + Sync + 'static {
     async fn settle(&self, record: &Record, state: State, url: Option<&str>) -> anyhow::Result<()>;
     /// Writes what is in the way while something takes its time; `None`: nothing is.
     async fn note_waiting(&self, record: &Record, state: State, why: Option<&PlaneCondition>) -> anyhow::Result<()>;
-    /// Writes a failure, its reason and when to try again.
-    async fn note_failure(
-        &self,
-        record: &Record,
-        condition: &PlaneCondition,
-        next_try_at: DateTime<Utc>,
-    ) -> anyhow::Result<()>;
+    /// Writes a failure.
+    async fn note_failure(&self, record: &Record, failure: &Failure) -> anyhow::Result<()>;
     /// Writes what is not as one would wish although the plane works; it does not end with what was in the way.
     async fn note_lasting(&self, record: &Record, condition: &PlaneCondition) -> anyhow::Result<()>;
+    /// What was not as one would wish is.
+    async fn end_lasting(&self, record: &Record, kind: &str) -> anyhow::Result<()>;
     /// Tells what was done without being asked for.
     async fn note_event(&self, record: &Record, kind: &str, detail: &str) -> anyhow::Result<()>;
     /// Nothing is left: its rows, its receipt of what was removed, store by store.

@@ -10,7 +10,7 @@ use contract::token::{SecretToken, TokenKind};
 use secrecy::SecretString;
 
 use crate::cloud::{Cloud, Fenced, Order, Outranked, Raced};
-use crate::ledger::{Ledger, Record, State};
+use crate::ledger::{Failure, Ledger, Record, State};
 use crate::plan::{Process, Schema, Seen, Step, Wanted, back_off, is_too_early, plan};
 
 /// A pass that takes more steps than this does not converge; it stops and says so.
@@ -215,12 +215,16 @@ impl Pass {
     async fn apply_kit(&self, record: &Record, order: &Order) -> anyhow::Result<()> {
         let missing = self.cloud.apply_kit(order).await?.join("; ");
         let kind = "not_locked_down";
-        let told = record.conditions.iter().any(|c| c.kind == kind && c.reason == missing);
-        if !missing.is_empty() && !told {
-            let condition = self.condition(kind, missing);
-            self.ledger.note_lasting(record, &condition).await?;
+        let told = record.conditions.iter().find(|c| c.kind == kind).map(|c| &c.reason);
+        match told {
+            Some(_) if missing.is_empty() => self.ledger.end_lasting(record, kind).await,
+            None if missing.is_empty() => Ok(()),
+            Some(told) if *told == missing => Ok(()),
+            _ => {
+                let condition = self.condition(kind, missing);
+                self.ledger.note_lasting(record, &condition).await
+            }
         }
-        Ok(())
     }
 
     async fn start(&self, record: &Record, order: &Order) -> anyhow::Result<()> {
@@ -289,8 +293,13 @@ impl Pass {
         let next = now + back_off(record.failures + 1, jitter);
         let organization = record.identity.organization;
         tracing::warn!(organization.id = %organization, condition = kind, "plane of {organization}: {kind}: {error:#}");
-        let condition = self.condition(kind, format!("{error:#}"));
-        self.ledger.note_failure(record, &condition, next).await?;
+        let failure = Failure {
+            condition: self.condition(kind, format!("{error:#}")),
+            next_try_at: next,
+            // Whoever stops one takes its route before.
+            may_serve: !matches!(kind, "crashed" | "not_stopped"),
+        };
+        self.ledger.note_failure(record, &failure).await?;
         Ok(Outcome::RetryAt(next))
     }
 }

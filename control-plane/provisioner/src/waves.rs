@@ -1,5 +1,6 @@
-//! Who gets a new image when. Pure: first a few planes that run, then a share of all, then the rest. Each wave must become ready in
-//! time and stay so for a while before the next; the first that does not takes everything back, and stops.
+//! Who gets a new image when. Pure: first a few planes that run, then a share of all, then the rest. Each plane must become ready in
+//! time and stay so for a while before the next wave; the first that does not takes everything back, and stops. Only planes that served
+//! before say anything: what kept a plane from serving already is not the image's fault.
 
 use chrono::{DateTime, Duration, Utc};
 use contract::cloud::WavesConfig;
@@ -13,11 +14,14 @@ const LAST: u32 = 2;
 pub enum Standing {
     /// It has not been told to have it, and runs.
     Running,
-    /// It has not been told to have it, and sleeps.
-    Asleep,
-    /// It was told to, and does not serve with it yet.
-    Moving,
-    /// It has it, or will when it wakes.
+    /// It has not been told to have it, and does not serve: it sleeps, or something is in its way.
+    Silent,
+    /// It was told to, and does not serve.
+    Moving {
+        /// Since when: it was told, or has woken, or served with it until then.
+        since: DateTime<Utc>,
+    },
+    /// It has it, or will when it wakes, or says nothing about it.
     Moved,
 }
 
@@ -26,7 +30,7 @@ pub enum Standing {
 pub struct Rollout {
     /// Which wave, from 0.
     pub wave: u32,
-    /// Since when the planes of that wave are told.
+    /// Since when all planes that were told serve.
     pub since: DateTime<Utc>,
 }
 
@@ -37,7 +41,9 @@ pub enum Move {
     Tell(Vec<OrganizationId>),
     /// The next wave.
     Advance,
-    /// Nothing yet.
+    /// Some are on their way: the time in which all must serve begins anew.
+    Hold,
+    /// All serve, and are watched for a while.
     Wait,
     /// All have it.
     Done,
@@ -53,23 +59,33 @@ pub fn next(
     now: DateTime<Utc>,
 ) -> Move {
     let of = |standing: Standing| planes.iter().filter(move |(_, s)| *s == standing).map(|(id, _)| *id);
-    let told = of(Standing::Moving).count() + of(Standing::Moved).count();
+    let (running, silent) = (of(Standing::Running), of(Standing::Silent));
+    let told = planes.len() - running.clone().count() - silent.clone().count();
     let wanted = size(rollout.wave, planes.len(), config);
     if told < wanted {
         // Those that run say something about the image; those that sleep will have it when they wake.
-        let next = of(Standing::Running).chain(of(Standing::Asleep)).take(wanted - told);
-        return Move::Tell(next.collect());
+        return Move::Tell(running.chain(silent).take(wanted - told).collect());
     }
-    let moving: Vec<OrganizationId> = of(Standing::Moving).collect();
-    let passed = now - rollout.since;
-    if !moving.is_empty() {
-        let late = passed >= Duration::seconds(i64::from(config.ready_seconds));
-        return if late { Move::RollBack(moving) } else { Move::Wait };
+    let moving = planes.iter().filter_map(|(id, standing)| match standing {
+        Standing::Moving { since } => Some((*id, now - *since)),
+        _ => None,
+    });
+    let patience = Duration::seconds(i64::from(config.ready_seconds));
+    let late: Vec<OrganizationId> = moving
+        .clone()
+        .filter(|(_, passed)| *passed >= patience)
+        .map(|(id, _)| id)
+        .collect();
+    if !late.is_empty() {
+        return Move::RollBack(late);
+    }
+    if moving.count() > 0 {
+        return Move::Hold;
     }
     if rollout.wave >= LAST {
         return Move::Done;
     }
-    match passed >= Duration::seconds(i64::from(config.watch_seconds)) {
+    match now - rollout.since >= Duration::seconds(i64::from(config.watch_seconds)) {
         true => Move::Advance,
         false => Move::Wait,
     }
@@ -101,24 +117,32 @@ mod tests {
             .collect()
     }
 
+    fn ago(seconds: i64) -> DateTime<Utc> {
+        NOW - Duration::seconds(seconds)
+    }
+
     fn at(wave: u32, seconds: i64) -> Rollout {
         Rollout {
             wave,
-            since: NOW - Duration::seconds(seconds),
+            since: ago(seconds),
         }
+    }
+
+    fn moving(seconds: i64) -> Standing {
+        Standing::Moving { since: ago(seconds) }
     }
 
     #[test]
     fn a_canary_that_runs_is_first_then_a_tenth_then_the_rest() {
         let config = WavesConfig::default();
         let mut all = planes(&[Standing::Running; 30]);
-        all[0].1 = Standing::Asleep;
+        all[0].1 = Standing::Silent;
         let Move::Tell(first) = next(&at(0, 0), &all, &config, NOW) else {
             panic!()
         };
         assert_eq!(first, [all[1].0]);
-        all[1].1 = Standing::Moving;
-        assert_eq!(next(&at(0, 599), &all, &config, NOW), Move::Wait);
+        all[1].1 = moving(599);
+        assert_eq!(next(&at(0, 599), &all, &config, NOW), Move::Hold);
         all[1].1 = Standing::Moved;
         assert_eq!(
             next(&at(0, 59), &all, &config, NOW),
@@ -141,12 +165,14 @@ mod tests {
     }
 
     #[test]
-    fn a_wave_that_is_not_ready_in_time_is_taken_back() {
+    fn a_plane_that_is_not_ready_in_time_takes_it_back_from_all_and_one_that_just_woke_does_not() {
         let mut all = planes(&[Standing::Moved; 3]);
-        all[1].1 = Standing::Moving;
         let config = WavesConfig::default();
-        assert_eq!(next(&at(2, 600), &all, &config, NOW), Move::RollBack(vec![all[1].0]));
-        assert_eq!(next(&at(2, 599), &all, &config, NOW), Move::Wait);
+        all[1].1 = moving(600);
+        all[2].1 = moving(3);
+        assert_eq!(next(&at(2, 5), &all, &config, NOW), Move::RollBack(vec![all[1].0]));
+        all[1].1 = Standing::Moved;
+        assert_eq!(next(&at(2, 100_000), &all, &config, NOW), Move::Hold);
     }
 
     #[test]
@@ -154,7 +180,7 @@ mod tests {
         let config = WavesConfig::default();
         assert_eq!(next(&at(2, 0), &[], &config, NOW), Move::Done);
         assert_eq!(next(&at(0, 60), &[], &config, NOW), Move::Advance);
-        let Move::Tell(one) = next(&at(0, 0), &planes(&[Standing::Asleep]), &config, NOW) else {
+        let Move::Tell(one) = next(&at(0, 0), &planes(&[Standing::Silent]), &config, NOW) else {
             panic!()
         };
         assert_eq!(one.len(), 1);

@@ -247,7 +247,7 @@ async fn keep_shared(parts: Arc<Parts>) {
 async fn roll_out(app: Arc<App>, parts: Arc<Parts>) {
     loop {
         parts.led().await;
-        match rollouts::step(&app, &PROOF, &parts.config).await {
+        match rollouts::step(&app, &PROOF, &parts.config.plane_image, &parts.config.waves).await {
             Ok(true) => continue,
             Ok(false) => {}
             Err(error) => tracing::info!("the rollout goes on later: {error:#}"),

@@ -3,12 +3,11 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use chrono::{DateTime, Utc};
 use contract::api::PlaneCondition;
 use contract::ids::OrganizationId;
 use contract::token::SecretToken;
 use provisioner::cloud::{Order, PlaneSecrets};
-use provisioner::ledger::{Ledger, Record, State};
+use provisioner::ledger::{Failure, Ledger, Record, State};
 use secrecy::SecretString;
 
 use super::queries::{self, PlaneRow};
@@ -134,17 +133,16 @@ impl Ledger for Tables {
         Ok(queries::note_waiting(&self.app.pool, &PROOF, record, state, why).await?)
     }
 
-    async fn note_failure(
-        &self,
-        record: &Record,
-        condition: &PlaneCondition,
-        next_try_at: DateTime<Utc>,
-    ) -> anyhow::Result<()> {
-        Ok(queries::note_failure(&self.app.pool, &PROOF, record, condition, next_try_at).await?)
+    async fn note_failure(&self, record: &Record, failure: &Failure) -> anyhow::Result<()> {
+        Ok(queries::note_failure(&self.app.pool, &PROOF, record, failure).await?)
     }
 
     async fn note_lasting(&self, record: &Record, condition: &PlaneCondition) -> anyhow::Result<()> {
         Ok(queries::note_lasting(&self.app.pool, &PROOF, record, condition).await?)
+    }
+
+    async fn end_lasting(&self, record: &Record, kind: &str) -> anyhow::Result<()> {
+        Ok(queries::end_lasting(&self.app.pool, &PROOF, record, kind).await?)
     }
 
     async fn note_event(&self, record: &Record, kind: &str, detail: &str) -> anyhow::Result<()> {

@@ -9,7 +9,7 @@ pub mod local;
 mod operating;
 pub mod queries;
 pub mod reconciler;
-mod rollouts;
+pub mod rollouts;
 mod routes;
 mod summaries;
 
@@ -90,10 +90,9 @@ pub async fn wake(app: &App, organization: OrganizationId) -> Result<Route, Refu
     if let Some(route) = app.planes.wait_for_route(organization, WAKE_WAIT).await {
         return Ok(route);
     }
-    let conditions = queries::list_conditions(&app.pool, &proof, organization).await?;
-    let reason = conditions
-        .first()
-        .map_or_else(|| "it takes longer than usual".to_owned(), |c| c.reason.clone());
+    let reason = queries::find_obstacle(&app.pool, &proof, organization)
+        .await?
+        .unwrap_or_else(|| "it takes longer than usual".to_owned());
     Err(Refusal::new(
         ProblemKind::PlaneStarting,
         format!("the data plane of the organization is not up yet: {reason}"),

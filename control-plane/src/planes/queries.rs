@@ -7,7 +7,7 @@ use contract::ids::OrganizationId;
 use contract::names::OrganizationName;
 use contract::token::SecretToken;
 use provisioner::cloud::PlaneIdentity;
-use provisioner::ledger::{Record, State};
+use provisioner::ledger::{Failure, Record, State};
 use provisioner::plan::Wanted;
 use sqlx::PgPool;
 
@@ -238,15 +238,13 @@ pub(super) async fn update_state(
     record: &Record,
     state: State,
 ) -> Result<(), sqlx::Error> {
-    sqlx::query(
-        "update planes set state = $2, url = null where organization_id = $1 and state <> $2 and generation = $3",
-    )
-    .bind(record.identity.organization.to_string())
-    .bind(state.as_str())
-    .bind(record.generation)
-    .execute(pool)
-    .await
-    .map(|_| ())
+    sqlx::query("update planes set state = $2 where organization_id = $1 and state <> $2 and generation = $3")
+        .bind(record.identity.organization.to_string())
+        .bind(state.as_str())
+        .bind(record.generation)
+        .execute(pool)
+        .await
+        .map(|_| ())
 }
 
 /// Writes which version of the binary brought the schema up to date.
@@ -336,26 +334,27 @@ async fn upsert_condition(
     .map(|_| ())
 }
 
-/// Writes a failure, its reason and when to try again.
+/// Writes a failure, its reason and when to try again. Where the plane is reached stands, unless it is known not to serve: else others
+/// would turn requests away from one that does while the cluster cannot be asked.
 pub(super) async fn note_failure(
     pool: &PgPool,
     _proof: &System,
     record: &Record,
-    condition: &PlaneCondition,
-    next_try_at: DateTime<Utc>,
+    failure: &Failure,
 ) -> Result<(), sqlx::Error> {
     let mut tx = pool.begin().await?;
     let organization = record.identity.organization.to_string();
     sqlx::query(
-        "update planes set failures = failures + 1, next_try_at = $2, url = null,
+        "update planes set failures = failures + 1, next_try_at = $2, url = case when $3 then url end,
              state = case when wanted = 'deleted' then 'deleting' else 'degraded' end
          where organization_id = $1 and state <> 'deleted'",
     )
     .bind(&organization)
-    .bind(next_try_at)
+    .bind(failure.next_try_at)
+    .bind(failure.may_serve)
     .execute(&mut *tx)
     .await?;
-    upsert_condition(&mut tx, &organization, condition, false).await?;
+    upsert_condition(&mut tx, &organization, &failure.condition, false).await?;
     tx.commit().await
 }
 
@@ -369,6 +368,21 @@ pub(super) async fn note_lasting(
     let mut tx = pool.begin().await?;
     upsert_condition(&mut tx, &record.identity.organization.to_string(), condition, true).await?;
     tx.commit().await
+}
+
+/// That is over.
+pub(super) async fn end_lasting(
+    pool: &PgPool,
+    _proof: &System,
+    record: &Record,
+    kind: &str,
+) -> Result<(), sqlx::Error> {
+    sqlx::query("delete from plane_conditions where organization_id = $1 and kind = $2 and lasting")
+        .bind(record.identity.organization.to_string())
+        .bind(kind)
+        .execute(pool)
+        .await
+        .map(|_| ())
 }
 
 /// Tells what was done to planes without being asked for; the oldest of each is forgotten for it.
@@ -430,6 +444,20 @@ pub(super) async fn list_conditions(
         .into_iter()
         .map(|(kind, reason, since)| PlaneCondition { kind, reason, since })
         .collect())
+}
+
+/// What has been in the way of a plane for longest, in words.
+pub(super) async fn find_obstacle(
+    pool: &PgPool,
+    _proof: &System,
+    organization: OrganizationId,
+) -> Result<Option<String>, sqlx::Error> {
+    sqlx::query_scalar(
+        "select reason from plane_conditions where organization_id = $1 and not lasting order by since limit 1",
+    )
+    .bind(organization.to_string())
+    .fetch_optional(pool)
+    .await
 }
 
 /// Takes a heartbeat; a plane that sends one works, so its failures are over.
@@ -499,7 +527,7 @@ pub(super) async fn list_routes(
 ) -> Result<Vec<(OrganizationId, OrganizationName, String)>, sqlx::Error> {
     let rows: Vec<(Text<OrganizationId>, Text<OrganizationName>, String)> = sqlx::query_as(
         "select p.organization_id, o.name, p.url from planes p join organizations o on o.id = p.organization_id
-         where p.state = 'ready' and p.wanted = 'running' and p.url is not null",
+         where p.wanted = 'running' and p.url is not null",
     )
     .fetch_all(pool)
     .await?;

@@ -2,7 +2,7 @@
 //! names another image than the newest rollout; one that was taken back is not tried again before it names yet another.
 
 use chrono::{DateTime, Utc};
-use contract::cloud::KubernetesConfig;
+use contract::cloud::WavesConfig;
 use contract::ids::OrganizationId;
 use provisioner::waves::{self, Move, Rollout, Standing};
 use sqlx::PgPool;
@@ -12,12 +12,22 @@ use crate::app::App;
 use crate::authz::System;
 use crate::database::Text;
 
-/// What a plane's row says of the rollout that runs.
-const STANDING: &str = "select p.organization_id,
-           case when p.rollout_id is distinct from $1 then case when p.state = 'ready' then 'running' else 'asleep' end
-                when p.wanted = 'running' and (p.state <> 'ready' or p.seen_generation < p.generation) then 'moving'
-                else 'moved' end
-     from planes p where p.wanted <> 'deleted' order by p.number";
+/// Remembers of the planes that have the image since when they do not serve with it. One that served once is evidence from then on,
+/// whatever was in its way before.
+const LOOK: &str = "update planes p set
+         rollout_unready_since = case when p.wanted = 'running' and not l.ready then coalesce(p.rollout_unready_since, $2) end,
+         rollout_excused = p.rollout_excused and not (p.wanted = 'running' and l.ready)
+     from (select organization_id, state = 'ready' and seen_generation >= generation as ready from planes) l
+     where l.organization_id = p.organization_id and p.rollout_id = $1
+       and (p.rollout_unready_since is null) = (p.wanted = 'running' and not l.ready)";
+
+/// What a plane's row says of the rollout that runs, and since when.
+const STANDING: &str = "select organization_id,
+           case when rollout_id is distinct from $1 then case when wanted = 'running' and state = 'ready' then 'running' else 'silent' end
+                when rollout_unready_since is null or rollout_excused then 'moved'
+                else 'moving' end,
+           rollout_unready_since
+     from planes where wanted <> 'deleted' order by number";
 
 /// The newest rollout.
 struct Newest {
@@ -31,36 +41,40 @@ struct Newest {
 ///
 /// # Errors
 /// When the database is away.
-pub(super) async fn step(app: &App, proof: &System, config: &KubernetesConfig) -> anyhow::Result<bool> {
+pub async fn step(app: &App, proof: &System, image: &str, config: &WavesConfig) -> anyhow::Result<bool> {
     let (pool, now) = (&app.pool, app.environment.now());
     let newest = match find_newest(pool, proof).await? {
         None => {
             // The first image: whatever is there has it already, or gets it when it is made.
-            insert(pool, proof, &config.plane_image, "done", now).await?;
+            insert(pool, proof, image, "done", now).await?;
             return Ok(false);
         }
         Some(newest) if newest.state != "running" => {
-            if newest.image == config.plane_image {
+            if newest.image == image {
                 return Ok(false);
             }
-            tracing::info!("planes get the image `{}` now, in waves", config.plane_image);
-            insert(pool, proof, &config.plane_image, "running", now).await?;
+            tracing::info!("planes get the image `{}` now, in waves", image);
+            insert(pool, proof, image, "running", now).await?;
             return Ok(true);
         }
         Some(newest) => newest,
     };
-    let planes = list_standings(pool, proof, newest.id).await?;
-    match waves::next(&newest.rollout, &planes, &config.waves, now) {
+    let planes = list_standings(pool, proof, newest.id, now).await?;
+    match waves::next(&newest.rollout, &planes, config, now) {
         Move::Wait => return Ok(false),
+        Move::Hold => {
+            hold(pool, proof, newest.id, now).await?;
+            return Ok(false);
+        }
         Move::Tell(next) => tell(app, proof, &newest, &next).await?,
         Move::Advance => advance(pool, proof, newest.id, now).await?,
         Move::Done => finish(pool, proof, newest.id).await?,
         Move::RollBack(late) => {
             let reason = format!(
-                "{} of the planes in wave {} did not become ready within {} s, the first of them {}",
+                "{} of the planes with it, in wave {}, did not serve within {} s, the first of them {}",
                 late.len(),
                 newest.rollout.wave + 1,
-                config.waves.ready_seconds,
+                config.ready_seconds,
                 late.first().map(ToString::to_string).unwrap_or_default()
             );
             tracing::warn!("the image `{}` is taken back: {reason}", newest.image);
@@ -113,27 +127,36 @@ async fn list_standings(
     pool: &PgPool,
     _proof: &System,
     rollout: i64,
+    now: DateTime<Utc>,
 ) -> Result<Vec<(OrganizationId, Standing)>, sqlx::Error> {
-    let rows: Vec<(Text<OrganizationId>, String)> = sqlx::query_as(STANDING).bind(rollout).fetch_all(pool).await?;
-    let standing = |word: &str| match word {
-        "running" => Standing::Running,
-        "asleep" => Standing::Asleep,
-        "moving" => Standing::Moving,
+    sqlx::query(LOOK).bind(rollout).bind(now).execute(pool).await?;
+    let rows: Vec<(Text<OrganizationId>, String, Option<DateTime<Utc>>)> =
+        sqlx::query_as(STANDING).bind(rollout).fetch_all(pool).await?;
+    let standing = |word: &str, since: Option<DateTime<Utc>>| match (word, since) {
+        ("running", _) => Standing::Running,
+        ("silent", _) => Standing::Silent,
+        ("moving", Some(since)) => Standing::Moving { since },
         _ => Standing::Moved,
     };
-    Ok(rows.into_iter().map(|(id, word)| (id.0, standing(&word))).collect())
+    Ok(rows
+        .into_iter()
+        .map(|(id, word, since)| (id.0, standing(&word, since)))
+        .collect())
 }
 
 async fn tell(app: &App, proof: &System, newest: &Newest, next: &[OrganizationId]) -> Result<(), sqlx::Error> {
     let ids: Vec<String> = next.iter().map(ToString::to_string).collect();
     let mut tx = app.pool.begin().await?;
     sqlx::query(
-        "update planes set image_before = image, image = $2, rollout_id = $3, generation = generation + 1
-         where organization_id = any($1) and wanted <> 'deleted'",
+        "update planes set image_before = image, image = $2, rollout_id = $3, generation = generation + 1,
+             rollout_excused = wanted = 'running' and state <> 'ready',
+             rollout_unready_since = case when wanted = 'running' then $4 end
+         where organization_id = any($1) and wanted <> 'deleted' and rollout_id is distinct from $3",
     )
     .bind(&ids)
     .bind(&newest.image)
     .bind(newest.id)
+    .bind(app.environment.now())
     .execute(&mut *tx)
     .await?;
     sqlx::query("update plane_rollouts set wave_since = $2 where id = $1")
@@ -148,6 +171,16 @@ async fn tell(app: &App, proof: &System, newest: &Newest, next: &[OrganizationId
         app.planes.signal(*organization);
     }
     Ok(())
+}
+
+/// The time in which all must serve begins anew.
+async fn hold(pool: &PgPool, _proof: &System, rollout: i64, now: DateTime<Utc>) -> Result<(), sqlx::Error> {
+    sqlx::query("update plane_rollouts set wave_since = $2 where id = $1 and state = 'running'")
+        .bind(rollout)
+        .bind(now)
+        .execute(pool)
+        .await
+        .map(|_| ())
 }
 
 async fn advance(pool: &PgPool, _proof: &System, rollout: i64, now: DateTime<Utc>) -> Result<(), sqlx::Error> {
@@ -170,7 +203,8 @@ async fn finish(pool: &PgPool, _proof: &System, rollout: i64) -> Result<(), sqlx
 async fn roll_back(app: &App, proof: &System, newest: &Newest, reason: &str) -> Result<(), sqlx::Error> {
     let mut tx = app.pool.begin().await?;
     let back: Vec<(Text<OrganizationId>,)> = sqlx::query_as(
-        "update planes set image = image_before, rollout_id = null, generation = generation + 1, next_try_at = null
+        "update planes set image = image_before, rollout_id = null, rollout_unready_since = null, rollout_excused = false,
+             generation = generation + 1, next_try_at = null
          where rollout_id = $1 and wanted <> 'deleted' returning organization_id",
     )
     .bind(newest.id)

@@ -8,6 +8,7 @@ use anyhow::Context;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use contract::ids::TokenId;
 use contract::names::{OrganizationName, ProjectName, RepoName};
@@ -25,6 +26,7 @@ use crate::authz;
 use crate::gateway::{self, headers::strip_hop_by_hop};
 use crate::planes::live::InFlight;
 use crate::refusal::Refusal;
+use crate::traffic::{self, Ledger, Subject};
 
 /// The parameter that a link of `howdah open` carries.
 pub(super) const TICKET: &str = "howdah-ticket";
@@ -38,8 +40,10 @@ pub async fn serve(app: Arc<App>, listener: tokio::net::TcpListener) -> anyhow::
     let router = Router::new()
         .fallback(enter)
         .layer(axum::extract::DefaultBodyLimit::disable())
+        .layer(from_fn_with_state(Arc::clone(&app), traffic::counted_of_services))
         .with_state(app);
-    let server = axum::serve(chassis::http::prompt(listener), router).with_graceful_shutdown(shutdown.begun());
+    let service = router.into_make_service_with_connect_info::<std::net::SocketAddr>();
+    let server = axum::serve(chassis::http::prompt(listener), service).with_graceful_shutdown(shutdown.begun());
     tokio::select! {
         ended = std::future::IntoFuture::into_future(server) => ended.context("the server of services ended"),
         () = async {
@@ -282,6 +286,9 @@ async fn forward(
     onward: Onward,
     mut request: Request,
 ) -> Result<Response, Refusal> {
+    if let Some(ledger) = request.extensions().get::<Ledger>() {
+        ledger.count(app, &Subject::Organization(onward.access.organization.to_string()))?;
+    }
     let hold = gateway::hold(app, onward.access.organization);
     let caller = hyper::upgrade::on(&mut request);
     *request.uri_mut() = format!("{}{}", onward.access.plane_url, onward.path)

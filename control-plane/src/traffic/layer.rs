@@ -98,6 +98,21 @@ pub async fn counted(State(app): State<Arc<App>>, mut request: Request, next: Ne
     response
 }
 
+/// The same for the address of services, all of which goes through to data planes. What user code answers says nothing of our limits:
+/// only refusals do.
+pub async fn counted_of_services(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
+    let address = client(&app, &mut request);
+    let ledger = Ledger::new(Class::Plane, address.is_loopback(), token(request.headers()));
+    match admitted(&app, &ledger, address, request, next).await {
+        Ok(response) => response,
+        Err(refusal) => {
+            let mut response = refusal.into_response();
+            ledger.tell(response.headers_mut());
+            response
+        }
+    }
+}
+
 fn too_long() -> Refusal {
     Refusal::new(
         ProblemKind::UpstreamTimeout,

@@ -12,7 +12,7 @@ use std::time::Duration;
 use axum::http::Method;
 
 pub use address::Proxies;
-pub use layer::{Ledger, counted};
+pub use layer::{Ledger, counted, counted_of_services};
 pub use meters::{Meters, Spent, Subject};
 pub use turns::Turns;
 

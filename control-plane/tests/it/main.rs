@@ -38,6 +38,7 @@ mod policy;
 mod process;
 mod proofs;
 mod releases;
+mod rollouts;
 mod scopes;
 mod second_factors;
 mod single_sign_on;

@@ -4,7 +4,7 @@ use control_plane::rate_limits::RateLimits;
 use control_plane::traffic::{PerMinute, TrafficLimits};
 use serde_json::json;
 
-use crate::app::{Answer, TestApp};
+use crate::app::{Answer, TestApp, read};
 
 fn header(answer: &Answer, name: &str) -> String {
     let value = answer.headers.get(name).and_then(|v| v.to_str().ok());
@@ -72,4 +72,25 @@ async fn a_body_that_is_too_large_is_refused_and_names_the_limit() {
     app.post(&acme.path("teams"), &acme.owner.token, body)
         .await
         .problem(413, "too-large");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn the_address_of_services_counts_too_and_tells_only_who_took_too_much() {
+    let app = limited(|limits| {
+        limits.loopback_factor = 1;
+        limits.address = PerMinute([100, 100, 100, 100, 3]);
+    })
+    .await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    tokio::spawn(control_plane::serving::serve(app.app.clone(), listener));
+    for _ in 0..3 {
+        let answer = read(reqwest::Client::new().get(&url)).await;
+        assert_eq!(header(&answer, "ratelimit"), "");
+        answer.problem(404, "not-found");
+    }
+    let refused = read(reqwest::Client::new().get(&url)).await;
+    assert_ne!(header(&refused, "retry-after"), "");
+    refused.problem(429, "slow-down");
+    app.get("/v1/organizations", "").await.problem(401, "signed-out");
 }

@@ -40,6 +40,9 @@ pub struct KubernetesConfig {
     /// The API server as pods reach it; found in the cluster when empty.
     #[serde(default)]
     pub api_targets: Vec<Target>,
+    /// Who resolves names for pods.
+    #[serde(default)]
+    pub dns: DnsConfig,
     /// The tenants' databases.
     pub databases: DatabasesConfig,
     /// The tenants' buckets.
@@ -72,6 +75,31 @@ pub struct Target {
     pub cidr: String,
     /// TCP ports.
     pub ports: Vec<u16>,
+}
+
+/// The name servers of the cluster, as network policies see them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DnsConfig {
+    /// The namespace of their pods.
+    pub namespace: String,
+    /// The labels of their pods.
+    pub labels: BTreeMap<String, String>,
+    /// The port that these pods listen on, which need not be that of their service.
+    pub port: u16,
+    /// Addresses of caches on nodes, which are no pods: `169.254.20.10/32`.
+    pub cidrs: Vec<String>,
+}
+
+impl Default for DnsConfig {
+    fn default() -> Self {
+        Self {
+            namespace: "kube-system".to_owned(),
+            labels: BTreeMap::from([("k8s-app".to_owned(), "kube-dns".to_owned())]),
+            port: 53,
+            cidrs: Vec::new(),
+        }
+    }
 }
 
 /// PostgreSQL for tenants.

@@ -154,7 +154,8 @@ fn broken(container: &ContainerSeen, now: DateTime<Utc>) -> Option<Trouble> {
     if ended.told.reason == "OOMKilled" && part == Part::User && recent {
         return Some(Trouble::OutOfMemory);
     }
-    if ended.told.reason == "StartError" || ended.told.reason == "ContainerCannotRun" {
+    // One that runs again has got over it.
+    if !container.ready && (ended.told.reason == "StartError" || ended.told.reason == "ContainerCannotRun") {
         return Some(Trouble::NotMade(part, quoted(&ended.told.message)));
     }
     let waits = container
@@ -330,17 +331,18 @@ fn end_words(end: &End) -> String {
     words
 }
 
-/// Whether a pod that has that trouble since it was made is beyond hope.
+/// Whether a pod that has that trouble is beyond hope. It has it since its container ended, or since it was made where none has.
 pub fn is_hopeless(trouble: &Trouble, pod: &PodSeen, now: DateTime<Utc>) -> bool {
-    let starts = match trouble {
-        Trouble::Restarting(part, _) => pod
-            .containers
-            .iter()
-            .any(|c| c.part == *part && c.restarts >= STARTS_MAX),
-        _ => true,
+    let of = |part: Part| pod.containers.iter().find(|c| c.part == part);
+    let ended = |part: Part| of(part).and_then(|c| c.ended.as_ref()?.at);
+    let (starts, since) = match trouble {
+        // It ends anew each time.
+        Trouble::Restarting(part, _) => (of(*part).is_some_and(|c| c.restarts >= STARTS_MAX), None),
+        Trouble::Image(part, ..) | Trouble::NotMade(part, _) => (true, ended(*part)),
+        _ => (true, None),
     };
     starts
         && trouble
             .patience()
-            .is_some_and(|patience| now - pod.created_at >= patience)
+            .is_some_and(|patience| now - since.unwrap_or(pod.created_at) >= patience)
 }

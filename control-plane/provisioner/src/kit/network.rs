@@ -1,6 +1,7 @@
 //! Network policies of a namespace: nothing goes in or out but what is named here. Policies only add up, so what one forbids
 //! no other may let through: private addresses and those of clouds' metadata are in none that opens public ones.
 
+use contract::cloud::DnsConfig;
 use serde_json::{Value, json};
 
 use super::names::{NETWORK, NETWORK_POLICY, ORGANIZATION, PART, PORT};
@@ -48,21 +49,24 @@ pub(super) fn policies(kit: &TenantKit<'_>) -> Vec<Value> {
             "default-deny",
             json!({ "podSelector": {}, "policyTypes": ["Ingress", "Egress"] }),
         ),
-        policy("dns", dns()),
+        policy("dns", dns(&kit.config.dns)),
         policy("plane", around_plane(kit)),
         policy("workers", around_workers(kit)),
         policy("workers-internet", internet(kit)),
     ]
 }
 
-fn dns() -> Value {
-    let mut server = of_namespace("kube-system");
-    server["podSelector"] = json!({ "matchLabels": { "k8s-app": "kube-dns" } });
-    let ports = json!([{ "protocol": "UDP", "port": 53 }, { "protocol": "TCP", "port": 53 }]);
+fn dns(config: &DnsConfig) -> Value {
+    let mut server = of_namespace(&config.namespace);
+    server["podSelector"] = json!({ "matchLabels": config.labels });
+    let mut to = vec![server];
+    to.extend(config.cidrs.iter().map(|cidr| json!({ "ipBlock": { "cidr": cidr } })));
+    let port = config.port;
+    let ports = json!([{ "protocol": "UDP", "port": port }, { "protocol": "TCP", "port": port }]);
     json!({
         "podSelector": {},
         "policyTypes": ["Egress"],
-        "egress": [{ "to": [server], "ports": ports }],
+        "egress": [{ "to": to, "ports": ports }],
     })
 }
 

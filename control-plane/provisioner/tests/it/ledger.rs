@@ -4,12 +4,11 @@ use std::collections::BTreeSet;
 use std::sync::Mutex;
 
 use async_trait::async_trait;
-use chrono::{DateTime, Utc};
 use contract::api::PlaneCondition;
 use contract::ids::OrganizationId;
 use contract::token::SecretToken;
 use provisioner::cloud::{Order, PlaneIdentity, PlaneSecrets};
-use provisioner::ledger::{Ledger, Record, State};
+use provisioner::ledger::{Failure, Ledger, Record, State};
 use provisioner::plan::Wanted;
 use secrecy::SecretString;
 
@@ -176,22 +175,21 @@ impl Ledger for Tables {
         .await
     }
 
-    async fn note_failure(
-        &self,
-        record: &Record,
-        condition: &PlaneCondition,
-        next_try_at: DateTime<Utc>,
-    ) -> anyhow::Result<()> {
+    async fn note_failure(&self, record: &Record, failure: &Failure) -> anyhow::Result<()> {
         self.change(record, |row| {
             row.record.failures += 1;
-            row.record.next_try_at = Some(next_try_at);
+            row.record.next_try_at = Some(failure.next_try_at);
             row.record.state = State::Degraded;
-            row.record.conditions = vec![condition.clone()];
+            row.record.conditions = vec![failure.condition.clone()];
         })
         .await
     }
 
     async fn note_lasting(&self, _record: &Record, _condition: &PlaneCondition) -> anyhow::Result<()> {
+        Ok(())
+    }
+
+    async fn end_lasting(&self, _record: &Record, _kind: &str) -> anyhow::Result<()> {
         Ok(())
     }
 

@@ -224,7 +224,7 @@ fn hopeless_is_only_what_the_pipeline_can_mend_and_only_after_a_while() {
     let status = waiting("user", "ErrImagePull", "not found");
     let old = pod(&status);
     let trouble = diagnose(&old, now()).unwrap();
-    assert!(is_hopeless(&trouble, &old, now()));
+    assert!(is_hopeless(&trouble, &old, now() + Duration::minutes(5)));
     let mut young = old.clone();
     young.created_at = now() - Duration::minutes(4);
     assert!(!is_hopeless(&trouble, &young, now()));
@@ -243,6 +243,23 @@ fn hopeless_is_only_what_the_pipeline_can_mend_and_only_after_a_while() {
         !is_hopeless(&diagnose(&starting, now()).unwrap(), &starting, now()),
         "it was started five times only"
     );
+}
+
+#[test]
+fn a_container_that_runs_again_has_got_over_what_kept_it_from_starting_and_patience_counts_from_its_end() {
+    let ended = json!({ "terminated": { "reason": "StartError", "message": "no room", "exitCode": 128,
+        "finishedAt": (now() - Duration::minutes(1)).to_rfc3339() } });
+    let with = |state: serde_json::Value, ready: bool| {
+        pod(&json!({ "phase": "Running", "containerStatuses": [
+            { "name": "user", "restartCount": 1, "ready": ready, "state": state, "lastState": ended }] }))
+    };
+    let runs = with(json!({ "running": {} }), true);
+    assert_eq!(diagnose(&runs, now()), None);
+    let waits = with(json!({ "waiting": { "reason": "CrashLoopBackOff" } }), false);
+    let trouble = diagnose(&waits, now()).unwrap();
+    assert!(trouble.to_string().contains("no room"));
+    assert!(!is_hopeless(&trouble, &waits, now()), "it ended a minute ago");
+    assert!(is_hopeless(&trouble, &waits, now() + Duration::minutes(4)));
 }
 
 #[test]
