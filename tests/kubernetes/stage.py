@@ -173,6 +173,8 @@ class Stage:
             self.registry = userland.Registry(self.address, certificate, key)
             self.undo.append(self.registry.stop)
             self.make_images(authority)
+            if self.options.gpu == "karpenter":
+                self.define_karpenter()
             self.postgres.ask("create database howdah")
             self.start()
         except BaseException:
@@ -211,6 +213,22 @@ class Stage:
         """Images into the cluster, by the command that was named."""
         for archive in archives:
             run(*shlex.split(self.options.load), archive)
+
+    def define_karpenter(self):
+        """Karpenter's resources, where the cluster has them not. Nobody acts on them: the check plays the nodes that a pool describes."""
+        path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+        for file, text in tools.karpenter().items():
+            group, plural = file.removesuffix(".yaml").split("_")
+            name = f"{plural}.{group}"
+            try:
+                self.cluster.json("POST", path, text.encode(), "application/yaml")
+            except Refused as refused:
+                if refused.status != 409:
+                    raise
+                continue
+            self.undo.append(lambda name=name: self.cluster.delete(f"{path}/{name}"))
+            told = lambda: (self.cluster.get(f"{path}/{name}") or {}).get("status", {}).get("conditions") or []
+            eventually(f"the definition of {name}", lambda: any(c["type"] == "Established" and c["status"] == "True" for c in told()), 30)
 
     def fake_node(self, name, size, labels=None, taints=()):
         """A node that kwok plays, until the check ends."""
