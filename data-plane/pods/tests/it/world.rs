@@ -107,7 +107,8 @@ impl State {
             let (lost, evicted, quick) = (self.chance(0.02), self.chance(0.02), self.chance(0.5));
             let faults = self.faults;
             let Some(pod) = self.pods.get_mut(&name) else { continue };
-            if faults && lost {
+            // What has ended stays so, whatever becomes of its node.
+            if faults && lost && pod.phase != Phase::Ended {
                 pod.phase = Phase::Unknown;
             } else if faults && evicted && pod.phase == Phase::Running {
                 pod.phase = Phase::Ended;
