@@ -3,6 +3,7 @@
 All of it listens on an address that pods reach, lives in one temporary directory, and is gone at the end, as are the namespaces and whatever
 else was made on the cluster.
 """
+import http.client
 import json
 import os
 import pathlib
@@ -162,6 +163,8 @@ class Stage:
         self.before = self.shared()
         self.port = free_port(self.address)
         self.url = f"http://{self.address}:{self.port}"
+        # Where services are reached.
+        self.services = (self.address, free_port(self.address))
 
     def __enter__(self):
         try:
@@ -250,6 +253,7 @@ class Stage:
             "database_url": self.postgres.url("howdah"),
             "listen": f"{self.address}:{self.port}",
             "public_url": self.url,
+            "services": {"listen": "{}:{}".format(*self.services), "url": "http://*.{}:{}".format(*self.services)},
             "home": str(self.folder / "home"),
             "master_key": self.master_key,
             "idle_seconds": self.idle_seconds,
@@ -303,6 +307,7 @@ class Stage:
         ports = [self.postgres.port, self.store.port]
         values = {
             "publicUrl": f"http://howdah.{space}.svc:7433",
+            "services": {"url": "http://*.services.example.test"},
             "image": {"repository": repository, "tag": version},
             "dataPlaneImage": {"repository": self.plane_image.rsplit(":", 1)[0], "tag": version},
             "database": {"url": config["database_url"], "sslMode": "disable"},
@@ -320,7 +325,7 @@ class Stage:
         self.installed = True
         self.helm(*words)
         address = self.cluster.get(f"/api/v1/namespaces/{space}/services/howdah")["spec"]["clusterIP"]
-        self.url = f"http://{address}:7433"
+        self.url, self.services = f"http://{address}:7433", (address, 7434)
 
     def uninstall(self):
         self.helm("uninstall", "howdah", "--namespace", self.system_namespace, "--wait")
@@ -372,6 +377,18 @@ class Stage:
         if not hasattr(person, "token"):
             person.token = self.session(person)
         return ask(f"{self.url}/v1/organizations/{organization}/plane", person.token)
+
+    def ask_service(self, path, token):
+        """What is answered at the address of services: status and text."""
+        connection = http.client.HTTPConnection(*self.services, timeout=60)
+        try:
+            connection.request("GET", path, headers={"Authorization": f"Bearer {token}"})
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode(errors="replace")
+        except (OSError, http.client.HTTPException) as error:
+            return 0, str(error)
+        finally:
+            connection.close()
 
     def namespace(self, organization):
         """The namespace of an organization, by its name; nothing while there is none."""

@@ -5,6 +5,9 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+/// Where a plane reaches the service that runs in a pod: a port of the agent beside it, which passes on what comes from the plane.
+pub const SERVICE_PORT: u16 = 7434;
+
 /// What runs the code of pipelines.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind", deny_unknown_fields)]

@@ -1,4 +1,4 @@
-//! Prints the objects of pools, one that asks for nothing, one that asks for much and one with a network, as a Kubernetes `List`: for whoever
+//! Prints the objects of pools, one that asks for nothing, one that asks for much, one with a network, a service and a spout, as a Kubernetes `List`: for whoever
 //! checks them against a cluster's schemas.
 
 use anyhow::{Context, anyhow};
@@ -23,7 +23,14 @@ fn main() -> anyhow::Result<()> {
     let organization = OrganizationId::from_uuid(Uuid::from_u128(1));
     let plane = Plane { organization, config };
     let mut items = Vec::new();
-    for (number, more) in [(1, json!({})), (2, everything()), (3, json!({ "network": "internet" }))] {
+    let each = [
+        json!({}),
+        everything(),
+        json!({ "network": "internet" }),
+        json!({ "service": { "internal_port": 8080 } }),
+        json!({ "spout": {} }),
+    ];
+    for (number, more) in (1..).zip(each) {
         items.extend(pool(&plane, number, &more)?);
     }
     let list = json!({ "apiVersion": "v1", "kind": "List", "items": items });
@@ -51,6 +58,9 @@ fn pool(plane: &Plane, number: u128, more: &Value) -> anyhow::Result<Vec<Value>>
         "input": { "pfs": { "repo": "images", "glob": "/*" } } });
     for (name, field) in more.as_object().context("no object")? {
         value[name] = field.clone();
+    }
+    if let (true, Some(fields)) = (value["spout"].is_object(), value.as_object_mut()) {
+        fields.remove("input");
     }
     let spec = PipelineSpec::parse(&value, &ProjectName::default_project()).map_err(|errors| anyhow!("{errors:?}"))?;
     let pool = Pool {

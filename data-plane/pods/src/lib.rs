@@ -3,7 +3,7 @@
 //! else is remembered, so that the plane may die at any moment: [`plan`] is pure, names are the same each time, and what is there
 //! already is no failure.
 //!
-//! A pod has three containers: `shim` copies the program that runs commands to where the other finds it, and ends; `user` is the
+//! A service or a spout is a pool of one pod, whose command has no end. A pod has three containers: `shim` copies the program that runs commands to where the other finds it, and ends; `user` is the
 //! user's image with that program; `agent` alone knows the plane and moves the bytes. [`manifest`] writes it, [`trouble`] says in
 //! words what keeps one from running, [`pass`] carries out one round over the ports [`Cluster`] and [`Book`], and [`client`] is the real cluster.
 
@@ -17,6 +17,6 @@ pub mod ports;
 pub mod seen;
 pub mod trouble;
 
-pub use pool::Pool;
+pub use pool::{Kind, Pool};
 pub use ports::{Blueprint, Book, Cluster, ClusterError, Secrets};
 pub use seen::PodSeen;

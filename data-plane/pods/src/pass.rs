@@ -7,7 +7,7 @@ use futures::StreamExt;
 
 use crate::manifest::{self, Plane, TEMPLATE};
 use crate::plan::{self, Action, Hold, Known, Limits};
-use crate::pool::Pool;
+use crate::pool::{Kind, Pool};
 use crate::ports::{Blueprint, Book, Cluster, ClusterError, Demand};
 use crate::trouble::Trouble;
 
@@ -27,10 +27,22 @@ pub struct Rounds<C, B> {
 /// What came of a round.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outcome {
-    /// Pods that there were.
+    /// Pods that somebody has to take away again. Those of services go with the plane, and keep it from nothing.
     pub pods: usize,
     /// Another look by then is worth it, whatever happens.
     pub again_at: Option<DateTime<Utc>>,
+}
+
+/// Removes the pods of services and spouts, whose plane stops. What is not removed waits for it.
+///
+/// # Errors
+/// When the cluster cannot be asked.
+pub async fn end_lasting<C: Cluster>(cluster: &C) -> Result<(), ClusterError> {
+    let pods = cluster.pods().await?;
+    let lasting = pods.iter().filter(|pod| pod.kind.lasts() && pod.gone_by.is_none());
+    let requests = lasting.map(|pod| cluster.delete(&pod.name, pod.uid, false));
+    let removed: Vec<Result<(), ClusterError>> = futures::future::join_all(requests).await;
+    removed.into_iter().collect()
 }
 
 impl<C: Cluster, B: Book> Rounds<C, B> {
@@ -102,7 +114,7 @@ impl<C: Cluster, B: Book> Rounds<C, B> {
             }
         }
         Ok(Outcome {
-            pods: pods.len(),
+            pods: pods.iter().filter(|pod| pod.kind != Kind::Service).count(),
             again_at: self
                 .holds
                 .values()

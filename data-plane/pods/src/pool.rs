@@ -1,7 +1,8 @@
-//! Pools: the pods of one version of a pipeline, and the names of what belongs to one.
+//! Pools: the pods of one version of a pipeline, what they do, and the names of what belongs to one.
 
 use std::fmt;
 
+use provenance::spec::PipelineSpec;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -37,6 +38,49 @@ impl Pool {
         let pool: Self = rest.parse().ok()?;
         let slot = slot.parse().ok()?;
         (pool.pod(slot) == name).then_some((pool, slot))
+    }
+}
+
+/// What the pods of a pool do: what policies and people tell them apart by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// They run datums.
+    Worker,
+    /// One runs a command that answers at a port, for as long as its plane is up.
+    Service,
+    /// One runs a command that makes commits.
+    Spout,
+}
+
+impl Kind {
+    /// What pods of that spec do.
+    pub fn of(spec: &PipelineSpec) -> Self {
+        match (&spec.service, &spec.spout) {
+            (Some(_), _) => Self::Service,
+            (None, Some(_)) => Self::Spout,
+            (None, None) => Self::Worker,
+        }
+    }
+
+    /// The value of its label.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Worker => "worker",
+            Self::Service => "service",
+            Self::Spout => "spout",
+        }
+    }
+
+    /// That of a label.
+    pub fn parse(label: &str) -> Option<Self> {
+        [Self::Worker, Self::Service, Self::Spout]
+            .into_iter()
+            .find(|kind| kind.as_str() == label)
+    }
+
+    /// Its command has no end of its own.
+    pub const fn lasts(self) -> bool {
+        !matches!(self, Self::Worker)
     }
 }
 

@@ -4,8 +4,8 @@ use chrono::{DateTime, Utc};
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::manifest::{AGENT, SHIM, TEMPLATE, USER};
-use crate::pool::Pool;
+use crate::manifest::{AGENT, PART, SHIM, TEMPLATE, USER};
+use crate::pool::{Kind, Pool};
 
 /// A word of the cluster and what it says to it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -75,6 +75,8 @@ pub struct PodSeen {
     pub uid: Uuid,
     /// Whose it is.
     pub pool: Pool,
+    /// What it does.
+    pub kind: Kind,
     /// Which of those.
     pub slot: u32,
     /// What it was made from.
@@ -157,11 +159,16 @@ impl PodSeen {
             "Unknown" => Phase::Unknown,
             _ => Phase::Pending,
         };
+        let part = pod.pointer("/metadata/labels").and_then(|labels| labels.get(PART));
         let template = pod.pointer("/metadata/annotations").and_then(|a| a.get(TEMPLATE));
         let containers = ["/status/initContainerStatuses", "/status/containerStatuses"];
         Some(Self {
             uid: Uuid::try_parse(&text(pod, "/metadata/uid")).ok()?,
             pool,
+            kind: part
+                .and_then(Value::as_str)
+                .and_then(Kind::parse)
+                .unwrap_or(Kind::Worker),
             slot,
             template: template.and_then(Value::as_str).unwrap_or_default().to_owned(),
             phase,

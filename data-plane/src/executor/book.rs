@@ -7,11 +7,11 @@ use std::sync::PoisonError;
 use async_trait::async_trait;
 use contract::api::JobState;
 use contract::config::{CacheConfig, StoreConfig};
-use contract::executor::{ExecutorConfig, NodeCache};
+use contract::executor::{ExecutorConfig, NodeCache, SERVICE_PORT};
 use contract::names::ProjectName;
 use contract::problem::ProblemKind;
 use pods::ports::Demand;
-use pods::{Blueprint, Book, PodSeen, Pool, Secrets, manifest};
+use pods::{Blueprint, Book, Kind, PodSeen, Pool, Secrets, manifest};
 use provenance::spec::PipelineSpec;
 use uuid::Uuid;
 
@@ -22,6 +22,7 @@ use crate::jobs;
 use crate::permissions::System;
 use crate::plane::Plane;
 use crate::secrets;
+use crate::serving;
 use crate::worker::admission::Admitted;
 use crate::worker::protocol::{RunnerConfig, WorkerConfig};
 use crate::worker::queries::{self as leases, Gone};
@@ -41,7 +42,7 @@ impl Ledger {
     }
 
     /// What the agents of a pool are told. It opens that pool, and the bucket.
-    fn worker(&self, pool: Pool) -> anyhow::Result<String> {
+    fn worker(&self, pool: Pool, lasting: bool) -> anyhow::Result<String> {
         let config = &self.plane.config;
         let ExecutorConfig::Kubernetes(pods) = &config.executor else {
             anyhow::bail!("this plane runs no pods");
@@ -60,6 +61,7 @@ impl Ledger {
             secret: String::new(),
             pool: Some(pool),
             capability: Some(self.plane.capabilities.of(pool)),
+            lasting,
             worker: Uuid::nil(),
             store,
             data_key: config.data_key.clone(),
@@ -68,6 +70,7 @@ impl Ledger {
                 socket: PathBuf::from(manifest::SOCKET),
                 pfs: PathBuf::from(manifest::PFS),
                 code: PathBuf::from(manifest::CODE),
+                door: SERVICE_PORT,
             },
             sandbox_binary: PathBuf::new(),
             masked: Vec::new(),
@@ -173,7 +176,7 @@ impl Book for Ledger {
             Ok((spec, _)) => spec,
             Err(why) => return Ok(Err(why)),
         };
-        let config = self.worker(pool)?;
+        let config = self.worker(pool, Kind::of(&spec).lasts())?;
         let names = &spec.transform.image_pull_secrets;
         if names.is_empty() {
             return Ok(Ok(Secrets {
@@ -209,7 +212,8 @@ impl Book for Ledger {
         if leases::free(&mut conn, &SELF, gone, self.plane.now()).await? > 0 {
             self.plane.signals.work_changed();
         }
-        Ok(())
+        drop(conn);
+        Ok(serving::desk::gone(&self.plane, worker, reason).await?)
     }
 
     async fn tell(&self, pool: Pool, reason: Option<&str>) -> anyhow::Result<()> {

@@ -1,6 +1,7 @@
 //! The executor `kubernetes`: keeps the worker pods that open datums need (crate `pods`). It is woken when there may be work, when
 //! something is said of a pod and by a timer, and remembers nothing that matters: what is to be done stands in PostgreSQL, what there
-//! is in the cluster. Pods outlive the plane; their agents claim datums as workers do, each those of its pool.
+//! is in the cluster. Pods outlive the plane; their agents claim datums as workers do, each those of its pool. A plane that is told to
+//! stop takes the pods of services and spouts along: it may have been put to sleep, and without it nobody reaches them.
 
 mod book;
 mod queries;
@@ -53,7 +54,11 @@ pub async fn run(plane: Plane, config: PodsConfig, shutdown: Shutdown) {
     tokio::select! {
         () = namespace.clone().follow() => tracing::error!("the pods of the cluster are watched no more"),
         () = rounds(plane, config, namespace.clone()) => {}
-        () = shutdown.begun() => {}
+        () = shutdown.begun() => {
+            if let Err(error) = pods::pass::end_lasting(&namespace).await {
+                tracing::warn!("pods of services may be there still, until the plane starts again: {error}");
+            }
+        }
     }
 }
 

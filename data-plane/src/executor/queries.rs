@@ -17,7 +17,7 @@ pub struct DemandRow {
     pub pipeline_id: Uuid,
     /// Its version.
     pub version: i32,
-    /// Datums of running jobs that wait or run.
+    /// Datums of running jobs that wait or run. A service or a spout is one, for as long as it is wanted.
     pub open: i64,
     /// How many may run at once.
     pub parallelism: Option<i32>,
@@ -35,10 +35,9 @@ pub async fn demands(conn: &mut PgConnection, _: &System, seen: &[Pool]) -> Answ
     let (pipelines, versions): (Vec<Uuid>, Vec<i32>) = seen.iter().map(|pool| (pool.pipeline, pool.version)).unzip();
     let rows = sqlx::query_as(
         "with open_jobs as (
-             select j.pipeline_id, j.version, sum(j.datums_open)::bigint as open, max(j.parallelism) as parallelism
-               from jobs j
+             select j.pipeline_id, j.version, sum(j.datums_open)::bigint as open, max(case when s.job_id is null then j.parallelism else 1 end) as parallelism
+               from jobs j left join services s on s.job_id = j.id
               where j.finished_at is null and j.state = 'running' and j.datums_open > 0
-                and not exists (select 1 from services s where s.job_id = j.id)
               group by j.pipeline_id, j.version
          ), pools as (
              select * from unnest($1::uuid[], $2::int[]) n (pipeline_id, version)
@@ -119,7 +118,7 @@ pub async fn delete_secrets(conn: &mut PgConnection, _: &System, pool: Pool) -> 
 pub async fn update_reason(conn: &mut PgConnection, _: &System, pool: Pool, reason: Option<&str>) -> Answer<bool> {
     let told = sqlx::query(
         "update jobs set reason = $3 where pipeline_id = $1 and version = $2 and finished_at is null and state = 'running'
-            and reason is distinct from $3 and not exists (select 1 from services s where s.job_id = jobs.id)",
+            and reason is distinct from $3",
     )
     .bind(pool.pipeline)
     .bind(pool.version)
@@ -132,8 +131,7 @@ pub async fn update_reason(conn: &mut PgConnection, _: &System, pool: Pool, reas
 /// The running jobs of a pool.
 pub async fn running(conn: &mut PgConnection, _: &System, pool: Pool) -> Answer<Vec<JobId>> {
     let jobs: Vec<Uuid> = sqlx::query_scalar(
-        "select id from jobs where pipeline_id = $1 and version = $2 and finished_at is null and state = 'running'
-            and not exists (select 1 from services s where s.job_id = jobs.id) order by id",
+        "select id from jobs where pipeline_id = $1 and version = $2 and finished_at is null and state = 'running' order by id",
     )
     .bind(pool.pipeline)
     .bind(pool.version)

@@ -1,5 +1,6 @@
 //! What a worker is told about services: which to keep running. It says which it does and how they are; an answer comes when
-//! the two differ, or after a while. Both sides say all they know each time, so nothing is lost when either is killed.
+//! the two differ, or after a while. Both sides say all they know each time, so nothing is lost when either is killed. Workers of
+//! pools are told of the services of their pool alone, and hold what they keep under leases.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -11,15 +12,16 @@ use chrono::{DateTime, Utc};
 use contract::ids::JobId;
 use uuid::Uuid;
 
-use super::queries::{self, Ended, Run};
-use super::{STEADY, pause};
-use crate::failure::Answer;
+use super::queries::{self, Ended, Keeper, Run};
+use super::{STEADY, Way, pause};
+use crate::failure::{Answer, Failure};
 use crate::permissions::System;
 use crate::plane::Plane;
 use crate::spouts;
-use crate::worker::admission::admit_own;
+use crate::worker::admission::{Admitted, admit};
+use crate::worker::capability::door_word;
 use crate::worker::protocol::{
-    DatumTask, ServiceReport, ServiceStanding, ServiceTask, ServicesAnswer, ServicesRequest,
+    DatumTask, Entrance, Pool, ServiceStanding, ServiceTask, ServicesAnswer, ServicesRequest,
 };
 use crate::worker::{queries as worker, routes};
 
@@ -31,17 +33,18 @@ const LEAST_WAIT: Duration = Duration::from_millis(10);
 /// `POST /internal/v1/worker/services`.
 ///
 /// # Errors
-/// `signed-out` for who is no worker; when the database is away.
+/// `signed-out` for who is no worker; `not-found` for a worker of a pool that names another one's job; when the database is away.
 pub async fn services(
     State(plane): State<Plane>,
     headers: HeaderMap,
     Json(body): Json<ServicesRequest>,
 ) -> Answer<Json<ServicesAnswer>> {
-    admit_own(&plane, &headers)?;
+    let admitted = admit(&plane, &headers)?;
+    let keeper = keeper(&plane, admitted, &body).await?;
     let until = tokio::time::Instant::now() + Duration::from_millis(body.wait_ms.min(30_000));
     let mut work = plane.signals.work();
     let mut commits = plane.signals.commits();
-    take_reports(&plane, &body).await?;
+    take_reports(&plane, keeper, &body).await?;
     let running: HashSet<(JobId, i32)> = body
         .services
         .iter()
@@ -51,13 +54,13 @@ pub async fn services(
     loop {
         work.borrow_and_update();
         commits.borrow_and_update();
-        let services = wanted(&plane, (body.worker, &body.isolation)).await?;
+        let services = wanted(&plane, keeper, &body.isolation).await?;
         let named: HashSet<(JobId, i32)> = services.iter().map(|s| (s.datum.job, s.datum.run)).collect();
         let now = tokio::time::Instant::now();
         if named != running || now >= until {
             return Ok(Json(ServicesAnswer { services }));
         }
-        let again = until.min(now + next_start(&plane).await?);
+        let again = until.min(now + next_start(&plane, keeper).await?);
         tokio::select! {
             _ = work.changed() => {}
             _ = commits.changed() => {}
@@ -66,14 +69,37 @@ pub async fn services(
     }
 }
 
-async fn next_start(plane: &Plane) -> Answer<Duration> {
+/// Who asks, if it names nothing that is not its own.
+async fn keeper(plane: &Plane, admitted: Admitted, body: &ServicesRequest) -> Answer<Keeper> {
+    let jobs: Vec<Uuid> = body.services.iter().map(|report| report.job.uuid()).collect();
+    let mut tx = plane.begin().await?;
+    admitted.may_name(&mut tx, &WORKERS, &jobs).await?;
+    Ok(Keeper {
+        worker: admitted.worker(body.worker),
+        pool: admitted.pool(),
+        good_after: plane.leases_good_after(plane.now()),
+    })
+}
+
+/// How a service is reached that a worker tells of: nothing but the plane's own worker is on its machine.
+fn way(plane: &Plane, pool: Option<Pool>, door: &Entrance) -> Answer<Way> {
+    match (pool, door) {
+        (None, Entrance::Socket(path)) => Ok(Way::Socket(path.clone())),
+        (Some(pool), Entrance::Agent(address)) => Ok(Way::Agent(*address, door_word(&plane.capabilities.of(pool)))),
+        _ => Err(Failure::invalid(
+            "nothing that this worker keeps is reached in that way",
+        )),
+    }
+}
+
+async fn next_start(plane: &Plane, keeper: Keeper) -> Answer<Duration> {
     let mut conn = plane.pool.acquire().await?;
-    let next = queries::next_start(&mut conn, &WORKERS).await?;
+    let next = queries::next_start(&mut conn, &WORKERS, keeper).await?;
     let wait = next.map(|next| (next - plane.now()).to_std().unwrap_or_default());
     Ok(wait.unwrap_or(PATIENCE).clamp(LEAST_WAIT, PATIENCE))
 }
 
-async fn take_reports(plane: &Plane, body: &ServicesRequest) -> Answer<()> {
+async fn take_reports(plane: &Plane, keeper: Keeper, body: &ServicesRequest) -> Answer<()> {
     let mut doors = HashMap::new();
     let now = plane.now();
     let mut news = false;
@@ -81,7 +107,7 @@ async fn take_reports(plane: &Plane, body: &ServicesRequest) -> Answer<()> {
         let run = Run {
             job: report.job,
             run: report.run,
-            worker: body.worker,
+            worker: keeper.worker,
         };
         match &report.standing {
             ServiceStanding::Starting => {}
@@ -92,22 +118,63 @@ async fn take_reports(plane: &Plane, body: &ServicesRequest) -> Answer<()> {
             ServiceStanding::Answering { door } => {
                 let mut conn = plane.pool.acquire().await?;
                 news |= queries::answering(&mut conn, &WORKERS, run, now).await?;
-                doors.insert(report.job, door.clone());
+                doors.insert(report.job, (report.run, way(plane, keeper.pool, door)?));
             }
-            ServiceStanding::Ended { .. } => news |= take_end(plane, run, report, now).await?,
+            ServiceStanding::Ended { reason, exit_code } => {
+                news |= take_end(plane, run, (reason, *exit_code), now).await?;
+            }
         }
     }
-    plane.doors.set(doors);
+    plane
+        .doors
+        .set(keeper.pool.map(|_| keeper.worker), kept(plane, keeper, doors).await?);
     if news {
         plane.signals.commits_changed();
     }
     Ok(())
 }
 
-async fn take_end(plane: &Plane, run: Run, report: &ServiceReport, now: DateTime<Utc>) -> Answer<bool> {
-    let ServiceStanding::Ended { reason, exit_code } = &report.standing else {
-        return Ok(false);
-    };
+/// The doors of runs that are this worker's still: another one may have taken their place.
+async fn kept(plane: &Plane, keeper: Keeper, doors: HashMap<JobId, (i32, Way)>) -> Answer<HashMap<JobId, Way>> {
+    if doors.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let mut conn = plane.pool.acquire().await?;
+    let runs = queries::kept(&mut conn, &WORKERS, keeper.worker).await?;
+    let is_kept = |job: JobId, number: i32| runs.iter().any(|run| run.job == job && run.run == number);
+    let kept = doors.into_iter().filter(|(job, (run, _))| is_kept(*job, *run));
+    Ok(kept.map(|(job, (_, way))| (job, way)).collect())
+}
+
+/// A worker of a pool is gone, as it is called in leases: another one may have what it kept. With a reason its services have ended, for
+/// that; else they are started again at once.
+///
+/// # Errors
+/// When the database is away.
+pub async fn gone(plane: &Plane, worker: Uuid, reason: Option<&str>) -> Answer<()> {
+    plane.doors.set(Some(worker), HashMap::new());
+    if let Some(reason) = reason {
+        let mut conn = plane.pool.acquire().await?;
+        let kept = queries::kept(&mut conn, &WORKERS, worker).await?;
+        drop(conn);
+        for run in kept {
+            take_end(plane, run, (reason, None), plane.now()).await?;
+        }
+    }
+    let mut conn = plane.pool.acquire().await?;
+    if queries::release(&mut conn, &WORKERS, worker).await? > 0 {
+        plane.signals.work_changed();
+        plane.signals.commits_changed();
+    }
+    Ok(())
+}
+
+async fn take_end(
+    plane: &Plane,
+    run: Run,
+    (reason, exit_code): (&str, Option<i32>),
+    now: DateTime<Utc>,
+) -> Answer<bool> {
     let mut tx = plane.begin().await?;
     let Some((state, since, failures)) = queries::lock_run(&mut tx, &WORKERS, run).await? else {
         return Ok(false);
@@ -116,7 +183,7 @@ async fn take_end(plane: &Plane, run: Run, report: &ServiceReport, now: DateTime
     let failures = if steady { 1 } else { failures.saturating_add(1) };
     let ended = Ended {
         reason: &reason.replace('\0', "\u{fffd}"),
-        exit_code: *exit_code,
+        exit_code,
         failures,
         not_before: now + pause(u32::try_from(failures).unwrap_or(1)),
     };
@@ -125,23 +192,25 @@ async fn take_end(plane: &Plane, run: Run, report: &ServiceReport, now: DateTime
     Ok(true)
 }
 
-async fn wanted(plane: &Plane, (who, isolation): (Uuid, &str)) -> Answer<Vec<ServiceTask>> {
+async fn wanted(plane: &Plane, keeper: Keeper, isolation: &str) -> Answer<Vec<ServiceTask>> {
     let mut tx = plane.begin().await?;
     let now = plane.now();
-    queries::assign(&mut tx, &WORKERS, who, now, now - STEADY).await?;
-    let rows = queries::wanted(&mut tx, &WORKERS, who).await?;
+    queries::assign(&mut tx, &WORKERS, keeper, now, now - STEADY).await?;
+    if keeper.pool.is_some() {
+        queries::hold(&mut tx, &WORKERS, keeper.worker, now + routes::LEASE).await?;
+    }
+    let rows = queries::wanted(&mut tx, &WORKERS, keeper.worker).await?;
     if rows.is_empty() {
         tx.commit().await?;
         return Ok(Vec::new());
     }
     let ids: Vec<Uuid> = rows.iter().map(|row| row.job_id).collect();
     worker::update_isolation(&mut tx, &WORKERS, &ids, isolation).await?;
-    let mut jobs: HashMap<JobId, _> = routes::tasks(plane, &mut tx, &ids, false)
-        .await?
-        .0
-        .into_iter()
-        .map(|task| (task.job, task))
-        .collect();
+    let mut tasks = routes::tasks(plane, &mut tx, &ids, false).await?.0;
+    if keeper.pool.is_some() {
+        routes::forget_logins(&mut tasks);
+    }
+    let mut jobs: HashMap<JobId, _> = tasks.into_iter().map(|task| (task.job, task)).collect();
     let mut keys = HashMap::new();
     for row in rows.iter().filter(|row| row.port.is_none()) {
         let job = JobId::from_uuid(row.job_id);

@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use crate::failure::Answer;
 use crate::permissions::System;
+use crate::worker::protocol::Pool;
 
 /// Whether what a pipeline serves is wanted: it is there, and was neither stopped nor suspended.
 pub async fn is_wanted(conn: &mut PgConnection, _: &System, pipeline: Uuid) -> Answer<bool> {
@@ -115,6 +116,8 @@ pub struct ServiceRow {
     pub failures: i32,
     /// Whether it ever answered.
     pub answered_at: Option<DateTime<Utc>>,
+    /// What keeps its pod, as its job tells.
+    pub kept_by: Option<String>,
     /// The commit that carries its origins.
     pub output_commit_id: Uuid,
     /// Those origins.
@@ -124,7 +127,7 @@ pub struct ServiceRow {
 /// The services of these pipelines whose jobs are not over.
 pub async fn of_pipelines(conn: &mut PgConnection, _: &System, pipelines: &[Uuid]) -> Answer<Vec<ServiceRow>> {
     let rows = sqlx::query_as(
-        "select s.job_id, s.pipeline_id, s.port, s.state, s.reason, s.failures, s.answered_at, j.output_commit_id,
+        "select s.job_id, s.pipeline_id, s.port, s.state, s.reason, s.failures, s.answered_at, j.reason as kept_by, j.output_commit_id,
                 c.origin_set_id
            from services s join jobs j on j.id = s.job_id join commits c on c.id = j.output_commit_id
           where s.pipeline_id = any($1) and j.finished_at is null",
@@ -155,28 +158,97 @@ pub async fn pending_job(conn: &mut PgConnection, _: &System, pipeline: DomainId
     Ok(job.map(JobId::from_uuid))
 }
 
+/// Who keeps services running.
+#[derive(Debug, Clone, Copy)]
+pub struct Keeper {
+    /// Its name.
+    pub worker: Uuid,
+    /// The pool whose services alone it keeps; `None`: all.
+    pub pool: Option<Pool>,
+    /// Leases are good that run out after that time.
+    pub good_after: DateTime<Utc>,
+}
+
+impl Keeper {
+    fn pool(&self) -> (Option<Uuid>, Option<i32>) {
+        self.pool.map(|pool| (pool.pipeline, pool.version)).unzip()
+    }
+}
+
 /// Takes what waits for its start, or belonged to a worker that is gone, for this worker: a new run of each. Failures of one
-/// that has answered since before `steady` are forgotten.
+/// that has answered since before `steady` are forgotten. The plane's own worker is the only one of its kind; of a pool there can be
+/// several, and one leaves alone what another one holds under a lease, which has the id of the service's job.
 pub async fn assign(
     conn: &mut PgConnection,
     _: &System,
-    worker: Uuid,
+    keeper: Keeper,
     now: DateTime<Utc>,
     steady: DateTime<Utc>,
 ) -> Answer<()> {
+    let (pipeline, version) = keeper.pool();
     sqlx::query(
         "update services s set worker = $1, run = s.run + 1, state = 'starting', not_before = null, changed_at = $2,
                 failures = case when s.state = 'answering' and s.changed_at <= $3 then 0 else s.failures end
            from jobs j
           where j.id = s.job_id and j.finished_at is null and (s.worker is distinct from $1 or s.state = 'waiting')
-            and (s.not_before is null or s.not_before <= $2)",
+            and (s.not_before is null or s.not_before <= $2)
+            and ($4::uuid is null or (j.pipeline_id = $4 and j.version = $5 and not exists (
+                select 1 from leases l where l.id = s.job_id and l.worker <> $1 and l.expires_at > $6)))",
     )
-    .bind(worker)
+    .bind(keeper.worker)
     .bind(now)
     .bind(steady)
+    .bind(pipeline)
+    .bind(version)
+    .bind(keeper.good_after)
     .execute(conn)
     .await?;
     Ok(())
+}
+
+/// Renews the leases of a pool's worker on what it keeps, and ends those on what it does not keep any more.
+pub async fn hold(conn: &mut PgConnection, _: &System, worker: Uuid, expires_at: DateTime<Utc>) -> Answer<()> {
+    sqlx::query(
+        "delete from leases where worker = $1 and id not in (select job_id from services where worker = $1)
+            and id in (select id from jobs)",
+    )
+    .bind(worker)
+    .execute(&mut *conn)
+    .await?;
+    sqlx::query(
+        "insert into leases (id, worker, expires_at) select job_id, $1, $2 from services where worker = $1
+             on conflict (id) do update set worker = excluded.worker, expires_at = excluded.expires_at
+                 where leases.worker <> excluded.worker or leases.expires_at < excluded.expires_at - interval '2 seconds'",
+    )
+    .bind(worker)
+    .bind(expires_at)
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// The runs that a worker keeps.
+pub async fn kept(conn: &mut PgConnection, _: &System, worker: Uuid) -> Answer<Vec<Run>> {
+    let rows: Vec<(Uuid, i32)> =
+        sqlx::query_as("select job_id, run from services where worker = $1 and state <> 'waiting' order by job_id")
+            .bind(worker)
+            .fetch_all(conn)
+            .await?;
+    let typed = |(job, run): (Uuid, i32)| Run {
+        job: JobId::from_uuid(job),
+        run,
+        worker,
+    };
+    Ok(rows.into_iter().map(typed).collect())
+}
+
+/// A worker is gone: others may have what it kept. Answers how much that was.
+pub async fn release(conn: &mut PgConnection, _: &System, worker: Uuid) -> Answer<u64> {
+    let released = sqlx::query("update services set worker = null where worker = $1")
+        .bind(worker)
+        .execute(conn)
+        .await?;
+    Ok(released.rows_affected())
 }
 
 /// A service that its worker should keep running.
@@ -208,10 +280,17 @@ pub async fn wanted(conn: &mut PgConnection, _: &System, worker: Uuid) -> Answer
 }
 
 /// When the first of those that wait is to be started.
-pub async fn next_start(conn: &mut PgConnection, _: &System) -> Answer<Option<DateTime<Utc>>> {
-    let next = sqlx::query_scalar("select min(not_before) from services where state = 'waiting'")
-        .fetch_one(conn)
-        .await?;
+pub async fn next_start(conn: &mut PgConnection, _: &System, keeper: Keeper) -> Answer<Option<DateTime<Utc>>> {
+    let (pipeline, version) = keeper.pool();
+    let next = sqlx::query_scalar(
+        "select min(s.not_before) from services s join jobs j on j.id = s.job_id
+          where s.state = 'waiting' and ($1::uuid is null or (j.pipeline_id = $1 and j.version = $2 and (s.worker is null or s.worker = $3)))",
+    )
+    .bind(pipeline)
+    .bind(version)
+    .bind(keeper.worker)
+    .fetch_one(conn)
+    .await?;
     Ok(next)
 }
 

@@ -18,7 +18,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::queries::{self, ServiceRow};
-use super::{Door, forward};
+use super::{Door, Way, forward, pod};
 use crate::call::Call;
 use crate::failure::{Answer, Failure};
 use crate::permissions::System;
@@ -187,7 +187,7 @@ async fn failing(plane: &Plane, admitted: &Admitted) -> Answer<Option<String>> {
     match row.filter(|row| row.job_id == admitted.job.uuid()) {
         None => Ok(Some("it is being replaced".to_owned())),
         Some(row) if row.state == "waiting" => Ok(Some(row.reason.unwrap_or_default())),
-        Some(_) => Ok(None),
+        Some(row) => Ok(row.kept_by),
     }
 }
 
@@ -196,10 +196,14 @@ async fn connect(door: Door, until: tokio::time::Instant) -> Option<tokio::net::
         .await
         .ok()?
         .ok()?;
+    let path = match door.way {
+        Way::Socket(path) => path,
+        Way::Agent(address, word) => return pod::connect(address, &word).await.ok(),
+    };
     let made = tokio::task::spawn_blocking(move || {
         // Also when the caller is gone: what counts are threads.
         let _turn = turn;
-        let connection = sandbox::connect(&door.path)?;
+        let connection = sandbox::connect(&path)?;
         connection.set_nodelay(true)?;
         connection.set_nonblocking(true)?;
         Ok::<_, std::io::Error>(connection)

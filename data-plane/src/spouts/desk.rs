@@ -10,6 +10,7 @@ use contract::names::BranchName;
 use contract::problem::ProblemKind;
 use provenance::spec::PipelineSpec;
 use storage::{TreeRef, decode_entries};
+use uuid::Uuid;
 
 use super::begin::{origins_of, stamp};
 use super::queries;
@@ -24,7 +25,7 @@ use crate::pipelines::conditions;
 use crate::pipelines::queries::{RunRow, run_of_job};
 use crate::plane::{Plane, Tx};
 use crate::serving;
-use crate::worker::admission::admit_own;
+use crate::worker::admission::admit;
 use crate::worker::protocol::{CommitAnswer, CommitRequest};
 
 const WORKERS: System = System::because("workers act for the plane, which checked the rights when the job was made");
@@ -34,14 +35,17 @@ const ATTEMPTS: usize = 20;
 /// Makes the commit.
 ///
 /// # Errors
-/// `signed-out` for who is no worker; `conflict` when the run is not wanted any more, a path would be a file and a directory,
+/// `signed-out` for who is no worker; `not-found` for a worker of another pool; `conflict` when the run is not wanted any more, a path would be a file and a directory,
 /// or the commit may not be made; when the database or storage is away. Nothing was made then.
 pub async fn commit(
     State(plane): State<Plane>,
     headers: HeaderMap,
     Json(body): Json<CommitRequest>,
 ) -> Answer<Json<CommitAnswer>> {
-    admit_own(&plane, &headers)?;
+    let admitted = admit(&plane, &headers)?;
+    let mut tx = plane.begin().await?;
+    admitted.may_name(&mut tx, &WORKERS, &[body.job.uuid()]).await?;
+    drop(tx);
     let outputs = hex::decode(&body.outputs).map_err(|_| Failure::invalid("the list of files is not hexadecimal"))?;
     let files = decode_entries(&outputs)?;
     let mut conn = plane.pool.acquire().await?;
@@ -65,6 +69,7 @@ pub async fn commit(
     let spout = Receiving {
         plane: &plane,
         body: &body,
+        worker: admitted.worker(body.worker),
         run: &run,
         pipeline,
         unattested,
@@ -105,6 +110,8 @@ fn over() -> Failure {
 struct Receiving<'a> {
     plane: &'a Plane,
     body: &'a CommitRequest,
+    /// Who asks, as it is called in leases.
+    worker: Uuid,
     run: &'a RunRow,
     pipeline: DomainId,
     unattested: DomainId,
@@ -114,7 +121,7 @@ struct Receiving<'a> {
 }
 
 impl Receiving<'_> {
-    fn asked(&self) -> (uuid::Uuid, Option<&str>) {
+    fn asked(&self) -> (Uuid, Option<&str>) {
         (self.body.request, self.body.key.as_deref())
     }
 
@@ -164,7 +171,7 @@ impl Receiving<'_> {
         let run = serving::queries::Run {
             job: self.body.job,
             run: self.body.run,
-            worker: self.body.worker,
+            worker: self.worker,
         };
         match serving::queries::lock_run(tx, &WORKERS, run).await? {
             Some(_) => Ok(()),

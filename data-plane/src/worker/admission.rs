@@ -80,17 +80,6 @@ pub fn admit(plane: &Plane, headers: &HeaderMap) -> Answer<Admitted> {
     }
 }
 
-/// Lets the plane's own worker in, and none of a pool.
-///
-/// # Errors
-/// `signed-out` for everybody else.
-pub fn admit_own(plane: &Plane, headers: &HeaderMap) -> Answer<()> {
-    match admit(plane, headers)? {
-        Admitted::Own => Ok(()),
-        Admitted::Pool(_) => Err(signed_out("workers of pools run datums, neither services nor spouts")),
-    }
-}
-
 fn signed_out(detail: &str) -> Failure {
     Failure::new(ProblemKind::SignedOut, detail)
 }

@@ -7,6 +7,17 @@ use super::protocol::Pool;
 /// What the key is for. Another text is another key.
 const PURPOSE: &str = "howdah data plane 2026 capabilities of worker pools";
 
+/// What the word is for that the plane says at doors.
+const DOORS: &str = "howdah data plane 2026 doors of services in pods";
+/// Bytes of that word.
+pub const WORD_BYTES: usize = 32;
+
+/// What the plane says at the door of a pool's service, so that nobody else is let through. Who hears it, as code could that takes
+/// the agent's place, learns nothing of the capability.
+pub fn door_word(capability: &str) -> [u8; WORD_BYTES] {
+    blake3::derive_key(DOORS, capability.as_bytes())
+}
+
 /// Makes capabilities and checks them. It has no `Debug`: it is a key.
 #[derive(Clone)]
 pub struct Capabilities {

@@ -18,7 +18,7 @@ use super::image::{self, InImage};
 use super::inputs::{self, Place, Seen};
 use super::lazy::{Blocks, Mounts};
 use super::output::{Outbox, RunLog};
-use super::pod::{self, Pod};
+use super::pod::{self, Ordered, Pod};
 use super::protocol::{DatumTask, JobTask, WorkerConfig};
 use super::secrets;
 use crate::images::Store;
@@ -64,7 +64,8 @@ impl Bench {
         }
     }
 
-    fn place(&self, unique: &str) -> Place {
+    /// Where something of that name is laid out.
+    pub fn place(&self, unique: &str) -> Place {
         let place = Place::below(&self.datums, unique);
         match &self.runner {
             Runner::Sandbox => place,
@@ -213,13 +214,7 @@ async fn prepare(bench: &Bench, ran: &mut Ran, log: &RunLog<'_>) -> Result<Optio
 
 /// The image is what the pod is made of.
 async fn prepare_pod((bench, pod): (&Bench, &Pod), ran: &mut Ran) -> Result<(), RunEnd> {
-    if ran.job.task.cmd.is_empty() {
-        let reason =
-            "a pod runs the shim in the place of the image's own command: say in `transform.cmd` what is to run";
-        return Err(RunEnd::Failed(reason.to_owned()));
-    }
-    if ran.job.trees.iter().any(|tree| tree.lazy) {
-        let reason = "pods have no lazy inputs: remove `lazy: true`, so that files are there before the code starts";
+    if let Some(reason) = pod::refusal(&ran.job) {
         return Err(RunEnd::Failed(reason.to_owned()));
     }
     let lost = |error: inputs::InputError| RunEnd::Lost(error.to_string());
@@ -394,9 +389,13 @@ async fn start(
         return Err(OVER.to_owned());
     }
     if let Runner::Pod(pod) = &bench.runner {
-        return pod
-            .run((&ran.job, &ran.datum), (cmd, stdin), log, ran.stop.over())
-            .await;
+        let ordered = Ordered {
+            argv: cmd,
+            stdin,
+            env: Vec::new(),
+            lasts: false,
+        };
+        return pod.run((&ran.job, &ran.datum), ordered, log, ran.stop.over()).await;
     }
     let mut run = sandbox_run(bench, (&ran.job, &ran.datum, &ran.place), image, cmd, stdin);
     run.shown.clone_from(&ran.shown);

@@ -18,8 +18,6 @@ pub struct Executor {
     pub cluster: bool,
     /// Contents are fetched when they are read.
     pub lazy: bool,
-    /// Commands may run until they are stopped: services and spouts.
-    pub lasting: bool,
     /// Code may run among the programs of a machine, and as another user than the executor's.
     pub machine: bool,
 }
@@ -31,7 +29,6 @@ pub const PROCESSES: Executor = Executor {
     several_nodes: false,
     cluster: false,
     lazy: true,
-    lasting: true,
     machine: true,
 };
 
@@ -42,7 +39,6 @@ pub const PODS: Executor = Executor {
     several_nodes: false,
     cluster: true,
     lazy: false,
-    lasting: false,
     machine: false,
 };
 
@@ -99,16 +95,6 @@ impl Executor {
                 "/input",
                 !self.lazy && spec.input.leaves().iter().any(|leaf| leaf.lazy),
                 "`lazy` files can't be given yet: remove `lazy`, and each datum's files are there before its code starts",
-            ),
-            (
-                "/service",
-                !self.lasting && spec.service.is_some(),
-                "services can't be run yet: apply the spec where code runs as processes",
-            ),
-            (
-                "/spout",
-                !self.lasting && spec.spout.is_some(),
-                "spouts can't be run yet: apply the spec where code runs as processes",
             ),
             (
                 "/transform/user",
@@ -239,7 +225,7 @@ mod tests {
         assert_eq!(places, ["/input", "/transform/user"]);
         assert!(PROCESSES.refuses(&lazy).is_empty() && PODS.misses(&lazy).is_none());
         let serving = spec(&[("service", json!({ "internal_port": 8080 }))]);
-        assert_eq!(PODS.refuses(&serving)[0].0, "/service");
+        assert!(PODS.refuses(&serving).is_empty());
         assert_eq!(PODS.misses(&serving).unwrap().0, "/transform/image");
         assert!(PROCESSES.misses(&serving).is_none());
         let plain = spec(&[("distributed", json!({ "nodes": 1, "processes_per_node": 3 }))]);

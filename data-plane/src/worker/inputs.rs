@@ -130,6 +130,8 @@ pub struct Place {
     pub scratch: PathBuf,
     /// What code writes into its image.
     pub writes: PathBuf,
+    /// Where what lies in `/pfs/out` can be moved to at once: a directory of the same file system.
+    pub aside: PathBuf,
     /// The turn to have a datum in the directories of a pod. Whoever is next empties them first.
     pub turn: Option<Turn>,
 }
@@ -142,6 +144,7 @@ impl Place {
             pfs: root.join("pfs"),
             scratch: root.join("tmp"),
             writes: root.join("writes"),
+            aside: root.clone(),
             turn: None,
             root,
         }
@@ -151,6 +154,7 @@ impl Place {
     pub fn shared(self, pfs: &Path) -> Self {
         Self {
             pfs: pfs.to_owned(),
+            aside: pfs.to_owned(),
             ..self
         }
     }

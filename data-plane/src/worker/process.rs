@@ -1,5 +1,6 @@
 //! The worker's process: one loop claims, `slots` loops run datums, one delivers results, one renews leases. The queue
-//! between claiming and running is short, so that what a dead worker held is little.
+//! between claiming and running is short, so that what a dead worker held is little. Beside that the plane's own keeps services and spouts
+//! running; one of a pool does the one or the other.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -99,15 +100,18 @@ pub async fn run(mut config: WorkerConfig, storage: Storage, shutdown: Shutdown)
     }
     let (ran, results) = mpsc::channel(BATCH_MAX * 2);
     let mut tasks = tokio::task::JoinSet::new();
-    tasks.spawn(Arc::clone(&worker).claim_loop(slots));
-    tasks.spawn(Arc::clone(&worker).heartbeat_loop());
     tasks.spawn(Arc::clone(&worker).log_loop());
-    if worker.bench.config.pool.is_none() && !in_pod {
+    let (of_pool, lasting) = (worker.bench.config.pool.is_some(), worker.bench.config.lasting);
+    if lasting || (!of_pool && !in_pod) {
         tasks.spawn(serving::keep(Arc::clone(&worker.bench), worker.plane.clone()));
     }
-    tasks.spawn(Arc::clone(&worker).deliver_loop(results));
-    for _ in 0..slots {
-        tasks.spawn(Arc::clone(&worker).run_loop(ran.clone()));
+    if !lasting {
+        tasks.spawn(Arc::clone(&worker).claim_loop(slots));
+        tasks.spawn(Arc::clone(&worker).heartbeat_loop());
+        tasks.spawn(Arc::clone(&worker).deliver_loop(results));
+        for _ in 0..slots {
+            tasks.spawn(Arc::clone(&worker).run_loop(ran.clone()));
+        }
     }
     tokio::select! {
         () = shutdown.begun() => {}
@@ -133,7 +137,12 @@ async fn runner(config: &WorkerConfig) -> anyhow::Result<(Runner, Isolation)> {
             let isolation = tokio::task::spawn_blocking(move || isolation(&binary)).await?;
             Ok((Runner::Sandbox, isolation))
         }
-        RunnerConfig::Pod { socket, pfs, code } => Ok((Runner::Pod(Pod::new(socket, pfs, code)), Isolation::Plain)),
+        RunnerConfig::Pod {
+            socket,
+            pfs,
+            code,
+            door,
+        } => Ok((Runner::Pod(Pod::new(socket, pfs, code, door)), Isolation::Plain)),
     }
 }
 

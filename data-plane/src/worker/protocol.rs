@@ -6,13 +6,14 @@ use contract::ids::{CommitId, JobId, LeaseId};
 use contract::names::SecretName;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use uuid::Uuid;
 
 use contract::config::{ImportConfig, StoreConfig};
 
 pub use pods::Pool;
-pub use pods::manifest::WORKER_VARIABLE;
+pub use pods::manifest::{ADDRESS_VARIABLE, WORKER_VARIABLE};
 
 use crate::images::Login;
 
@@ -36,6 +37,9 @@ pub struct WorkerConfig {
     /// Lets it in as a worker of that pool, whichever boot of the plane it is ([`super::capability`]).
     #[serde(default)]
     pub capability: Option<String>,
+    /// It keeps the service or spout of its pool running, and claims no datums.
+    #[serde(default)]
+    pub lasting: bool,
     /// Names this worker in its leases. One of a pool, whose workers share their configuration, takes the name of its pod
     /// ([`WORKER_VARIABLE`]), or makes one.
     #[serde(default)]
@@ -81,6 +85,9 @@ pub enum RunnerConfig {
         pfs: PathBuf,
         /// What both see as `/code`.
         code: PathBuf,
+        /// The port at which it listens for the plane while a service runs; 0: any.
+        #[serde(default)]
+        door: u16,
     },
 }
 
@@ -462,8 +469,8 @@ pub enum ServiceStanding {
     Running,
     /// It does.
     Answering {
-        /// The socket on this machine that hands out connections to it (`sandbox::connect`).
-        door: PathBuf,
+        /// Where connections to it are had.
+        door: Entrance,
     },
     /// It ended by itself.
     Ended {
@@ -472,6 +479,19 @@ pub enum ServiceStanding {
         /// With which code.
         exit_code: Option<i32>,
     },
+}
+
+/// What an agent answers the plane that said its word, when the service was connected to; anything else when it was not.
+pub const CONNECTED: u8 = 1;
+
+/// Where connections to a service are had.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Entrance {
+    /// A socket on the plane's own machine that hands them out (`sandbox::connect`).
+    Socket(PathBuf),
+    /// The agent of a pod, which passes on what comes from the plane ([`super::capability::door_word`]).
+    Agent(SocketAddr),
 }
 
 /// All services that a worker should keep running, and no others.

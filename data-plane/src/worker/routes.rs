@@ -30,7 +30,7 @@ use super::queries::{self, Added, Gone, HeldRow, ReportedJob, Results, Settled};
 use crate::failure::{Answer, Failure};
 use crate::permissions::System;
 use crate::plane::{Plane, Tx};
-use crate::{jobs, pipelines, scheduler, secrets};
+use crate::{jobs, pipelines, scheduler, secrets, serving};
 
 const WORKERS: System = System::because("workers act for the plane, which checked the rights when the job was made");
 /// A lease runs out when nothing was heard of its worker for that long.
@@ -152,7 +152,7 @@ async fn claim_now(plane: &Plane, admitted: Admitted, body: &ClaimRequest) -> An
 }
 
 /// A pod runs in its image already, which the cluster has pulled.
-fn forget_logins(jobs: &mut [JobTask]) {
+pub fn forget_logins(jobs: &mut [JobTask]) {
     for image in jobs.iter_mut().filter_map(|job| job.image.as_mut()) {
         image.logins.clear();
     }
@@ -392,6 +392,10 @@ async fn leave(
         false => Gone::Left(worker),
     };
     let freed = queries::free(&mut conn, &WORKERS, gone, plane.now()).await?;
+    drop(conn);
+    if admitted.pool().is_some() {
+        serving::desk::gone(&plane, worker, None).await?;
+    }
     if freed > 0 {
         plane.signals.work_changed();
     }

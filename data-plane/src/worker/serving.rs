@@ -1,28 +1,31 @@
-//! Services on this machine: runs those that the plane wants, kills those that it does not want any more, and says how they
-//! are. Beside the datums, whose slots they do not take: a service has no end.
+//! Services and spouts: runs those that the plane wants, kills those that it does not want any more, and says how they
+//! are. On a machine beside the datums, whose slots they do not take: a service has no end. In a pod there is one.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use contract::ids::JobId;
-use sandbox::{Exit, Port, Run};
+use sandbox::{Exit, Outcome, Port};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::desk::JobShared;
-use super::execute::{Bench, RunEnd, attend, failure, is_code, sandbox_run, shown};
+use super::execute::{Bench, OVER, RunEnd, Runner, attend, failure, is_code, sandbox_run, shown};
 use super::image::{self, InImage};
 use super::inputs::{self, Place};
 use super::lazy::Mounts;
 use super::output::RunLog;
 use super::plane::Plane;
-use super::protocol::{DatumTask, ServiceReport, ServiceStanding, ServiceTask, ServicesRequest};
-use super::spouting::{Pipes, Spout};
+use super::pod::{self, Door, Ordered, Pod};
+use super::protocol::{DatumTask, Entrance, ServiceReport, ServiceStanding, ServiceTask, ServicesRequest};
+use super::spouting::{self, Pipes, Spout};
 
 /// How long the plane may hold its answer back while nothing else is wanted.
 const WAIT: Duration = Duration::from_secs(20);
+/// The same in a pod, which holds what it keeps under leases: asking renews them.
+const WAIT_IN_POD: Duration = Duration::from_secs(3);
 /// After a failed request.
 const RETRY: Duration = Duration::from_millis(200);
 /// So often it is tried whether a service answers yet.
@@ -94,12 +97,16 @@ impl Services {
 /// Keeps what the plane wants running, until the worker ends.
 pub async fn keep(bench: Arc<Bench>, plane: Plane) {
     let services = Arc::new(Services::default());
+    let wait = match bench.runner {
+        Runner::Sandbox => WAIT,
+        Runner::Pod(_) => WAIT_IN_POD,
+    };
     loop {
         let request = ServicesRequest {
             worker: bench.config.worker,
             services: services.reports(),
             isolation: bench.isolation_word().to_owned(),
-            wait_ms: u64::try_from(WAIT.as_millis()).unwrap_or(0),
+            wait_ms: u64::try_from(wait.as_millis()).unwrap_or(0),
         };
         let answer = tokio::select! {
             answer = plane.services(&request) => answer,
@@ -127,7 +134,7 @@ pub async fn keep(bench: Arc<Bench>, plane: Plane) {
 
 async fn run((bench, plane): (Arc<Bench>, Plane), services: Arc<Services>, task: ServiceTask, stop: CancellationToken) {
     let (job, run) = (task.datum.job, task.datum.run);
-    let place = Place::below(&bench.datums, &format!("service-{}-{run}", job.uuid().simple()));
+    let place = bench.place(&format!("service-{}-{run}", job.uuid().simple()));
     let (reason, exit_code) = serve((&bench, &plane), &services, task, &place, &stop).await;
     let root = place.root;
     // What stays is removed when the next worker starts.
@@ -145,6 +152,11 @@ async fn in_image(bench: &Bench, job: &JobShared, log: &RunLog<'_>) -> Result<Op
     }
 }
 
+/// A run that was not begun.
+fn lost(error: impl std::fmt::Display) -> String {
+    format!("it could not be started: {error}")
+}
+
 /// Runs it to its end; answers why it ended.
 async fn serve(
     (bench, plane): (&Bench, &Plane),
@@ -159,95 +171,197 @@ async fn serve(
         port,
         last_key,
     } = task;
-    let lost = |error: &dyn std::fmt::Display| (format!("it could not be started: {error}"), None);
     let trees = match inputs::trees(&job) {
         Ok(trees) => trees,
-        Err(error) => return lost(&error),
+        Err(error) => return (lost(error), None),
     };
     let shared = JobShared::new(job, trees);
     if let Some(reason) = &shared.task.refused {
         return (reason.clone(), None);
     }
     let log = RunLog::lasting(&bench.outbox, &bench.environment, &datum, &shared.masks);
-    let laid_out = tokio::select! {
-        () = stop.cancelled() => return lost(&super::execute::OVER),
-        laid_out = lay_out(bench, (&shared, &datum, place), &log) => laid_out,
-    };
-    let (names, elsewhere, lazy) = match laid_out {
-        Ok(laid_out) => laid_out,
-        Err(error) => return lost(&error),
-    };
-    let image = match in_image(bench, &shared, &log).await {
-        Ok(image) => image,
-        Err(reason) => return (reason, None),
-    };
-    let cmd = image.as_ref().map_or(&shared.task.cmd, |image| &image.cmd).clone();
-    let stdin = shared.task.stdin.clone();
-    let mut run = sandbox_run(bench, (&shared, &datum, place), image.as_ref(), cmd, &stdin);
-    run.inputs = names;
-    run.shown = elsewhere;
-    let way = match Way::open(place, &mut run, port, last_key) {
-        Ok(way) => way,
-        Err(error) => return lost(&error),
-    };
-    let (binary, isolation) = (bench.config.sandbox_binary.clone(), bench.isolation);
-    let spawned = tokio::task::spawn_blocking(move || sandbox::spawn(&binary, isolation, &run)).await;
-    let running = match spawned {
-        Ok(Ok(running)) => running,
-        Ok(Err(error)) => return lost(&error),
-        Err(error) => return lost(&error),
-    };
-    let attended = attend(running, &log, lazy.end_after(stop.cancelled()));
     let stands = |standing| services.stands(datum.job, datum.run, standing);
-    let spout = Spout {
-        bench,
-        plane,
-        job: &shared,
-        datum: &datum,
-        place,
-        stop,
+    let wanted = Lasting {
+        run: Spout {
+            bench,
+            plane,
+            job: &shared,
+            datum: &datum,
+            place,
+            stop,
+        },
+        port,
+        last_key,
+        log: &log,
+        stands: &stands,
     };
-    let ended = ended_first(attended, way.serve(&spout, stands)).await;
-    lazy.unmount().await;
+    let ended = match &bench.runner {
+        Runner::Sandbox => wanted.in_sandbox().await,
+        Runner::Pod(pod) => wanted.in_pod(pod).await,
+    };
     log.close();
     match ended {
         Ok(outcome) => said(&outcome.exit, &shared),
-        Err(error) => lost(&error),
+        Err(reason) => (reason, None),
+    }
+}
+
+/// A command that has no end, about to run.
+struct Lasting<'a> {
+    /// What it is, and what makes its commits if it is a spout.
+    run: Spout<'a>,
+    /// Where it listens; a spout has no port.
+    port: Option<u16>,
+    last_key: Option<String>,
+    log: &'a RunLog<'a>,
+    stands: &'a (dyn Fn(ServiceStanding) + Sync),
+}
+
+impl Lasting<'_> {
+    /// The variables that only it has.
+    fn variables(&self) -> Vec<(String, String)> {
+        let named = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        match (self.port, &self.last_key) {
+            (Some(port), _) => vec![
+                named("HOWDAH_SERVICE_PORT", &port.to_string()),
+                named("HOWDAH_SERVICE_BASE", "/"),
+            ],
+            (None, Some(key)) => vec![named("HOWDAH_LAST_KEY", key)],
+            (None, None) => Vec::new(),
+        }
+    }
+
+    /// In a sandbox of this machine.
+    ///
+    /// # Errors
+    /// In words, when it was not begun.
+    async fn in_sandbox(&self) -> Result<Outcome, String> {
+        let Spout {
+            bench,
+            job,
+            datum,
+            place,
+            stop,
+            ..
+        } = self.run;
+        let (names, elsewhere, lazy) = tokio::select! {
+            () = stop.cancelled() => return Err(lost(OVER)),
+            laid_out = lay_out(bench, (job, datum, place), self.log) => laid_out.map_err(lost)?,
+        };
+        let image = in_image(bench, job, self.log).await?;
+        let cmd = image.as_ref().map_or(&job.task.cmd, |image| &image.cmd).clone();
+        let mut run = sandbox_run(bench, (job, datum, place), image.as_ref(), cmd, &job.task.stdin);
+        run.inputs = names;
+        run.shown = elsewhere;
+        run.env.extend(self.variables());
+        let way = match self.port {
+            Some(number) => {
+                let socket = place.root.join("door");
+                run.port = Some(Port {
+                    number,
+                    socket: socket.clone(),
+                });
+                Way::Socket(socket)
+            }
+            None => {
+                run.inputs.extend(spouting::PIPES.map(str::to_owned));
+                Way::Pipes(Box::new(Pipes::make(place).map_err(lost)?))
+            }
+        };
+        let (binary, isolation) = (bench.config.sandbox_binary.clone(), bench.isolation);
+        let spawned = tokio::task::spawn_blocking(move || sandbox::spawn(&binary, isolation, &run)).await;
+        let running = spawned.map_err(lost)?.map_err(lost)?;
+        let attended = attend(running, self.log, lazy.end_after(stop.cancelled()));
+        let ended = ended_first(attended, self.serve(way)).await;
+        lazy.unmount().await;
+        ended.map_err(lost)
+    }
+
+    /// In the other container of this pod.
+    ///
+    /// # Errors
+    /// In words, when it was not begun, or nobody knows how it ended.
+    async fn in_pod(&self, pod: &Pod) -> Result<Outcome, String> {
+        let Spout {
+            bench,
+            job,
+            datum,
+            place,
+            stop,
+            ..
+        } = self.run;
+        if let Some(reason) = pod::refusal(job) {
+            return Err(reason.to_owned());
+        }
+        let begun = async {
+            let turn = pod.turn().await;
+            // Whatever ran there is gone then.
+            pod.ready().await;
+            let seen = inputs::seen(&bench.storage, &job.trees, datum).await.map_err(lost)?;
+            let laid_out = pod.lay_out(&bench.cache, job, &all_names(job), &seen).await;
+            laid_out.map_err(lost)?;
+            let way = match self.port {
+                Some(port) => {
+                    let capability = bench.config.capability.as_deref().unwrap_or_default();
+                    Way::Door(pod.open_door(port, capability).await.map_err(lost)?)
+                }
+                None => Way::Pipes(Box::new(Pipes::make(place).map_err(lost)?)),
+            };
+            Ok::<_, String>((turn, way))
+        };
+        let (_turn, way) = tokio::select! {
+            () = stop.cancelled() => return Err(lost(OVER)),
+            begun = begun => begun?,
+        };
+        let ordered = Ordered {
+            argv: job.task.cmd.clone(),
+            stdin: &job.task.stdin,
+            env: self.variables(),
+            lasts: true,
+        };
+        let attended = pod.run((job, datum), ordered, self.log, stop.cancelled());
+        ended_first(attended, self.serve(way)).await
+    }
+
+    async fn serve(&self, way: Way) {
+        let stands = self.stands;
+        let answers = |door| stands(ServiceStanding::Answering { door });
+        match way {
+            Way::Socket(door) => {
+                knock(|| {
+                    let door = door.clone();
+                    async move {
+                        tokio::task::spawn_blocking(move || sandbox::connect(&door).is_ok())
+                            .await
+                            .unwrap_or(false)
+                    }
+                })
+                .await;
+                answers(Entrance::Socket(door));
+            }
+            Way::Door(door) => {
+                let known = async {
+                    knock(|| door.answers()).await;
+                    answers(Entrance::Agent(door.address()));
+                };
+                tokio::join!(known, door.serve());
+            }
+            Way::Pipes(pipes) => {
+                stands(ServiceStanding::Running);
+                self.run.commit_when_asked(*pipes).await;
+            }
+        }
     }
 }
 
 /// How a command and the rest of the world come together.
 enum Way {
     /// It listens at a port, which is reached through this socket.
-    Door(PathBuf),
+    Socket(PathBuf),
+    /// The same, through a port of this pod.
+    Door(Door),
     /// It asks for commits.
     Pipes(Box<Pipes>),
-}
-
-impl Way {
-    fn open(place: &Place, run: &mut Run, port: Option<u16>, last_key: Option<String>) -> std::io::Result<Self> {
-        let Some(port) = port else {
-            return Ok(Self::Pipes(Box::new(Pipes::make(place, run, last_key)?)));
-        };
-        let door = place.root.join("door");
-        run.port = Some(Port {
-            number: port,
-            socket: door.clone(),
-        });
-        run.env.push(("HOWDAH_SERVICE_PORT".to_owned(), port.to_string()));
-        run.env.push(("HOWDAH_SERVICE_BASE".to_owned(), "/".to_owned()));
-        Ok(Self::Door(door))
-    }
-
-    async fn serve(self, spout: &Spout<'_>, stands: impl Fn(ServiceStanding)) {
-        match self {
-            Self::Door(door) => knock(&door, || stands(ServiceStanding::Answering { door: door.clone() })).await,
-            Self::Pipes(pipes) => {
-                stands(ServiceStanding::Running);
-                spout.commit_when_asked(*pipes).await;
-            }
-        }
-    }
 }
 
 /// What is shown elsewhere than below `/pfs`, and where.
@@ -267,8 +381,16 @@ async fn lay_out(
     let rest = lazy.mount(&bench.blocks, place, &seen, log).await;
     let laid_out: Vec<String> = names.iter().filter(|name| !lazy.has(name)).cloned().collect();
     inputs::lay_out(&bench.cache, place, &laid_out, &rest, false).await?;
-    names.retain(|name| !is_code(job, name));
-    Ok((names, shown(job, place), lazy))
+    Ok((all_names(job), shown(job, place), lazy))
+}
+
+/// The names of all inputs below `/pfs`.
+fn all_names(job: &JobShared) -> Vec<String> {
+    let names = job.trees.iter().map(|tree| tree.name.clone());
+    let mut names: Vec<String> = names.filter(|name| !is_code(job, name)).collect();
+    names.sort();
+    names.dedup();
+    names
 }
 
 /// The first, beside which the second goes on until it is done.
@@ -282,13 +404,8 @@ async fn ended_first<T>(first: impl Future<Output = T>, second: impl Future<Outp
 }
 
 /// Tries until somebody answers.
-async fn knock(door: &Path, answers: impl FnOnce()) {
-    loop {
-        let door: PathBuf = door.to_owned();
-        let connected = tokio::task::spawn_blocking(move || sandbox::connect(&door).is_ok()).await;
-        if connected.unwrap_or(false) {
-            return answers();
-        }
+async fn knock<T: Future<Output = bool>>(answers: impl Fn() -> T) {
+    while !answers().await {
         tokio::time::sleep(KNOCK_EVERY).await;
     }
 }

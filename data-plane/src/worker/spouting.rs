@@ -1,18 +1,19 @@
 //! Commits that a spout's command asks for. It writes a line to the pipe `/pfs/commit` and reads the answer, one line, from
 //! `/pfs/committed`: the commit's id once everything is durable, or `error: ` and why. What lay in `/pfs/out` when the line was
-//! read is moved out of the command's sight at once, so `/pfs/out` is empty again and only that is in the commit.
+//! read is moved at once out of the command's sight (in a pod, which shares all of `/pfs`, out of its way), so `/pfs/out` is empty
+//! again and only that is in the commit.
 //!
 //! What may pass is tried again for as long as the command runs, which holds its next line back. A line that begins with
 //! `key=WORD ` names its commit: a second one of that key is answered with the first one's commit.
 
 use std::io::{self, Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
-use sandbox::Run;
 use storage::{Writer, encode_entries};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
@@ -26,9 +27,8 @@ use super::inputs::Place;
 use super::plane::Plane;
 use super::protocol::{CommitRequest, DatumTask};
 
-/// Names below `/pfs`.
-const ASK: &str = "commit";
-const ANSWER: &str = "committed";
+/// Names below `/pfs`: where it asks, and where it is answered.
+pub const PIPES: [&str; 2] = ["commit", "committed"];
 /// A longer line is no message.
 const LINE_BYTES_MAX: usize = 8 << 10;
 const KEY_BYTES_MAX: usize = 1024;
@@ -54,17 +54,13 @@ pub struct Pipes {
 }
 
 impl Pipes {
-    /// Makes them, and shows them to the command.
-    pub fn make(place: &Place, run: &mut Run, last_key: Option<String>) -> io::Result<Self> {
-        let [ask, answer] = [ASK, ANSWER].map(|name| place.pfs.join(name));
-        for (path, name) in [(&ask, ASK), (&answer, ANSWER)] {
+    /// Makes them.
+    pub fn make(place: &Place) -> io::Result<Self> {
+        let [ask, answer] = PIPES.map(|name| place.pfs.join(name));
+        for path in [&ask, &answer] {
             nix::unistd::mkfifo(path, Mode::S_IRUSR | Mode::S_IWUSR)?;
             // The command runs as another id; nobody else gets to the directory.
             std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666))?;
-            run.inputs.push(name.to_owned());
-        }
-        if let Some(key) = last_key {
-            run.env.push(("HOWDAH_LAST_KEY".to_owned(), key));
         }
         // Both ends are held, so nobody waits for the other to open one, and neither ends.
         let mut both = pipe::OpenOptions::new();
@@ -146,6 +142,7 @@ fn parsed(line: &str) -> Result<(Option<&str>, &str), String> {
 }
 
 /// One run of a spout.
+#[derive(Clone, Copy)]
 pub struct Spout<'a> {
     /// Where it runs.
     pub bench: &'a Bench,
@@ -200,7 +197,7 @@ impl Spout<'_> {
 
     /// What lies in `/pfs/out` is taken first: whatever the answer is, nothing of it is in the next commit.
     async fn answer_to(&self, line: Result<String, String>, number: u64) -> Result<String, String> {
-        let taken = self.place.root.join(format!("taken-{number}"));
+        let taken = self.place.aside.join(format!(".taken-{number}"));
         let (out, to) = (self.place.pfs.join("out"), taken.clone());
         let moved = tokio::task::spawn_blocking(move || take(&out, &to)).await;
         let answer = match moved.map_err(io::Error::other) {
@@ -295,15 +292,23 @@ impl Spout<'_> {
     }
 }
 
-/// Moves everything in `/pfs/out` to a new directory beside it, which the command does not see; answers how many entries of the
-/// top there were. What its code holds open it may go on writing to. What cannot be moved is removed (the inner error).
+/// Moves everything in `/pfs/out` to a new directory beside it; answers how many entries of the top there were. What its code holds open it may go on writing to. What cannot be moved is removed (the inner error).
+///
+/// In a pod code sees both, and may put links in their places: `/pfs/out` is the directory that was opened and no other, and
+/// nothing of another file system is moved through `to`.
 ///
 /// # Errors
-/// When something is left in `/pfs/out`.
+/// When something is left in `/pfs/out`, or it is no directory any more.
 fn take(out: &Path, to: &Path) -> io::Result<io::Result<usize>> {
+    let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW;
+    let opened = std::fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(flags.bits())
+        .open(out)?;
+    let out = PathBuf::from(format!("/proc/self/fd/{}", opened.as_raw_fd()));
     let mut moved = 0;
     let mut wrong = std::fs::create_dir(to).err();
-    for entry in std::fs::read_dir(out)? {
+    for entry in std::fs::read_dir(&out)? {
         let name = entry?.file_name();
         let from = out.join(&name);
         if wrong.is_none() {
@@ -355,6 +360,24 @@ mod tests {
         let found = lines(&[b"a b", b"\n\nc\n", &long, &long, b"\nlast\n", b"\xff\n", b"rest"]);
         let said: Vec<Option<&str>> = found.iter().map(|l| l.as_deref().ok()).collect();
         assert_eq!(said, [Some("a b"), Some(""), Some("c"), None, Some("last"), None]);
+    }
+
+    #[test]
+    fn what_is_committed_is_taken_out_of_the_directory_itself_and_through_no_link() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        std::fs::create_dir_all(at("out/deep")).unwrap();
+        std::fs::write(at("out/deep/file"), "x").unwrap();
+        assert_eq!(take(&at("out"), &at("taken")).unwrap().unwrap(), 1);
+        assert!(at("taken/deep/file").exists() && at("out").is_dir());
+        assert_eq!(take(&at("out"), &at("nothing")).unwrap().unwrap(), 0);
+        // What code of a pod could put there to have the agent move or remove its own files.
+        std::fs::create_dir(at("ours")).unwrap();
+        std::fs::write(at("ours/secret"), "x").unwrap();
+        std::fs::remove_dir(at("out")).unwrap();
+        std::os::unix::fs::symlink(at("ours"), at("out")).unwrap();
+        assert!(take(&at("out"), &at("other")).is_err());
+        assert!(at("ours/secret").exists());
     }
 
     #[test]

@@ -63,6 +63,7 @@ async fn start(plane: &Plane, binary: &PathBuf, url: &str, worker: Uuid) -> std:
         secret: plane.worker_secret.clone(),
         pool: None,
         capability: None,
+        lasting: false,
         worker,
         store: plane.config.store.clone(),
         data_key: plane.config.data_key.clone(),

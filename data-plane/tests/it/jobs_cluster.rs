@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use crate::cluster::Cluster;
 use crate::jobs_rig::{LIMIT, Person, Rig, binary, shell, succeeded};
+use crate::jobs_services;
 use crate::registry::Registry;
 use crate::s3::Server;
 use crate::s3_bucket::bucket_of;
@@ -172,6 +173,7 @@ fn containers(directory: &std::path::Path, config: &str, uid: &str) -> [Child; 2
         socket: at("shim.sock"),
         pfs: at("pfs"),
         code: at("code"),
+        door: 0,
     };
     std::fs::write(at("config.json"), serde_json::to_vec(&config).unwrap()).unwrap();
     let mut shim = Command::new(binary("howdah-shim"));
@@ -297,7 +299,10 @@ async fn what_pods_may_not_have_is_refused_when_a_spec_is_applied() {
             "/specs/0/tolerations/0",
         ),
         (json!({ "transform": { "cmd": ["true"] } }), "/specs/0/transform/image"),
-        (json!({ "service": { "internal_port": 8080 } }), "/specs/0/service"),
+        (
+            json!({ "service": { "internal_port": 7434 } }),
+            "/specs/0/service/internal_port",
+        ),
         (
             json!({ "resource_limits": { "gpu": { "type": "nvidia.com/gpu", "number": 1 } } }),
             "/specs/0/resource_limits/gpu",
@@ -314,4 +319,51 @@ async fn what_pods_may_not_have_is_refused_when_a_spec_is_applied() {
     let defaults = json!({ "tolerations": [{ "operator": "Exists" }] });
     let (status, text) = world.rig.send(&world.ada, "PUT", "/v1/defaults", Some(defaults)).await;
     assert!(status >= 400, "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_has_one_pod_as_long_as_its_plane_is_up() {
+    let mut world = world(&[("a", "first")], &json!({ "idle_seconds": 1 })).await;
+    let mut spec = jobs_services::spec_at(testkit::processes::free_port());
+    spec["transform"]["image"] = json!(world.image);
+    world.cluster.objects().quota = Some(0);
+    let applied = world.rig.apply(&world.ada, vec![spec]).await;
+    let job = applied[0].job.unwrap();
+    world
+        .until("what keeps it to be told", async || {
+            let (status, text) = jobs_services::ask(&world.rig, &world.ada, "/").await;
+            status == 503 && text.contains("the quota of the organization is used up")
+        })
+        .await;
+    world.cluster.objects().quota = None;
+    let kubelet = Kubelet::start(&world);
+    jobs_services::answers(&world.rig, &world.ada, "first").await;
+    let pods = world.cluster.objects().pods.clone();
+    let parts: Vec<&Value> = pods
+        .values()
+        .map(|pod| &pod["metadata"]["labels"]["howdah.dev/part"])
+        .collect();
+    assert_eq!(parts, [&json!("service")]);
+
+    // It is lost with its node: the next one has it at once.
+    world.cluster.lose(&world.pods()[0]);
+    world
+        .until("another pod", async || {
+            world.cluster.objects().made.len() == 2 && world.pods().len() == 1
+        })
+        .await;
+    jobs_services::answers(&world.rig, &world.ada, "first").await;
+
+    world.rig.terminate();
+    assert!(world.pods().is_empty(), "a plane that stops takes the pod along");
+    world.rig.boot().await;
+    jobs_services::answers(&world.rig, &world.ada, "first").await;
+    assert_eq!(world.job(job).await.state, JobState::Running);
+
+    let _: contract::api::Pipeline = world
+        .rig
+        .post(&world.ada, "/v1/pipelines/default/page/stop", json!({}))
+        .await;
+    world.until("the pod to go", async || world.pods().is_empty()).await;
+    drop(kubelet);
 }

@@ -15,7 +15,7 @@ use testkit::processes::{is_alive, kill9, terminate};
 use crate::jobs_rig::{LIMIT, Person, Rig, binary, shell, succeeded};
 
 /// A plane without a worker, somebody, and the repo `in`.
-async fn rig(files: &[(&str, &str)]) -> (Rig, Person) {
+pub async fn rig(files: &[(&str, &str)]) -> (Rig, Person) {
     let mut rig = Rig::start().await;
     rig.kill9();
     rig.config.slots = 0;
@@ -28,11 +28,11 @@ async fn rig(files: &[(&str, &str)]) -> (Rig, Person) {
     (rig, ada)
 }
 
-async fn database(rig: &Rig) -> PgPool {
+pub async fn database(rig: &Rig) -> PgPool {
     PgPool::connect(&rig.config.database_url).await.unwrap()
 }
 
-async fn pool_of(rig: &Rig, job: JobId) -> Pool {
+pub async fn pool_of(rig: &Rig, job: JobId) -> Pool {
     let (pipeline, version) = sqlx::query_as("select pipeline_id, version from jobs where id = $1")
         .bind(job.uuid())
         .fetch_one(&database(rig).await)
@@ -41,19 +41,28 @@ async fn pool_of(rig: &Rig, job: JobId) -> Pool {
     Pool { pipeline, version }
 }
 
-fn capability(rig: &Rig, pool: Pool) -> String {
+pub fn capability(rig: &Rig, pool: Pool) -> String {
     Capabilities::new(rig.config.data_key.as_deref(), "").of(pool)
 }
 
 /// A pod, whose containers are processes.
-struct Pod {
+pub struct Pod {
     directory: PathBuf,
     shim: Child,
     agent: Child,
 }
 
 impl Pod {
-    fn start(rig: &Rig, name: &str, pool: Pool) -> Self {
+    pub fn start(rig: &Rig, name: &str, pool: Pool) -> Self {
+        Self::of(rig, name, (pool, false))
+    }
+
+    /// One that keeps a service or a spout running.
+    pub fn lasting(rig: &Rig, name: &str, pool: Pool) -> Self {
+        Self::of(rig, name, (pool, true))
+    }
+
+    fn of(rig: &Rig, name: &str, (pool, lasting): (Pool, bool)) -> Self {
         let directory = rig.directory.path().join(name);
         std::fs::create_dir_all(&directory).unwrap();
         open(&directory);
@@ -63,6 +72,7 @@ impl Pod {
             secret: String::new(),
             pool: Some(pool),
             capability: Some(capability(rig, pool)),
+            lasting,
             worker: uuid::Uuid::nil(),
             store: rig.config.store.clone(),
             data_key: rig.config.data_key.clone(),
@@ -71,6 +81,7 @@ impl Pod {
                 socket: at("shim.sock"),
                 pfs: at("pfs"),
                 code: at("code"),
+                door: 0,
             },
             sandbox_binary: PathBuf::new(),
             masked: Vec::new(),
@@ -91,19 +102,19 @@ impl Pod {
         }
     }
 
-    fn stop_agent(&mut self) -> std::process::ExitStatus {
+    pub fn stop_agent(&mut self) -> std::process::ExitStatus {
         terminate(self.agent.id());
         self.agent.wait().unwrap()
     }
 
     /// As an orchestrator does when a container has ended.
-    fn restart_shim(&mut self) {
+    pub fn restart_shim(&mut self) {
         kill9(self.shim.id());
         let _ = self.shim.wait();
         self.shim = shim(&self.directory);
     }
 
-    fn restart_agent(&mut self) {
+    pub fn restart_agent(&mut self) {
         kill9(self.agent.id());
         let _ = self.agent.wait();
         self.agent = agent(&self.directory);
@@ -401,14 +412,14 @@ async fn a_plane_that_is_killed_and_comes_back_finds_its_pods_at_work() {
     assert_eq!(claims, 1, "the code ran once");
 }
 
-struct Stranger<'a> {
-    rig: &'a Rig,
-    pool: Option<Pool>,
-    secret: Option<String>,
+pub struct Stranger<'a> {
+    pub rig: &'a Rig,
+    pub pool: Option<Pool>,
+    pub secret: Option<String>,
 }
 
 impl Stranger<'_> {
-    async fn post(&self, verb: &str, body: Value) -> (u16, Value) {
+    pub async fn post(&self, verb: &str, body: Value) -> (u16, Value) {
         let url = format!("{}/internal/v1/worker/{verb}", self.rig.url());
         let mut request = reqwest::Client::new().post(url).json(&body);
         if let Some(secret) = &self.secret {
@@ -524,9 +535,10 @@ async fn a_worker_of_one_pool_gets_and_touches_nothing_of_another_one() {
         json!(1),
         "its own datum"
     );
-    for (verb, body) in bodies(mine).into_iter().skip(4) {
-        assert_eq!(me.post(verb, body).await.0, 401, "{verb}");
-    }
+    let [.., services, commits] = bodies(theirs);
+    let (status, answer) = me.post(services.0, services.1).await;
+    assert_eq!((status, &answer["services"]), (200, &json!([])));
+    assert_eq!(me.post(commits.0, commits.1).await.0, 404);
     // The other one holds what it held, and its word counts.
     assert_eq!(they.post("heartbeat", beat(json!([theirs]))).await.1["lost"], json!([]));
     assert_eq!(they.post("complete", complete(json!([]))).await.1["accepted"], json!(1));

@@ -148,6 +148,13 @@ impl Rig {
         let _ = child.wait();
     }
 
+    /// Tells the plane to stop, as an orchestrator does, and waits until it has.
+    pub fn terminate(&mut self) {
+        let mut child = self.child.take().unwrap();
+        testkit::processes::terminate(child.id());
+        assert!(tokio::task::block_in_place(|| child.wait()).unwrap().success());
+    }
+
     /// The worker's process, if it runs.
     pub fn worker_pid(&self) -> Option<u32> {
         worker_of(self.pid())

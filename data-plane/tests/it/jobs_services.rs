@@ -43,13 +43,21 @@ print("ready", flush=True)
 http.server.ThreadingHTTPServer(("127.0.0.1", 8000), Handler).serve_forever()
 "#;
 
-fn spec() -> Value {
+pub fn spec() -> Value {
     json!({
         "pipeline": { "name": "page" },
         "transform": { "cmd": ["/usr/bin/python3", "-c", SERVER] },
         "input": { "pfs": { "repo": "in", "glob": "/*" } },
         "service": { "internal_port": 8000, "type": "ClusterIP" },
     })
+}
+
+/// The same at another port, of a machine whose network all share.
+pub fn spec_at(port: u16) -> Value {
+    let mut spec = spec();
+    spec["transform"]["cmd"][2] = json!(SERVER.replace("8000", &port.to_string()));
+    spec["service"]["internal_port"] = json!(port);
+    spec
 }
 
 /// Ada's service over a repo with one file.
@@ -62,7 +70,7 @@ async fn serving(rig: &Rig) -> Person {
 }
 
 /// As the gateway asks it.
-async fn ask(rig: &Rig, person: &Person, path: &str) -> (u16, String) {
+pub async fn ask(rig: &Rig, person: &Person, path: &str) -> (u16, String) {
     let answer = reqwest::Client::new()
         .get(format!("{}/services/default/page{path}", rig.url()))
         .bearer_auth(person.token())
@@ -76,7 +84,7 @@ async fn ask(rig: &Rig, person: &Person, path: &str) -> (u16, String) {
     (answer.status().as_u16(), answer.text().await.unwrap())
 }
 
-async fn answers(rig: &Rig, person: &Person, expected: &str) {
+pub async fn answers(rig: &Rig, person: &Person, expected: &str) {
     let expected = (200, expected.to_owned());
     testkit::wait::wait_until("the service's answer", LIMIT, async || {
         ask(rig, person, "/").await == expected
@@ -84,12 +92,12 @@ async fn answers(rig: &Rig, person: &Person, expected: &str) {
     .await;
 }
 
-async fn pipeline(rig: &Rig, person: &Person) -> Pipeline {
+pub async fn pipeline(rig: &Rig, person: &Person) -> Pipeline {
     rig.get(person, "/v1/pipelines/default/page").await
 }
 
 /// A connection that was changed to another protocol.
-async fn echo(rig: &Rig, person: &Person) -> TcpStream {
+pub async fn echo(rig: &Rig, person: &Person) -> TcpStream {
     let mut connection = TcpStream::connect(rig.url().trim_start_matches("http://"))
         .await
         .unwrap();

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::jobs_rig::{LIMIT, Person, Rig, finished, shell};
 
 /// Commits a file with each number of `$1..$2`, and prints what it is answered.
-const COUNT: &str = r#"
+pub const COUNT: &str = r#"
 say() { echo "$1" > /pfs/commit; read -r answer < /pfs/committed; echo "$answer"; }
 for n in $(seq 1 3); do
   mkdir -p /pfs/out/numbers
@@ -21,7 +21,7 @@ say "nothing"
 exec sleep 1000
 "#;
 
-fn spout(script: &str) -> Value {
+pub fn spout(script: &str) -> Value {
     json!({
         "pipeline": { "name": "feed" },
         "transform": { "cmd": ["/bin/sh", "-c", script] },
@@ -30,7 +30,7 @@ fn spout(script: &str) -> Value {
 }
 
 /// Finished commits of the branch, oldest first.
-async fn log(rig: &Rig, person: &Person) -> Vec<Commit> {
+pub async fn log(rig: &Rig, person: &Person) -> Vec<Commit> {
     let (status, text) = rig.send(person, "GET", "/v1/log?ref=feed@main&limit=200", None).await;
     if status != 200 {
         return Vec::new();
@@ -40,7 +40,7 @@ async fn log(rig: &Rig, person: &Person) -> Vec<Commit> {
     page.items
 }
 
-async fn commits(rig: &Rig, person: &Person, count: usize) -> Vec<Commit> {
+pub async fn commits(rig: &Rig, person: &Person, count: usize) -> Vec<Commit> {
     testkit::wait::wait_until("the spout's commits", LIMIT, async || {
         log(rig, person).await.len() >= count
     })
@@ -48,7 +48,7 @@ async fn commits(rig: &Rig, person: &Person, count: usize) -> Vec<Commit> {
     log(rig, person).await
 }
 
-async fn printed(rig: &Rig, person: &Person, job: &Job, text: &str) {
+pub async fn printed(rig: &Rig, person: &Person, job: &Job, text: &str) {
     testkit::wait::wait_until("a line of the spout", LIMIT, async || {
         rig.logs(person, job.id)
             .await
@@ -101,7 +101,7 @@ async fn a_spout_makes_commits_in_order_and_what_reads_them_runs() {
 }
 
 /// Commits a number under its key each time that it is started: the one after the last.
-const KEYED: &str = r#"
+pub const KEYED: &str = r#"
 n=$(( ${HOWDAH_LAST_KEY:-0} + 1 ))
 echo "$n" > /pfs/out/$n
 echo "key=$n start $n" > /pfs/commit; read -r first < /pfs/committed

@@ -50,6 +50,7 @@ mod jobs_origins;
 mod jobs_pipelines;
 mod jobs_planning;
 mod jobs_pods;
+mod jobs_pods_lasting;
 mod jobs_private_images;
 mod jobs_purges;
 mod jobs_random;

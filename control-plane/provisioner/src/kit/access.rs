@@ -10,10 +10,9 @@ pub(super) fn access(kit: &TenantKit<'_>) -> Vec<Value> {
     let rule =
         |resources: &[&str], verbs: &[&str]| json!({ "apiGroups": [""], "resources": resources, "verbs": verbs });
     let rules = json!([
-        rule(&["pods"], &["get", "list", "watch", "create", "delete", "patch"]),
-        rule(&["pods/log"], &["get"]),
-        rule(&["configmaps", "secrets"], &["create", "delete", "patch"]),
-        rule(&["services"], &["get", "list", "watch", "create", "delete", "patch"]),
+        rule(&["pods"], &["list", "watch", "create", "delete"]),
+        // An applied object is a patch; one that is not there yet is made by it.
+        rule(&["secrets"], &["create", "delete", "patch"]),
     ]);
     vec![
         // Pods that nobody gave an account run as this one, which may nothing and whose token nobody gets.

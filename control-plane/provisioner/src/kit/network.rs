@@ -2,6 +2,7 @@
 //! no other may let through: private addresses and those of clouds' metadata are in none that opens public ones.
 
 use contract::cloud::DnsConfig;
+use contract::executor::SERVICE_PORT;
 use serde_json::{Value, json};
 
 use super::names::{NETWORK, NETWORK_POLICY, ORGANIZATION, PART, PORT};
@@ -33,6 +34,16 @@ fn workers() -> Value {
     json!({ "matchExpressions": [{ "key": PART, "operator": "In", "values": ["worker", "service", "spout"] }] })
 }
 
+/// Pods that run a service of a pipeline.
+fn services() -> Value {
+    json!({ "matchLabels": { PART: "service" } })
+}
+
+/// Where their agents listen for the plane. The port that the code itself listens at is its own affair, and reached by nobody.
+fn service_port() -> Value {
+    json!([{ "protocol": "TCP", "port": SERVICE_PORT }])
+}
+
 fn plane() -> Value {
     json!({ "matchLabels": { PART: "plane" } })
 }
@@ -52,6 +63,7 @@ pub(super) fn policies(kit: &TenantKit<'_>) -> Vec<Value> {
         policy("dns", dns(&kit.config.dns)),
         policy("plane", around_plane(kit)),
         policy("workers", around_workers(kit)),
+        policy("services", around_services()),
         policy("workers-internet", internet(kit)),
     ]
 }
@@ -89,7 +101,7 @@ fn around_plane(kit: &TenantKit<'_>) -> Value {
     ];
     let mut egress: Vec<Value> = reached.into_iter().flatten().map(Reach::egress).collect();
     // Services of pipelines are reached through the plane.
-    egress.push(json!({ "to": [{ "podSelector": workers() }] }));
+    egress.push(json!({ "to": [{ "podSelector": services() }], "ports": service_port() }));
     json!({
         "podSelector": plane(),
         "policyTypes": ["Ingress", "Egress"],
@@ -104,8 +116,15 @@ fn around_workers(kit: &TenantKit<'_>) -> Value {
     json!({
         "podSelector": workers(),
         "policyTypes": ["Ingress", "Egress"],
-        "ingress": [{ "from": [{ "podSelector": plane() }] }],
         "egress": egress,
+    })
+}
+
+fn around_services() -> Value {
+    json!({
+        "podSelector": services(),
+        "policyTypes": ["Ingress"],
+        "ingress": [{ "from": [{ "podSelector": plane() }], "ports": service_port() }],
     })
 }
 

@@ -99,6 +99,33 @@ fn no_policy_lets_a_pod_reach_the_metadata_of_a_cloud_or_a_private_network() {
 }
 
 #[test]
+fn nobody_but_the_plane_reaches_a_pod_of_a_pipeline_and_that_at_the_port_of_a_service_alone() {
+    let place = Place::new();
+    let policies: Vec<Value> = place
+        .kit()
+        .objects()
+        .into_iter()
+        .filter(|object| object["kind"] == "NetworkPolicy" && names::name(object) != "plane")
+        .collect();
+    let letting_in: Vec<&Value> = policies
+        .iter()
+        .map(|policy| &policy["spec"])
+        .filter(|spec| spec["ingress"].as_array().is_some_and(|rules| !rules.is_empty()))
+        .collect();
+    let [spec] = letting_in.as_slice() else {
+        panic!("{letting_in:?}");
+    };
+    assert_eq!(
+        spec["podSelector"],
+        json!({ "matchLabels": { names::PART: "service" } })
+    );
+    let plane = json!({ "podSelector": { "matchLabels": { names::PART: "plane" } } });
+    let port = json!({ "protocol": "TCP", "port": contract::executor::SERVICE_PORT });
+    assert_eq!(spec["ingress"], json!([{ "from": [plane], "ports": [port] }]));
+    assert_ne!(contract::executor::SERVICE_PORT, names::PORT);
+}
+
+#[test]
 fn another_credential_or_configuration_is_another_pod() {
     let place = Place::new();
     let kit = place.kit();

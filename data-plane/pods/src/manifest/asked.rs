@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use contract::executor::GpuClass;
+use contract::executor::{GpuClass, SERVICE_PORT};
 use provenance::spec::PipelineSpec;
 use serde_json::{Value, json};
 
@@ -84,6 +84,7 @@ fn unfit(pointer: &str, message: impl Into<String>) -> Unfit {
 pub fn refusals(plane: &Plane, spec: &PipelineSpec) -> Vec<Unfit> {
     let mut all = placing_refusals(plane, spec);
     all.extend(amount_refusals(plane, spec));
+    all.extend(port_refusal(spec));
     if all.is_empty() {
         all.extend(patched(plane, spec).err());
     }
@@ -153,6 +154,18 @@ fn amount_refusals(plane: &Plane, spec: &PipelineSpec) -> Vec<Unfit> {
         }
     }
     all
+}
+
+/// The network of a pod is that of the agent too.
+fn port_refusal(spec: &PipelineSpec) -> Option<Unfit> {
+    let taken = spec
+        .service
+        .is_some_and(|service| service.internal_port == SERVICE_PORT);
+    taken.then(|| {
+        let message =
+            format!("{SERVICE_PORT} is where the agent listens for the plane in this pod: choose another port");
+        unfit("/service/internal_port", message)
+    })
 }
 
 /// Whether the spec's changes make a pod that may be.

@@ -9,12 +9,12 @@ mod secrets;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use contract::executor::{NodeCache, PodsConfig};
+use contract::executor::{NodeCache, PodsConfig, SERVICE_PORT};
 use contract::ids::OrganizationId;
 use provenance::spec::{Network, PipelineSpec, SecretTarget};
 use serde_json::{Value, json};
 
-use crate::pool::Pool;
+use crate::pool::{Kind, Pool};
 use crate::ports::Blueprint;
 
 pub use asked::refusals;
@@ -32,12 +32,12 @@ pub const TEMPLATE: &str = "howdah.dev/template";
 pub const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "howdah");
 /// The label that says what part of a tenant's plane something is.
 pub const PART: &str = "howdah.dev/part";
-/// The value of [`PART`] of worker pods.
-pub const WORKER: &str = "worker";
 /// Which pods these are, as a selector of labels.
-pub const SELECTOR: &str = "app.kubernetes.io/managed-by=howdah,howdah.dev/part=worker";
+pub const SELECTOR: &str = "app.kubernetes.io/managed-by=howdah,howdah.dev/part in (worker,service,spout)";
 /// The agent's variable that names its pod, a UUID, which it goes by as a worker.
 pub const WORKER_VARIABLE: &str = "HOWDAH_WORKER";
+/// The variable of a service's agent that says the address of its pod, at which it listens for the plane.
+pub const ADDRESS_VARIABLE: &str = "HOWDAH_POD_ADDRESS";
 
 /// The label of whatever is an organization's, and the taint of its GPU nodes.
 pub const ORGANIZATION: &str = "howdah.dev/organization";
@@ -146,11 +146,11 @@ fn unpatched(plane: &Plane, blueprint: &Blueprint, pool: Pool, slot: u32) -> Val
 }
 
 /// Labels of whatever belongs to a pool.
-fn pool_labels(plane: &Plane, pool: Pool) -> BTreeMap<String, String> {
+fn pool_labels(plane: &Plane, pool: Pool, kind: Kind) -> BTreeMap<String, String> {
     [
         (MANAGED_BY.0, MANAGED_BY.1.to_owned()),
         (ORGANIZATION, plane.organization.to_string()),
-        (PART, WORKER.to_owned()),
+        (PART, kind.as_str().to_owned()),
         ("howdah.dev/pool", pool.to_string()),
     ]
     .map(|(name, value)| (name.to_owned(), value))
@@ -158,7 +158,7 @@ fn pool_labels(plane: &Plane, pool: Pool) -> BTreeMap<String, String> {
 }
 
 fn labels(plane: &Plane, spec: &PipelineSpec, pool: Pool, slot: u32) -> BTreeMap<String, String> {
-    let mut labels = pool_labels(plane, pool);
+    let mut labels = pool_labels(plane, pool, Kind::of(spec));
     labels.insert("howdah.dev/slot".to_owned(), slot.to_string());
     if spec.network == Network::Internet {
         labels.insert("howdah.dev/network".to_owned(), spec.network.as_str().to_owned());
@@ -250,16 +250,25 @@ fn agent(plane: &Plane, spec: &PipelineSpec) -> Value {
     if plane.config.node_cache.is_some() {
         mounts.push(mount("cache", CACHE, false));
     }
-    json!({
+    let own = |name: &str, field: &str| json!({ "name": name, "valueFrom": { "fieldRef": { "fieldPath": field } } });
+    let mut agent = json!({
         "name": AGENT,
         "image": plane.config.image,
         "imagePullPolicy": "IfNotPresent",
         "command": ["/usr/local/bin/howdah-data-plane", "worker", "--config", format!("{CONFIG}/{}", secrets::CONFIG_KEY)],
-        "env": [{ "name": WORKER_VARIABLE, "valueFrom": { "fieldRef": { "fieldPath": "metadata.uid" } } }],
+        "env": [own(WORKER_VARIABLE, "metadata.uid")],
         "securityContext": locked(true),
         "resources": amounts::of_agent(&plane.config, spec),
         "volumeMounts": mounts,
-    })
+    });
+    if Kind::of(spec) == Kind::Service {
+        agent["env"] = json!([
+            own(WORKER_VARIABLE, "metadata.uid"),
+            own(ADDRESS_VARIABLE, "status.podIP")
+        ]);
+        agent["ports"] = json!([{ "name": "service", "containerPort": SERVICE_PORT, "protocol": "TCP" }]);
+    }
+    agent
 }
 
 fn volumes(plane: &Plane, spec: &PipelineSpec, pool: Pool) -> Vec<Value> {

@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use super::{Plane, pool_labels};
-use crate::pool::Pool;
+use crate::pool::{Kind, Pool};
 
 /// The key of an agent's configuration, and the name of its file.
 pub const CONFIG_KEY: &str = "config.json";
@@ -13,7 +13,7 @@ fn secret(plane: &Plane, pool: Pool, name: &str, kind: &str, key: &str, value: &
     json!({
         "apiVersion": "v1",
         "kind": "Secret",
-        "metadata": { "name": name, "namespace": plane.config.namespace, "labels": pool_labels(plane, pool) },
+        "metadata": { "name": name, "namespace": plane.config.namespace, "labels": pool_labels(plane, pool, Kind::Worker) },
         "type": kind,
         "stringData": { key: value },
     })

@@ -414,3 +414,44 @@ fn secrets_are_whole_objects_of_their_pool() {
     assert_eq!(pull["type"], "kubernetes.io/dockerconfigjson");
     assert_eq!(pull["stringData"], json!({ ".dockerconfigjson": "{}" }));
 }
+
+#[test]
+fn a_pod_that_lasts_says_what_it_is_and_that_of_a_service_is_reached_at_its_agent_alone() {
+    let lasting = |more: Value| {
+        let mut value = json!({ "pipeline": { "name": "p" }, "transform": { "cmd": ["a"], "image": "a:1" } });
+        for (name, field) in more.as_object().unwrap() {
+            value[name] = field.clone();
+        }
+        let spec = PipelineSpec::parse(&value, &ProjectName::default_project()).unwrap();
+        let blueprint = Blueprint {
+            spec,
+            image: "a@sha256:00".to_owned(),
+        };
+        let pool = Pool {
+            pipeline: Uuid::from_u128(1),
+            version: 2,
+        };
+        pod(&plane(), &blueprint, pool, 0).unwrap()
+    };
+    let input = json!({ "pfs": { "repo": "r", "glob": "/" } });
+    let service = lasting(json!({ "service": { "internal_port": 8080 }, "input": input }));
+    let spout = lasting(json!({ "spout": {} }));
+    let plain = made(&json!({})).unwrap();
+    for (pod, part) in [(&service, "service"), (&spout, "spout"), (&plain, "worker")] {
+        assert_eq!(pod["metadata"]["labels"]["howdah.dev/part"], part);
+        let [user, agent] = pod["spec"]["containers"].as_array().unwrap().as_slice() else {
+            panic!("{pod}");
+        };
+        assert!(user.get("ports").is_none() && user.get("env").is_none(), "{user}");
+        let address = agent["env"].to_string().contains("status.podIP");
+        assert_eq!(
+            (address, agent.get("ports").is_some()),
+            (part == "service", part == "service")
+        );
+    }
+    let ports = &service["spec"]["containers"][1]["ports"];
+    assert_eq!(ports[0]["containerPort"], contract::executor::SERVICE_PORT);
+    assert_eq!(service["metadata"]["name"], "w-00000000000000000000000000000001-2-0");
+    let taken = json!({ "service": { "internal_port": contract::executor::SERVICE_PORT } });
+    assert_eq!(refused(&taken)[0].0, "/service/internal_port");
+}

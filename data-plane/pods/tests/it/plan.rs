@@ -7,7 +7,7 @@ use pods::plan::{Action, Hold, Known, Limits, plan, shares};
 use pods::ports::Demand;
 use pods::seen::{ContainerSeen, Part, Phase, Told};
 use pods::trouble::{Eviction, Trouble};
-use pods::{PodSeen, Pool};
+use pods::{Kind, PodSeen, Pool};
 use uuid::Uuid;
 
 /// So many pods are made before one was seen to run.
@@ -48,6 +48,7 @@ fn pod(n: u128, slot: u32) -> PodSeen {
         uid: Uuid::from_u128(n * 1_000 + u128::from(slot)),
         pool: pool(n),
         slot,
+        kind: Kind::Worker,
         template: "t".to_owned(),
         phase: Phase::Running,
         told: Told::default(),

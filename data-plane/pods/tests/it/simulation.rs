@@ -10,12 +10,12 @@ use pods::manifest::Plane;
 use pods::pass::Rounds;
 use pods::plan::shares;
 use pods::ports::Demand;
-use pods::{Pool, seen::Phase};
+use pods::{Kind, Pool, seen::Phase};
 use rand::RngExt;
 use serde_json::json;
 use uuid::Uuid;
 
-use crate::world::World;
+use crate::world::{SERVICE, World};
 
 const PODS_MAX: u32 = 12;
 const ROUNDS: u32 = 60;
@@ -31,8 +31,12 @@ fn rounds(world: &World) -> Rounds<World, World> {
 /// Somebody changes something.
 fn disturb(world: &World) {
     let mut state = world.state();
+    let serves = state.chance(0.2);
     let pool = Pool {
-        pipeline: Uuid::from_u128(state.rng.random_range(1..4)),
+        pipeline: match serves {
+            true => SERVICE,
+            false => Uuid::from_u128(state.rng.random_range(1..4)),
+        },
         version: state.rng.random_range(1..3),
     };
     let now = state.now;
@@ -40,8 +44,8 @@ fn disturb(world: &World) {
     let stays = state.chance(0.7);
     let parallelism = state.chance(0.5).then(|| state.rng.random_range(1..10));
     let demand = Demand {
-        open,
-        parallelism,
+        open: if serves { open.min(1) } else { open },
+        parallelism: if serves { Some(1) } else { parallelism },
         stays,
         active_at: Some(now),
         has_secrets: false,
@@ -149,7 +153,16 @@ async fn settled(world: &World, executor: &mut Rounds<World, World>, seed: u64) 
             .filter(|p| p.pool == *pool && state.busy.contains(&p.uid))
             .count();
         // Pods that hold datums keep their place for as long as they do.
-        let enough = alive >= *share as usize || !state.busy.is_empty();
+        let datums = state
+            .pods
+            .values()
+            .any(|p| p.kind == Kind::Worker && state.busy.contains(&p.uid));
+        let enough = alive >= *share as usize || datums;
+        let serves = pool.pipeline == SERVICE;
+        assert!(
+            !serves || (alive, busy) == (1, 1) || alive == 0 && datums,
+            "seed {seed}: a service has {alive} pods, and runs in {busy}"
+        );
         assert!(enough, "seed {seed}: {pool} has {alive} pods of {share}");
         assert!(
             !crowded || alive <= busy.max(*share as usize),
@@ -177,6 +190,35 @@ async fn once_nothing_fails_any_more_all_is_as_it_should_be_and_nothing_is_writt
     for seed in 0..seeds {
         history(seed).await;
     }
+}
+
+#[tokio::test]
+async fn a_plane_that_stops_takes_its_services_along_and_leaves_what_runs_datums() {
+    let world = World::new(0);
+    world.state().faults = false;
+    let mut executor = rounds(&world);
+    let now = world.state().now;
+    for pipeline in [SERVICE, Uuid::from_u128(1)] {
+        let demand = Demand {
+            open: 1,
+            stays: true,
+            active_at: Some(now),
+            ..Demand::default()
+        };
+        world.state().demands.insert(Pool { pipeline, version: 1 }, demand);
+    }
+    assert_eq!(executor.round(now).await.unwrap().pods, 0);
+    world.state().pass(Duration::seconds(1));
+    // A service alone keeps no plane awake.
+    assert_eq!(executor.round(now).await.unwrap().pods, 1);
+    pods::pass::end_lasting(&world).await.unwrap();
+    world.state().pass(Duration::minutes(1));
+    let left: Vec<Kind> = world.state().pods.values().map(|pod| pod.kind).collect();
+    assert_eq!(left, [Kind::Worker]);
+    // When it is back, they are.
+    let now = world.state().now;
+    rounds(&world).round(now).await.unwrap();
+    assert_eq!(world.state().pods.len(), 2);
 }
 
 #[tokio::test]

@@ -15,6 +15,9 @@ use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+/// The pipeline of this world that is a service.
+pub const SERVICE: Uuid = Uuid::from_u128(9);
+
 /// What is, and what was done.
 pub struct State {
     pub now: DateTime<Utc>,
@@ -140,10 +143,11 @@ impl State {
             .collect();
         let alive: HashSet<Uuid> = ready.iter().map(|(_, uid)| *uid).collect();
         self.busy.retain(|uid| alive.contains(uid));
+        self.serve(&ready);
         if !self.faults {
             return;
         }
-        for (pool, uid) in ready {
+        for (pool, uid) in ready.into_iter().filter(|(pool, _)| pool.pipeline != SERVICE) {
             let ends = self.chance(0.3);
             let now = self.now;
             let Some(demand) = self.demands.get_mut(&pool) else {
@@ -155,6 +159,19 @@ impl State {
                 demand.active_at = Some(now);
             } else if (self.busy.len() as u64) < demand.open && !self.resting.contains(&uid) {
                 self.busy.insert(uid);
+            }
+        }
+    }
+
+    /// A service runs in one pod, for as long as it is wanted.
+    fn serve(&mut self, ready: &[(Pool, Uuid)]) {
+        for (pool, uid) in ready.iter().filter(|(pool, _)| pool.pipeline == SERVICE) {
+            let wanted = self.demands.get(pool).is_some_and(|demand| demand.open > 0);
+            let runs = |(of, other): &(Pool, Uuid)| of == pool && self.busy.contains(other);
+            if !wanted {
+                self.busy.remove(uid);
+            } else if !ready.iter().any(runs) {
+                self.busy.insert(*uid);
             }
         }
     }
@@ -279,9 +296,12 @@ impl Book for World {
         self.ask(|state| state.resting = pods.iter().map(|(_, uid)| *uid).collect())
     }
 
-    async fn blueprint(&self, _: Pool) -> anyhow::Result<Result<Blueprint, String>> {
-        let value = json!({ "pipeline": { "name": "p" }, "transform": { "cmd": ["a"], "image": "a:1" },
+    async fn blueprint(&self, pool: Pool) -> anyhow::Result<Result<Blueprint, String>> {
+        let mut value = json!({ "pipeline": { "name": "p" }, "transform": { "cmd": ["a"], "image": "a:1" },
             "input": { "pfs": { "repo": "r", "glob": "/" } } });
+        if pool.pipeline == SERVICE {
+            value["service"] = json!({ "internal_port": 8080 });
+        }
         let spec = PipelineSpec::parse(&value, &ProjectName::default_project()).unwrap();
         self.ask(|_| {
             Ok(Blueprint {

@@ -114,7 +114,7 @@ mod tests {
         symlink(at("elsewhere"), at("pfs/link")).unwrap();
         symlink(at("elsewhere"), at("pfs/out")).unwrap();
         fs::create_dir_all(at("code/deep")).unwrap();
-        let pod = Pod::new("/nowhere".into(), at("pfs"), at("code"));
+        let pod = Pod::new("/nowhere".into(), at("pfs"), at("code"), 0);
         pod.empty().unwrap();
         let names = |path: PathBuf| -> Vec<_> { fs::read_dir(path).unwrap().map(|e| e.unwrap().file_name()).collect() };
         assert_eq!(names(at("pfs")), ["out"]);

@@ -1,12 +1,15 @@
-//! Running commands in the other container of this pod, which is the user's image with the shim in it. One datum at a time: both
+//! Running commands in the other container of this pod, which is the user's image with the shim in it. One at a time, of a datum or one
+//! that lasts: both
 //! containers see the same `/pfs`, `/pfs/out` and `/code`, which are emptied and filled anew for each.
 //!
 //! Both run under the same id, so what keeps code from changing its inputs are their permissions and how the pod mounts them;
 //! inputs are copies, so what it changes it changes for itself.
 
 mod directories;
+mod door;
 mod line;
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +24,7 @@ use super::execute::DISK_BYTES_DEFAULT;
 use super::output::RunLog;
 use super::protocol::DatumTask;
 use super::secrets;
+pub use door::Door;
 use line::{Broken, Line};
 
 /// What jobs' records call this isolation.
@@ -37,10 +41,35 @@ pub struct Pod {
     socket: PathBuf,
     pfs: PathBuf,
     code: PathBuf,
+    /// Where it listens for the plane while a service runs.
+    door: u16,
     /// Whose datum lies in the directories.
     turn: Arc<Semaphore>,
     /// Kept from one command to the next: whoever has it controls the container.
     line: Mutex<Option<Line>>,
+}
+
+/// A command for the other container.
+pub struct Ordered<'a> {
+    /// Program and arguments.
+    pub argv: Vec<String>,
+    /// Lines of its standard input.
+    pub stdin: &'a [String],
+    /// Variables besides those of its datum.
+    pub env: Vec<(String, String)>,
+    /// It has no end of its own, and nor has what it prints.
+    pub lasts: bool,
+}
+
+/// What no pod does of a job, for people.
+pub fn refusal(job: &JobShared) -> Option<&'static str> {
+    if job.task.cmd.is_empty() {
+        return Some(
+            "a pod runs the shim in the place of the image's own command: say in `transform.cmd` what is to run",
+        );
+    }
+    let lazy = job.trees.iter().any(|tree| tree.lazy);
+    lazy.then_some("pods have no lazy inputs: remove `lazy: true`, so that files are there before the code starts")
 }
 
 /// The turn to have a datum in the directories.
@@ -48,11 +77,12 @@ pub type Turn = OwnedSemaphorePermit;
 
 impl Pod {
     /// Nothing is connected yet.
-    pub fn new(socket: PathBuf, pfs: PathBuf, code: PathBuf) -> Self {
+    pub fn new(socket: PathBuf, pfs: PathBuf, code: PathBuf, door: u16) -> Self {
         Self {
             socket,
             pfs,
             code,
+            door,
             turn: Arc::new(Semaphore::new(1)),
             line: Mutex::default(),
         }
@@ -61,6 +91,14 @@ impl Pod {
     /// What is `/pfs`.
     pub fn pfs(&self) -> &Path {
         &self.pfs
+    }
+
+    /// Listens for callers of the service that will run, at a port of the loopback. With the turn, and when the container is ready.
+    ///
+    /// # Errors
+    /// When somebody listens there.
+    pub async fn open_door(&self, port: u16, capability: &str) -> io::Result<Door> {
+        Door::open(self.door, port, capability).await
     }
 
     /// Waits until the directories are free.
@@ -83,7 +121,7 @@ impl Pod {
     pub async fn run(
         &self,
         (job, datum): (&JobShared, &DatumTask),
-        (argv, stdin): (Vec<String>, &[String]),
+        ordered: Ordered<'_>,
         log: &RunLog<'_>,
         over: impl Future<Output = ()>,
     ) -> Result<Outcome, String> {
@@ -92,7 +130,7 @@ impl Pod {
             Some(line) => line,
             None => self.again().await?,
         };
-        let command = self.command((job, datum), argv, stdin);
+        let command = self.command((job, datum), ordered);
         match line.run(command, log, over).await {
             Ok(ended) => {
                 *held = Some(line);
@@ -138,13 +176,13 @@ impl Pod {
         })
     }
 
-    fn command(&self, (job, datum): (&JobShared, &DatumTask), argv: Vec<String>, stdin: &[String]) -> Box<Command> {
+    fn command(&self, (job, datum): (&JobShared, &DatumTask), ordered: Ordered<'_>) -> Box<Command> {
         let task = &job.task;
         Box::new(Command {
-            argv,
-            env: variables(job, datum),
+            argv: ordered.argv,
+            env: variables(job, datum).into_iter().chain(ordered.env).collect(),
             working_dir: task.working_dir.as_deref().map(|path| self.seen(path)),
-            stdin: stdin.to_vec(),
+            stdin: ordered.stdin.to_vec(),
             pfs: self.pfs.clone(),
             secrets: secrets::files(&task.secrets),
             limits: Limits {
@@ -153,7 +191,10 @@ impl Pod {
                 file_size: Some(task.disk_bytes.unwrap_or(DISK_BYTES_DEFAULT)),
                 ..Limits::default()
             },
-            printed_bytes_max: PRINTED_BYTES_MAX,
+            printed_bytes_max: match ordered.lasts {
+                true => u64::MAX,
+                false => PRINTED_BYTES_MAX,
+            },
         })
     }
 
@@ -201,7 +242,7 @@ mod tests {
 
     #[test]
     fn code_is_found_where_the_pod_has_it() {
-        let pod = Pod::new("/s".into(), "/p".into(), "/somewhere/code".into());
+        let pod = Pod::new("/s".into(), "/p".into(), "/somewhere/code".into(), 0);
         assert_eq!(pod.seen("/code/sub"), "/somewhere/code/sub");
         assert_eq!(pod.seen("/codes"), "/codes");
     }

@@ -23,6 +23,9 @@
   "previous_master_keys" $v.masterKey.previous
   "cloud" $cloud
 -}}
+{{- if $v.services.url -}}
+{{- $_ := set $config "services" (dict "listen" "0.0.0.0:7434" "url" $v.services.url) -}}
+{{- end -}}
 {{- mergeOverwrite $config (deepCopy $v.config) | toJson -}}
 {{- end -}}
 
