@@ -4,12 +4,11 @@
 
 use std::path::PathBuf;
 
-use chassis::Environment;
 use chassis::process::{self, Shutdown, Source};
 use chassis::telemetry::Telemetry;
 use clap::{Parser, Subcommand};
 use contract::config::{DataPlaneConfig, TelemetryConfig};
-use data_plane::stores;
+use data_plane::worker::lending;
 use data_plane::worker::protocol::WorkerConfig;
 
 /// A tenant's data plane. Started by the control plane; configuration comes as a line of JSON on standard input.
@@ -54,8 +53,7 @@ fn main() -> anyhow::Result<()> {
             run(async {
                 let shutdown = Shutdown::new();
                 shutdown.listen(&source)?;
-                let storage =
-                    stores::open_encrypted(&config.store, config.data_key.as_deref(), &Environment::system()).await?;
+                let storage = lending::open(&config).await?;
                 data_plane::worker::process::run(config, storage, shutdown).await
             })
         }

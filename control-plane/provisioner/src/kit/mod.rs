@@ -2,6 +2,7 @@
 //! only what we want of them; what the API server adds is its own.
 
 mod access;
+mod bucket;
 mod gpu;
 pub mod names;
 mod network;
@@ -10,6 +11,7 @@ mod system;
 mod targets;
 mod workload;
 
+pub use bucket::{BUCKET_DIRECTORY, BUCKET_KEYS_FILE, BUCKET_TOKEN_FILE, bucket_keys, has_sessions};
 use contract::cloud::KubernetesConfig;
 use contract::ids::OrganizationId;
 use serde_json::{Value, json};

@@ -109,6 +109,10 @@ pub const GENERATION: &str = "howdah.dev/generation";
 pub const DIGEST: &str = "howdah.dev/digest";
 /// The annotation of a namespace that says which kit is complete in it.
 pub const COMPLETE: &str = "howdah.dev/kit";
+/// The annotation that says when a bucket's session has to be followed by another.
+pub const RENEW_AT: &str = "howdah.dev/renew-at";
+/// The secret that holds a plane's session of its bucket.
+pub const BUCKET_KEYS: &str = "bucket-keys";
 /// The port of planes.
 pub const PORT: u16 = 7433;
 

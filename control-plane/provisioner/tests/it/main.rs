@@ -7,6 +7,7 @@ mod api_server;
 mod controllers;
 mod ledger;
 mod runner;
+mod sessions;
 mod simulation;
 mod stores;
 mod sweeping;
