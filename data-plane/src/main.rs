@@ -1,4 +1,4 @@
-//! The process of one tenant's data plane: `serve`, `migrate`, `worker`. Its parent passes the configuration as one line
+//! The process of one tenant's data plane: `serve`, `migrate`, `worker`; and `wait`. Its parent passes the configuration as one line
 //! of JSON on standard input and keeps the pipe open; when the pipe ends, the process stops. With `--config` it is a file, and
 //! a signal stops the process.
 
@@ -30,6 +30,8 @@ enum Command {
     Worker,
     /// Brings the tenant's database to this version's schema and exits.
     Migrate,
+    /// Does nothing until a signal stops it: holds room on a node for a plane.
+    Wait,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -62,6 +64,12 @@ fn main() -> anyhow::Result<()> {
             let _telemetry = telemetry(&config)?;
             run(data_plane::server::migrate(&config))
         }
+        Command::Wait => run(async {
+            let shutdown = Shutdown::new();
+            shutdown.listen(&Source::Signals)?;
+            shutdown.begun().await;
+            Ok(())
+        }),
     }
 }
 

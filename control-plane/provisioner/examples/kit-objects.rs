@@ -16,6 +16,7 @@ fn main() -> anyhow::Result<()> {
             "endpoint": "http://10.9.1.2:9000", "region": "eu-1",
             "credentials": { "kind": "irsa", "role_arn": "arn:aws:iam::1:role/howdah-{organization}" },
         },
+        "warm": { "planes": 2 },
         "gpu": { "backend": "karpenter", "classes": [
             { "name": "a100", "requirements": [
                 { "key": "karpenter.k8s.aws/instance-gpu-name", "operator": "In", "values": ["a100"] },
@@ -46,6 +47,7 @@ fn main() -> anyhow::Result<()> {
     objects.push(kit::deployment(&tenant, &workload, 1));
     objects.push(kit::bucket_keys(&tenant, &document.to_string()));
     objects.extend(kit::system());
+    objects.extend(kit::warm(&config, "example"));
     println!("{}", serde_json::to_string_pretty(&objects)?);
     Ok(())
 }

@@ -36,7 +36,7 @@ const CONNECTIONS_MAX: u32 = 4;
 /// How often it is looked who leads, and where planes are reached.
 const FOLLOW: Duration = Duration::from_secs(1);
 /// How often what the cluster has once for all is looked at.
-const SHARED: Duration = Duration::from_secs(600);
+const SHARED: Duration = Duration::from_secs(60);
 /// How often it is looked whose session of its bucket has to be followed by another, and how many are asked for at once.
 const SESSIONS: Duration = Duration::from_secs(5);
 const SESSIONS_AT_ONCE: usize = 8;

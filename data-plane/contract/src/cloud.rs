@@ -64,6 +64,9 @@ pub struct KubernetesConfig {
     /// How planes get a new image.
     #[serde(default)]
     pub waves: WavesConfig,
+    /// Room on nodes that is held for planes which wake.
+    #[serde(default)]
+    pub warm: WarmConfig,
 }
 
 /// Addresses and ports that may be reached.
@@ -190,6 +193,15 @@ impl BucketCredentials {
             Self::Static { .. } | Self::Issued { .. } | Self::Session { .. } => None,
         }
     }
+}
+
+/// Pods that do nothing but hold room, and the image, on nodes: a plane that wakes takes the place of one and need not wait for a
+/// node.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct WarmConfig {
+    /// Room for so many planes; 0: none is held.
+    pub planes: u32,
 }
 
 /// GPU nodes: none of them serves two organizations.

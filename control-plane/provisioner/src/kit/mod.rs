@@ -9,6 +9,7 @@ mod network;
 mod quota;
 mod system;
 mod targets;
+mod warm;
 mod workload;
 
 pub use bucket::{BUCKET_DIRECTORY, BUCKET_KEYS_FILE, BUCKET_TOKEN_FILE, bucket_keys, has_sessions};
@@ -17,6 +18,7 @@ use contract::ids::OrganizationId;
 use serde_json::{Value, json};
 pub use system::system;
 pub use targets::{Reach, Targets};
+pub use warm::warm;
 pub use workload::{Workload, deployment, secret};
 
 use names::{INSTALLATION, NAMESPACE, ORGANIZATION, PART, namespace};

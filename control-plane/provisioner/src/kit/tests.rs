@@ -118,6 +118,35 @@ fn what_opens_a_bucket_is_in_the_planes_own_container_and_nowhere_else() {
 }
 
 #[test]
+fn room_is_held_by_pods_that_give_way_to_everybody_and_are_as_large_as_a_plane() {
+    let mut place = Place::new();
+    place.config.warm.planes = 3;
+    let [class, deployment] = &warm(&place.config, "i1")[..] else {
+        panic!("other objects")
+    };
+    assert_eq!(
+        (names::name(class), &class["value"]),
+        ("howdah-system-warm-planes", &json!(-10))
+    );
+    assert_eq!(deployment["metadata"]["namespace"], "howdah-system");
+    assert_eq!(deployment["spec"]["replicas"], 3);
+    let (plane, _) = pod_and_account(&place);
+    let pod = &deployment["spec"]["template"]["spec"];
+    assert_eq!(pod["priorityClassName"], names::name(class));
+    let (room, plane_container) = (&pod["containers"][0], &plane["containers"][0]);
+    assert_eq!(room["image"], place.config.plane_image);
+    assert_eq!(room["resources"], plane_container["resources"]);
+    assert_eq!(room["securityContext"], plane_container["securityContext"]);
+    assert_eq!(pod["securityContext"], plane["securityContext"]);
+    // It has nothing: no token, no secret, no volume.
+    assert!(pod["volumes"].is_null() && pod["automountServiceAccountToken"] == false);
+    for object in [class, deployment] {
+        assert_eq!(names::owner(object), None);
+        assert!(names::kind_of(object).is_some());
+    }
+}
+
+#[test]
 fn everything_says_whose_it_is_and_lies_in_its_namespace() {
     let place = Place::new();
     let kit = place.kit();

@@ -93,8 +93,15 @@ impl KubernetesCloud {
     /// # Errors
     /// When the API server does not do it.
     pub async fn apply_system(&self) -> anyhow::Result<()> {
+        let (config, installation) = (&self.settings.config, &self.settings.installation);
         for object in crate::kit::system() {
             write::apply_shared(&*self.cluster, &object).await?;
+        }
+        for object in crate::kit::warm(config, installation) {
+            match config.warm.planes {
+                0 => write::remove_shared(&*self.cluster, &object).await?,
+                _ => write::apply_shared(&*self.cluster, &object).await?,
+            }
         }
         Ok(())
     }

@@ -108,6 +108,21 @@ fn shared_place(object: &Value) -> Place<'_> {
     }
 }
 
+/// Removes an object that no organization owns, if it is there and this installation's.
+pub(super) async fn remove_shared(cluster: &dyn Cluster, unwanted: &Value) -> anyhow::Result<()> {
+    let place = shared_place(unwanted);
+    let Some(there) = cluster.get(&place).await? else {
+        return Ok(());
+    };
+    let leaves = there["metadata"]["deletionTimestamp"].is_string();
+    let labels = &unwanted["metadata"]["labels"];
+    if leaves || first_difference(labels, &there["metadata"]["labels"]).is_some() {
+        return Ok(());
+    }
+    let uid = there["metadata"]["uid"].as_str().unwrap_or_default();
+    cluster.delete(&place, uid).await.map_err(ClusterError::or_raced)
+}
+
 /// Applies an object that no organization owns, where it is not as it ought to be.
 pub(super) async fn apply_shared(cluster: &dyn Cluster, wanted: &Value) -> anyhow::Result<()> {
     let there = cluster.get(&shared_place(wanted)).await?;

@@ -12,4 +12,5 @@ mod simulation;
 mod stores;
 mod sweeping;
 mod thousand;
+mod warm;
 mod world;

@@ -13,6 +13,7 @@
   "databases" (dict "host" $host "port" (int $port) "ssl_mode" $v.database.sslMode)
   "buckets" (include "howdah.buckets" . | fromJson)
   "gpu" (dict "backend" $v.gpu.backend "classes" $v.gpu.classes)
+  "warm" (dict "planes" (int $v.warm.planes))
 -}}
 {{- $config := dict
   "database_url" $url
