@@ -1,5 +1,5 @@
 # Everything a newcomer needs. `make help` lists it.
-.PHONY: help setup build images shim demo test bench soak test-jupyter test-openapi test-images test-manifests test-kubernetes scale-kubernetes down
+.PHONY: help setup build images shim demo test bench soak test-jupyter test-openapi test-images test-manifests test-credentials test-kubernetes scale-kubernetes down
 
 BINARIES := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/release
 # Tests have homes of their own, so they must be told where PostgreSQL was unpacked, if it was.
@@ -55,6 +55,10 @@ test-images: build shim ## builds the images twice, compares, looks inside, vali
 test-manifests: ## holds all that we make for Kubernetes against the schemas of the cluster that KUBECONFIG names
 	@cargo build --quiet --workspace --locked --example kit-objects --example manifests
 	@tests/kubernetes/manifests
+
+test-credentials: ## sessions of buckets at a real object store that checks them (SeaweedFS, built by go): one tenant's opens no other's bucket
+	@cargo build --quiet --workspace --locked --example tenant-bucket --example open-store
+	@tests/kubernetes/credentials
 
 test-kubernetes: setup build shim ## the whole story on the cluster that KUBECONFIG names; LOAD="kind load image-archive" brings images there
 	@$(WITH_POSTGRES) tests/kubernetes/check --binaries $(BINARIES)

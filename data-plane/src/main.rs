@@ -1,15 +1,14 @@
-//! The process of one tenant's data plane: `serve`, `migrate`, `worker`. Its parent passes the configuration as one line
+//! The process of one tenant's data plane: `serve`, `migrate`, `worker`; and `wait`. Its parent passes the configuration as one line
 //! of JSON on standard input and keeps the pipe open; when the pipe ends, the process stops. With `--config` it is a file, and
 //! a signal stops the process.
 
 use std::path::PathBuf;
 
-use chassis::Environment;
 use chassis::process::{self, Shutdown, Source};
 use chassis::telemetry::Telemetry;
 use clap::{Parser, Subcommand};
 use contract::config::{DataPlaneConfig, TelemetryConfig};
-use data_plane::stores;
+use data_plane::worker::lending;
 use data_plane::worker::protocol::WorkerConfig;
 
 /// A tenant's data plane. Started by the control plane; configuration comes as a line of JSON on standard input.
@@ -31,6 +30,8 @@ enum Command {
     Worker,
     /// Brings the tenant's database to this version's schema and exits.
     Migrate,
+    /// Does nothing until a signal stops it: holds room on a node for a plane.
+    Wait,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -54,8 +55,7 @@ fn main() -> anyhow::Result<()> {
             run(async {
                 let shutdown = Shutdown::new();
                 shutdown.listen(&source)?;
-                let storage =
-                    stores::open_encrypted(&config.store, config.data_key.as_deref(), &Environment::system()).await?;
+                let storage = lending::open(&config).await?;
                 data_plane::worker::process::run(config, storage, shutdown).await
             })
         }
@@ -64,6 +64,12 @@ fn main() -> anyhow::Result<()> {
             let _telemetry = telemetry(&config)?;
             run(data_plane::server::migrate(&config))
         }
+        Command::Wait => run(async {
+            let shutdown = Shutdown::new();
+            shutdown.listen(&Source::Signals)?;
+            shutdown.begun().await;
+            Ok(())
+        }),
     }
 }
 

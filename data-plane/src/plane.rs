@@ -12,6 +12,7 @@ use chassis::Environment;
 use chrono::{DateTime, Utc};
 use contract::config::DataPlaneConfig;
 use contract::ids::{GenerateId, OrganizationId};
+use object_store::aws::AwsCredentialProvider;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{Postgres, Transaction};
 use storage::Storage;
@@ -33,6 +34,7 @@ use crate::pipelines::sponsors::Settled;
 use crate::policy::PolicyHolder;
 use crate::readings::Readings;
 use crate::serving::Doors;
+use crate::stores;
 use crate::uploads::handover::Handovers;
 use crate::uploads::packs::{Digests, TAKEN_AT_ONCE};
 use crate::worker::capability::Capabilities;
@@ -62,6 +64,8 @@ pub struct Parts {
     pub pool: PgPool,
     /// The tenant's bytes.
     pub storage: Storage,
+    /// Keys of the bucket, where they do not last: workers are lent them.
+    pub bucket_keys: Option<AwsCredentialProvider>,
     /// Time and randomness.
     pub environment: Environment,
     /// The access policy in force.
@@ -190,6 +194,7 @@ impl Plane {
             organization: config.organization,
             pool,
             storage,
+            bucket_keys: stores::lent_keys(&config.store, &environment)?,
             policy: PolicyHolder::new(&config)?,
             control: ControlPlane::new(&config)?,
             importer: Importer::new(&config.imports)?,

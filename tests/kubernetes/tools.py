@@ -8,6 +8,8 @@ import zipfile
 
 HELM = ("helm", "helm.sh/helm/v4/cmd/helm", "v4.3.1")
 KUBECONFORM = ("kubeconform", "github.com/yannh/kubeconform/cmd/kubeconform", "v0.8.0")
+# Its module replaces another one, so it is no thing for `go install`.
+SEAWEEDFS = ("weed", "github.com/seaweedfs/seaweedfs", "v0.0.0-20261109003541-7506e5f91cd6", "./weed")
 KARPENTER = "sigs.k8s.io/karpenter@v1.15.0"
 failed = []
 
@@ -32,6 +34,20 @@ def program(name, module, version):
         folder.mkdir(parents=True, exist_ok=True)
         env = dict(os.environ, GOBIN=str(folder), CGO_ENABLED="0")
         subprocess.run(["nice", "-n", "19", "go", "install", f"{module}@{version}"], check=True, env=env)
+    return str(path)
+
+
+def inside(name, module, version, package):
+    """The same of a program whose module has to be the main one; built in its place among the modules."""
+    path = cache() / "go" / f"{name}-{version}" / name
+    if not path.exists():
+        print(f"building {name} {version} (go build, ten minutes the first time)", flush=True)
+        told = subprocess.run(["go", "mod", "download", "-json", f"{module}@{version}"], check=True, stdout=subprocess.PIPE, text=True, cwd="/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        made = path.with_suffix(".made")
+        command = ["nice", "-n", "19", "go", "build", "-ldflags", "-s -w", "-o", str(made), package]
+        subprocess.run(command, check=True, cwd=json.loads(told.stdout)["Dir"], env=dict(os.environ, CGO_ENABLED="0"))
+        made.rename(path)
     return str(path)
 
 

@@ -4,6 +4,7 @@
 
 pub mod api_server;
 pub mod buckets;
+pub mod credentials;
 pub mod lease;
 pub mod postgres;
 mod scram;

@@ -14,8 +14,9 @@ fn main() -> anyhow::Result<()> {
         "databases": { "host": "10.9.1.1" },
         "buckets": {
             "endpoint": "http://10.9.1.2:9000", "region": "eu-1",
-            "credentials": { "kind": "static", "access_key_id": "example", "secret_access_key": "example" },
+            "credentials": { "kind": "irsa", "role_arn": "arn:aws:iam::1:role/howdah-{organization}" },
         },
+        "warm": { "planes": 2 },
         "gpu": { "backend": "karpenter", "classes": [
             { "name": "a100", "requirements": [
                 { "key": "karpenter.k8s.aws/instance-gpu-name", "operator": "In", "values": ["a100"] },
@@ -44,7 +45,9 @@ fn main() -> anyhow::Result<()> {
     objects.extend(tenant.objects());
     objects.push(kit::secret(&tenant, &document.to_string()));
     objects.push(kit::deployment(&tenant, &workload, 1));
+    objects.push(kit::bucket_keys(&tenant, &document.to_string()));
     objects.extend(kit::system());
+    objects.extend(kit::warm(&config, "example"));
     println!("{}", serde_json::to_string_pretty(&objects)?);
     Ok(())
 }

@@ -52,12 +52,8 @@ impl Sweeper {
         F: FnOnce(Vec<OrganizationId>) -> R,
         R: Future<Output = anyhow::Result<BTreeSet<OrganizationId>>>,
     {
-        let mut found = BTreeSet::new();
-        for kind in [&NAMESPACE, &NODE_POOL] {
-            found.extend(owned(grounds, kind).await?.into_keys());
-        }
-        found.extend(grounds.databases.list().await?);
-        found.extend(grounds.buckets.list().await?);
+        let there = Found::of(grounds).await?;
+        let found = there.organizations();
         let known = known(found.iter().copied().collect()).await?;
         let orphans: BTreeSet<OrganizationId> = found.difference(&known).copied().collect();
         self.since.retain(|organization, _| orphans.contains(organization));
@@ -68,10 +64,36 @@ impl Sweeper {
                 swept.waiting.push(organization);
                 continue;
             }
-            remove(grounds, organization).await?;
+            remove(grounds, &there, organization).await?;
             swept.removed.push(organization);
         }
         Ok(swept)
+    }
+}
+
+/// Everything that says whose it is: of everybody, in one look.
+struct Found {
+    /// What runs goes before what it writes to: pools of nodes, then namespaces.
+    objects: [(&'static Kind, BTreeMap<OrganizationId, Vec<Value>>); 2],
+    databases: BTreeSet<OrganizationId>,
+    buckets: BTreeSet<OrganizationId>,
+}
+
+impl Found {
+    async fn of(grounds: &Grounds<'_>) -> anyhow::Result<Self> {
+        Ok(Self {
+            objects: [
+                (&NODE_POOL, owned(grounds, &NODE_POOL).await?),
+                (&NAMESPACE, owned(grounds, &NAMESPACE).await?),
+            ],
+            databases: grounds.databases.list().await?.into_iter().collect(),
+            buckets: grounds.buckets.list().await?.into_iter().collect(),
+        })
+    }
+
+    fn organizations(&self) -> BTreeSet<OrganizationId> {
+        let objects = self.objects.iter().flat_map(|(_, owned)| owned.keys());
+        objects.chain(&self.databases).chain(&self.buckets).copied().collect()
     }
 }
 
@@ -93,23 +115,23 @@ async fn owned(grounds: &Grounds<'_>, kind: &Kind) -> anyhow::Result<BTreeMap<Or
     Ok(owned)
 }
 
-async fn remove(grounds: &Grounds<'_>, organization: OrganizationId) -> anyhow::Result<()> {
-    // What runs goes before what it writes to.
-    for kind in [&NODE_POOL, &NAMESPACE] {
-        for object in owned(grounds, kind).await?.remove(&organization).unwrap_or_default() {
+/// Removes what was found, each thing as it was found: what is another one by now, stays.
+async fn remove(grounds: &Grounds<'_>, there: &Found, organization: OrganizationId) -> anyhow::Result<()> {
+    for (kind, owned) in &there.objects {
+        for object in owned.get(&organization).into_iter().flatten() {
             let place = Place {
                 kind,
                 namespace: None,
-                name: names::name(&object),
+                name: names::name(object),
             };
             let uid = object["metadata"]["uid"].as_str().unwrap_or_default();
             grounds.cluster.delete(&place, uid).await?;
         }
     }
-    if grounds.databases.list().await?.contains(&organization) {
+    if there.databases.contains(&organization) {
         grounds.databases.remove(organization).await?;
     }
-    if grounds.buckets.list().await?.contains(&organization) {
+    if there.buckets.contains(&organization) {
         grounds.buckets.remove(organization).await?;
     }
     Ok(())

@@ -15,9 +15,11 @@ use clusters::watch;
 use contract::cloud::KubernetesConfig;
 use contract::config::ControlPlaneConfig;
 use contract::ids::OrganizationId;
+use futures::StreamExt;
 use provisioner::kit::Targets;
 use provisioner::kubernetes::ports::{Buckets, Cluster, Databases};
 use provisioner::kubernetes::{KubernetesCloud, Settings};
+use provisioner::pass::Environment;
 use provisioner::sweep::{Grounds, Sweeper};
 use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
@@ -34,7 +36,10 @@ const CONNECTIONS_MAX: u32 = 4;
 /// How often it is looked who leads, and where planes are reached.
 const FOLLOW: Duration = Duration::from_secs(1);
 /// How often what the cluster has once for all is looked at.
-const SHARED: Duration = Duration::from_secs(600);
+const SHARED: Duration = Duration::from_secs(60);
+/// How often it is looked whose session of its bucket has to be followed by another, and how many are asked for at once.
+const SESSIONS: Duration = Duration::from_secs(5);
+const SESSIONS_AT_ONCE: usize = 8;
 /// How often what is nobody's is looked for.
 const SWEEP: Duration = Duration::from_secs(3600);
 
@@ -78,7 +83,9 @@ pub(crate) async fn open(
         &place.ssl_mode,
         installation.clone(),
     )?);
-    let buckets: Arc<dyn Buckets> = Arc::new(TenantBuckets::new(kubernetes.buckets.clone(), installation.clone()));
+    let clock: Arc<dyn Environment> = Arc::new(Clockwork(app.environment.clone()));
+    let buckets = TenantBuckets::open(kubernetes.buckets.clone(), installation.clone(), Arc::clone(&clock)).await?;
+    let buckets: Arc<dyn Buckets> = Arc::new(buckets);
     let settings = Settings {
         targets: Targets::of(kubernetes, &api)?,
         config: kubernetes.clone(),
@@ -98,7 +105,7 @@ pub(crate) async fn open(
         Arc::clone(&cluster),
         Arc::clone(&databases),
         Arc::clone(&buckets),
-        Arc::new(Clockwork(app.environment.clone())),
+        clock,
     );
     Ok(Parts {
         client,
@@ -143,6 +150,7 @@ impl Parts {
         shutdown.spawn("watch", until(app, listen(Arc::clone(app), Arc::clone(&parts))));
         shutdown.spawn("wishes", until(app, hear_wishes(Arc::clone(app))));
         shutdown.spawn("shared objects", until(app, keep_shared(Arc::clone(&parts))));
+        shutdown.spawn("bucket sessions", until(app, renew_sessions(Arc::clone(&parts))));
         shutdown.spawn("rollouts", until(app, roll_out(Arc::clone(app), Arc::clone(&parts))));
         shutdown.spawn("sweeper", until(app, sweep(Arc::clone(app), parts)));
     }
@@ -240,6 +248,26 @@ async fn keep_shared(parts: Arc<Parts>) {
             }
         };
         tokio::time::sleep(wait).await;
+    }
+}
+
+/// Planes that run have a session of their bucket with enough time before it, where they have sessions at all.
+async fn renew_sessions(parts: Arc<Parts>) {
+    loop {
+        parts.led().await;
+        let renewals = parts.cloud.sessions_due().into_iter().map(|organization| {
+            let cloud = Arc::clone(&parts.cloud);
+            async move {
+                if let Err(error) = cloud.renew_session(organization).await {
+                    tracing::warn!(organization.id = %organization, "{organization} gets another session of its bucket later: {error:#}");
+                }
+            }
+        });
+        futures::stream::iter(renewals)
+            .buffer_unordered(SESSIONS_AT_ONCE)
+            .collect::<()>()
+            .await;
+        tokio::time::sleep(SESSIONS).await;
     }
 }
 

@@ -20,6 +20,8 @@ pub enum Source {
     Parent,
     /// A file. Standard input means nothing; a signal ends the process.
     File(PathBuf),
+    /// It has none. A signal ends the process.
+    Signals,
 }
 
 impl From<Option<PathBuf>> for Source {
@@ -47,6 +49,7 @@ pub fn read_config<T: DeserializeOwned>(source: &Source) -> anyhow::Result<T> {
             parse(&line, "on standard input")
         }
         Source::File(path) => read_file(path),
+        Source::Signals => anyhow::bail!("this process has no configuration"),
     }
 }
 

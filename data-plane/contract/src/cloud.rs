@@ -6,6 +6,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::ids::OrganizationId;
+
 /// Where data planes run.
 #[derive(Clone, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
@@ -65,6 +67,9 @@ pub struct KubernetesConfig {
     /// How planes get a new image.
     #[serde(default)]
     pub waves: WavesConfig,
+    /// Room on nodes that is held for planes which wake.
+    #[serde(default)]
+    pub warm: WarmConfig,
 }
 
 /// Addresses and ports that may be reached.
@@ -164,6 +169,67 @@ pub enum BucketCredentials {
         /// What is sent there as bearer token.
         issuer_token: String,
     },
+    /// Planes get sessions of a role, each confined to its plane's bucket and followed by another long before it ends.
+    Session {
+        /// Who makes buckets and takes the role.
+        #[serde(default)]
+        administrator: Option<AdministratorKeys>,
+        /// The role, which may do in every bucket of `prefix` what a plane does in its own.
+        role_arn: String,
+        /// The service that gives sessions; `None`: `endpoint`, where MinIO and its like have it, or that of AWS.
+        #[serde(default)]
+        sts_endpoint: Option<String>,
+        /// So long a session lasts, 900 to 43,200.
+        #[serde(default = "default_session_seconds")]
+        session_seconds: u32,
+    },
+    /// Planes get no keys: the account of each is a role of its own, which AWS gives to whoever shows that account's token.
+    Irsa {
+        /// Who makes buckets.
+        #[serde(default)]
+        administrator: Option<AdministratorKeys>,
+        /// Names the role of an organization: `arn:aws:iam::123456789012:role/howdah-{organization}`, where `{organization}` stands
+        /// for what is in the names of its namespace and its bucket.
+        role_arn: String,
+        /// The service that gives sessions, `https://…`; `None`: that of AWS.
+        #[serde(default)]
+        sts_endpoint: Option<String>,
+    },
+}
+
+/// Keys of who administers buckets. Where there are none, this process finds its own as AWS's programs do: variables, the role of
+/// its account in the cluster, that of its machine.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AdministratorKeys {
+    /// The key's id.
+    pub access_key_id: String,
+    /// Its secret.
+    pub secret_access_key: String,
+}
+
+impl BucketCredentials {
+    /// What stands for an organization in the template of roles.
+    pub const ORGANIZATION: &str = "{organization}";
+
+    /// The role of an organization's plane, where each has one of its own.
+    pub fn role_of(&self, organization: OrganizationId) -> Option<String> {
+        match self {
+            Self::Irsa { role_arn, .. } => {
+                Some(role_arn.replace(Self::ORGANIZATION, &organization.uuid().simple().to_string()))
+            }
+            Self::Static { .. } | Self::Issued { .. } | Self::Session { .. } => None,
+        }
+    }
+}
+
+/// Pods that do nothing but hold room, and the image, on nodes: a plane that wakes takes the place of one and need not wait for a
+/// node.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct WarmConfig {
+    /// Room for so many planes; 0: none is held.
+    pub planes: u32,
 }
 
 /// GPU nodes: none of them serves two organizations.
@@ -326,6 +392,10 @@ fn default_bucket_prefix() -> String {
     "howdah".to_owned()
 }
 
+fn default_session_seconds() -> u32 {
+    3600
+}
+
 fn default_gpus() -> u32 {
     8
 }
@@ -346,6 +416,27 @@ fn yes() -> bool {
 mod tests {
     use super::*;
 
+    fn without_kind(document: &serde_json::Value) -> serde_json::Value {
+        let mut document = document.clone();
+        document.as_object_mut().unwrap().remove("kind");
+        document
+    }
+
+    #[test]
+    fn a_role_is_named_by_what_is_in_the_names_of_buckets() {
+        let organization = OrganizationId::generate(1, [7; 10]);
+        let role = BucketCredentials::Irsa {
+            administrator: None,
+            role_arn: "arn:aws:iam::1:role/howdah-{organization}".to_owned(),
+            sts_endpoint: None,
+        };
+        let simple = organization.uuid().simple();
+        assert_eq!(
+            role.role_of(organization),
+            Some(format!("arn:aws:iam::1:role/howdah-{simple}"))
+        );
+    }
+
     #[test]
     fn a_cluster_is_told_by_its_kind_and_unknown_fields_are_refused() {
         let mut document = serde_json::json!({
@@ -355,6 +446,17 @@ mod tests {
         });
         let read: CloudConfig = serde_json::from_value(document.clone()).unwrap();
         assert!(matches!(read, CloudConfig::Kubernetes(c) if c.databases.port == 5432 && c.plane_internet));
+        document["buckets"]["credentials"] =
+            serde_json::json!({ "kind": "session", "role_arn": "arn:aws:iam::1:role/r" });
+        let read: KubernetesConfig = serde_json::from_value(without_kind(&document)).unwrap();
+        assert!(matches!(
+            read.buckets.credentials,
+            BucketCredentials::Session {
+                administrator: None,
+                session_seconds: 3600,
+                ..
+            }
+        ));
         document["typo"] = true.into();
         assert!(serde_json::from_value::<CloudConfig>(document).is_err());
         assert!(matches!(

@@ -279,10 +279,15 @@ pub enum StoreConfig {
         endpoint: Option<String>,
         /// The region.
         region: String,
-        /// Access key id.
+        /// Access key id; nothing where `temporary` says how there are keys.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
         access_key_id: String,
         /// Its secret.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
         secret_access_key: String,
+        /// How there are keys that do not last.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        temporary: Option<Box<TemporaryKeys>>,
         /// Where what was read is kept on local disk; `None`: below the plane's home.
         #[serde(default)]
         cache: Option<CacheConfig>,
@@ -293,6 +298,57 @@ pub enum StoreConfig {
         #[serde(default)]
         direct: Option<bool>,
     },
+}
+
+impl StoreConfig {
+    /// The same for a worker: of keys that do not last it asks its plane.
+    #[must_use]
+    pub fn for_worker(&self) -> Self {
+        let mut store = self.clone();
+        if let Self::S3 {
+            temporary: Some(keys), ..
+        } = &mut store
+        {
+            **keys = TemporaryKeys::Plane;
+        }
+        store
+    }
+}
+
+/// How there are keys of a bucket that do not last.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind", deny_unknown_fields)]
+pub enum TemporaryKeys {
+    /// A file holds a [`BucketSession`], and another one before that ends.
+    File {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A role is given to whoever shows a token.
+    WebIdentity {
+        /// The role.
+        role_arn: String,
+        /// The file that holds the token, and another one before that ends.
+        token_file: PathBuf,
+        /// Who gives it, `None` = AWS.
+        #[serde(default)]
+        sts_endpoint: Option<String>,
+    },
+    /// The plane that a worker works for has them.
+    Plane,
+}
+
+/// Keys of one bucket for a while.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct BucketSession {
+    /// Access key id.
+    pub access_key_id: String,
+    /// Its secret.
+    pub secret_access_key: String,
+    /// What is shown beside them.
+    pub session_token: String,
+    /// Then they are good for nothing.
+    pub expires_at: DateTime<Utc>,
 }
 
 /// A cache on local disk, which the plane and its worker share.

@@ -47,7 +47,7 @@ impl Ledger {
         let ExecutorConfig::Kubernetes(pods) = &config.executor else {
             anyhow::bail!("this plane runs no pods");
         };
-        let mut store = config.store.clone();
+        let mut store = config.store.for_worker();
         if let StoreConfig::S3 { cache, .. } = &mut store {
             *cache = pods.node_cache.as_ref().map(|shared| CacheConfig {
                 directory: PathBuf::from(manifest::CACHE),

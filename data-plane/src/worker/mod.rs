@@ -17,6 +17,7 @@ pub mod executor;
 mod image;
 mod inputs;
 mod lazy;
+pub mod lending;
 pub mod lines;
 mod output;
 mod plane;

@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 
 use super::protocol::{
     ClaimRequest, Claimed, CommitAnswer, CommitRequest, CompleteAnswer, CompleteRequest, HeartbeatAnswer,
-    HeartbeatRequest, LeaveAnswer, LeaveRequest, POOL_HEADER, SECRET_HEADER, ServicesAnswer, ServicesRequest,
+    HeartbeatRequest, LeaveAnswer, LeaveRequest, LentKeys, POOL_HEADER, SECRET_HEADER, ServicesAnswer, ServicesRequest,
     WorkerConfig,
 };
 
@@ -135,6 +135,11 @@ impl Plane {
     /// Asks for a commit of a spout.
     pub async fn commit(&self, request: &CommitRequest) -> Result<CommitAnswer, Refusal> {
         self.post("commits", request).await
+    }
+
+    /// Asks for keys of the bucket that are good now.
+    pub async fn keys(&self) -> Result<LentKeys, Refusal> {
+        self.post("keys", &()).await
     }
 
     /// Gives back what it holds.

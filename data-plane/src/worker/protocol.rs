@@ -203,6 +203,18 @@ impl SecretFor {
     }
 }
 
+/// Keys of the bucket, good for some minutes at least.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct LentKeys {
+    /// The key's id.
+    pub access_key_id: String,
+    /// Its secret.
+    pub secret_access_key: Hidden,
+    /// What is shown beside them, if anything is.
+    #[serde(default)]
+    pub session_token: Option<Hidden>,
+}
+
 /// The image of a job.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ImageTask {

@@ -47,6 +47,7 @@ pub fn router() -> Router<Plane> {
         .route("/internal/v1/worker/heartbeat", post(heartbeat))
         .route("/internal/v1/worker/complete", post(complete))
         .route("/internal/v1/worker/leave", post(leave))
+        .route("/internal/v1/worker/keys", post(super::lending::keys))
         .route("/internal/v1/worker/services", post(crate::serving::desk::services))
         .route("/internal/v1/worker/commits", post(crate::spouts::desk::commit))
         .layer(axum::extract::DefaultBodyLimit::max(256 << 20))

@@ -65,7 +65,7 @@ async fn start(plane: &Plane, binary: &PathBuf, url: &str, worker: Uuid) -> std:
         capability: None,
         lasting: false,
         worker,
-        store: plane.config.store.clone(),
+        store: plane.config.store.for_worker(),
         data_key: plane.config.data_key.clone(),
         home: plane.config.home.clone(),
         runner: RunnerConfig::Sandbox,

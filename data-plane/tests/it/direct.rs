@@ -31,6 +31,7 @@ pub fn direct_bucket(server: &Server) -> StoreConfig {
         region: "us-east-1".to_owned(),
         access_key_id: s3::KEY.to_owned(),
         secret_access_key: SECRET.to_owned(),
+        temporary: None,
         cache: None,
         public_endpoint: None,
         direct: Some(true),

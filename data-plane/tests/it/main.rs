@@ -67,6 +67,7 @@ mod jobs_spouts;
 mod jobs_states;
 mod jobs_statistics;
 mod jobs_worker;
+mod lent_keys;
 mod model;
 mod open_commits;
 mod purges;

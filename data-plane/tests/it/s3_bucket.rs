@@ -29,6 +29,7 @@ pub fn bucket_of(server: &Server, cache: PathBuf) -> StoreConfig {
         region: "us-east-1".to_owned(),
         access_key_id: KEY.to_owned(),
         secret_access_key: SECRET.to_owned(),
+        temporary: None,
         cache: Some(CacheConfig {
             directory: cache,
             most_bytes: None,

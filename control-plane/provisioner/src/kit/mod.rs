@@ -2,19 +2,23 @@
 //! only what we want of them; what the API server adds is its own.
 
 mod access;
+mod bucket;
 mod gpu;
 pub mod names;
 mod network;
 mod quota;
 mod system;
 mod targets;
+mod warm;
 mod workload;
 
+pub use bucket::{BUCKET_DIRECTORY, BUCKET_KEYS_FILE, BUCKET_TOKEN_FILE, bucket_keys, has_sessions};
 use contract::cloud::KubernetesConfig;
 use contract::ids::OrganizationId;
 use serde_json::{Value, json};
 pub use system::system;
 pub use targets::{Reach, Targets};
+pub use warm::warm;
 pub use workload::{Workload, deployment, secret};
 
 use names::{INSTALLATION, NAMESPACE, ORGANIZATION, PART, namespace};

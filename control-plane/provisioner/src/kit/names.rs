@@ -49,6 +49,8 @@ pub const NETWORK_POLICY: Kind = kind("networking.k8s.io/v1", "NetworkPolicy", "
 pub const DEPLOYMENT: Kind = kind("apps/v1", "Deployment", "deployments", true);
 /// Disruption budgets.
 pub const DISRUPTION_BUDGET: Kind = kind("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets", true);
+/// Classes of priority.
+pub const PRIORITY_CLASS: Kind = kind("scheduling.k8s.io/v1", "PriorityClass", "priorityclasses", false);
 /// Karpenter's node pools.
 pub const NODE_POOL: Kind = kind("karpenter.sh/v1", "NodePool", "nodepools", false);
 /// Policies of admission.
@@ -79,11 +81,12 @@ pub static IN_NAMESPACE: [Kind; 8] = [
 ];
 
 /// The other kinds that are written.
-static BESIDE: [Kind; 6] = [
+static BESIDE: [Kind; 7] = [
     NAMESPACE,
     SECRET,
     DEPLOYMENT,
     NODE_POOL,
+    PRIORITY_CLASS,
     ADMISSION_POLICY,
     ADMISSION_BINDING,
 ];
@@ -109,6 +112,10 @@ pub const GENERATION: &str = "howdah.dev/generation";
 pub const DIGEST: &str = "howdah.dev/digest";
 /// The annotation of a namespace that says which kit is complete in it.
 pub const COMPLETE: &str = "howdah.dev/kit";
+/// The annotation that says when a bucket's session has to be followed by another.
+pub const RENEW_AT: &str = "howdah.dev/renew-at";
+/// The secret that holds a plane's session of its bucket.
+pub const BUCKET_KEYS: &str = "bucket-keys";
 /// The port of planes.
 pub const PORT: u16 = 7433;
 

@@ -62,6 +62,90 @@ impl Place {
     }
 }
 
+fn with_credentials(credentials: Value) -> Place {
+    let mut place = Place::new();
+    place.config.buckets.credentials = serde_json::from_value(credentials).unwrap();
+    place
+}
+
+/// The plane's pod, and its account.
+fn pod_and_account(place: &Place) -> (Value, Value) {
+    let workload = Workload {
+        image: "x",
+        config: &json!({}),
+        agent_sha256: None,
+    };
+    let kit = place.kit();
+    let pod = deployment(&kit, &workload, 1)["spec"]["template"]["spec"].clone();
+    let mut objects = kit.objects().into_iter();
+    let account = objects.find(|o| o["kind"] == "ServiceAccount" && names::name(o) == "plane");
+    (pod, account.unwrap())
+}
+
+#[test]
+fn what_opens_a_bucket_is_in_the_planes_own_container_and_nowhere_else() {
+    let role = "arn:aws:iam::1:role/howdah-{organization}";
+    let session = with_credentials(json!({ "kind": "session", "role_arn": "arn:aws:iam::1:role/r" }));
+    let irsa = with_credentials(json!({ "kind": "irsa", "role_arn": role }));
+    assert!(!pod_and_account(&Place::new()).0.to_string().contains("\"bucket\""));
+    for (place, source, arn) in [
+        (
+            &session,
+            json!({ "secret": { "secretName": "bucket-keys", "defaultMode": 0o440 } }),
+            None,
+        ),
+        (
+            &irsa,
+            json!({ "projected": { "defaultMode": 0o440, "sources": [{ "serviceAccountToken": {
+                "path": "token", "audience": "sts.amazonaws.com", "expirationSeconds": 3600,
+            } }] } }),
+            Some(format!("arn:aws:iam::1:role/{}", namespace(organization()))),
+        ),
+    ] {
+        let (pod, account) = pod_and_account(place);
+        let volume = pod["volumes"].as_array().unwrap().last().unwrap();
+        let mut expected = source;
+        expected["name"] = "bucket".into();
+        assert_eq!(volume, &expected);
+        let mounted = |container: &Value| container["volumeMounts"].to_string().contains("\"bucket\"");
+        assert!(mounted(&pod["containers"][0]) && !mounted(&pod["initContainers"][0]));
+        assert_eq!(
+            account["metadata"]["annotations"]["eks.amazonaws.com/role-arn"].as_str(),
+            arn.as_deref()
+        );
+        assert_eq!(account["automountServiceAccountToken"], false);
+    }
+}
+
+#[test]
+fn room_is_held_by_pods_that_give_way_to_everybody_and_are_as_large_as_a_plane() {
+    let mut place = Place::new();
+    place.config.warm.planes = 3;
+    let [class, deployment] = &warm(&place.config, "i1")[..] else {
+        panic!("other objects")
+    };
+    assert_eq!(
+        (names::name(class), &class["value"]),
+        ("howdah-system-warm-planes", &json!(-10))
+    );
+    assert_eq!(deployment["metadata"]["namespace"], "howdah-system");
+    assert_eq!(deployment["spec"]["replicas"], 3);
+    let (plane, _) = pod_and_account(&place);
+    let pod = &deployment["spec"]["template"]["spec"];
+    assert_eq!(pod["priorityClassName"], names::name(class));
+    let (room, plane_container) = (&pod["containers"][0], &plane["containers"][0]);
+    assert_eq!(room["image"], place.config.plane_image);
+    assert_eq!(room["resources"], plane_container["resources"]);
+    assert_eq!(room["securityContext"], plane_container["securityContext"]);
+    assert_eq!(pod["securityContext"], plane["securityContext"]);
+    // It has nothing: no token, no secret, no volume.
+    assert!(pod["volumes"].is_null() && pod["automountServiceAccountToken"] == false);
+    for object in [class, deployment] {
+        assert_eq!(names::owner(object), None);
+        assert!(names::kind_of(object).is_some());
+    }
+}
+
 #[test]
 fn everything_says_whose_it_is_and_lies_in_its_namespace() {
     let place = Place::new();

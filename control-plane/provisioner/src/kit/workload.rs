@@ -1,16 +1,17 @@
 //! The plane itself: its secret, its one pod, its address.
 
+use contract::cloud::PlaneResources;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::TenantKit;
 use super::names::{DEPLOYMENT, DISRUPTION_BUDGET, NETWORK, ORGANIZATION, PART, PORT, SECRET, SERVICE};
+use super::{TenantKit, bucket};
 
 /// Who runs in the images.
 const USER: u32 = 65532;
 /// The annotation of a pod that says which configuration it was started with.
 const CONFIGURED: &str = "howdah.dev/config";
-const BINARY: &str = "/usr/local/bin/howdah-data-plane";
+pub(super) const BINARY: &str = "/usr/local/bin/howdah-data-plane";
 /// The directory of the secret.
 const CONFIGURATION: &str = "/etc/howdah";
 /// Where a pod finds its account's token, as client libraries expect it.
@@ -89,19 +90,13 @@ pub(super) fn surroundings(kit: &TenantKit<'_>) -> Vec<Value> {
 }
 
 fn pod(kit: &TenantKit<'_>) -> Value {
-    json!({
+    let mut spec = json!({
         "serviceAccountName": "plane",
         // The token is mounted below, where only the plane has it.
         "automountServiceAccountToken": false,
         "enableServiceLinks": false,
         "terminationGracePeriodSeconds": 60,
-        "securityContext": {
-            "runAsNonRoot": true,
-            "runAsUser": USER,
-            "runAsGroup": USER,
-            "fsGroup": USER,
-            "seccompProfile": { "type": "RuntimeDefault" },
-        },
+        "securityContext": security(),
         "volumes": [
             { "name": "config", "secret": { "secretName": "plane-config", "defaultMode": 0o440 } },
             { "name": "state", "emptyDir": { "sizeLimit": kit.config.plane.disk } },
@@ -115,18 +110,33 @@ fn pod(kit: &TenantKit<'_>) -> Value {
                 }] } },
             ] } },
         ],
+    });
+    if let (Some((volume, _)), Some(volumes)) = (bucket::volume(kit.config), spec["volumes"].as_array_mut()) {
+        volumes.push(volume);
+    }
+    spec
+}
+
+/// As whom a pod of ours runs.
+pub(super) fn security() -> Value {
+    json!({
+        "runAsNonRoot": true,
+        "runAsUser": USER,
+        "runAsGroup": USER,
+        "fsGroup": USER,
+        "seccompProfile": { "type": "RuntimeDefault" },
     })
 }
 
-fn program(kit: &TenantKit<'_>, workload: &Workload<'_>, name: &str) -> Value {
-    let plane = &kit.config.plane;
+/// A container of a plane's size.
+pub(super) fn program(plane: &PlaneResources, image: &str, name: &str) -> Value {
     let resources = json!({
         "requests": { "cpu": plane.cpu, "memory": plane.memory, "ephemeral-storage": plane.disk },
         "limits": { "memory": plane.memory, "ephemeral-storage": plane.disk },
     });
     json!({
         "name": name,
-        "image": workload.image,
+        "image": image,
         "imagePullPolicy": "IfNotPresent",
         "resources": resources,
         "securityContext": {
@@ -151,7 +161,7 @@ fn command(verb: &str) -> Value {
 }
 
 fn migration(kit: &TenantKit<'_>, workload: &Workload<'_>) -> Value {
-    let mut container = program(kit, workload, "migrate");
+    let mut container = program(&kit.config.plane, workload.image, "migrate");
     container["command"] = command("migrate");
     container["volumeMounts"] = mounts().into();
     container
@@ -168,7 +178,8 @@ fn container(kit: &TenantKit<'_>, workload: &Workload<'_>) -> Value {
     };
     let mut mounts = mounts();
     mounts.push(json!({ "name": "token", "mountPath": TOKEN, "readOnly": true }));
-    let mut container = program(kit, workload, "plane");
+    mounts.extend(bucket::volume(kit.config).map(|(_, mount)| mount));
+    let mut container = program(&kit.config.plane, workload.image, "plane");
     container["command"] = command("serve");
     container["volumeMounts"] = mounts.into();
     container["ports"] = json!([{ "name": "http", "containerPort": PORT, "protocol": "TCP" }]);

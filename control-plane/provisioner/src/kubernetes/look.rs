@@ -99,6 +99,7 @@ impl KubernetesCloud {
         }
         let Some(deployment) = deployment.filter(|deployment| deployment["spec"]["replicas"].as_u64() != Some(0))
         else {
+            self.forget_session(order.identity.organization);
             // Nothing asks for pods; those from before may still be ending.
             let process = if self.pods(&space).await?.is_empty() {
                 Process::Absent
@@ -141,6 +142,7 @@ impl KubernetesCloud {
         if verified {
             return Ok(None);
         }
+        self.note_session(order.identity.organization).await?;
         let secret = self.read(&SECRET, space, "plane-config").await?;
         let right = secret.is_some_and(|secret| holds(&secret, &config, order.agent_sha256.as_deref()));
         Ok((!right).then(|| "Secret `plane-config` was changed or removed".to_owned()))

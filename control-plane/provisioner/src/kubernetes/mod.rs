@@ -1,6 +1,7 @@
 //! The cloud of clusters: each organization has a namespace with its kit, a database, a bucket, and GPU nodes where it asks for
 //! them. All logic is here and stands on three ports; it holds nothing that it could not read again.
 
+mod bucket;
 mod drift;
 mod look;
 pub mod ports;
@@ -13,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 use chrono::{DateTime, Duration, Utc};
 use contract::cloud::KubernetesConfig;
-use contract::config::{ImportConfig, LogsConfig, StoreConfig, TelemetryConfig};
+use contract::config::{ImportConfig, LogsConfig, TelemetryConfig};
 use contract::ids::OrganizationId;
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
@@ -58,6 +59,8 @@ pub struct KubernetesCloud {
     buckets: Arc<dyn Buckets>,
     environment: Arc<dyn Environment>,
     verified: Mutex<HashMap<OrganizationId, (String, DateTime<Utc>)>>,
+    /// When planes that run need another session of their bucket.
+    sessions: Mutex<HashMap<OrganizationId, DateTime<Utc>>>,
 }
 
 impl KubernetesCloud {
@@ -76,6 +79,7 @@ impl KubernetesCloud {
             buckets,
             environment,
             verified: Mutex::default(),
+            sessions: Mutex::default(),
         }
     }
 
@@ -89,8 +93,15 @@ impl KubernetesCloud {
     /// # Errors
     /// When the API server does not do it.
     pub async fn apply_system(&self) -> anyhow::Result<()> {
+        let (config, installation) = (&self.settings.config, &self.settings.installation);
         for object in crate::kit::system() {
             write::apply_shared(&*self.cluster, &object).await?;
+        }
+        for object in crate::kit::warm(config, installation) {
+            match config.warm.planes {
+                0 => write::remove_shared(&*self.cluster, &object).await?,
+                _ => write::apply_shared(&*self.cluster, &object).await?,
+            }
         }
         Ok(())
     }
@@ -99,9 +110,17 @@ impl KubernetesCloud {
         self.verified.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn sessions(&self) -> std::sync::MutexGuard<'_, HashMap<OrganizationId, DateTime<Utc>>> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn kit(&self, order: &Order) -> TenantKit<'_> {
+        self.kit_of(order.identity.organization)
+    }
+
+    fn kit_of(&self, organization: OrganizationId) -> TenantKit<'_> {
         TenantKit {
-            organization: order.identity.organization,
+            organization,
             installation: &self.settings.installation,
             config: &self.settings.config,
             targets: &self.settings.targets,
@@ -116,18 +135,8 @@ impl KubernetesCloud {
     async fn config(&self, order: &Order) -> anyhow::Result<Value> {
         let organization = order.identity.organization;
         let (cluster, image) = (&self.settings.config, self.image(order));
-        let keys = self.buckets.keys(organization).await?;
+        let store = self.store(organization).await?;
         let database = self.databases.url(organization, &order.secrets.database_password);
-        let store = StoreConfig::S3 {
-            bucket: self.buckets.name(organization),
-            endpoint: cluster.buckets.endpoint.clone(),
-            region: cluster.buckets.region.clone(),
-            access_key_id: keys.access_key_id,
-            secret_access_key: keys.secret_access_key.expose_secret().to_owned(),
-            cache: None,
-            public_endpoint: None,
-            direct: None,
-        };
         Ok(json!({
             "organization": organization,
             "database_url": database.expose_secret(),
@@ -236,6 +245,7 @@ impl Cloud for KubernetesCloud {
 
     async fn remove_kit(&self, order: &Order) -> anyhow::Result<()> {
         self.touched(order.identity.organization);
+        self.forget_session(order.identity.organization);
         write::remove_cluster_objects(&*self.cluster, order).await
     }
 

@@ -2,6 +2,7 @@
 //! simulated ones in the tests.
 
 use async_trait::async_trait;
+use contract::config::BucketSession;
 use contract::ids::OrganizationId;
 use secrecy::SecretString;
 use serde_json::Value;
@@ -94,11 +95,23 @@ pub trait Databases: Send + Sync + 'static {
 
 /// How a plane reaches its bucket.
 #[derive(Clone)]
-pub struct BucketKeys {
-    /// The key's id.
-    pub access_key_id: String,
-    /// Its secret.
-    pub secret_access_key: SecretString,
+pub enum BucketKeys {
+    /// With keys that last.
+    Lasting {
+        /// The key's id.
+        access_key_id: String,
+        /// Its secret.
+        secret_access_key: SecretString,
+    },
+    /// With sessions, one after another.
+    Sessions,
+    /// As a role of the object store's, which it gives to whoever shows the token of the plane's account.
+    Role {
+        /// The role.
+        arn: String,
+        /// Who gives it, where that is not AWS.
+        sts_endpoint: Option<String>,
+    },
 }
 
 /// The object store of the tenants.
@@ -113,8 +126,10 @@ pub trait Buckets: Send + Sync + 'static {
     /// Closes it to the public, encrypts it, cleans up behind uploads that broke off, says whose it is. Answers what of that the service
     /// could not do, in words.
     async fn lock_down(&self, organization: OrganizationId) -> anyhow::Result<Vec<String>>;
-    /// The keys of whoever reads and writes it: the same for the same bucket, made where there are none.
+    /// How whoever reads and writes it does so: the same for the same bucket. Keys are made where there are none.
     async fn keys(&self, organization: OrganizationId) -> anyhow::Result<BucketKeys>;
+    /// A new session, which may do in this bucket what a plane does, and nothing elsewhere.
+    async fn session(&self, organization: OrganizationId) -> anyhow::Result<BucketSession>;
     /// Removes as much of it as one call can, the bucket itself and its keys last.
     async fn remove(&self, organization: OrganizationId) -> anyhow::Result<()>;
     /// Whose buckets there are, of those that we made.

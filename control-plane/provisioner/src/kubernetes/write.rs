@@ -45,7 +45,7 @@ fn expected(there: Option<&Value>) -> Expected {
 }
 
 /// Refuses to touch what a newer instruction made, or what is not this organization's.
-fn check(order: &Order, wanted: &Value, there: Option<&Value>) -> anyhow::Result<()> {
+pub(super) fn check(order: &Order, wanted: &Value, there: Option<&Value>) -> anyhow::Result<()> {
     let Some(there) = there else { return Ok(()) };
     // What Kubernetes itself puts into every namespace has no labels yet.
     let made_by_cluster = wanted["kind"] == "ServiceAccount" && names::name(wanted) == "default";
@@ -76,9 +76,20 @@ async fn put(
     complete: Option<&str>,
 ) -> anyhow::Result<Value> {
     check(order, wanted, there)?;
+    put_as(cluster, order.generation, wanted, there, complete).await
+}
+
+/// The same as of an instruction of that generation, without a look at whose what is there is.
+pub(super) async fn put_as(
+    cluster: &dyn Cluster,
+    generation: i64,
+    wanted: &Value,
+    there: Option<&Value>,
+    complete: Option<&str>,
+) -> anyhow::Result<Value> {
     let mut object = wanted.clone();
     let annotations = &mut object["metadata"]["annotations"];
-    annotations[GENERATION] = order.generation.to_string().into();
+    annotations[GENERATION] = generation.to_string().into();
     annotations[DIGEST] = digest(wanted).into();
     if let Some(complete) = complete {
         annotations[COMPLETE] = complete.into();
@@ -89,15 +100,32 @@ async fn put(
         .map_err(ClusterError::or_raced)
 }
 
+fn shared_place(object: &Value) -> Place<'_> {
+    Place {
+        kind: names::kind_of(object).unwrap_or(&ADMISSION_BINDING),
+        namespace: object["metadata"]["namespace"].as_str(),
+        name: names::name(object),
+    }
+}
+
+/// Removes an object that no organization owns, if it is there and this installation's.
+pub(super) async fn remove_shared(cluster: &dyn Cluster, unwanted: &Value) -> anyhow::Result<()> {
+    let place = shared_place(unwanted);
+    let Some(there) = cluster.get(&place).await? else {
+        return Ok(());
+    };
+    let leaves = there["metadata"]["deletionTimestamp"].is_string();
+    let labels = &unwanted["metadata"]["labels"];
+    if leaves || first_difference(labels, &there["metadata"]["labels"]).is_some() {
+        return Ok(());
+    }
+    let uid = there["metadata"]["uid"].as_str().unwrap_or_default();
+    cluster.delete(&place, uid).await.map_err(ClusterError::or_raced)
+}
+
 /// Applies an object that no organization owns, where it is not as it ought to be.
 pub(super) async fn apply_shared(cluster: &dyn Cluster, wanted: &Value) -> anyhow::Result<()> {
-    let kind = names::kind_of(wanted).unwrap_or(&ADMISSION_BINDING);
-    let place = Place {
-        kind,
-        namespace: None,
-        name: names::name(wanted),
-    };
-    let there = cluster.get(&place).await?;
+    let there = cluster.get(&shared_place(wanted)).await?;
     if there
         .as_ref()
         .is_some_and(|there| first_difference(wanted, there).is_none())
@@ -210,6 +238,7 @@ impl KubernetesCloud {
         check(order, &deployment, there.as_ref())?;
         let secret_there = self.read(&SECRET, &space, "plane-config").await?;
         put(&*self.cluster, order, &secret, secret_there.as_ref(), None).await?;
+        self.write_session(order).await?;
         put(&*self.cluster, order, &deployment, there.as_ref(), None).await?;
         Ok(())
     }
@@ -217,6 +246,7 @@ impl KubernetesCloud {
     /// Lets no pod of the plane run.
     pub(super) async fn scale_down(&self, order: &Order) -> anyhow::Result<()> {
         let space = namespace(order.identity.organization);
+        self.forget_session(order.identity.organization);
         let Some(there) = self.read(&DEPLOYMENT, &space, "plane").await? else {
             return Ok(());
         };

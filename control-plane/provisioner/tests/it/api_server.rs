@@ -136,8 +136,8 @@ impl World {
             return Err(Self::conflict(&key));
         }
         assert!(
-            names::owner(object).is_some(),
-            "{key:?} is nobody's of ours and was removed"
+            names::label(object, "app.kubernetes.io/managed-by") == Some("howdah"),
+            "{key:?} is not ours and was removed"
         );
         let lingers = matches!(place.kind.kind, "Namespace" | "NodePool" | "Deployment" | "Pod");
         if lingers {

@@ -39,7 +39,10 @@ pub fn config() -> KubernetesConfig {
 }
 
 pub fn start(shared: &Shared) -> Process {
-    let config = config();
+    start_with(shared, config())
+}
+
+pub fn start_with(shared: &Shared, config: KubernetesConfig) -> Process {
     let api = Target {
         cidr: "10.77.0.2/32".to_owned(),
         ports: vec![6443],

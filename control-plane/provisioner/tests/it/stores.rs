@@ -1,6 +1,8 @@
 //! PostgreSQL and the object store of the tenants.
 
 use async_trait::async_trait;
+use chrono::Duration;
+use contract::config::BucketSession;
 use contract::ids::OrganizationId;
 use provisioner::kubernetes::ports::{BucketKeys, Buckets, Databases};
 use secrecy::{ExposeSecret, SecretString};
@@ -62,6 +64,9 @@ impl Databases for Postgres {
     }
 }
 
+/// So long a session of a bucket lasts.
+pub const SESSION: Duration = Duration::hours(1);
+
 pub struct ObjectStore(pub Shared);
 
 #[async_trait]
@@ -97,9 +102,27 @@ impl Buckets for ObjectStore {
     }
 
     async fn keys(&self, organization: OrganizationId) -> anyhow::Result<BucketKeys> {
-        Ok(BucketKeys {
+        if self.0.world().sessions {
+            return Ok(BucketKeys::Sessions);
+        }
+        Ok(BucketKeys::Lasting {
             access_key_id: organization.to_string(),
             secret_access_key: SecretString::from("s3cret"),
+        })
+    }
+
+    async fn session(&self, organization: OrganizationId) -> anyhow::Result<BucketSession> {
+        self.0.call(false).await;
+        let mut world = self.0.world();
+        if world.luck() != Luck::Good {
+            return failed();
+        }
+        world.given += 1;
+        Ok(BucketSession {
+            access_key_id: format!("{organization} {}", world.given),
+            secret_access_key: "s3cret".to_owned(),
+            session_token: "token".to_owned(),
+            expires_at: world.now + SESSION,
         })
     }
 
@@ -121,7 +144,8 @@ impl Buckets for ObjectStore {
 
     async fn list(&self) -> anyhow::Result<Vec<OrganizationId>> {
         self.0.call(false).await;
-        let world = self.0.world();
+        let mut world = self.0.world();
+        world.listed += 1;
         Ok(world.buckets.keys().filter_map(|name| name.parse().ok()).collect())
     }
 }

@@ -53,14 +53,19 @@ fn what_is_left_of_an_organization_that_nobody_knows_goes_after_its_grace_and_no
         .objects
         .insert(key("Namespace", None, "howdah-x"), stranger);
     let mut sweeper = Sweeper::default();
+    let listed = shared.world().listed;
     assert_eq!(sweep(&shared, &mut sweeper).waiting, [lost]);
+    assert_eq!(shared.world().listed, listed + 1);
     advance(&shared, GRACE - Duration::seconds(1));
     assert_eq!(sweep(&shared, &mut sweeper).removed, []);
     advance(&shared, Duration::seconds(1));
+    let listed = shared.world().listed;
     for _ in 0..20 {
         sweep(&shared, &mut sweeper);
         shared.world().turn();
     }
+    // Whatever there is to be removed, it is looked through everything once.
+    assert_eq!(shared.world().listed, listed + 20);
     let world = shared.world();
     assert!(!has_namespace(&world, &namespace(lost)) && has_namespace(&world, "howdah-x"));
     assert!(has_namespace(&world, &namespace(ids[0])));

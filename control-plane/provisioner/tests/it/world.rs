@@ -39,6 +39,11 @@ pub struct World {
     pub databases: BTreeMap<String, String>,
     pub buckets: BTreeMap<String, u32>,
     pub rows: BTreeMap<OrganizationId, Row>,
+    /// Whether planes reach their buckets by sessions, and how many were given.
+    pub sessions: bool,
+    pub given: u64,
+    /// How often all buckets were listed.
+    pub listed: u64,
     /// Calls that change something, of whatever kind, and all calls of the API server.
     pub writes: u64,
     pub asked: u64,
@@ -73,6 +78,9 @@ impl Shared {
             databases: BTreeMap::new(),
             buckets: BTreeMap::new(),
             rows: BTreeMap::new(),
+            sessions: false,
+            given: 0,
+            listed: 0,
             writes: 0,
             asked: 0,
             bad_images: BTreeSet::new(),

@@ -13,6 +13,7 @@
   "databases" (dict "host" $host "port" (int $port) "ssl_mode" $v.database.sslMode)
   "buckets" (include "howdah.buckets" . | fromJson)
   "gpu" (dict "backend" $v.gpu.backend "classes" $v.gpu.classes)
+  "warm" (dict "planes" (int $v.warm.planes))
 -}}
 {{- $config := dict
   "database_url" $url
@@ -33,9 +34,16 @@
 {{- $v := .Values.buckets -}}
 {{- $buckets := dict "region" $v.region -}}
 {{- if $v.endpoint -}}{{- $_ := set $buckets "endpoint" $v.endpoint -}}{{- end -}}
+{{- $credentials := deepCopy $v.credentials -}}
 {{- if $v.accessKeyId -}}
-{{- $_ := set $buckets "credentials" (dict "kind" "static" "access_key_id" $v.accessKeyId "secret_access_key" (required "buckets.secretAccessKey is needed beside accessKeyId" $v.secretAccessKey)) -}}
+{{- $keys := dict "access_key_id" $v.accessKeyId "secret_access_key" (required "buckets.secretAccessKey is needed beside accessKeyId" $v.secretAccessKey) -}}
+{{- if has $credentials.kind (list "session" "irsa") -}}
+{{- $_ := set $credentials "administrator" $keys -}}
+{{- else -}}
+{{- $credentials = merge $credentials $keys (dict "kind" "static") -}}
 {{- end -}}
+{{- end -}}
+{{- if $credentials -}}{{- $_ := set $buckets "credentials" $credentials -}}{{- end -}}
 {{- toJson $buckets -}}
 {{- end -}}
 

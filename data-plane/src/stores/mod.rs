@@ -1,13 +1,16 @@
 //! Builds the store that a tenant's bytes lie in. The only file that knows which kinds of stores there are.
 
+pub mod keys;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use chassis::Environment;
-use contract::config::{CacheConfig, StoreConfig};
-use object_store::aws::{AmazonS3, AmazonS3Builder};
+use contract::config::{CacheConfig, StoreConfig, TemporaryKeys};
+use keys::{Renewed, SessionFile, Source};
+use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey, AwsCredentialProvider};
 use object_store::{ClientOptions, RetryConfig};
 use storage::{DataKey, DiskCache, Options, Storage, Store};
 
@@ -25,7 +28,7 @@ const CACHE_PART: u64 = 10;
 /// # Errors
 /// When the directory cannot be made or the bucket's settings make no sense.
 pub fn open(config: &StoreConfig, environment: &Environment) -> anyhow::Result<Storage> {
-    Ok(storage(connect(config, environment)?, environment))
+    Ok(storage(connect(config, environment, None)?, environment))
 }
 
 /// Opens the bucket of the configuration with the key of its packs, 32 bytes in hex. An empty one is encrypted from its first pack
@@ -38,45 +41,130 @@ pub async fn open_encrypted(
     data_key: Option<&str>,
     environment: &Environment,
 ) -> anyhow::Result<Storage> {
+    unlock(connect(config, environment, None)?, data_key, environment).await
+}
+
+/// The same for a worker, whose plane has the keys of the bucket if they do not last.
+///
+/// # Errors
+/// As [`open_encrypted`].
+pub async fn open_lent(
+    config: &StoreConfig,
+    data_key: Option<&str>,
+    environment: &Environment,
+    plane: Arc<dyn Source>,
+) -> anyhow::Result<Storage> {
+    unlock(connect(config, environment, Some(plane))?, data_key, environment).await
+}
+
+async fn unlock(store: Store, data_key: Option<&str>, environment: &Environment) -> anyhow::Result<Storage> {
     let key = match data_key {
         Some(text) => Some(DataKey::from_hex(text).context("`data_key` must be 32 bytes as 64 hex digits")?),
         None => None,
     };
-    let store = connect(config, environment)?.unlocked(key).await?;
-    Ok(storage(store, environment))
+    Ok(storage(store.unlocked(key).await?, environment))
 }
 
-fn connect(config: &StoreConfig, environment: &Environment) -> anyhow::Result<Store> {
+/// The keys of the bucket, where they do not last and workers ask for them.
+///
+/// # Errors
+/// When the bucket's settings make no sense.
+pub fn lent_keys(config: &StoreConfig, environment: &Environment) -> anyhow::Result<Option<AwsCredentialProvider>> {
+    let StoreConfig::S3 { temporary, .. } = config else {
+        return Ok(None);
+    };
+    Ok(match temporary.as_deref() {
+        Some(TemporaryKeys::File { .. } | TemporaryKeys::WebIdentity { .. }) => {
+            Some(Arc::clone(client(config, environment, None)?.build()?.credentials()))
+        }
+        Some(TemporaryKeys::Plane) | None => None,
+    })
+}
+
+/// A client of the bucket.
+fn client(
+    config: &StoreConfig,
+    environment: &Environment,
+    plane: Option<Arc<dyn Source>>,
+) -> anyhow::Result<AmazonS3Builder> {
+    let StoreConfig::S3 {
+        bucket,
+        endpoint,
+        region,
+        access_key_id,
+        secret_access_key,
+        temporary,
+        ..
+    } = config
+    else {
+        anyhow::bail!("this store is no bucket");
+    };
+    // A pack may take its time on a slow line; what does not move at all is tried again.
+    let client = ClientOptions::new()
+        .with_connect_timeout(CONNECT_WAIT)
+        .with_timeout(REQUEST_WAIT);
+    let builder = AmazonS3Builder::new()
+        .with_client_options(client)
+        .with_retry(RetryConfig {
+            max_retries: RETRIES,
+            retry_timeout: REQUEST_WAIT,
+            ..RetryConfig::default()
+        })
+        .with_bucket_name(bucket)
+        .with_region(region);
+    let builder = match endpoint {
+        Some(endpoint) => at(builder, endpoint),
+        None => builder,
+    };
+    let of = |source: Arc<dyn Source>| Arc::new(Renewed::new(source, environment.clone()));
+    Ok(match (temporary.as_deref(), plane) {
+        (None, _) => {
+            let said = !access_key_id.is_empty() && !secret_access_key.is_empty();
+            anyhow::ensure!(
+                said,
+                "`store` has neither keys of its bucket nor `temporary`, which says where they are"
+            );
+            builder
+                .with_access_key_id(access_key_id)
+                .with_secret_access_key(secret_access_key)
+        }
+        (Some(TemporaryKeys::File { path }), _) => builder.with_credentials(of(Arc::new(SessionFile(path.clone())))),
+        (Some(TemporaryKeys::Plane), Some(plane)) => builder.with_credentials(of(plane)),
+        (Some(TemporaryKeys::Plane), None) => anyhow::bail!("only a worker has a plane that lends it keys"),
+        (
+            Some(TemporaryKeys::WebIdentity {
+                role_arn,
+                token_file,
+                sts_endpoint,
+            }),
+            _,
+        ) => as_role(builder, role_arn, token_file, sts_endpoint.as_deref()),
+    })
+}
+
+/// A client that is given that role for the token in that file.
+fn as_role(builder: AmazonS3Builder, role: &str, token: &Path, endpoint: Option<&str>) -> AmazonS3Builder {
+    let builder = builder
+        .with_config(AmazonS3ConfigKey::RoleArn, role)
+        .with_config(AmazonS3ConfigKey::WebIdentityTokenFile, token.display().to_string())
+        .with_config(AmazonS3ConfigKey::RoleSessionName, "howdah");
+    match endpoint {
+        Some(endpoint) => builder.with_config(AmazonS3ConfigKey::StsEndpoint, endpoint),
+        None => builder,
+    }
+}
+
+fn connect(config: &StoreConfig, environment: &Environment, plane: Option<Arc<dyn Source>>) -> anyhow::Result<Store> {
     Ok(match config {
         StoreConfig::Local { directory } => Store::local(directory)?,
         StoreConfig::S3 {
-            bucket,
             endpoint,
-            region,
-            access_key_id,
-            secret_access_key,
             cache,
             public_endpoint,
             direct,
+            ..
         } => {
-            // A pack may take its time on a slow line; what does not move at all is tried again.
-            let client = ClientOptions::new()
-                .with_connect_timeout(CONNECT_WAIT)
-                .with_timeout(REQUEST_WAIT);
-            let mut builder = AmazonS3Builder::new()
-                .with_client_options(client)
-                .with_retry(RetryConfig {
-                    max_retries: RETRIES,
-                    retry_timeout: REQUEST_WAIT,
-                    ..RetryConfig::default()
-                })
-                .with_bucket_name(bucket)
-                .with_region(region)
-                .with_access_key_id(access_key_id)
-                .with_secret_access_key(secret_access_key);
-            if let Some(endpoint) = endpoint {
-                builder = at(builder, endpoint);
-            }
+            let builder = client(config, environment, plane)?;
             let bucket = Arc::new(builder.clone().build()?);
             let mut store = Store::from_object_store(Arc::<AmazonS3>::clone(&bucket));
             let public = public_endpoint.as_deref().or(endpoint.as_deref());
@@ -166,7 +254,7 @@ mod tests {
         let takes = |endpoint: &str, more: &str| {
             let text = format!(
                 r#"{{"kind": "s3", "bucket": "b", "region": "r", "endpoint": {endpoint},
-                     "access_key_id": "", "secret_access_key": "" {more}}}"#
+                     "access_key_id": "a", "secret_access_key": "b" {more}}}"#
             );
             let config: StoreConfig = serde_json::from_str(&text).unwrap();
             open(&config, &environment).unwrap().takes_packs()
@@ -191,6 +279,35 @@ mod tests {
             ),
         ] {
             assert_eq!(takes(endpoint, more), expected, "{endpoint}{more}");
+        }
+    }
+
+    #[test]
+    fn a_bucket_without_keys_says_so_and_keys_that_do_not_last_are_lent_by_who_has_them() {
+        let environment = Environment::simulated(chrono::DateTime::UNIX_EPOCH, 1);
+        chassis::process::install_tls_provider();
+        let of = |temporary: &str| -> StoreConfig {
+            let text = format!(r#"{{"kind": "s3", "bucket": "b", "region": "r", "endpoint": null {temporary}}}"#);
+            serde_json::from_str(&text).unwrap()
+        };
+        let bare = of("");
+        assert!(open(&bare, &environment).is_err_and(|error| error.to_string().contains("neither keys")));
+        for temporary in [
+            r#"{"kind": "file", "path": "/keys.json"}"#,
+            r#"{"kind": "web_identity", "role_arn": "arn:aws:iam::1:role/r", "token_file": "/token"}"#,
+        ] {
+            let config = of(&format!(r#", "temporary": {temporary}"#));
+            open(&config, &environment).unwrap();
+            assert!(lent_keys(&config, &environment).unwrap().is_some());
+            // A worker asks its plane; without one it has nothing, and lends nothing on.
+            let worker = config.for_worker();
+            assert!(lent_keys(&worker, &environment).unwrap().is_none());
+            assert!(open(&worker, &environment).is_err());
+            let text = serde_json::to_string(&worker).unwrap();
+            assert!(
+                text.contains(r#""temporary":{"kind":"plane"}"#) && !text.contains("access_key_id"),
+                "{text}"
+            );
         }
     }
 

@@ -1,24 +1,27 @@
 //! The tenants' buckets. What an S3 service does not know is said, not hidden: bytes are encrypted by the planes whatever it can.
 
+mod emptying;
+
+use std::sync::Arc;
+
 use anyhow::Context;
 use async_trait::async_trait;
 use aws_sdk_s3::Client;
-use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region, RequestChecksumCalculation};
+use aws_sdk_s3::config::{BehaviorVersion, RequestChecksumCalculation};
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::operation::RequestId;
 use aws_sdk_s3::types::{
     AbortIncompleteMultipartUpload, BucketLifecycleConfiguration, BucketLocationConstraint, CreateBucketConfiguration,
-    Delete, ExpirationStatus, LifecycleRule, LifecycleRuleFilter, ObjectIdentifier, PublicAccessBlockConfiguration,
-    ServerSideEncryption, ServerSideEncryptionByDefault, ServerSideEncryptionConfiguration, ServerSideEncryptionRule,
-    Tag, Tagging,
+    ExpirationStatus, LifecycleRule, LifecycleRuleFilter, PublicAccessBlockConfiguration, ServerSideEncryption,
+    ServerSideEncryptionByDefault, ServerSideEncryptionConfiguration, ServerSideEncryptionRule, Tag, Tagging,
 };
-use aws_smithy_http_client::Builder;
-use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
-use contract::cloud::{BucketCredentials, BucketsConfig};
+use contract::cloud::BucketsConfig;
+use contract::config::BucketSession;
 use contract::ids::OrganizationId;
 use provisioner::kubernetes::ports::{BucketKeys, Buckets};
-use secrecy::SecretString;
-use serde::Deserialize;
+use provisioner::pass::Environment;
+
+use crate::credentials::{self, Access, PlaneCredentials};
 
 /// Pages of a thousand objects that one call removes.
 const PAGES: usize = 10;
@@ -33,41 +36,36 @@ pub struct TenantBuckets {
     client: Client,
     config: BucketsConfig,
     installation: String,
-    issuer: reqwest::Client,
+    credentials: Arc<dyn PlaneCredentials>,
 }
 
 impl TenantBuckets {
     /// Of that configuration.
-    pub fn new(config: BucketsConfig, installation: String) -> Self {
-        let (BucketCredentials::Static {
-            access_key_id,
-            secret_access_key,
-        }
-        | BucketCredentials::Issued {
-            access_key_id,
-            secret_access_key,
-            ..
-        }) = &config.credentials;
-        let credentials = Credentials::new(access_key_id, secret_access_key, None, None, "howdah");
-        let https = Builder::new()
-            .tls_provider(Provider::Rustls(CryptoMode::Ring))
-            .build_https();
+    ///
+    /// # Errors
+    /// When what planes are to be given cannot be meant so.
+    pub async fn open(
+        config: BucketsConfig,
+        installation: String,
+        environment: Arc<dyn Environment>,
+    ) -> anyhow::Result<Self> {
+        let access = Access::of(&config).await;
         let mut settings = aws_sdk_s3::Config::builder()
             .behavior_version(BehaviorVersion::latest())
-            .http_client(https)
-            .credentials_provider(credentials)
-            .region(Region::new(config.region.clone()))
+            .http_client(access.http.clone())
+            .credentials_provider(access.administrator.clone())
+            .region(access.region.clone())
             // Older services know no checksums but their own.
             .request_checksum_calculation(RequestChecksumCalculation::WhenRequired);
         if let Some(endpoint) = &config.endpoint {
             settings = settings.endpoint_url(endpoint).force_path_style(true);
         }
-        Self {
+        Ok(Self {
             client: Client::from_conf(settings.build()),
+            credentials: credentials::of(&config, &access, environment)?,
             config,
             installation,
-            issuer: reqwest::Client::new(),
-        }
+        })
     }
 
     fn is_aws(&self) -> bool {
@@ -158,50 +156,6 @@ impl TenantBuckets {
             .filter(|_| ours)
             .and_then(|owner| owner.parse().ok()))
     }
-
-    /// Removes a page of objects. `false`: there were none.
-    async fn remove_page(&self, bucket: &str) -> anyhow::Result<bool> {
-        let page = match self.client.list_objects_v2().bucket(bucket).send().await {
-            Ok(page) => page,
-            Err(error) if error.code() == Some("NoSuchBucket") => return Ok(false),
-            Err(error) => return Err(error).with_context(|| format!("the bucket `{bucket}` cannot be listed")),
-        };
-        let keys = page.contents().iter().filter_map(|object| object.key());
-        let objects: Vec<ObjectIdentifier> = keys
-            .map(|key| ObjectIdentifier::builder().key(key).build())
-            .collect::<Result<_, _>>()?;
-        if objects.is_empty() {
-            return Ok(false);
-        }
-        let delete = Delete::builder().set_objects(Some(objects)).quiet(true).build()?;
-        let deleted = self.client.delete_objects().bucket(bucket).delete(delete).send().await;
-        let deleted = deleted.with_context(|| format!("objects of the bucket `{bucket}` cannot be removed"))?;
-        if let Some(error) = deleted.errors().first() {
-            anyhow::bail!(
-                "`{}` of the bucket `{bucket}` cannot be removed: {}",
-                error.key().unwrap_or_default(),
-                error.message().unwrap_or_default()
-            );
-        }
-        Ok(true)
-    }
-
-    async fn ask_issuer(&self, method: reqwest::Method, bucket: &str) -> anyhow::Result<Option<reqwest::Response>> {
-        let BucketCredentials::Issued {
-            issuer, issuer_token, ..
-        } = &self.config.credentials
-        else {
-            return Ok(None);
-        };
-        let url = format!("{}/{bucket}", issuer.trim_end_matches('/'));
-        let asked = self.issuer.request(method, url).bearer_auth(issuer_token);
-        let answer = asked.timeout(std::time::Duration::from_secs(10)).send().await;
-        let answer = answer.and_then(reqwest::Response::error_for_status);
-        // Without the address, which may hold more than a name.
-        answer
-            .map(Some)
-            .map_err(|error| anyhow::anyhow!("the issuer of bucket keys did not do it: {}", error.without_url()))
-    }
 }
 
 /// Why a call was not done.
@@ -288,52 +242,25 @@ impl Buckets for TenantBuckets {
                 }
             }
         }
-        if matches!(self.config.credentials, BucketCredentials::Static { .. }) {
-            missing.push(
-                "the plane has the administrator's keys of all buckets: `cloud.buckets.credentials` of kind `issued` gives it its own"
-                    .to_owned(),
-            );
-        }
+        missing.extend(self.credentials.concern().map(str::to_owned));
         Ok(missing)
     }
 
     async fn keys(&self, organization: OrganizationId) -> anyhow::Result<BucketKeys> {
-        #[derive(Deserialize)]
-        struct Issued {
-            access_key_id: String,
-            secret_access_key: SecretString,
-        }
-        if let BucketCredentials::Static {
-            access_key_id,
-            secret_access_key,
-        } = &self.config.credentials
-        {
-            return Ok(BucketKeys {
-                access_key_id: access_key_id.clone(),
-                secret_access_key: SecretString::from(secret_access_key.clone()),
-            });
-        }
-        let asked = self.ask_issuer(reqwest::Method::PUT, &self.name(organization)).await?;
-        let answer = asked.context("nobody issues bucket keys")?;
-        let issued: Issued = answer.json().await.map_err(|error| {
-            anyhow::anyhow!(
-                "the issuer of bucket keys answers something else: {}",
-                error.without_url()
-            )
-        })?;
-        Ok(BucketKeys {
-            access_key_id: issued.access_key_id,
-            secret_access_key: issued.secret_access_key,
-        })
+        self.credentials.keys(organization, &self.name(organization)).await
+    }
+
+    async fn session(&self, organization: OrganizationId) -> anyhow::Result<BucketSession> {
+        self.credentials.session(&self.name(organization)).await
     }
 
     async fn remove(&self, organization: OrganizationId) -> anyhow::Result<()> {
         let bucket = self.name(organization);
         for _ in 0..PAGES {
-            if self.remove_page(&bucket).await? {
+            if emptying::remove_page(&self.client, &bucket).await? {
                 continue;
             }
-            self.ask_issuer(reqwest::Method::DELETE, &bucket).await?;
+            self.credentials.end(&bucket).await?;
             return match self.client.delete_bucket().bucket(&bucket).send().await {
                 Ok(_) => Ok(()),
                 Err(error) if error.code() == Some("NoSuchBucket") => Ok(()),
