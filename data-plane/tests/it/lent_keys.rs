@@ -89,6 +89,7 @@ async fn a_plane_reads_its_keys_from_a_file_and_lends_them_to_its_workers_alone(
         secret,
         pool: None,
         capability: None,
+        lasting: false,
         worker: uuid::Uuid::nil(),
         store: app.plane.config.store.for_worker(),
         data_key: None,
