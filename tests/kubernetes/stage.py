@@ -416,8 +416,9 @@ class Stage:
 
     def shared(self):
         """What an installation has once on the cluster: paths."""
-        base, kinds = "/apis/admissionregistration.k8s.io/v1", ("validatingadmissionpolicybindings", "validatingadmissionpolicies")
-        return [f"{base}/{kind}/{item['metadata']['name']}" for kind in kinds for item in self.cluster.list(f"{base}/{kind}", MANAGED)]
+        kinds = [f"/apis/admissionregistration.k8s.io/v1/validatingadmission{kind}" for kind in ("policybindings", "policies")]
+        kinds.append("/apis/scheduling.k8s.io/v1/priorityclasses")
+        return [f"{kind}/{item['metadata']['name']}" for kind in kinds for item in self.cluster.list(kind, MANAGED)]
 
     def sweep(self):
         """Removes what is left on the cluster."""

@@ -9,6 +9,93 @@ use contract::ids::OrganizationId;
 /// The waves after which all have it.
 const LAST: u32 = 2;
 
+/// What a plane that was told counts for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// It served when it was told: the rollout waits for it to serve again.
+    Awaited,
+    /// Something kept it from serving already, which is not the image's fault.
+    Excused,
+    /// It has served with the image for a while, or slept when it was told. It is not waited for, but may still be late.
+    Trusted,
+}
+
+/// What is known of a plane that was told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Told {
+    /// What it counts for.
+    pub part: Part,
+    /// Since when it serves without a break.
+    pub ready_since: Option<DateTime<Utc>>,
+    /// Since when it has not served for a while without a break: one that serves for a moment now and then is no better than none.
+    pub unready_since: Option<DateTime<Utc>>,
+}
+
+/// What a plane does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Now {
+    /// It is to run, and serves.
+    Serves,
+    /// It is to run, and does not.
+    Fails,
+    /// It is not to run.
+    Sleeps,
+}
+
+impl Told {
+    /// A plane that is told now.
+    pub fn begin(now: Now, at: DateTime<Utc>) -> Self {
+        Self {
+            part: match now {
+                Now::Serves => Part::Awaited,
+                Now::Fails => Part::Excused,
+                Now::Sleeps => Part::Trusted,
+            },
+            ready_since: None,
+            unready_since: (now != Now::Sleeps).then_some(at),
+        }
+    }
+
+    /// After another look at it.
+    #[must_use]
+    pub fn seen(self, now: Now, config: &WavesConfig, at: DateTime<Utc>) -> Self {
+        match now {
+            Now::Sleeps => Self {
+                ready_since: None,
+                unready_since: None,
+                ..self
+            },
+            Now::Fails => Self {
+                ready_since: None,
+                unready_since: self.unready_since.or(Some(at)),
+                ..self
+            },
+            Now::Serves => {
+                let since = self.ready_since.unwrap_or(at);
+                let proven = at - since >= seconds(config.watch_seconds);
+                Self {
+                    part: if proven { Part::Trusted } else { self.part },
+                    ready_since: Some(since),
+                    unready_since: self.unready_since.filter(|_| !proven),
+                }
+            }
+        }
+    }
+
+    fn is_waited_for(&self) -> bool {
+        self.part == Part::Awaited && (self.ready_since.is_some() || self.unready_since.is_some())
+    }
+
+    fn is_late(&self, config: &WavesConfig, at: DateTime<Utc>) -> bool {
+        let since = self.unready_since.filter(|_| self.ready_since.is_none());
+        self.part != Part::Excused && since.is_some_and(|since| at - since >= seconds(config.ready_seconds))
+    }
+}
+
+fn seconds(seconds: u32) -> Duration {
+    Duration::seconds(i64::from(seconds))
+}
+
 /// Where a plane stands with the new image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
@@ -16,13 +103,8 @@ pub enum Standing {
     Running,
     /// It has not been told to have it, and does not serve: it sleeps, or something is in its way.
     Silent,
-    /// It was told to, and does not serve.
-    Moving {
-        /// Since when: it was told, or has woken, or served with it until then.
-        since: DateTime<Utc>,
-    },
-    /// It has it, or will when it wakes, or says nothing about it.
-    Moved,
+    /// It was told to.
+    Told(Told),
 }
 
 /// A new image on its way.
@@ -30,7 +112,7 @@ pub enum Standing {
 pub struct Rollout {
     /// Which wave, from 0.
     pub wave: u32,
-    /// Since when all planes that were told serve.
+    /// Since when the planes of that wave are told.
     pub since: DateTime<Utc>,
 }
 
@@ -41,9 +123,7 @@ pub enum Move {
     Tell(Vec<OrganizationId>),
     /// The next wave.
     Advance,
-    /// Some are on their way: the time in which all must serve begins anew.
-    Hold,
-    /// All serve, and are watched for a while.
+    /// Nothing yet.
     Wait,
     /// All have it.
     Done,
@@ -66,26 +146,25 @@ pub fn next(
         // Those that run say something about the image; those that sleep will have it when they wake.
         return Move::Tell(running.chain(silent).take(wanted - told).collect());
     }
-    let moving = planes.iter().filter_map(|(id, standing)| match standing {
-        Standing::Moving { since } => Some((*id, now - *since)),
+    let known = planes.iter().filter_map(|(id, standing)| match standing {
+        Standing::Told(told) => Some((*id, told)),
         _ => None,
     });
-    let patience = Duration::seconds(i64::from(config.ready_seconds));
-    let late: Vec<OrganizationId> = moving
+    let late: Vec<OrganizationId> = known
         .clone()
-        .filter(|(_, passed)| *passed >= patience)
+        .filter(|(_, told)| told.is_late(config, now))
         .map(|(id, _)| id)
         .collect();
     if !late.is_empty() {
         return Move::RollBack(late);
     }
-    if moving.count() > 0 {
-        return Move::Hold;
+    if known.clone().any(|(_, told)| told.is_waited_for()) {
+        return Move::Wait;
     }
     if rollout.wave >= LAST {
         return Move::Done;
     }
-    match now - rollout.since >= Duration::seconds(i64::from(config.watch_seconds)) {
+    match now - rollout.since >= seconds(config.watch_seconds) {
         true => Move::Advance,
         false => Move::Wait,
     }
@@ -128,8 +207,16 @@ mod tests {
         }
     }
 
-    fn moving(seconds: i64) -> Standing {
-        Standing::Moving { since: ago(seconds) }
+    fn told(now: Now, seconds: i64) -> Standing {
+        Standing::Told(Told::begin(now, ago(seconds)))
+    }
+
+    fn moved() -> Standing {
+        Standing::Told(Told {
+            part: Part::Trusted,
+            ready_since: Some(ago(100)),
+            unready_since: None,
+        })
     }
 
     #[test]
@@ -141,9 +228,9 @@ mod tests {
             panic!()
         };
         assert_eq!(first, [all[1].0]);
-        all[1].1 = moving(599);
-        assert_eq!(next(&at(0, 599), &all, &config, NOW), Move::Hold);
-        all[1].1 = Standing::Moved;
+        all[1].1 = told(Now::Serves, 599);
+        assert_eq!(next(&at(0, 599), &all, &config, NOW), Move::Wait);
+        all[1].1 = moved();
         assert_eq!(
             next(&at(0, 59), &all, &config, NOW),
             Move::Wait,
@@ -158,21 +245,47 @@ mod tests {
             panic!()
         };
         assert_eq!(rest.len(), 29);
-        assert_eq!(
-            next(&at(2, 0), &planes(&[Standing::Moved; 30]), &config, NOW),
-            Move::Done
-        );
+        assert_eq!(next(&at(2, 0), &planes(&[moved(); 30]), &config, NOW), Move::Done);
     }
 
     #[test]
-    fn a_plane_that_is_not_ready_in_time_takes_it_back_from_all_and_one_that_just_woke_does_not() {
-        let mut all = planes(&[Standing::Moved; 3]);
+    fn a_plane_that_is_not_ready_in_time_takes_it_back_from_all_and_one_that_could_not_say_does_not() {
+        let mut all = planes(&[moved(); 3]);
         let config = WavesConfig::default();
-        all[1].1 = moving(600);
-        all[2].1 = moving(3);
+        all[1].1 = told(Now::Serves, 600);
+        all[2].1 = told(Now::Fails, 5_000);
         assert_eq!(next(&at(2, 5), &all, &config, NOW), Move::RollBack(vec![all[1].0]));
-        all[1].1 = Standing::Moved;
-        assert_eq!(next(&at(2, 100_000), &all, &config, NOW), Move::Hold);
+        all[1].1 = told(Now::Sleeps, 5_000);
+        assert_eq!(next(&at(2, 5), &all, &config, NOW), Move::Done);
+    }
+
+    #[test]
+    fn a_plane_that_serves_for_a_moment_now_and_then_is_late_all_the_same() {
+        let config = WavesConfig::default();
+        let mut plane = Told::begin(Now::Serves, ago(600));
+        for seconds in (10..600).step_by(10) {
+            let now = if seconds % 50 == 0 { Now::Fails } else { Now::Serves };
+            plane = plane.seen(now, &config, ago(600 - seconds));
+        }
+        assert!(plane.is_waited_for() && !plane.is_late(&config, NOW), "it serves now");
+        let plane = plane.seen(Now::Fails, &config, NOW);
+        assert!(plane.is_late(&config, NOW));
+    }
+
+    #[test]
+    fn a_plane_that_served_for_a_while_is_waited_for_no_more_and_may_be_late_again() {
+        let config = WavesConfig::default();
+        let mut plane = Told::begin(Now::Serves, ago(2_000));
+        for seconds in [1_900, 1_870, 1_840] {
+            plane = plane.seen(Now::Serves, &config, ago(seconds));
+        }
+        assert_eq!((plane.part, plane.unready_since), (Part::Trusted, None));
+        let plane = plane
+            .seen(Now::Sleeps, &config, ago(700))
+            .seen(Now::Fails, &config, ago(600));
+        assert!(!plane.is_waited_for() && plane.is_late(&config, NOW));
+        let slept = Told::begin(Now::Sleeps, ago(700)).seen(Now::Fails, &config, ago(599));
+        assert!(!slept.is_waited_for() && !slept.is_late(&config, NOW));
     }
 
     #[test]

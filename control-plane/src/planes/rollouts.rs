@@ -4,7 +4,7 @@
 use chrono::{DateTime, Utc};
 use contract::cloud::WavesConfig;
 use contract::ids::OrganizationId;
-use provisioner::waves::{self, Move, Rollout, Standing};
+use provisioner::waves::{self, Move, Now, Part, Rollout, Standing, Told};
 use sqlx::PgPool;
 
 use super::queries;
@@ -12,22 +12,54 @@ use crate::app::App;
 use crate::authz::System;
 use crate::database::Text;
 
-/// Remembers of the planes that have the image since when they do not serve with it. One that served once is evidence from then on,
-/// whatever was in its way before.
-const LOOK: &str = "update planes p set
-         rollout_unready_since = case when p.wanted = 'running' and not l.ready then coalesce(p.rollout_unready_since, $2) end,
-         rollout_excused = p.rollout_excused and not (p.wanted = 'running' and l.ready)
-     from (select organization_id, state = 'ready' and seen_generation >= generation as ready from planes) l
-     where l.organization_id = p.organization_id and p.rollout_id = $1
-       and (p.rollout_unready_since is null) = (p.wanted = 'running' and not l.ready)";
-
-/// What a plane's row says of the rollout that runs, and since when.
-const STANDING: &str = "select organization_id,
-           case when rollout_id is distinct from $1 then case when wanted = 'running' and state = 'ready' then 'running' else 'silent' end
-                when rollout_unready_since is null or rollout_excused then 'moved'
-                else 'moving' end,
-           rollout_unready_since
+/// What a plane's row says of itself and of the rollout that runs.
+const PLANES: &str =
+    "select organization_id, wanted = 'running' as runs, state = 'ready' and seen_generation >= generation as ready,
+         case when rollout_id = $1 then rollout_part end as part, rollout_ready_since, rollout_unready_since
      from planes where wanted <> 'deleted' order by number";
+
+/// A row of [`PLANES`].
+#[derive(sqlx::FromRow)]
+struct Row {
+    organization_id: Text<OrganizationId>,
+    runs: bool,
+    ready: bool,
+    part: Option<String>,
+    rollout_ready_since: Option<DateTime<Utc>>,
+    rollout_unready_since: Option<DateTime<Utc>>,
+}
+
+impl Row {
+    const fn now(&self) -> Now {
+        match (self.runs, self.ready) {
+            (true, true) => Now::Serves,
+            (true, false) => Now::Fails,
+            (false, _) => Now::Sleeps,
+        }
+    }
+
+    /// What was known of it at the last look, if it was told.
+    fn told(&self) -> Option<Told> {
+        let part = match self.part.as_deref()? {
+            "awaited" => Part::Awaited,
+            "excused" => Part::Excused,
+            _ => Part::Trusted,
+        };
+        Some(Told {
+            part,
+            ready_since: self.rollout_ready_since,
+            unready_since: self.rollout_unready_since,
+        })
+    }
+}
+
+const fn word(part: Part) -> &'static str {
+    match part {
+        Part::Awaited => "awaited",
+        Part::Excused => "excused",
+        Part::Trusted => "trusted",
+    }
+}
 
 /// The newest rollout.
 struct Newest {
@@ -59,13 +91,9 @@ pub async fn step(app: &App, proof: &System, image: &str, config: &WavesConfig) 
         }
         Some(newest) => newest,
     };
-    let planes = list_standings(pool, proof, newest.id, now).await?;
+    let planes = look(pool, proof, newest.id, config, now).await?;
     match waves::next(&newest.rollout, &planes, config, now) {
         Move::Wait => return Ok(false),
-        Move::Hold => {
-            hold(pool, proof, newest.id, now).await?;
-            return Ok(false);
-        }
         Move::Tell(next) => tell(app, proof, &newest, &next).await?,
         Move::Advance => advance(pool, proof, newest.id, now).await?,
         Move::Done => finish(pool, proof, newest.id).await?,
@@ -123,25 +151,47 @@ async fn insert(
     .map(|_| ())
 }
 
-async fn list_standings(
+/// Looks at all planes, and remembers what is new of those that have the image.
+async fn look(
     pool: &PgPool,
     _proof: &System,
     rollout: i64,
+    config: &WavesConfig,
     now: DateTime<Utc>,
 ) -> Result<Vec<(OrganizationId, Standing)>, sqlx::Error> {
-    sqlx::query(LOOK).bind(rollout).bind(now).execute(pool).await?;
-    let rows: Vec<(Text<OrganizationId>, String, Option<DateTime<Utc>>)> =
-        sqlx::query_as(STANDING).bind(rollout).fetch_all(pool).await?;
-    let standing = |word: &str, since: Option<DateTime<Utc>>| match (word, since) {
-        ("running", _) => Standing::Running,
-        ("silent", _) => Standing::Silent,
-        ("moving", Some(since)) => Standing::Moving { since },
-        _ => Standing::Moved,
-    };
-    Ok(rows
-        .into_iter()
-        .map(|(id, word, since)| (id.0, standing(&word, since)))
-        .collect())
+    let rows: Vec<Row> = sqlx::query_as(PLANES).bind(rollout).fetch_all(pool).await?;
+    let mut all = Vec::new();
+    for row in rows {
+        let id = row.organization_id.0;
+        let standing = match row.told() {
+            None if row.runs && row.ready => Standing::Running,
+            None => Standing::Silent,
+            Some(before) => {
+                let told = before.seen(row.now(), config, now);
+                if told != before {
+                    remember(pool, rollout, id, &told).await?;
+                }
+                Standing::Told(told)
+            }
+        };
+        all.push((id, standing));
+    }
+    Ok(all)
+}
+
+async fn remember(pool: &PgPool, rollout: i64, organization: OrganizationId, told: &Told) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "update planes set rollout_part = $3, rollout_ready_since = $4, rollout_unready_since = $5
+         where organization_id = $2 and rollout_id = $1",
+    )
+    .bind(rollout)
+    .bind(organization.to_string())
+    .bind(word(told.part))
+    .bind(told.ready_since)
+    .bind(told.unready_since)
+    .execute(pool)
+    .await
+    .map(|_| ())
 }
 
 async fn tell(app: &App, proof: &System, newest: &Newest, next: &[OrganizationId]) -> Result<(), sqlx::Error> {
@@ -149,8 +199,8 @@ async fn tell(app: &App, proof: &System, newest: &Newest, next: &[OrganizationId
     let mut tx = app.pool.begin().await?;
     sqlx::query(
         "update planes set image_before = image, image = $2, rollout_id = $3, generation = generation + 1,
-             rollout_excused = wanted = 'running' and state <> 'ready',
-             rollout_unready_since = case when wanted = 'running' then $4 end
+             rollout_part = case when wanted <> 'running' then 'trusted' when state = 'ready' then 'awaited' else 'excused' end,
+             rollout_ready_since = null, rollout_unready_since = case when wanted = 'running' then $4 end
          where organization_id = any($1) and wanted <> 'deleted' and rollout_id is distinct from $3",
     )
     .bind(&ids)
@@ -173,16 +223,6 @@ async fn tell(app: &App, proof: &System, newest: &Newest, next: &[OrganizationId
     Ok(())
 }
 
-/// The time in which all must serve begins anew.
-async fn hold(pool: &PgPool, _proof: &System, rollout: i64, now: DateTime<Utc>) -> Result<(), sqlx::Error> {
-    sqlx::query("update plane_rollouts set wave_since = $2 where id = $1 and state = 'running'")
-        .bind(rollout)
-        .bind(now)
-        .execute(pool)
-        .await
-        .map(|_| ())
-}
-
 async fn advance(pool: &PgPool, _proof: &System, rollout: i64, now: DateTime<Utc>) -> Result<(), sqlx::Error> {
     sqlx::query("update plane_rollouts set wave = wave + 1, wave_since = $2 where id = $1 and state = 'running'")
         .bind(rollout)
@@ -203,7 +243,7 @@ async fn finish(pool: &PgPool, _proof: &System, rollout: i64) -> Result<(), sqlx
 async fn roll_back(app: &App, proof: &System, newest: &Newest, reason: &str) -> Result<(), sqlx::Error> {
     let mut tx = app.pool.begin().await?;
     let back: Vec<(Text<OrganizationId>,)> = sqlx::query_as(
-        "update planes set image = image_before, rollout_id = null, rollout_unready_since = null, rollout_excused = false,
+        "update planes set image = image_before, rollout_id = null, rollout_part = null,
              generation = generation + 1, next_try_at = null
          where rollout_id = $1 and wanted <> 'deleted' returning organization_id",
     )

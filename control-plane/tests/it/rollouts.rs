@@ -80,6 +80,8 @@ async fn an_image_goes_to_one_plane_then_to_all_once_those_that_have_it_served_f
     assert_eq!(images(&app).await, ["two", "two"]);
     serves(&app, &orgs[1]).await;
     later(&app, "two", 1).await;
+    assert_eq!(newest(&app).await.1, "running", "it served for a moment");
+    later(&app, "two", 60).await;
     assert_eq!(newest(&app).await, ("two".to_owned(), "done".to_owned(), 2));
     let third = app.organization("initech").await;
     assert_eq!(images(&app).await.len(), 3);
@@ -119,14 +121,26 @@ async fn a_plane_that_did_not_serve_before_or_has_just_woken_says_nothing_agains
     later(&app, "two", 60).await;
     later(&app, "two", 60).await;
     assert_eq!(images(&app).await, ["two", "two", "two", "two"]);
-    later(&app, "two", 500).await;
     set(&app, &orgs[2], "wanted = 'running'").await;
-    later(&app, "two", 50).await;
+    later(&app, "two", 1).await;
+    later(&app, "two", 590).await;
     serves(&app, &orgs[3]).await;
-    later(&app, "two", 500).await;
-    assert_eq!(newest(&app).await.1, "running", "it woke 550 s ago");
-    later(&app, "two", 99).await;
-    assert_eq!(newest(&app).await.1, "running", "that was seen 599 s ago");
+    later(&app, "two", 9).await;
+    assert_eq!(newest(&app).await.1, "running", "it was seen awake 599 s ago");
     later(&app, "two", 1).await;
     assert_eq!(newest(&app).await.1, "rolled_back", "it has had its time");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn an_image_that_serves_for_a_moment_now_and_then_is_taken_back() {
+    let (app, orgs) = served(&["acme", "globex"]).await;
+    step(&app, "two").await;
+    for _ in 0..10 {
+        serves(&app, &orgs[0]).await;
+        later(&app, "two", 30).await;
+        set(&app, &orgs[0], "state = 'degraded'").await;
+        later(&app, "two", 30).await;
+    }
+    assert_eq!(newest(&app).await.1, "rolled_back");
+    assert_eq!(images(&app).await, ["one", "one"]);
 }

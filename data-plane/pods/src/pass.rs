@@ -33,16 +33,20 @@ pub struct Outcome {
     pub again_at: Option<DateTime<Utc>>,
 }
 
-/// Removes the pods of services and spouts, whose plane stops. What is not removed waits for it.
+/// Removes the pods of services and spouts, whose plane stops. `false`: some are there still, or not all can be known; once more, then.
 ///
 /// # Errors
 /// When the cluster cannot be asked.
-pub async fn end_lasting<C: Cluster>(cluster: &C) -> Result<(), ClusterError> {
+pub async fn end_lasting<C: Cluster>(cluster: &C) -> Result<bool, ClusterError> {
     let pods = cluster.pods().await?;
-    let lasting = pods.iter().filter(|pod| pod.kind.lasts() && pod.gone_by.is_none());
-    let requests = lasting.map(|pod| cluster.delete(&pod.name, pod.uid, false));
+    let lasting: Vec<_> = pods
+        .iter()
+        .filter(|pod| pod.kind.lasts() && pod.gone_by.is_none())
+        .collect();
+    let requests = lasting.iter().map(|pod| cluster.delete(&pod.name, pod.uid, false));
     let removed: Vec<Result<(), ClusterError>> = futures::future::join_all(requests).await;
-    removed.into_iter().collect()
+    removed.into_iter().collect::<Result<(), _>>()?;
+    Ok(lasting.is_empty())
 }
 
 impl<C: Cluster, B: Book> Rounds<C, B> {

@@ -336,6 +336,8 @@ pub fn is_hopeless(trouble: &Trouble, pod: &PodSeen, now: DateTime<Utc>) -> bool
     let of = |part: Part| pod.containers.iter().find(|c| c.part == part);
     let ended = |part: Part| of(part).and_then(|c| c.ended.as_ref()?.at);
     let (starts, since) = match trouble {
+        // What has no end is started again for as long as it is wanted, and its pod is as old as that.
+        Trouble::Restarting(..) if pod.kind.lasts() => (false, None),
         // It ends anew each time.
         Trouble::Restarting(part, _) => (of(*part).is_some_and(|c| c.restarts >= STARTS_MAX), None),
         Trouble::Image(part, ..) | Trouble::NotMade(part, _) => (true, ended(*part)),

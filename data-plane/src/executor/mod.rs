@@ -24,6 +24,9 @@ const TIMER: Duration = Duration::from_secs(5);
 /// Datums end in droves: rounds are no closer than this.
 const LEAST: Duration = Duration::from_millis(300);
 const RETRY: Duration = Duration::from_secs(5);
+/// So long a plane that stops takes to remove the pods that go with it, and how often it looks.
+const END_WITHIN: Duration = Duration::from_secs(8);
+const END_AGAIN: Duration = Duration::from_millis(500);
 
 /// Whether pods can do what the configuration says.
 ///
@@ -51,14 +54,37 @@ pub async fn run(plane: Plane, config: PodsConfig, shutdown: Shutdown) {
             () = shutdown.begun() => return,
         }
     };
+    let watched = namespace.clone().follow();
+    let kept = async {
+        tokio::select! {
+            () = rounds(plane, config, namespace.clone()) => {}
+            () = shutdown.begun() => {}
+        }
+        end_lasting(&namespace).await;
+    };
     tokio::select! {
-        () = namespace.clone().follow() => tracing::error!("the pods of the cluster are watched no more"),
-        () = rounds(plane, config, namespace.clone()) => {}
-        () = shutdown.begun() => {
-            if let Err(error) = pods::pass::end_lasting(&namespace).await {
-                tracing::warn!("pods of services may be there still, until the plane starts again: {error}");
+        () = watched => tracing::error!("the pods of the cluster are watched no more"),
+        () = kept => {}
+    }
+}
+
+/// Takes the pods of services and spouts along, also one whose making was under way a moment ago.
+async fn end_lasting(namespace: &Namespace) {
+    let until = tokio::time::Instant::now() + END_WITHIN;
+    let mut clear = 0;
+    while clear < 2 && tokio::time::Instant::now() < until {
+        match pods::pass::end_lasting(namespace).await {
+            Ok(true) => clear += 1,
+            Ok(false) => clear = 0,
+            Err(error) => {
+                clear = 0;
+                tracing::warn!("pods of services are there still, which is tried again: {error}");
             }
         }
+        tokio::time::sleep(END_AGAIN).await;
+    }
+    if clear < 2 {
+        tracing::warn!("pods of services may be there until the plane starts again");
     }
 }
 

@@ -5,6 +5,7 @@
 //! they come in the order in which they were printed.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use chassis::Environment;
@@ -33,15 +34,25 @@ const LASTING: Room = Room {
     bytes: 256 << 20,
 };
 
+/// While so many bytes of what a service prints wait to be sent, it is read no further: then it waits itself.
+const WAITING_BYTES_MAX: usize = 8 << 20;
+/// How often it is looked whether some were sent.
+const WAITING: std::time::Duration = std::time::Duration::from_millis(100);
 /// So many bytes of lines go into one request.
 const REQUEST_BYTES_MAX: usize = 4 << 20;
 /// What a line takes in a request besides its text.
 const LINE_OVERHEAD: usize = 300;
 
+fn size(line: &SentLine) -> usize {
+    line.text.len() + LINE_OVERHEAD
+}
+
 /// What was printed and not sent yet.
 #[derive(Default)]
 pub struct Outbox {
     lines: Mutex<VecDeque<SentLine>>,
+    /// What they take together in requests.
+    bytes: AtomicUsize,
     turn: tokio::sync::Mutex<()>,
 }
 
@@ -57,17 +68,21 @@ impl Sending<'_> {
         let mut lines = self.outbox.lines();
         let mut bytes = 0;
         let fits = |line: &&SentLine| {
-            bytes += line.text.len() + LINE_OVERHEAD;
+            bytes += size(line);
             bytes <= REQUEST_BYTES_MAX
         };
         let count = lines.iter().take_while(fits).count().max(1).min(lines.len());
-        lines.drain(..count).collect()
+        let taken: Vec<SentLine> = lines.drain(..count).collect();
+        let bytes = taken.iter().map(size).sum();
+        self.outbox.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        taken
     }
 
     /// Puts back what could not be sent.
     pub fn put_back(&self, lines: Vec<SentLine>) {
         let mut kept = self.outbox.lines();
         for line in lines.into_iter().rev() {
+            self.outbox.bytes.fetch_add(size(&line), Ordering::Relaxed);
             kept.push_front(line);
         }
     }
@@ -87,7 +102,9 @@ impl Outbox {
     }
 
     fn push(&self, line: SentLine) {
-        self.lines().push_back(line);
+        let mut lines = self.lines();
+        self.bytes.fetch_add(size(&line), Ordering::Relaxed);
+        lines.push_back(line);
     }
 
     /// Whether there is nothing to send.
@@ -172,6 +189,8 @@ pub struct RunLog<'a> {
     /// What was kept, and the number of the next line.
     state: Mutex<(Kept<Printed>, i32)>,
     masks: &'a Masks,
+    /// What is printed faster than it is sent waits: without an end there is no bound to it.
+    waits: bool,
 }
 
 impl<'a> RunLog<'a> {
@@ -183,6 +202,7 @@ impl<'a> RunLog<'a> {
             datum,
             state: Mutex::new((Kept::new(FIRST, LAST), 0)),
             masks,
+            waits: false,
         }
     }
 
@@ -190,6 +210,7 @@ impl<'a> RunLog<'a> {
     pub fn lasting(outbox: &'a Outbox, environment: &'a Environment, datum: &'a DatumTask, masks: &'a Masks) -> Self {
         Self {
             state: Mutex::new((Kept::new(LASTING, LAST), 0)),
+            waits: true,
             ..Self::new(outbox, environment, datum, masks)
         }
     }
@@ -254,6 +275,9 @@ impl<'a> RunLog<'a> {
         // A line was begun, of which nothing may be left to show.
         let mut begun = false;
         loop {
+            while self.waits && self.outbox.bytes.load(Ordering::Relaxed) > WAITING_BYTES_MAX {
+                tokio::time::sleep(WAITING).await;
+            }
             let is_end = match (&mut from)
                 .take(LINE_BYTES_MAX as u64)
                 .read_until(b'\n', &mut raw)

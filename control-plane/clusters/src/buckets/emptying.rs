@@ -37,6 +37,8 @@ async fn versions(client: &Client, bucket: &str) -> anyhow::Result<Page> {
         Ok(page) => page,
         Err(error) if error.code() == Some("NoSuchBucket") => return Ok(Page::Gone),
         Err(error) if is_unknown(&error) => return Ok(Page::Unknown),
+        // Where nobody may ask for versions there are none as a rule; else the bucket cannot be removed, which says so.
+        Err(error) if error.code() == Some("AccessDenied") => return Ok(Page::Unknown),
         Err(error) => return Err(error).with_context(|| format!("the bucket `{bucket}` cannot be listed")),
     };
     let versions = page.versions().iter().map(|found| (found.key(), found.version_id()));

@@ -53,6 +53,7 @@ impl TenantBuckets {
         let mut settings = aws_sdk_s3::Config::builder()
             .behavior_version(BehaviorVersion::latest())
             .http_client(access.http.clone())
+            .timeout_config(Access::timeouts())
             .credentials_provider(access.administrator.clone())
             .region(access.region.clone())
             // Older services know no checksums but their own.

@@ -11,7 +11,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use contract::ids::OrganizationId;
 use provisioner::kubernetes::ports::BucketKeys;
 use provisioner::pass::Environment;
-use reqwest::{Client, Method, Response};
+use reqwest::{Client, Method, Response, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
@@ -58,10 +58,16 @@ impl Issued {
         let answer = asked.timeout(ANSWER_MAX).send().await;
         // Without the address, which may hold more than a name.
         answer
-            .and_then(Response::error_for_status)
             .map_err(|error| error.without_url())
-            .context("the issuer of bucket keys did not do it")
+            .context("the issuer of bucket keys does not answer")
     }
+}
+
+fn done(answer: Response) -> anyhow::Result<Response> {
+    answer
+        .error_for_status()
+        .map_err(|error| error.without_url())
+        .context("the issuer of bucket keys did not do it")
 }
 
 #[async_trait]
@@ -72,7 +78,7 @@ impl PlaneCredentials for Issued {
         let keys = match known.filter(|(_, at)| (now - *at).abs() < BELIEVED) {
             Some((keys, _)) => keys,
             None => {
-                let answer = self.ask(Method::PUT, bucket).await?;
+                let answer = done(self.ask(Method::PUT, bucket).await?)?;
                 let keys: Keys = answer
                     .json()
                     .await
@@ -90,7 +96,11 @@ impl PlaneCredentials for Issued {
 
     async fn end(&self, bucket: &str) -> anyhow::Result<()> {
         self.known().remove(bucket);
-        self.ask(Method::DELETE, bucket).await?;
-        Ok(())
+        let answer = self.ask(Method::DELETE, bucket).await?;
+        // It may have been ended before, and the answer lost.
+        match answer.status() {
+            StatusCode::NOT_FOUND | StatusCode::GONE => Ok(()),
+            _ => done(answer).map(drop),
+        }
     }
 }

@@ -8,11 +8,13 @@ mod role;
 mod session;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use async_trait::async_trait;
 use aws_config::default_provider::credentials::DefaultCredentialsChain;
 use aws_config::provider_config::ProviderConfig;
+use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::config::{Credentials, Region, SharedCredentialsProvider, SharedHttpClient};
 use aws_smithy_http_client::Builder;
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
@@ -72,6 +74,14 @@ pub struct Access {
 }
 
 impl Access {
+    /// How long an answer is waited for. An answer that never comes would hold up every plane behind it.
+    pub fn timeouts() -> TimeoutConfig {
+        TimeoutConfig::builder()
+            .operation_attempt_timeout(Duration::from_secs(30))
+            .operation_timeout(Duration::from_secs(90))
+            .build()
+    }
+
     /// The access of who administers the buckets of a configuration.
     pub async fn of(config: &BucketsConfig) -> Self {
         let region = Region::new(config.region.clone());

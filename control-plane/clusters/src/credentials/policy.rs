@@ -2,9 +2,10 @@
 
 use serde_json::{Value, json};
 
-/// The policy of a session for that bucket. A role's own policy is narrowed by it, never widened.
-pub fn session_policy(region: &str, bucket: &str) -> Value {
-    let arn = format!("arn:{}:s3:::{bucket}", partition(region));
+/// The policy of a session for that bucket. A role's own policy is narrowed by it, never widened. `region` is one of AWS's; nothing for
+/// other services, whose regions mean nothing.
+pub fn session_policy(region: Option<&str>, bucket: &str) -> Value {
+    let arn = format!("arn:{}:s3:::{bucket}", region.map_or("aws", partition));
     json!({
         "Version": "2012-10-17",
         "Statement": [
@@ -66,7 +67,7 @@ mod tests {
 
     #[test]
     fn a_session_may_do_what_a_plane_does_in_its_own_bucket_and_nothing_else() {
-        let policy = session_policy("eu-west-1", "howdah-1");
+        let policy = session_policy(Some("eu-west-1"), "howdah-1");
         for (action, resource, expected) in [
             ("s3:ListBucket", "arn:aws:s3:::howdah-1", true),
             ("s3:GetBucketLocation", "arn:aws:s3:::howdah-1", true),
@@ -93,7 +94,7 @@ mod tests {
             assert_eq!(allows(&policy, action, resource), expected, "{action} {resource}");
         }
         // What a session's policy may have at most.
-        let longest = session_policy("us-gov-east-1", &"b".repeat(63));
+        let longest = session_policy(Some("us-gov-east-1"), &"b".repeat(63));
         assert!(longest.to_string().len() < 2048);
     }
 
@@ -104,7 +105,7 @@ mod tests {
             ("cn-north-1", "arn:aws-cn:s3:::b"),
             ("us-gov-west-1", "arn:aws-us-gov:s3:::b"),
         ] {
-            assert_eq!(session_policy(region, "b")["Statement"][0]["Resource"][0], begin);
+            assert_eq!(session_policy(Some(region), "b")["Statement"][0]["Resource"][0], begin);
         }
     }
 }

@@ -23,7 +23,7 @@ const NAME_MAX: usize = 64;
 /// A service that gives sessions of a role.
 pub struct Sessions {
     client: Client,
-    region: String,
+    region: Option<String>,
     role_arn: String,
     seconds: i32,
 }
@@ -52,6 +52,7 @@ impl Sessions {
         let mut settings = aws_sdk_sts::Config::builder()
             .behavior_version(BehaviorVersion::latest())
             .http_client(access.http.clone())
+            .timeout_config(Access::timeouts())
             .credentials_provider(access.administrator.clone())
             .region(access.region.clone());
         if let Some(endpoint) = sts_endpoint.as_ref().or(config.endpoint.as_ref()) {
@@ -59,7 +60,7 @@ impl Sessions {
         }
         Ok(Self {
             client: Client::from_conf(settings.build()),
-            region: config.region.clone(),
+            region: config.endpoint.is_none().then(|| config.region.clone()),
             role_arn: role_arn.clone(),
             seconds: i32::try_from(*session_seconds)?,
         })
@@ -73,7 +74,7 @@ impl PlaneCredentials for Sessions {
     }
 
     async fn session(&self, bucket: &str) -> anyhow::Result<BucketSession> {
-        let policy = session_policy(&self.region, bucket).to_string();
+        let policy = session_policy(self.region.as_deref(), bucket).to_string();
         // What the object store's log shows of who did something.
         let name: String = bucket.chars().take(NAME_MAX).collect();
         let asked = self

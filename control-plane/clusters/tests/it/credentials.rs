@@ -70,7 +70,7 @@ async fn a_session_is_asked_for_with_a_policy_for_one_bucket() {
     assert_eq!(field(&form, "DurationSeconds"), "7200");
     assert_eq!(field(&form, "RoleSessionName"), bucket());
     let policy: Value = serde_json::from_str(field(&form, "Policy")).unwrap();
-    assert_eq!(policy, clusters::credentials::session_policy("eu-1", &bucket()));
+    assert_eq!(policy, clusters::credentials::session_policy(None, &bucket()));
 }
 
 #[tokio::test]

@@ -95,6 +95,8 @@ static BESIDE: [Kind; 7] = [
 pub const MANAGER: &str = "howdah";
 /// The label that tells ours, as a selector.
 pub const OURS: &str = "app.kubernetes.io/managed-by=howdah";
+/// The class of priority of data planes, one for all installations of a cluster.
+pub const PLANE_PRIORITY: &str = "howdah-planes";
 /// The label that says which installation of ours made it.
 pub const INSTALLATION: &str = "howdah.dev/installation";
 /// The label that says whose an object, a pod or a node is.

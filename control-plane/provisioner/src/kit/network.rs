@@ -70,7 +70,11 @@ pub(super) fn policies(kit: &TenantKit<'_>) -> Vec<Value> {
 
 fn dns(config: &DnsConfig) -> Value {
     let mut server = of_namespace(&config.namespace);
-    server["podSelector"] = json!({ "matchLabels": config.labels });
+    // An empty selector is kept without its empty part, which would look like a change of somebody else's.
+    server["podSelector"] = match config.labels.is_empty() {
+        true => json!({}),
+        false => json!({ "matchLabels": config.labels }),
+    };
     let mut to = vec![server];
     to.extend(config.cidrs.iter().map(|cidr| json!({ "ipBlock": { "cidr": cidr } })));
     let port = config.port;

@@ -1,19 +1,28 @@
-//! What the cluster has once, for all organizations: the policy that keeps each on its own nodes.
+//! What the cluster has once, for all organizations: the policy that keeps each on its own nodes, and the priority of data planes.
 
 use serde_json::{Value, json};
 
-use super::names::{ADMISSION_BINDING, ADMISSION_POLICY, Kind, ORGANIZATION};
+use super::names::{ADMISSION_BINDING, ADMISSION_POLICY, Kind, ORGANIZATION, PLANE_PRIORITY, PRIORITY_CLASS};
 
 /// The name of the policy and of its binding.
 const NAME: &str = "howdah-nodes";
 
-fn object(kind: &Kind, spec: &Value) -> Value {
+fn object(kind: &Kind, name: &str) -> Value {
     json!({
         "apiVersion": kind.api_version,
         "kind": kind.kind,
-        "metadata": { "name": NAME, "labels": { "app.kubernetes.io/managed-by": "howdah" } },
-        "spec": spec,
+        "metadata": { "name": name, "labels": { "app.kubernetes.io/managed-by": "howdah" } },
     })
+}
+
+/// A plane that was lost takes the place of workers where there is no other: they go on only when it is back, and nobody else takes
+/// them away.
+fn priority() -> Value {
+    let mut priority = object(&PRIORITY_CLASS, PLANE_PRIORITY);
+    priority["value"] = 1_000.into();
+    priority["preemptionPolicy"] = "PreemptLowerPriority".into();
+    priority["description"] = "data planes, without which no worker pod goes on".into();
+    priority
 }
 
 /// The objects, which no organization owns.
@@ -76,6 +85,8 @@ pub fn system() -> Vec<Value> {
         ],
         "validations": validations,
     });
-    let binding = json!({ "policyName": NAME, "validationActions": ["Deny"] });
-    vec![object(&ADMISSION_POLICY, &policy), object(&ADMISSION_BINDING, &binding)]
+    let (mut all, mut bound) = (object(&ADMISSION_POLICY, NAME), object(&ADMISSION_BINDING, NAME));
+    all["spec"] = policy;
+    bound["spec"] = json!({ "policyName": NAME, "validationActions": ["Deny"] });
+    vec![priority(), all, bound]
 }

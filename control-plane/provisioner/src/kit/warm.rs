@@ -40,6 +40,8 @@ pub fn warm(config: &KubernetesConfig, installation: &str) -> Vec<Value> {
     }]);
     deployment["spec"] = json!({
         "replicas": config.warm.planes,
+        // Room for one more than are wanted would be bought for nothing.
+        "strategy": { "type": "RollingUpdate", "rollingUpdate": { "maxSurge": 0, "maxUnavailable": 1 } },
         "revisionHistoryLimit": 1,
         "selector": { "matchLabels": labels },
         "template": {

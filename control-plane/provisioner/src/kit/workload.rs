@@ -4,7 +4,7 @@ use contract::cloud::PlaneResources;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::names::{DEPLOYMENT, DISRUPTION_BUDGET, NETWORK, ORGANIZATION, PART, PORT, SECRET, SERVICE};
+use super::names::{DEPLOYMENT, DISRUPTION_BUDGET, NETWORK, ORGANIZATION, PART, PLANE_PRIORITY, PORT, SECRET, SERVICE};
 use super::{TenantKit, bucket};
 
 /// Who runs in the images.
@@ -92,6 +92,7 @@ pub(super) fn surroundings(kit: &TenantKit<'_>) -> Vec<Value> {
 fn pod(kit: &TenantKit<'_>) -> Value {
     let mut spec = json!({
         "serviceAccountName": "plane",
+        "priorityClassName": PLANE_PRIORITY,
         // The token is mounted below, where only the plane has it.
         "automountServiceAccountToken": false,
         "enableServiceLinks": false,

@@ -90,14 +90,21 @@ impl KubernetesCloud {
         kit::has_sessions(&self.settings.config)
     }
 
-    /// Before a plane starts it has a session with nearly all of its time before it.
+    /// Before a plane starts it has a session with most of its time before it. One that it has is kept: whoever gives them may be away.
     pub(super) async fn write_session(&self, order: &Order) -> anyhow::Result<()> {
         if !self.has_sessions() {
             return Ok(());
         }
         let organization = order.identity.organization;
         let there = self.read_session(organization).await?;
-        check(order, &kit::bucket_keys(&self.kit_of(organization), ""), there.as_ref())?;
+        let kit = self.kit_of(organization);
+        check(order, &kit::bucket_keys(&kit, ""), there.as_ref())?;
+        if let Some((_, at)) = there.as_ref().and_then(|secret| held(&kit, secret))
+            && at > self.environment.now()
+        {
+            self.sessions().insert(organization, at);
+            return Ok(());
+        }
         self.give_session(organization, order.generation, there.as_ref()).await
     }
 

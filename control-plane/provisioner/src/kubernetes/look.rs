@@ -136,13 +136,17 @@ impl KubernetesCloud {
     ) -> anyhow::Result<Option<String>> {
         let config = self.config(order).await?;
         let wanted = self.deployment(order, &config, 1);
-        if let Some(path) = first_difference(&wanted, deployment) {
+        let difference = first_difference(&wanted, deployment);
+        // Also of one that has to be started again: something else may hold that up for longer than its session lasts.
+        if difference.is_some() || !verified {
+            self.note_session(order.identity.organization).await?;
+        }
+        if let Some(path) = difference {
             return Ok(Some(format!("{}: {path}", called(&wanted))));
         }
         if verified {
             return Ok(None);
         }
-        self.note_session(order.identity.organization).await?;
         let secret = self.read(&SECRET, space, "plane-config").await?;
         let right = secret.is_some_and(|secret| holds(&secret, &config, order.agent_sha256.as_deref()));
         Ok((!right).then(|| "Secret `plane-config` was changed or removed".to_owned()))

@@ -236,9 +236,9 @@ impl KubernetesCloud {
         let there = self.read(&DEPLOYMENT, &space, "plane").await?;
         // Asked before anything is written: a secret without its pods would be half an instruction.
         check(order, &deployment, there.as_ref())?;
+        self.write_session(order).await?;
         let secret_there = self.read(&SECRET, &space, "plane-config").await?;
         put(&*self.cluster, order, &secret, secret_there.as_ref(), None).await?;
-        self.write_session(order).await?;
         put(&*self.cluster, order, &deployment, there.as_ref(), None).await?;
         Ok(())
     }

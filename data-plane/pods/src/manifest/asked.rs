@@ -157,7 +157,7 @@ fn amount_refusals(plane: &Plane, spec: &PipelineSpec) -> Vec<Unfit> {
 }
 
 /// The network of a pod is that of the agent too.
-fn port_refusal(spec: &PipelineSpec) -> Option<Unfit> {
+pub(super) fn port_refusal(spec: &PipelineSpec) -> Option<Unfit> {
     let taken = spec
         .service
         .is_some_and(|service| service.internal_port == SERVICE_PORT);

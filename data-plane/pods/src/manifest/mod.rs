@@ -84,6 +84,9 @@ pub struct Plane {
 /// # Errors
 /// When the spec asks for what a pod may not have.
 pub fn pod(plane: &Plane, blueprint: &Blueprint, pool: Pool, slot: u32) -> Result<Value, Unfit> {
+    if let Some(unfit) = asked::port_refusal(&blueprint.spec) {
+        return Err(unfit);
+    }
     let mut pod = unpatched(plane, blueprint, pool, slot);
     patch::apply(&mut pod, &blueprint.spec.pod_patch, &plane.config)?;
     let template = template(&pod);
